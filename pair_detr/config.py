@@ -1,0 +1,171 @@
+"""Every configuration key that this project adds to Detectron2's defaults."""
+
+import torch
+from detectron2.config import CfgNode as CN
+
+
+def add_pair_detr_config(cfg: CN) -> None:
+    """Adds the project's keys to ``cfg`` in place, and adapts a few of Detectron2's defaults to DETR.
+
+    Args:
+        cfg: the config returned by :func:`detectron2.config.get_cfg`.
+    """
+    _adapt_detectron2_defaults(cfg)
+    _add_model_keys(cfg)
+    _add_backbone_keys(cfg)
+    _add_input_keys(cfg)
+    _add_solver_keys(cfg)
+
+
+def _adapt_detectron2_defaults(cfg: CN) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "DetectionTransformer"
+    # Detectron2 defaults to "cuda" and fails without a GPU; the same config should run on both.
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    # torchvision's convention, in which all published DETR checkpoints are trained: RGB, ImageNet statistics in
+    # 0..255, stride in the 3x3 convolution of a bottleneck.
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    # DETR trains on images without objects, too; they are negatives for every query.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+
+
+def _add_model_keys(cfg: CN) -> None:
+    cfg.MODEL.DETR = CN()
+    # Which detector to build: "pair_detr" (arXiv 2210.16476), "conditional_detr" (arXiv 2108.06152) or "detr"
+    # (arXiv 2005.12872). This is the only switch between them; the keys below apply to all unless they say otherwise.
+    cfg.MODEL.DETR.VARIANT = "pair_detr"
+    # Number of classes; 0 takes it from the `thing_classes` of the first data set in DATASETS.TRAIN.
+    cfg.MODEL.DETR.NUM_CLASSES = 0
+    # Backbone feature that enters the encoder; "" takes the last one that the backbone emits.
+    cfg.MODEL.DETR.IN_FEATURE = ""
+    # Object queries, the most objects that an image can be given. DETR: 100, Conditional DETR: 300.
+    cfg.MODEL.DETR.NUM_QUERIES = 300
+    # Width of the transformer (divisible by 4 and by NUM_HEADS), its attention heads, and its depth.
+    cfg.MODEL.DETR.HIDDEN_DIM = 256
+    cfg.MODEL.DETR.NUM_HEADS = 8
+    cfg.MODEL.DETR.ENC_LAYERS = 6
+    cfg.MODEL.DETR.DEC_LAYERS = 6
+    # Hidden units of the feed-forward blocks.
+    cfg.MODEL.DETR.FFN_DIM = 2048
+    # Dropout on attention weights, residuals and inside the feed-forward blocks (DETR, appendix A.4).
+    cfg.MODEL.DETR.DROPOUT = 0.1
+
+    # Cost of matching a query with an object (Hungarian matching, DETR section 3.1).
+    cfg.MODEL.DETR.COST = CN()
+    # Weight of the class cost; -1 takes the variant's published one: 2 with sigmoid focal, 1 with softmax.
+    cfg.MODEL.DETR.COST.CLASS = -1.0
+    # Weights of the L1 distance of normalised cxcywh boxes and of the negative generalised IoU.
+    cfg.MODEL.DETR.COST.L1 = 5.0
+    cfg.MODEL.DETR.COST.GIOU = 2.0
+
+    cfg.MODEL.DETR.LOSS = CN()
+    # "focal" (sigmoid, no background column), "softmax" (with a no-object column) or "auto": what the variant's paper
+    # uses, softmax for detr and focal for the others.
+    cfg.MODEL.DETR.LOSS.CLASSIFICATION = "auto"
+    # Weight of the classification loss; -1 as for COST.CLASS.
+    cfg.MODEL.DETR.LOSS.CLASS = -1.0
+    # Weights of the L1 and the generalised IoU loss of matched boxes.
+    cfg.MODEL.DETR.LOSS.L1 = 5.0
+    cfg.MODEL.DETR.LOSS.GIOU = 2.0
+    # Focal loss (arXiv 1708.02002), also the form of the class cost.
+    cfg.MODEL.DETR.LOSS.FOCAL_ALPHA = 0.25
+    cfg.MODEL.DETR.LOSS.FOCAL_GAMMA = 2.0
+    # Probability that the classifier gives every class at the start (focal only).
+    cfg.MODEL.DETR.LOSS.PRIOR_PROB = 0.01
+    # Relative weight of the no-object column (softmax only; DETR section 4).
+    cfg.MODEL.DETR.LOSS.NO_OBJECT_WEIGHT = 0.1
+    # Supervise the output of every decoder layer, each with a matching of its own, rather than the last alone.
+    cfg.MODEL.DETR.LOSS.DEEP_SUPERVISION = True
+
+    # Pair DETR alone. The paper leaves these choices open.
+    cfg.MODEL.DETR.PAIR = CN()
+    # "center": the centre decoder predicts cx, cy, w, h and the top-left decoder is trained beside it (and skipped at
+    # inference). "pair": the box is assembled from the two points, w = 2 (cx - tlx), h = 2 (cy - tly).
+    cfg.MODEL.DETR.PAIR.BOX_DECODING = "center"
+    # Let both decoders use the same layers; they keep their own reference points and heads.
+    cfg.MODEL.DETR.PAIR.SHARED_DECODER = False
+    # Weight of the L1 loss on the normalised top-left corner.
+    cfg.MODEL.DETR.PAIR.TOP_LEFT_WEIGHT = 5.0
+    # Pair association loss: "nt_xent" (all other 2N - 2 outputs of the image are negatives) or "cross" (symmetric cross
+    # entropy over the N x N matrix of centres and corners).
+    cfg.MODEL.DETR.PAIR.CONTRASTIVE_LOSS = "nt_xent"
+    # Its weight (0 leaves it out), temperature, and the decoder layers it acts on ("last" or "all").
+    cfg.MODEL.DETR.PAIR.CONTRASTIVE_WEIGHT = 1.0
+    cfg.MODEL.DETR.PAIR.TEMPERATURE = 0.1
+    cfg.MODEL.DETR.PAIR.CONTRASTIVE_LAYERS = "last"
+    # Width of a linear projection of each decoder's output before the comparison; 0 compares the outputs themselves.
+    cfg.MODEL.DETR.PAIR.PROJECTION_DIM = 0
+
+
+def _add_backbone_keys(cfg: CN) -> None:
+    # MODEL.BACKBONE.NAME = "build_timm_backbone": any timm model that supports `features_only`.
+    cfg.MODEL.TIMM = CN()
+    # Name of the model in timm.
+    cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
+    # Local file with the model's state dict; "" starts from random weights. MODEL.WEIGHTS, if set, is loaded later.
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    # Further keyword arguments of timm.create_model, for example {output_stride: 16, pad_type: same}.
+    cfg.MODEL.TIMM.KWARGS = CN(new_allowed=True)
+    # Stages to emit, counted from 0 as timm does; they are named "stage0", "stage1", ... Negative ones count from the end.
+    cfg.MODEL.TIMM.OUT_INDICES = [-1]
+    # "FrozenBN" (running statistics and affine parameters fixed, as DETR does for ResNets) or "BN".
+    # Stages are frozen with MODEL.BACKBONE.FREEZE_AT, counted as for ResNets: 1 is the stem and 2 adds stage 0.
+    cfg.MODEL.TIMM.NORM = "FrozenBN"
+
+    # MODEL.BACKBONE.NAME = "build_convnet_backbone": stages of two 3x3 convolutions, the first with stride 2. Small enough to
+    # train from scratch on a CPU.
+    cfg.MODEL.CONVNET = CN()
+    # Channels of each stage; the last stage is the output, at stride 2 ** number of stages.
+    cfg.MODEL.CONVNET.CHANNELS = [16, 32, 64, 128]
+
+
+def _add_input_keys(cfg: CN) -> None:
+    # Flip with probability 0.5 along both axes rather than along INPUT.RANDOM_FLIP's single one. For images without an
+    # upright direction, such as microscopy.
+    cfg.INPUT.FLIP_BOTH_AXES = False
+    # DETR's second branch of augmentation, taken with probability PROB: resize the short side to one of SCALES, crop a
+    # window whose sides are drawn from SIZE_RANGE, then resize as INPUT.MIN_SIZE_TRAIN says.
+    cfg.INPUT.RESIZE_CROP = CN()
+    cfg.INPUT.RESIZE_CROP.ENABLED = True
+    cfg.INPUT.RESIZE_CROP.PROB = 0.5
+    cfg.INPUT.RESIZE_CROP.SCALES = [400, 500, 600]
+    cfg.INPUT.RESIZE_CROP.SIZE_RANGE = [384, 600]
+    # Root of the folder `bccd` (default: the environment's DETECTRON2_DATASETS) is found as Detectron2 finds its own;
+    # own data are listed here, each {NAME, FORMAT: coco|voc, ...}; see "Own data" in the README.
+    cfg.DATASETS.REGISTER = []
+    # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" or
+    # "lvis" forces one.
+    cfg.TEST.EVALUATOR = "auto"
+
+
+def _add_solver_keys(cfg: CN) -> None:
+    # AdamW for every parameter, as in DETR's recipe.
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    # DETR decays normalisation parameters like all others.
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 1e-4
+    cfg.SOLVER.WARMUP_ITERS = 0
+    # The backbone's learning rate is BASE_LR times this.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # "full_model" clips the norm of all gradients together (DETR: 0.1); "value" and "norm" are Detectron2's, which act
+    # on each parameter alone.
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    # Autocast type where SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16". Losses and matching stay fp32.
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+
+    # The schedule in epochs of the training set. Where MAX is set it replaces MAX_ITER, STEPS, CHECKPOINT_PERIOD and
+    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any data set.
+    cfg.SOLVER.EPOCHS = CN()
+    # Length of the training; 0 counts in iterations.
+    cfg.SOLVER.EPOCHS.MAX = 0
+    # Epochs at which the learning rate is multiplied with SOLVER.GAMMA.
+    cfg.SOLVER.EPOCHS.STEPS = []
+    # Epochs between two checkpoints, and between two evaluations (0: at the end only).
+    cfg.SOLVER.EPOCHS.CHECKPOINT_PERIOD = 1
+    cfg.SOLVER.EPOCHS.EVAL_PERIOD = 0
