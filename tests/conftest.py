@@ -1,0 +1,50 @@
+"""Fixtures and markers that all tests share."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The workers share the cores; more threads than cores make all of them slower.
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    without_gpu = pytest.mark.skip(reason="needs a CUDA device")
+    too_slow = pytest.mark.skip(reason="slow, and PAIR_DETR_SKIP_SLOW=1")
+    skip_slow = os.environ.get("PAIR_DETR_SKIP_SLOW") == "1"
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(without_gpu)
+        if "slow" in item.keywords and skip_slow:
+            item.add_marker(too_slow)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """The checkout."""
+    return PROJECT_ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of data sets and weights that the repository does not hold; skips where it is absent."""
+    folder = Path(os.environ.get("PAIR_DETR_SHARED", PROJECT_ROOT.parent / "shared")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no shared data in {folder}; PAIR_DETR_SHARED names the folder")
+    return folder
