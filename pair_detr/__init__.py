@@ -3,8 +3,18 @@
 Importing the package registers the meta-architecture, the backbones and the data sets with Detectron2.
 """
 
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "pair_detr needs Detectron2, which is not installed for this Python. In the project's checkout, 'make install' "
+        "installs it with everything else; see 'Installation' in the README.",
+        name=error.name,
+    ) from error
+
+from pair_detr import data, meta_arch
 from pair_detr.config import add_pair_detr_config
 
 __version__ = "0.1.0"
 
-__all__ = ["add_pair_detr_config"]
+__all__ = ["add_pair_detr_config", "data", "meta_arch"]

@@ -112,7 +112,7 @@ def _add_backbone_keys(cfg: CN) -> None:
     # Stages to emit, counted from 0 as timm does; they are named "stage0", "stage1", ... Negative ones count from the end.
     cfg.MODEL.TIMM.OUT_INDICES = [-1]
     # "FrozenBN" (running statistics and affine parameters fixed, as DETR does for ResNets) or "BN".
-    # Stages are frozen with MODEL.BACKBONE.FREEZE_AT, counted as for ResNets: 1 is the stem and 2 adds stage 0.
+    # MODEL.BACKBONE.FREEZE_AT is the number of stages, from the image on, whose parameters are fixed.
     cfg.MODEL.TIMM.NORM = "FrozenBN"
 
     # MODEL.BACKBONE.NAME = "build_convnet_backbone": stages of two 3x3 convolutions, the first with stride 2. Small enough to

@@ -1,0 +1,19 @@
+"""Building blocks: tensors in, tensors out, no configuration."""
+
+from pair_detr.layers.attention import MultiHeadAttention, attend
+from pair_detr.layers.boxes import box_iou_pairs, cxcywh_to_xyxy, inverse_sigmoid
+from pair_detr.layers.feed_forward import MLP, FeedForward, linear_many
+from pair_detr.layers.position_encoding import point_encoding, sine_position_encoding
+
+__all__ = [
+    "MLP",
+    "FeedForward",
+    "MultiHeadAttention",
+    "attend",
+    "box_iou_pairs",
+    "cxcywh_to_xyxy",
+    "inverse_sigmoid",
+    "linear_many",
+    "point_encoding",
+    "sine_position_encoding",
+]

@@ -1,0 +1,126 @@
+"""How class logits are read: as independent sigmoids or as one softmax with a no-object class.
+
+Classifier, matching cost, loss and the choice of detections all depend on this one decision, so they live together.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from pair_detr.targets import Assignment, Targets
+
+
+class Classification(ABC):
+    """The interface of both readings.
+
+    Attributes:
+        prior_prob: probability of every class at the start of the training, None for torch's default initialisation.
+        default_weight: published weight of the class cost and the class loss.
+    """
+
+    prior_prob: float | None
+    default_weight: float
+
+    @abstractmethod
+    def num_logits(self, num_classes: int) -> int:
+        """Outputs of a classifier for ``num_classes`` classes."""
+
+    @abstractmethod
+    def cost(self, logits: Tensor, targets: Targets) -> Tensor:
+        """(L, B, Q, C) fp32 logits -> (L, T, Q) cost of each query of an object's image for the object's label."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
+        """(L, B, Q, C) fp32 logits -> (L,) loss; ``num_boxes`` is the number of objects to normalise with."""
+
+    @abstractmethod
+    def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, Q, C) logits -> score, label and query of the ``limit`` best detections of each image, (B, limit) each."""
+
+
+class SigmoidFocal(Classification):
+    """Independent sigmoids with focal loss (arXiv 1708.02002), as in Conditional DETR."""
+
+    default_weight = 2.0
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, prior_prob: float = 0.01) -> None:
+        self.alpha = alpha
+        self.gamma = gamma
+        self.prior_prob = prior_prob
+
+    def num_logits(self, num_classes: int) -> int:
+        """See :class:`Classification`."""
+        return num_classes
+
+    def cost(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Focal loss if the label is given, less the focal loss if it is not."""
+        # Indices on both sides of a slice put the objects first: (T, L, Q).
+        prob = logits[:, targets.image_of, :, targets.labels].transpose(0, 1).sigmoid()
+        positive = self.alpha * (1 - prob) ** self.gamma * -(prob + 1e-8).log()
+        negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
+        return positive - negative
+
+    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
+        """Sum over queries and classes, over the number of objects."""
+        expected = torch.zeros_like(logits)
+        expected[assignment.layer, assignment.image, assignment.query, targets.labels[assignment.target]] = 1
+        return sigmoid_focal_loss(logits, expected, self.alpha, self.gamma).sum((1, 2, 3)) / num_boxes
+
+    def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of query and class; a query can be detected under several labels."""
+        num_classes = logits.shape[-1]
+        scores = logits.float().sigmoid().flatten(1)
+        scores, index = scores.topk(min(limit, scores.shape[1]), dim=1)
+        return scores, index % num_classes, index // num_classes
+
+
+class Softmax(Classification):
+    """One softmax over the classes and a last no-object class, as in DETR."""
+
+    default_weight = 1.0
+    prior_prob = None
+
+    def __init__(self, no_object_weight: float = 0.1) -> None:
+        self.no_object_weight = no_object_weight
+
+    def num_logits(self, num_classes: int) -> int:
+        """See :class:`Classification`."""
+        return num_classes + 1
+
+    def cost(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Negative probability of the label."""
+        return -logits.softmax(-1)[:, targets.image_of, :, targets.labels].transpose(0, 1)
+
+    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
+        """Weighted mean of the cross entropy over all queries; ``num_boxes`` plays no part."""
+        no_object = logits.shape[-1] - 1
+        expected = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        expected[assignment.layer, assignment.image, assignment.query] = targets.labels[assignment.target]
+        weight = torch.where(expected == no_object, self.no_object_weight, 1.0)
+        loss = F.cross_entropy(logits.flatten(0, 2), expected.flatten(), reduction="none").view_as(weight)
+        return (loss * weight).sum((1, 2)) / weight.sum((1, 2))
+
+    def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Each query under its best label."""
+        scores, labels = logits.float().softmax(-1)[..., :-1].max(-1)
+        scores, query = scores.topk(min(limit, scores.shape[1]), dim=1)
+        return scores, labels.gather(1, query), query
+
+
+def build_classification(cfg: CfgNode, default: str) -> Classification:
+    """Builds what MODEL.DETR.LOSS.CLASSIFICATION names; ``default`` stands for "auto".
+
+    Raises:
+        ValueError: it names neither "focal" nor "softmax".
+    """
+    loss = cfg.MODEL.DETR.LOSS
+    name = default if loss.CLASSIFICATION == "auto" else loss.CLASSIFICATION
+    if name == "focal":
+        return SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB)
+    if name == "softmax":
+        return Softmax(loss.NO_OBJECT_WEIGHT)
+    raise ValueError(f"MODEL.DETR.LOSS.CLASSIFICATION is {name!r}; choose auto, focal or softmax.")

@@ -1,0 +1,144 @@
+"""Training losses of a set of predictions (DETR, section 3.1), and what Pair DETR adds to them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from pair_detr.classification import Classification
+from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
+from pair_detr.losses import CONTRASTIVE_LOSSES
+from pair_detr.matching import HungarianMatcher
+from pair_detr.modeling import Predictions
+from pair_detr.targets import Assignment, Targets
+
+
+def average_over_processes(count: int, device: torch.device) -> Tensor:
+    """Mean of ``count`` over all processes, at least 1, as a tensor on ``device``; the host does not wait for it."""
+    total = torch.tensor(float(count), device=device)
+    if comm.get_world_size() > 1:
+        dist.all_reduce(total)
+        total = total / comm.get_world_size()
+    return total.clamp(min=1)
+
+
+class SetCriterion(nn.Module):
+    """Classification, L1 and generalised IoU losses under a one-to-one matching of each decoder layer."""
+
+    @configurable
+    def __init__(self, *, matcher: HungarianMatcher, classification: Classification, weights: dict[str, float]) -> None:
+        """
+        Args:
+            matcher: assigns objects to queries.
+            classification: gives the classification loss.
+            weights: weight of each loss term, by its name.
+        """
+        super().__init__()
+        self.matcher = matcher
+        self.classification = classification
+        self.weights = weights
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
+        cost, loss = cfg.MODEL.DETR.COST, cfg.MODEL.DETR.LOSS
+
+        def class_weight(value: float) -> float:
+            return classification.default_weight if value < 0 else value
+
+        return {
+            "matcher": HungarianMatcher(classification, class_weight(cost.CLASS), cost.L1, cost.GIOU),
+            "classification": classification,
+            "weights": {"class": class_weight(loss.CLASS), "box": loss.L1, "giou": loss.GIOU},
+        }
+
+    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """Computes the weighted losses, in fp32 under autocast, too.
+
+        Returns:
+            The last decoder layer's loss terms as "loss_class", "loss_box", "loss_giou", and the sums over the layers
+            before it as "loss_class_aux" and so on. Terms are there, connected to the graph, for empty images, too.
+
+        Raises:
+            NonFiniteCostError: see :class:`HungarianMatcher`.
+        """
+        with torch.autocast(predictions.boxes.device.type, enabled=False):
+            assignment = self.matcher(predictions.logits, predictions.boxes, targets)
+            num_boxes = average_over_processes(len(targets.labels), predictions.boxes.device)
+            terms = self.layer_terms(predictions, targets, assignment, num_boxes)
+        losses = {}
+        for name, by_layer in terms.items():
+            by_layer = by_layer * self.weights[name]
+            losses[f"loss_{name}"] = by_layer[-1]
+            if len(by_layer) > 1:
+                losses[f"loss_{name}_aux"] = by_layer[:-1].sum()
+        return losses
+
+    def layer_terms(
+        self, predictions: Predictions, targets: Targets, assignment: Assignment, num_boxes: Tensor
+    ) -> dict[str, Tensor]:
+        """The unweighted loss terms by name, each (layers,) with the last layer last."""
+        matched = assignment.pick(predictions.boxes.float())
+        wanted = targets.boxes[assignment.target]
+        _, giou = box_iou_pairs(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(wanted))
+        num_layers = len(predictions.boxes)
+        return {
+            "class": self.classification.loss(predictions.logits.float(), assignment, targets, num_boxes),
+            "box": sum_by_layer(F.l1_loss(matched, wanted, reduction="none").sum(-1), assignment, num_layers)
+            / num_boxes,
+            "giou": sum_by_layer(1 - giou, assignment, num_layers) / num_boxes,
+        }
+
+
+class PairCriterion(SetCriterion):
+    """Adds the L1 loss of the top-left corners, under the same matching, and the pair association loss."""
+
+    @configurable
+    def __init__(
+        self, *, contrastive_loss: Callable[[Tensor, Tensor, float], Tensor], temperature: float, **shared: Any
+    ) -> None:
+        """
+        Args:
+            contrastive_loss: one of :data:`pair_detr.losses.CONTRASTIVE_LOSSES`.
+            temperature: of that loss.
+            shared: see :class:`SetCriterion`.
+        """
+        super().__init__(**shared)
+        self.contrastive_loss = contrastive_loss
+        self.temperature = temperature
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
+        pair = cfg.MODEL.DETR.PAIR
+        if pair.CONTRASTIVE_LOSS not in CONTRASTIVE_LOSSES:
+            raise ValueError(
+                f"MODEL.DETR.PAIR.CONTRASTIVE_LOSS is {pair.CONTRASTIVE_LOSS!r}; choose one of {sorted(CONTRASTIVE_LOSSES)}."
+            )
+        shared = super().from_config(cfg, classification)
+        shared["weights"] |= {"top_left": pair.TOP_LEFT_WEIGHT, "pair": pair.CONTRASTIVE_WEIGHT}
+        return shared | {
+            "contrastive_loss": CONTRASTIVE_LOSSES[pair.CONTRASTIVE_LOSS],
+            "temperature": pair.TEMPERATURE,
+        }
+
+    def layer_terms(
+        self, predictions: Predictions, targets: Targets, assignment: Assignment, num_boxes: Tensor
+    ) -> dict[str, Tensor]:
+        """See :meth:`SetCriterion.layer_terms`."""
+        terms = super().layer_terms(predictions, targets, assignment, num_boxes)
+        matched = assignment.pick(predictions.top_left)
+        wanted = cxcywh_to_xyxy(targets.boxes)[assignment.target, :2]
+        distance = F.l1_loss(matched, wanted, reduction="none").sum(-1)
+        terms["top_left"] = sum_by_layer(distance, assignment, len(predictions.boxes)) / num_boxes
+        if self.weights["pair"] > 0:
+            terms["pair"] = self.contrastive_loss(*predictions.pair_embeddings, self.temperature).mean(-1)
+        return terms
+
+
+def sum_by_layer(values: Tensor, assignment: Assignment, num_layers: int) -> Tensor:
+    """(N,) values of matches -> (num_layers,)."""
+    return values.new_zeros(num_layers).index_add(0, assignment.layer, values)

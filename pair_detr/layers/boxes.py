@@ -1,0 +1,43 @@
+"""Boxes as tensors. torchvision has the conversions and losses, but not the GIoU of aligned pairs without a device sync."""
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) centre and size -> (..., 4) top-left and bottom-right corner."""
+    return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of ``x``, in fp32. As in the official code, numerator and denominator are clamped apart from each other."""
+    x = x.float().clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def box_iou_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU of aligned boxes; broadcasts.
+
+    :func:`torchvision.ops.generalized_box_iou_loss` indexes with a mask, which waits for the device, and
+    :func:`torchvision.ops.generalized_box_iou` compares all with all.
+
+    Args:
+        boxes1: (..., 4) xyxy, any unit.
+        boxes2: (..., 4) xyxy, the same unit.
+
+    Returns:
+        Two tensors (...).
+
+    Source: arXiv 1902.09630.
+    """
+    area1 = (boxes1[..., 2:] - boxes1[..., :2]).prod(-1)
+    area2 = (boxes2[..., 2:] - boxes2[..., :2]).prod(-1)
+    overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
+    intersection = overlap.clamp(min=0).prod(-1)
+    union = area1 + area2 - intersection
+    hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
+    hull = hull.prod(-1)
+    # Two empty boxes have no union; a tiny floor gives 0 rather than NaN.
+    iou = intersection / union.clamp(min=1e-12)
+    return iou, iou - (hull - union) / hull.clamp(min=1e-12)

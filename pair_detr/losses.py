@@ -1,0 +1,45 @@
+"""Losses that no library has: the association of Pair DETR's two decoders."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy between the 2 N embeddings of each image.
+
+    The positive of ``a[i]`` is ``b[i]`` and the other way round; the 2 N - 2 others of the image are negatives.
+
+    Args:
+        a: (..., N, E) embeddings of any length; they are L2-normalised here.
+        b: (..., N, E).
+        temperature: divides the cosines.
+
+    Returns:
+        (...) fp32, the mean over the 2 N embeddings.
+
+    Source: arXiv 2002.05709, equation 1, with the queries of one image in the place of the batch.
+    """
+    n = a.shape[-2]
+    embeddings = F.normalize(torch.cat((a, b), dim=-2).float(), dim=-1)
+    similarity = embeddings @ embeddings.transpose(-1, -2) / temperature
+    itself = torch.eye(2 * n, dtype=torch.bool, device=a.device)
+    log_prob = similarity.masked_fill(itself, float("-inf")).log_softmax(-1)
+    positive = torch.cat((log_prob.diagonal(n, -2, -1), log_prob.diagonal(-n, -2, -1)), dim=-1)
+    return -positive.mean(-1)
+
+
+def symmetric_cross_entropy(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of the N x N matrix of cosines with its diagonal, over rows and over columns.
+
+    Arguments and result as of :func:`nt_xent`; here the negatives of ``a[i]`` are the other ``b`` alone.
+
+    Source: arXiv 2103.00020, figure 3.
+    """
+    similarity = F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).transpose(-1, -2) / temperature
+    rows = similarity.log_softmax(-1).diagonal(0, -2, -1)
+    columns = similarity.log_softmax(-2).diagonal(0, -2, -1)
+    return -(rows + columns).mean(-1) / 2
+
+
+CONTRASTIVE_LOSSES = {"nt_xent": nt_xent, "cross": symmetric_cross_entropy}

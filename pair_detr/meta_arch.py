@@ -1,0 +1,163 @@
+"""The meta-architecture: Detectron2's dicts in, losses or Instances out. The only file that knows both worlds."""
+
+import logging
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
+from detectron2.utils.logger import log_first_n
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from pair_detr.classification import Classification, build_classification
+from pair_detr.criterion import SetCriterion
+from pair_detr.data import resolve_num_classes
+from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.matching import NonFiniteCostError
+from pair_detr.modeling import Detector, Predictions
+from pair_detr.targets import Targets
+from pair_detr.variants import variant_of
+
+
+@META_ARCH_REGISTRY.register()
+class DetectionTransformer(nn.Module):
+    """A DETR-style detector as Detectron2 trains and evaluates it; MODEL.DETR.VARIANT chooses which."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        detector: Detector,
+        criterion: SetCriterion,
+        classification: Classification,
+        num_classes: int,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        detections_per_image: int,
+    ) -> None:
+        """
+        Args:
+            detector: the network.
+            criterion: its losses.
+            classification: how the network's logits are read.
+            num_classes: labels of the training data must be below it.
+            pixel_mean: of each channel, in the units of the input images.
+            pixel_std: of each channel.
+            detections_per_image: at most so many are returned.
+        """
+        super().__init__()
+        self.detector = detector
+        self.criterion = criterion
+        self.classification = classification
+        self.num_classes = num_classes
+        self.detections_per_image = detections_per_image
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        variant = variant_of(cfg)
+        num_classes = resolve_num_classes(cfg)
+        classification = build_classification(cfg, default=variant.classification)
+        return {
+            "detector": variant.detector(cfg, num_classes=num_classes, classification=classification),
+            "criterion": variant.criterion(cfg, classification),
+            "classification": classification,
+            "num_classes": num_classes,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Trains or detects.
+
+        Args:
+            batched_inputs: one dict an image, as :class:`detectron2.data.DatasetMapper` makes them: "image", a (3, H, W)
+                tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``; in
+                inference "height" and "width", the size to scale the detections to (default: the image's own).
+
+        Returns:
+            In training the weighted losses, see :class:`SetCriterion`. In inference one {"instances": Instances} an
+            image, with ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first.
+
+        Raises:
+            FloatingPointError: a cost is not finite; the message names file, layer and the tensor at fault.
+        """
+        images, padding_mask = self.preprocess(batched_inputs)
+        predictions = self.detector(images, padding_mask)
+        if not self.training:
+            return self.postprocess(predictions, batched_inputs)
+        targets = self.pack_targets(batched_inputs)
+        try:
+            return self.criterion(predictions, targets)
+        except NonFiniteCostError as error:
+            raise FloatingPointError(_describe(error, batched_inputs)) from error
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
+        """Normalises and pads the images.
+
+        Returns:
+            (B, 3, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is padded.
+        """
+        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        batch = ImageList.from_tensors([(x - self.pixel_mean) / self.pixel_std for x in images])
+        height, width = batch.tensor.shape[-2:]
+        if all(size == (height, width) for size in batch.image_sizes):
+            return batch.tensor, None
+        mask = torch.ones(len(images), height, width, dtype=torch.bool, device=self.device)
+        for row, (h, w) in zip(mask, batch.image_sizes, strict=True):
+            row[:h, :w] = False
+        return batch.tensor, mask
+
+    def pack_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
+        """Ground truth on the model's device, boxes as normalised cxcywh."""
+        boxes, labels = [], []
+        for item in batched_inputs:
+            instances = item["instances"]
+            height, width = instances.image_size
+            scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+            boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
+            labels.append(instances.gt_classes)
+            if len(instances) > self.detector.query_embed.num_embeddings:
+                log_first_n(
+                    logging.WARNING,
+                    f"{item.get('file_name', 'An image')} has {len(instances)} objects, more than the model has queries "
+                    f"({self.detector.query_embed.num_embeddings}): only as many are matched. Raise MODEL.DETR.NUM_QUERIES.",
+                    n=5,
+                    key="message",
+                )
+        return Targets.pack(boxes, labels).to(self.device)
+
+    def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """The best detections of the last layer, in pixels of the output size."""
+        scores, labels, queries = self.classification.detections(predictions.logits[-1], self.detections_per_image)
+        boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
+        sizes = [(x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])) for x in batched_inputs]
+        scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=boxes.dtype, device=boxes.device)
+        boxes = boxes * scale[:, None]
+        return [
+            {"instances": Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)}
+            for size, b, s, c in zip(sizes, boxes, scores, labels, strict=True)
+        ]
+
+
+def _describe(error: NonFiniteCostError, batched_inputs: list[dict[str, Any]]) -> str:
+    image = batched_inputs[error.image].get("file_name", f"image {error.image} of the batch")
+    iteration = f" at iteration {get_event_storage().iter}" if has_event_storage() else ""
+    if error.culprit == "ground-truth boxes":
+        remedy = "Correct or remove the annotation."
+    else:
+        remedy = (
+            "The training has diverged: lower SOLVER.BASE_LR, keep SOLVER.CLIP_GRADIENTS.ENABLED, or set SOLVER.AMP.DTYPE to "
+            "bfloat16 if it is float16."
+        )
+    return f"{image}: the {error.culprit} of decoder layer {error.layer} are not finite{iteration}. {remedy}"

@@ -1,0 +1,45 @@
+"""A backbone that a CPU trains from scratch in minutes."""
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+
+class ConvNet(Backbone):
+    """Stages of two 3x3 convolutions with batch norm and ReLU; the first convolution of a stage has stride 2."""
+
+    def __init__(self, in_channels: int, channels: Sequence[int]) -> None:
+        """
+        Args:
+            in_channels: of the image.
+            channels: of each stage.
+        """
+        super().__init__()
+        layers: list[nn.Module] = []
+        for out_channels in channels:
+            for stride in (2, 1):
+                layers += [
+                    nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                    nn.ReLU(inplace=True),
+                ]
+                in_channels = out_channels
+        self.layers = nn.Sequential(*layers)
+        self._spec = {"last": ShapeSpec(channels=in_channels, stride=2 ** len(channels))}
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> {"last": the feature map of the last stage}."""
+        return {"last": self.layers(image)}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of the feature map."""
+        return self._spec
+
+
+@BACKBONE_REGISTRY.register()
+def build_convnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ConvNet:
+    """Builds the backbone that MODEL.CONVNET describes."""
+    return ConvNet(input_shape.channels, cfg.MODEL.CONVNET.CHANNELS)

@@ -1,0 +1,20 @@
+"""Detectron2's ResNet, dilated as torchvision dilates it."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, ResNet
+from detectron2.modeling.backbone import build_resnet_backbone
+
+
+@BACKBONE_REGISTRY.register()
+def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """Builds the ResNet that MODEL.RESNETS describes.
+
+    With RES5_DILATION 2 (DC5), Detectron2 dilates all three blocks of res5. torchvision, and so the official DC5 models, keep
+    dilation 1 in the first: it only drops its stride.
+    """
+    backbone = build_resnet_backbone(cfg, input_shape)
+    if cfg.MODEL.RESNETS.RES5_DILATION > 1:
+        first = backbone.res5[0].conv2
+        first.dilation = first.padding = (1, 1)
+    return backbone

@@ -1,0 +1,115 @@
+"""Any timm model that can emit feature maps, with weights from a local file."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+
+class TimmBackbone(Backbone):
+    """Feature maps of a timm model, named "stage0", "stage1", ... by timm's index of the stage."""
+
+    def __init__(
+        self,
+        name: str,
+        out_indices: Sequence[int],
+        weights: str = "",
+        frozen_norm: bool = False,
+        freeze_at: int = 0,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            name: of the model in timm.
+            out_indices: stages to emit; negative ones count from the last.
+            weights: local file with a state dict of the whole timm model; "" starts from random weights.
+            frozen_norm: fix the statistics and the affine parameters of all batch norms.
+            freeze_at: number of stages, from the image on, whose parameters are fixed.
+            kwargs: further arguments of ``timm.create_model``.
+
+        Raises:
+            ValueError: timm does not know the model, the model has no such stage, or the weights are another model's.
+            FileNotFoundError: the weights do not exist.
+        """
+        super().__init__()
+        # Imported here: the other backbones work without timm.
+        import timm
+        from timm.utils.model import freeze_batch_norm_2d
+
+        if name.split(".")[0] not in timm.list_models():
+            raise ValueError(
+                f"MODEL.TIMM.NAME is {name!r}, which timm does not know. timm.list_models() lists the names."
+            )
+        if weights and not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"MODEL.TIMM.WEIGHTS: {weights} does not exist. Give a local file, or '' for random weights."
+            )
+        arguments = {"features_only": True, **(kwargs or {})}
+        info = timm.create_model(name, **arguments).feature_info
+        num_stages = len(info.channels())
+        if not out_indices or any(not -num_stages <= i < num_stages for i in out_indices):
+            raise ValueError(
+                f"MODEL.TIMM.OUT_INDICES is {list(out_indices)}, but {name} has stages 0 to {num_stages - 1}."
+            )
+        self.indices = sorted(i % num_stages for i in out_indices)
+        # Stages after the last one wanted would have parameters that no loss reaches.
+        arguments["out_indices"] = tuple(range(self.indices[-1] + 1))
+        if weights:
+            arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
+        try:
+            self.model = timm.create_model(name, **arguments)
+        except RuntimeError as error:
+            raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} does not fit MODEL.TIMM.NAME {name}: {error}") from error
+        self._spec = {
+            f"stage{i}": ShapeSpec(channels=info.channels()[i], stride=info.reduction()[i]) for i in self.indices
+        }
+        if frozen_norm:
+            self.model = freeze_batch_norm_2d(self.model)
+        self._freeze(freeze_at, freeze_batch_norm_2d)
+
+    def _freeze(self, freeze_at: int, freeze_norm: Callable[[nn.Module], nn.Module]) -> None:
+        if not 0 <= freeze_at <= self.indices[-1] + 1:
+            raise ValueError(
+                f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but the backbone has {self.indices[-1] + 1} stages."
+            )
+        if freeze_at == 0:
+            return
+        # timm names the module that ends a stage; some of its wrappers write "_" for ".".
+        end = self.model.feature_info.get_dicts()[freeze_at - 1]["module"].replace("_", ".")
+        modules = list(self.model.named_modules())
+        inside = [i for i, (name, _) in enumerate(modules) if f"{name.replace('_', '.')}.".startswith(f"{end}.")]
+        for name, module in modules[: inside[-1] + 1]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad = False
+            frozen = freeze_norm(module) if not list(module.children()) else module
+            if frozen is not module:
+                self.model.set_submodule(name, frozen)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> feature maps by name, finest first."""
+        features = self.model(image)
+        return {f"stage{i}": features[i] for i in self.indices}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of the feature maps."""
+        return self._spec
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """Builds the backbone that MODEL.TIMM describes; errors as of :class:`TimmBackbone`."""
+    options = cfg.MODEL.TIMM
+    if options.NORM not in ("FrozenBN", "BN"):
+        raise ValueError(f"MODEL.TIMM.NORM is {options.NORM!r}; choose FrozenBN or BN.")
+    return TimmBackbone(
+        options.NAME,
+        options.OUT_INDICES,
+        weights=options.WEIGHTS,
+        frozen_norm=options.NORM == "FrozenBN",
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        kwargs=dict(options.KWARGS),
+    )

@@ -1,0 +1,162 @@
+"""Conditional DETR's decoder (arXiv 2108.06152, section 3): content and spatial attention are computed apart."""
+
+import torch
+from torch import Tensor, nn
+
+from pair_detr.layers import MLP, FeedForward, attend, linear_many, point_encoding
+from pair_detr.modeling.features import Memory
+
+
+def _parameters(*linears: nn.Linear) -> list[tuple[Tensor, Tensor]]:
+    return [(linear.weight, linear.bias) for linear in linears]
+
+
+class ConditionalSelfAttention(nn.Module):
+    """Self-attention among queries with a projection of its own for content and for position."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qcontent_proj = nn.Linear(dim, dim)
+        self.qpos_proj = nn.Linear(dim, dim)
+        self.kcontent_proj = nn.Linear(dim, dim)
+        self.kpos_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, state: Tensor, queries: Tensor) -> Tensor:
+        """(B, Q, D) states, (Q, D) positional queries -> (B, Q, D)."""
+        query, key, value = linear_many(state, _parameters(self.qcontent_proj, self.kcontent_proj, self.v_proj))
+        query_pos, key_pos = linear_many(queries, _parameters(self.qpos_proj, self.kpos_proj))
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(attend(query + query_pos, key + key_pos, value, self.num_heads, dropout=dropout))
+
+
+class ConditionalCrossAttention(nn.Module):
+    """Cross-attention whose queries and keys are, head by head, a content half beside a spatial half."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, is_first: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qcontent_proj = nn.Linear(dim, dim)
+        # The first layer's content is zero: there, the positional query and key join the content half.
+        self.qpos_proj = nn.Linear(dim, dim) if is_first else None
+        self.kcontent_proj = nn.Linear(dim, dim)
+        self.kpos_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.qpos_sine_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        state: Tensor,
+        queries: Tensor,
+        spatial_query: Tensor,
+        key_content: Tensor,
+        key_position: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None,
+    ) -> Tensor:
+        """Attends to the memory.
+
+        Args:
+            state: (B, Q, D).
+            queries: (Q, D) positional queries, used by the first layer alone.
+            spatial_query: (B, Q, D) or (1, Q, D), the transformed encoding of the reference points.
+            key_content: (B, M, D), projected.
+            key_position: (B, M, D) or (1, M, D), projected.
+            value: (B, M, D), projected.
+            key_mask: (B, 1, 1, M) or None.
+
+        Returns:
+            (B, Q, D).
+        """
+        query = self.qcontent_proj(state)
+        if self.qpos_proj is not None:
+            query = query + self.qpos_proj(queries)
+            key_content = key_content + key_position
+        query = self._beside(query, self.qpos_sine_proj(spatial_query))
+        key = self._beside(key_content, key_position)
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(attend(query, key, value, self.num_heads, key_mask, dropout))
+
+    def _beside(self, content: Tensor, position: Tensor) -> Tensor:
+        """(B, N, D), (B or 1, N, D) -> (B, N, 2 D), each head's content next to its position."""
+        content, position = (x.unflatten(-1, (self.num_heads, -1)) for x in (content, position))
+        return torch.cat((content, position.expand_as(content)), dim=-1).flatten(2)
+
+
+class ConditionalDecoderLayer(nn.Module):
+    """Conditional self-attention, conditional cross-attention, feed-forward block; normalised after each."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, is_first: bool) -> None:
+        super().__init__()
+        self.self_attn = ConditionalSelfAttention(dim, num_heads, dropout)
+        self.cross_attn = ConditionalCrossAttention(dim, num_heads, dropout, is_first)
+        self.ffn = FeedForward(dim, ffn_dim, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, state: Tensor, queries: Tensor, *cross_attention_inputs: Tensor | None) -> Tensor:
+        """(B, Q, D) -> (B, Q, D); the further arguments are those of :class:`ConditionalCrossAttention`."""
+        state = self.norm1(state + self.dropout(self.self_attn(state, queries)))
+        state = self.norm2(state + self.dropout(self.cross_attn(state, queries, *cross_attention_inputs)))
+        return self.norm3(state + self.dropout(self.ffn(state)))
+
+
+class ConditionalDecoder(nn.Module):
+    """A stack of :class:`ConditionalDecoderLayer` around learned reference points."""
+
+    def __init__(self, layers: nn.ModuleList, dim: int) -> None:
+        """
+        Args:
+            layers: of :class:`ConditionalDecoderLayer`, see :meth:`build_layers`; decoders may share them.
+            dim: D.
+        """
+        super().__init__()
+        self.layers = layers
+        self.norm = nn.LayerNorm(dim)
+        self.ref_point_head = MLP(dim, dim, 2, 2)
+        self.query_scale = MLP(dim, dim, dim, 2) if len(layers) > 1 else None
+
+    @staticmethod
+    def build_layers(num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> nn.ModuleList:
+        """The layers of a decoder; only the first has a positional query in its cross-attention."""
+        return nn.ModuleList(
+            ConditionalDecoderLayer(dim, num_heads, ffn_dim, dropout, is_first=i == 0) for i in range(num_layers)
+        )
+
+    def forward(self, memory: Memory, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Decodes learned queries.
+
+        Args:
+            memory: the encoder's output.
+            queries: (Q, D) learned positional queries.
+
+        Returns:
+            (L, B, Q, D) normalised state after each layer, and (Q, 2) fp32 reference points, x and y in 0..1.
+        """
+        reference = self.ref_point_head(queries).float().sigmoid()
+        spatial_query = point_encoding(reference, queries.shape[-1])
+        # Keys and values do not depend on the queries' states: those of all layers are projected at once.
+        attentions = [layer.cross_attn for layer in self.layers]
+        contents_and_values = linear_many(
+            memory.tokens, _parameters(*(a.kcontent_proj for a in attentions), *(a.v_proj for a in attentions))
+        )
+        positions = linear_many(memory.position, _parameters(*(a.kpos_proj for a in attentions)))
+        contents, values = contents_and_values[: len(attentions)], contents_and_values[len(attentions) :]
+
+        state = queries.new_zeros(len(memory.tokens), *queries.shape)
+        states = []
+        for layer, content, position, value in zip(self.layers, contents, positions, values, strict=True):
+            # The transformation comes from the running state, before the norm that the emitted states pass through.
+            scaled = spatial_query * self.query_scale(state) if states else spatial_query.unsqueeze(0)
+            state = layer(state, queries, scaled, content, position, value, memory.key_mask)
+            states.append(state)
+        return self.norm(torch.stack(states)), reference

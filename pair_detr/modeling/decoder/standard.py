@@ -1,0 +1,60 @@
+"""DETR's decoder (arXiv 2005.12872, appendix A.3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pair_detr.layers import FeedForward, MultiHeadAttention, linear_many
+from pair_detr.modeling.features import Memory
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, cross-attention to the memory, feed-forward block; normalised after each."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = MultiHeadAttention(dim, num_heads, dropout)
+        self.cross_attn = MultiHeadAttention(dim, num_heads, dropout)
+        self.ffn = FeedForward(dim, ffn_dim, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, state: Tensor, queries: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None) -> Tensor:
+        """(B, Q, D) -> (B, Q, D); ``key`` and ``value`` are the projected (B, M, D) of the cross-attention."""
+        located = state + queries
+        state = self.norm1(state + self.dropout(self.self_attn(located, located, state)))
+        query = F.linear(state + queries, *self.cross_attn.projections()[0])
+        state = self.norm2(state + self.dropout(self.cross_attn.attend(query, key, value, key_mask)))
+        return self.norm3(state + self.dropout(self.ffn(state)))
+
+
+class TransformerDecoder(nn.Module):
+    """A stack of :class:`DecoderLayer` with one norm on the output of each."""
+
+    def __init__(self, num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, memory: Memory, queries: Tensor) -> Tensor:
+        """Decodes learned queries.
+
+        Args:
+            memory: the encoder's output.
+            queries: (Q, D) learned positional queries.
+
+        Returns:
+            (L, B, Q, D) normalised state after each layer.
+        """
+        # Keys and values do not depend on the queries' states: those of all layers are projected at once.
+        projections = [layer.cross_attn.projections() for layer in self.layers]
+        keys = linear_many(memory.tokens + memory.position, [projection[1] for projection in projections])
+        values = linear_many(memory.tokens, [projection[2] for projection in projections])
+        state = queries.new_zeros(len(memory.tokens), *queries.shape)
+        states = []
+        for layer, key, value in zip(self.layers, keys, values, strict=True):
+            state = layer(state, queries, key, value, memory.key_mask)
+            states.append(state)
+        return self.norm(torch.stack(states))

@@ -1,0 +1,38 @@
+"""What passes between the stages of a detector."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Memory:
+    """Feature tokens of a batch, before or after the encoder.
+
+    Attributes:
+        tokens: (B, M, D), the cells of the feature map row by row.
+        position: (B, M, D) sine encoding of their positions, or (1, M, D) where it is the same for all images.
+        key_mask: (B, 1, 1, M) bool, false in the padding; None where no image is padded.
+    """
+
+    tokens: Tensor
+    position: Tensor
+    key_mask: Tensor | None
+
+
+@dataclass
+class Predictions:
+    """Outputs of L decoder layers for B images and Q queries, the last layer last. At inference L is 1.
+
+    Attributes:
+        logits: (L, B, Q, C) class logits; C counts the no-object column where the classifier has one.
+        boxes: (L, B, Q, 4) cxcywh, normalised to the unpadded image.
+        top_left: (L, B, Q, 2) x and y of the top-left corner, normalised alike. Pair DETR in training only.
+        pair_embeddings: two (P, B, Q, E) of the centre and the top-left decoder, of their last P layers. Pair DETR in
+            training only.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    top_left: Tensor | None = None
+    pair_embeddings: tuple[Tensor, Tensor] | None = None

@@ -1,0 +1,56 @@
+"""Prediction heads on decoder states; one head serves all layers."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pair_detr.layers import MLP, inverse_sigmoid
+
+
+def classification_head(dim: int, num_classes: int, prior_prob: float | None) -> nn.Linear:
+    """Linear classifier.
+
+    Args:
+        dim: width of the decoder's states.
+        num_classes: rows, with the no-object class if there is one.
+        prior_prob: every class's probability at the start, for sigmoid classifiers (arXiv 1708.02002, section 4.1);
+            None keeps torch's initialisation.
+    """
+    head = nn.Linear(dim, num_classes)
+    if prior_prob is not None:
+        nn.init.constant_(head.bias, -math.log((1 - prior_prob) / prior_prob))
+    return head
+
+
+class LocationHead(nn.Module):
+    """Three-layer perceptron that predicts a box or a point, as an offset to reference points where there are any."""
+
+    def __init__(self, dim: int, out_dim: int, zero_init: bool) -> None:
+        """
+        Args:
+            dim: width of the decoder's states.
+            out_dim: 4 for a box (cxcywh), 2 for a point (xy).
+            zero_init: start with all predictions at the reference point, as Conditional DETR does.
+        """
+        super().__init__()
+        self.mlp = MLP(dim, dim, out_dim, 3)
+        if zero_init:
+            nn.init.zeros_(self.mlp.layers[-1].weight)
+            nn.init.zeros_(self.mlp.layers[-1].bias)
+
+    def forward(self, states: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Predicts locations.
+
+        Args:
+            states: (..., Q, D).
+            reference: (Q, 2) points that the first two outputs, x and y, start from; 0..1.
+
+        Returns:
+            (..., Q, out_dim) fp32 in 0..1.
+        """
+        logits = self.mlp(states).float()
+        if reference is not None:
+            offset = inverse_sigmoid(reference)
+            logits = torch.cat((logits[..., :2] + offset, logits[..., 2:]), dim=-1)
+        return logits.sigmoid()

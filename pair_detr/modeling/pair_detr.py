@@ -1,0 +1,110 @@
+"""Pair DETR (arXiv 2210.16476): two decoders, one for centres and one for top-left corners, tied query by query."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from pair_detr.modeling.conditional_detr import ConditionalDETR
+from pair_detr.modeling.decoder import ConditionalDecoder
+from pair_detr.modeling.detector import initialize_transformer
+from pair_detr.modeling.features import Memory, Predictions
+from pair_detr.modeling.heads import LocationHead
+
+
+class PairDETR(ConditionalDETR):
+    """Conditional DETR, whose decoder is the centre decoder, with a top-left decoder on the same memory and queries."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        box_decoding: str,
+        shared_decoder: bool,
+        contrastive_layers: int,
+        projection_dim: int,
+        **conditional: Any,
+    ) -> None:
+        """
+        Args:
+            box_decoding: "center" predicts boxes from the centre decoder alone; "pair" assembles them from both points.
+            shared_decoder: both decoders use the same layers.
+            contrastive_layers: number of last layers to emit embeddings of, for the pair association loss.
+            projection_dim: width of the embeddings; 0 emits the decoders' states.
+            conditional: see :class:`ConditionalDETR`.
+        """
+        super().__init__(**conditional)
+        dim = conditional["dim"]
+        self.box_decoding = box_decoding
+        self.contrastive_layers = contrastive_layers
+        if box_decoding == "pair":
+            self.box_head = LocationHead(dim, 2, zero_init=True)
+        if shared_decoder:
+            layers = self.decoder.layers
+        else:
+            layers = ConditionalDecoder.build_layers(
+                conditional["num_decoder_layers"],
+                dim,
+                conditional["num_heads"],
+                conditional["ffn_dim"],
+                conditional["dropout"],
+            )
+        self.top_left_decoder = ConditionalDecoder(layers, dim)
+        initialize_transformer(self.top_left_decoder)
+        self.top_left_head = LocationHead(dim, 2, zero_init=True)
+        project = projection_dim > 0 and contrastive_layers > 0
+        self.center_projection = nn.Linear(dim, projection_dim) if project else nn.Identity()
+        self.top_left_projection = nn.Linear(dim, projection_dim) if project else nn.Identity()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        pair = cfg.MODEL.DETR.PAIR
+        for key, choices in {"BOX_DECODING": ("center", "pair"), "CONTRASTIVE_LAYERS": ("last", "all")}.items():
+            if pair[key] not in choices:
+                raise ValueError(f"MODEL.DETR.PAIR.{key} is {pair[key]!r}; choose one of {choices}.")
+        if pair.BOX_DECODING == "center" and pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0:
+            raise ValueError(
+                "MODEL.DETR.PAIR: TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0, so nothing would train the top-left "
+                "decoder. Set one of them, or MODEL.DETR.VARIANT to conditional_detr."
+            )
+        contrastive_layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}[pair.CONTRASTIVE_LAYERS]
+        return super().from_config(cfg) | {
+            "box_decoding": pair.BOX_DECODING,
+            "shared_decoder": pair.SHARED_DECODER,
+            "contrastive_layers": contrastive_layers if pair.CONTRASTIVE_WEIGHT > 0 else 0,
+            "projection_dim": pair.PROJECTION_DIM,
+        }
+
+    def decode(self, memory: Memory) -> Predictions:
+        """See :meth:`Detector.decode`."""
+        if not self.training and self.box_decoding == "center":
+            return super().decode(memory)
+        center_states, center_reference = self.decoder(memory, self.query_embed.weight)
+        corner_states, corner_reference = self.top_left_decoder(memory, self.query_embed.weight)
+        center_states, corner_states = self.supervised(center_states), self.supervised(corner_states)
+
+        boxes = self.box_head(center_states, center_reference)
+        top_left = self.top_left_head(corner_states, corner_reference)
+        if self.box_decoding == "pair":
+            boxes = assemble_box(boxes, top_left)
+        predictions = Predictions(logits=self.class_head(center_states), boxes=boxes)
+        if not self.training:
+            return predictions
+        last = slice(len(center_states) - min(self.contrastive_layers, len(center_states)), None)
+        embeddings = self.center_projection(center_states[last]), self.top_left_projection(corner_states[last])
+        return replace(predictions, top_left=top_left, pair_embeddings=embeddings)
+
+
+def assemble_box(center: Tensor, top_left: Tensor) -> Tensor:
+    """The box between a top-left corner and its reflection in the centre.
+
+    Args:
+        center: (..., 2) x and y.
+        top_left: (..., 2), the same unit. Where it is not above and left of the centre the box is empty.
+
+    Returns:
+        (..., 4) cxcywh.
+    """
+    return torch.cat((center, 2 * (center - top_left).clamp(min=0)), dim=-1)
