@@ -39,7 +39,7 @@ class Classification(ABC):
 
     @abstractmethod
     def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, Q, C) logits -> score, label and query of the ``limit`` best detections of each image, (B, limit) each."""
+        """(B, Q, C) logits -> score, label and query of an image's ``limit`` best detections, (B, limit) each."""
 
 
 class SigmoidFocal(Classification):

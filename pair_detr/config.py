@@ -109,14 +109,14 @@ def _add_backbone_keys(cfg: CN) -> None:
     cfg.MODEL.TIMM.WEIGHTS = ""
     # Further keyword arguments of timm.create_model, for example {output_stride: 16, pad_type: same}.
     cfg.MODEL.TIMM.KWARGS = CN(new_allowed=True)
-    # Stages to emit, counted from 0 as timm does; they are named "stage0", "stage1", ... Negative ones count from the end.
+    # Stages to emit, counted from 0 as timm does (negative ones from the end); they are named "stage0", "stage1", ...
     cfg.MODEL.TIMM.OUT_INDICES = [-1]
     # "FrozenBN" (running statistics and affine parameters fixed, as DETR does for ResNets) or "BN".
     # MODEL.BACKBONE.FREEZE_AT is the number of stages, from the image on, whose parameters are fixed.
     cfg.MODEL.TIMM.NORM = "FrozenBN"
 
-    # MODEL.BACKBONE.NAME = "build_convnet_backbone": stages of two 3x3 convolutions, the first with stride 2. Small enough to
-    # train from scratch on a CPU.
+    # MODEL.BACKBONE.NAME = "build_convnet_backbone": stages of two 3x3 convolutions, the first with stride 2. Small
+    # enough to train from scratch on a CPU.
     cfg.MODEL.CONVNET = CN()
     # Channels of each stage; the last stage is the output, at stride 2 ** number of stages.
     cfg.MODEL.CONVNET.CHANNELS = [16, 32, 64, 128]

@@ -116,7 +116,8 @@ class PairCriterion(SetCriterion):
         pair = cfg.MODEL.DETR.PAIR
         if pair.CONTRASTIVE_LOSS not in CONTRASTIVE_LOSSES:
             raise ValueError(
-                f"MODEL.DETR.PAIR.CONTRASTIVE_LOSS is {pair.CONTRASTIVE_LOSS!r}; choose one of {sorted(CONTRASTIVE_LOSSES)}."
+                f"MODEL.DETR.PAIR.CONTRASTIVE_LOSS is {pair.CONTRASTIVE_LOSS!r}; "
+                f"choose one of {sorted(CONTRASTIVE_LOSSES)}."
             )
         shared = super().from_config(cfg, classification)
         shared["weights"] |= {"top_left": pair.TOP_LEFT_WEIGHT, "pair": pair.CONTRASTIVE_WEIGHT}

@@ -81,9 +81,9 @@ class DetectionTransformer(nn.Module):
         """Trains or detects.
 
         Args:
-            batched_inputs: one dict an image, as :class:`detectron2.data.DatasetMapper` makes them: "image", a (3, H, W)
-                tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``; in
-                inference "height" and "width", the size to scale the detections to (default: the image's own).
+            batched_inputs: one dict an image, as Detectron2's ``DatasetMapper`` makes them: "image", a
+                (3, H, W) tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``;
+                in inference "height" and "width", the size to scale the detections to (default: the image's own).
 
         Returns:
             In training the weighted losses, see :class:`SetCriterion`. In inference one {"instances": Instances} an
@@ -120,6 +120,7 @@ class DetectionTransformer(nn.Module):
 
     def pack_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
         """Ground truth on the model's device, boxes as normalised cxcywh."""
+        num_queries = self.detector.query_embed.num_embeddings
         boxes, labels = [], []
         for item in batched_inputs:
             instances = item["instances"]
@@ -127,11 +128,11 @@ class DetectionTransformer(nn.Module):
             scale = torch.tensor([width, height, width, height], dtype=torch.float32)
             boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
             labels.append(instances.gt_classes)
-            if len(instances) > self.detector.query_embed.num_embeddings:
+            if len(instances) > num_queries:
                 log_first_n(
                     logging.WARNING,
-                    f"{item.get('file_name', 'An image')} has {len(instances)} objects, more than the model has queries "
-                    f"({self.detector.query_embed.num_embeddings}): only as many are matched. Raise MODEL.DETR.NUM_QUERIES.",
+                    f"{item.get('file_name', 'An image')} has {len(instances)} objects, but the model has only "
+                    f"{num_queries} queries: the objects that fit best are matched. Raise MODEL.DETR.NUM_QUERIES.",
                     n=5,
                     key="message",
                 )
@@ -157,7 +158,7 @@ def _describe(error: NonFiniteCostError, batched_inputs: list[dict[str, Any]]) -
         remedy = "Correct or remove the annotation."
     else:
         remedy = (
-            "The training has diverged: lower SOLVER.BASE_LR, keep SOLVER.CLIP_GRADIENTS.ENABLED, or set SOLVER.AMP.DTYPE to "
-            "bfloat16 if it is float16."
+            "The training has diverged: lower SOLVER.BASE_LR, keep SOLVER.CLIP_GRADIENTS.ENABLED, or set "
+            "SOLVER.AMP.DTYPE to bfloat16 if it is float16."
         )
     return f"{image}: the {error.culprit} of decoder layer {error.layer} are not finite{iteration}. {remedy}"

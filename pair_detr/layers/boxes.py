@@ -1,4 +1,4 @@
-"""Boxes as tensors. torchvision has the conversions and losses, but not the GIoU of aligned pairs without a device sync."""
+"""Boxes as tensors; what torchvision lacks or cannot do without waiting for the device."""
 
 import torch
 from torch import Tensor

@@ -40,10 +40,7 @@ def sine_position_encoding(
     Returns:
         (B, height * width, dim) fp32, with B = 1 if nothing is padded.
     """
-    if padding_mask is None:
-        valid = torch.ones(1, height, width, device=device)
-    else:
-        valid = (~padding_mask).float()
+    valid = torch.ones(1, height, width, device=device) if padding_mask is None else (~padding_mask).float()
     # The first valid cell is at 1, the last at the number of cells, as in the official code.
     y, x = valid.cumsum(1), valid.cumsum(2)
     y = y / (y[:, -1:, :] + 1e-6)

@@ -66,7 +66,7 @@ class PairDETR(ConditionalDETR):
                 raise ValueError(f"MODEL.DETR.PAIR.{key} is {pair[key]!r}; choose one of {choices}.")
         if pair.BOX_DECODING == "center" and pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0:
             raise ValueError(
-                "MODEL.DETR.PAIR: TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0, so nothing would train the top-left "
+                "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0: nothing would train the top-left "
                 "decoder. Set one of them, or MODEL.DETR.VARIANT to conditional_detr."
             )
         contrastive_layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}[pair.CONTRASTIVE_LAYERS]

@@ -10,8 +10,8 @@ from detectron2.modeling.backbone import build_resnet_backbone
 def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """Builds the ResNet that MODEL.RESNETS describes.
 
-    With RES5_DILATION 2 (DC5), Detectron2 dilates all three blocks of res5. torchvision, and so the official DC5 models, keep
-    dilation 1 in the first: it only drops its stride.
+    With RES5_DILATION 2 (DC5), Detectron2 dilates all three blocks of res5. torchvision, and so the official DC5
+    models, keep dilation 1 in the first: it only drops its stride.
     """
     backbone = build_resnet_backbone(cfg, input_shape)
     if cfg.MODEL.RESNETS.RES5_DILATION > 1:
