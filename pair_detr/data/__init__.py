@@ -1,0 +1,32 @@
+"""Data sets: registration, checks, augmentation and loaders."""
+
+from pair_detr.data import builtin  # noqa: F401  (registers the data sets)
+from pair_detr.data.augmentation import build_augmentation
+from pair_detr.data.build import build_test_loader, build_train_loader, load_training_dicts
+from pair_detr.data.catalog import class_names_of, load_dataset, register_coco
+from pair_detr.data.classes import resolve_num_classes
+from pair_detr.data.mapper import DetectionMapper
+from pair_detr.data.registration import register_from_config
+from pair_detr.data.sampler import TrainingBatchSampler
+from pair_detr.data.shapes import make_shapes, register_shapes
+from pair_detr.data.validation import DatasetReport, check_dataset
+from pair_detr.data.voc import register_voc
+
+__all__ = [
+    "DatasetReport",
+    "DetectionMapper",
+    "TrainingBatchSampler",
+    "build_augmentation",
+    "build_test_loader",
+    "build_train_loader",
+    "check_dataset",
+    "class_names_of",
+    "load_dataset",
+    "load_training_dicts",
+    "make_shapes",
+    "register_coco",
+    "register_from_config",
+    "register_shapes",
+    "register_voc",
+    "resolve_num_classes",
+]

@@ -1,0 +1,175 @@
+"""Loaders for training and testing."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
+from detectron2.data.build import (
+    filter_images_with_only_crowd_annotations,
+    print_instances_class_histogram,
+    trivial_batch_collator,
+)
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.utils import comm
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pair_detr.data.catalog import load_dataset
+from pair_detr.data.mapper import DetectionMapper
+from pair_detr.data.sampler import TrainingBatchSampler
+from pair_detr.data.validation import check_files, inspect_dicts, validate
+
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
+
+
+class SeededDataset(Dataset):
+    """Images mapped with random numbers of their own, so that augmentation depends on nothing but the seed.
+
+    Args:
+        dicts: images in Detectron2's standard format.
+        mapper: makes the model's input of one.
+    """
+
+    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        # Serialised: Python objects shared with the workers would be copied there bit by bit, by reference counting.
+        self._dicts = DatasetFromList(list(dicts), copy=False, serialize=True)
+        self._mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self._dicts)
+
+    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+        index, seed = sample
+        with _seeded(seed):
+            return self._mapper(self._dicts[index])
+
+
+def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Images of all sets in ``DATASETS.TRAIN``, validated (see :func:`pair_detr.data.validation.validate`).
+
+    Images without objects are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says so.
+
+    Raises:
+        KeyError, FileNotFoundError, ValueError: there is no data set, or one cannot be loaded or trained on.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on.")
+    dicts = list(itertools.chain.from_iterable(validate(name, load_dataset(name)) for name in cfg.DATASETS.TRAIN))
+    # Detectron2's get_detection_dataset_dicts would filter before degenerate boxes are dropped, and load everything
+    # once more: these are its parts.
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
+        dicts = filter_images_with_only_crowd_annotations(dicts)
+        if not dicts:
+            raise ValueError(
+                f"No image of DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has a usable box: correct the annotations, or "
+                "set DATALOADER.FILTER_EMPTY_ANNOTATIONS to False."
+            )
+    classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if classes and "annotations" in dicts[0]:
+        print_instances_class_histogram(dicts, classes)
+    return dicts
+
+
+def build_train_loader(
+    cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]] | None = None, start_iter: int = 0
+) -> DataLoader:
+    """Endless loader of training batches, lists of dicts as :class:`DetectionMapper` makes them.
+
+    The batches follow from ``SEED`` and the iteration, whatever the number of workers; with a negative ``SEED`` they
+    differ from run to run. ``len(loader.dataset)`` is the number of images.
+
+    Args:
+        cfg: config.
+        dataset_dicts: validated images; by default those of :func:`load_training_dicts`.
+        start_iter: first iteration; the ones before it are skipped without loading.
+
+    Raises:
+        ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes, or ``DATALOADER.SAMPLER_TRAIN`` is
+            unknown; further as :func:`load_training_dicts`.
+    """
+    world_size = comm.get_world_size()
+    total = cfg.SOLVER.IMS_PER_BATCH
+    if total < 1 or total % world_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {total}, which cannot be divided over {world_size} processes: set a multiple of "
+            f"{world_size}."
+        )
+    if cfg.DATALOADER.SAMPLER_TRAIN not in _SAMPLERS:
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; it must be one of {', '.join(_SAMPLERS)}."
+        )
+    dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
+    sampler = TrainingBatchSampler(
+        len(dicts),
+        total // world_size,
+        seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        rank=comm.get_rank(),
+        world_size=world_size,
+        groups=_orientations(dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+        repeat_factors=_repeat_factors(cfg, dicts),
+        start_batch=start_iter,
+    )
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        SeededDataset(dicts, DetectionMapper(cfg, is_train=True)),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=trivial_batch_collator,
+        persistent_workers=workers > 0,
+    )
+
+
+def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
+    """Loader of one test set, an image at a time; the images are divided over the processes.
+
+    Raises:
+        KeyError, FileNotFoundError, ValueError: the data set cannot be loaded, or images are missing.
+    """
+    dicts = load_dataset(name)
+    check_files(inspect_dicts(name, dicts))
+    return build_detection_test_loader(
+        dicts, mapper=DetectionMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+
+
+def _orientations(dicts: Sequence[dict[str, Any]]) -> list[int]:
+    """Whether an image is landscape: batches of one orientation need less padding."""
+    for record in dicts:
+        if "width" not in record or "height" not in record:
+            raise ValueError(
+                f"{record['file_name']} has no width and height in its data set: add them, or set "
+                "DATALOADER.ASPECT_RATIO_GROUPING to False."
+            )
+    return [int(record["width"] > record["height"]) for record in dicts]
+
+
+def _repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Tensor | None:
+    if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
+        return None
+    return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds Python's, NumPy's and torch's CPU generator, and restores them afterwards.
+
+    CUDA's stay untouched: without workers this runs in the process that trains, and dropout draws from them.
+    """
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -1,0 +1,34 @@
+"""Registers the project's own data sets where Detectron2 looks for its own; nothing is read before it is used."""
+
+import os
+from pathlib import Path
+
+from pair_detr.data.catalog import register_coco
+from pair_detr.data.shapes import register_shapes
+from pair_detr.data.voc import register_voc
+
+BCCD_CLASS_NAMES = ("RBC", "WBC", "Platelets")
+
+
+def register_bccd(root: str) -> None:
+    """Registers the blood cells of BCCD, once by its COCO JSON files and once by its Pascal VOC files.
+
+    Both have the same boxes and classes; ``bccd_train`` and ``bccd_voc_train`` differ in their ``image_id`` alone.
+    """
+    folder = Path(root)
+    remedy = "Set the environment's DETECTRON2_DATASETS to the folder that holds bccd."
+    for split in ("train", "val"):
+        register_coco(
+            f"bccd_{split}",
+            str(folder / "annotations" / f"bccd_{split}.json"),
+            str(folder / "JPEGImages"),
+            thing_classes=list(BCCD_CLASS_NAMES),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(BCCD_CLASS_NAMES))},
+            remedy=remedy,
+        )
+        register_voc(f"bccd_voc_{split}", str(folder), split, BCCD_CLASS_NAMES, remedy=remedy)
+
+
+_root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+register_bccd(str(_root / "bccd"))
+register_shapes(str(_root / "shapes"))

@@ -1,0 +1,86 @@
+"""The number of classes of a model, from its training data."""
+
+import logging
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from pair_detr.data.catalog import class_names_of
+
+logger = logging.getLogger(__name__)
+
+_KEY = "MODEL.DETR.NUM_CLASSES"
+
+
+def resolve_num_classes(cfg: CfgNode) -> int:
+    """Number of classes that a model for ``cfg`` predicts.
+
+    ``MODEL.DETR.NUM_CLASSES`` if it is set, else the number of ``thing_classes`` of the data in ``DATASETS.TRAIN`` (of
+    ``DATASETS.TEST`` if there are none). A number that is set must agree with every registered data set of the config:
+    it is the number of its classes or, as in published COCO checkpoints with 91 classes for 80, its largest category
+    id in the file plus one.
+
+    Raises:
+        KeyError: the number is to be taken from a data set that is not registered.
+        ValueError: the number does not agree with a data set, training sets differ in their classes, or neither a
+            number nor a data set with classes is given.
+        FileNotFoundError: the number is to be taken from a data set whose files are missing.
+    """
+    num_classes = cfg.MODEL.DETR.NUM_CLASSES
+    if num_classes < 0:
+        raise ValueError(f"{_KEY} is {num_classes}; set the number of classes, or 0 to take it from the data.")
+    if num_classes > 0:
+        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+            _check(num_classes, name, _classes_if_at_hand(name))
+        return num_classes
+
+    sources = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
+    if not sources:
+        raise ValueError(f"{_KEY} is 0 and DATASETS.TRAIN and DATASETS.TEST are empty: set one of them.")
+    classes = class_names_of(sources[0])
+    if not classes:
+        raise ValueError(f'{_KEY} is 0, but data set "{sources[0]}" has no thing_classes in its metadata: set either.')
+    for name in cfg.DATASETS.TRAIN[1:]:
+        if (other := class_names_of(name)) != classes:
+            raise ValueError(
+                f'DATASETS.TRAIN mixes data sets of different classes: "{sources[0]}" has {_describe(classes)}, '
+                f'"{name}" has {_describe(other or [])}. Train on one of them, or give both the '
+                "same classes in the same order."
+            )
+    for name in cfg.DATASETS.TEST:
+        test_classes = _classes_if_at_hand(name)
+        _check(len(classes), name, test_classes, origin=f'the classes of "{sources[0]}"')
+        if test_classes is not None and test_classes != classes:
+            logger.warning(
+                'Test set "%s" has %s, but training set "%s" has %s: predictions are compared by position.',
+                name,
+                _describe(test_classes),
+                sources[0],
+                _describe(classes),
+            )
+    return len(classes)
+
+
+def _classes_if_at_hand(name: str) -> list[str] | None:
+    """Classes of a data set that the model could do without: one to evaluate on, or with the number given."""
+    try:
+        return class_names_of(name)
+    except (KeyError, FileNotFoundError):
+        # The model can be built and used elsewhere; loading the data reports it.
+        return None
+
+
+def _check(num_classes: int, name: str, classes: list[str] | None, origin: str = _KEY) -> None:
+    if classes is None or num_classes == len(classes):
+        return
+    dataset_ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
+    if num_classes > len(classes) and num_classes == max(dataset_ids, default=-1) + 1:
+        return
+    raise ValueError(
+        f'{num_classes} classes ({origin}) do not agree with data set "{name}", which has {_describe(classes)}. Set '
+        f"{_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
+    )
+
+
+def _describe(classes: list[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"

@@ -1,0 +1,162 @@
+"""Checks of a data set before it costs any training time."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+
+from pair_detr.data.catalog import load_dataset
+from pair_detr.data.degenerate import BoxFault, box_fault, logger, warn_of_dropped
+
+_NAMED_IN_A_MESSAGE = 20
+
+
+@dataclass
+class DatasetReport:
+    """What is wrong with a data set.
+
+    Args:
+        name: the data set.
+        num_images: its images.
+        num_boxes: its usable boxes.
+        degenerate: boxes that training drops.
+        unknown_classes: annotations whose class does not exist; an error.
+        missing_files: images that do not exist; an error.
+        duplicate_files: images that occur more than once.
+    """
+
+    name: str
+    num_images: int
+    num_boxes: int = 0
+    degenerate: list[BoxFault] = field(default_factory=list)
+    unknown_classes: list[str] = field(default_factory=list)
+    missing_files: list[str] = field(default_factory=list)
+    duplicate_files: list[str] = field(default_factory=list)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training can start (degenerate boxes and duplicates do not hinder it)."""
+        return not self.missing_files and not self.unknown_classes
+
+
+def check_dataset(name: str) -> DatasetReport:
+    """Loads a registered data set and looks for everything that training would stumble on; images are not opened.
+
+    Raises:
+        KeyError, FileNotFoundError, ValueError: the data set cannot be loaded at all, see
+            :func:`pair_detr.data.catalog.load_dataset`.
+    """
+    return inspect_dicts(name, load_dataset(name))
+
+
+def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]]) -> DatasetReport:
+    """As :func:`check_dataset`, for images already loaded in Detectron2's standard format."""
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    report = DatasetReport(name, num_images=len(dicts))
+    for record in dicts:
+        report.degenerate.extend(record.get("dropped_boxes", ()))
+        faults = _faults_of(record)
+        report.degenerate.extend(faults.values())
+        annotations = record.get("annotations", ())
+        report.num_boxes += len(annotations) - len(faults)
+        if classes is not None:
+            report.unknown_classes.extend(
+                f"annotation {index} of {record['file_name']} has class {annotation['category_id']!r}"
+                for index, annotation in enumerate(annotations)
+                if annotation["category_id"] not in range(len(classes))
+            )
+    counts = Counter(record["file_name"] for record in dicts)
+    report.missing_files = _missing(counts)
+    report.duplicate_files = [file_name for file_name, count in counts.items() if count > 1]
+    return report
+
+
+def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Makes sure that a data set can be trained on.
+
+    Degenerate boxes are dropped, with one warning that counts them; files that occur twice are a warning.
+
+    Args:
+        name: the data set.
+        dicts: its images in Detectron2's standard format; left unchanged.
+
+    Returns:
+        the images without the degenerate boxes.
+
+    Raises:
+        FileNotFoundError: images are missing.
+        ValueError: annotations have classes that the data set's metadata do not know.
+    """
+    report = inspect_dicts(name, dicts)
+    check_files(report)
+    if report.unknown_classes:
+        classes = MetadataCatalog.get(name).thing_classes
+        raise ValueError(
+            f'Data set "{name}": {_enumerate(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
+            f"to {len(classes) - 1} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}). Correct the "
+            "annotations, or the data set's thing_classes."
+        )
+    if report.duplicate_files:
+        logger.warning(
+            'Data set "%s": %d images occur more than once, each with annotations of its own: %s. Merge the entries '
+            "unless this is intended.",
+            name,
+            len(report.duplicate_files),
+            _enumerate(report.duplicate_files),
+        )
+    kept, dropped = [], []
+    for record in dicts:
+        faults = _faults_of(record)
+        if faults:
+            dropped.extend(faults.values())
+            annotations = [a for index, a in enumerate(record["annotations"]) if index not in faults]
+            record = {**record, "annotations": annotations}
+        kept.append(record)
+    warn_of_dropped(name, dropped)
+    return kept
+
+
+def check_files(report: DatasetReport) -> None:
+    """Raises a FileNotFoundError that names the missing images, if any."""
+    if report.missing_files:
+        raise FileNotFoundError(
+            f'Data set "{report.name}": {len(report.missing_files)} of {report.num_images} images do not exist: '
+            f"{_enumerate(report.missing_files)}. Restore them, correct the image folder, or remove them from the "
+            f'annotations. Run "python -m pair_detr.tools.check_dataset {report.name}" for all problems.'
+        )
+
+
+def _faults_of(record: dict[str, Any]) -> dict[int, BoxFault]:
+    size = (record["width"], record["height"]) if "width" in record and "height" in record else None
+    return {
+        index: BoxFault(record["file_name"], index, tuple(annotation["bbox"]), reason)
+        for index, annotation in enumerate(record.get("annotations", ()))
+        if (reason := box_fault(annotation["bbox"], annotation["bbox_mode"], size)) is not None
+    }
+
+
+def _missing(file_names: Sequence[str]) -> list[str]:
+    """Those of ``file_names`` that do not exist, in their order."""
+    # One listing of a folder is much faster than asking for each of COCO's 118k images.
+    folders: dict[str, set[str]] = {}
+    missing = []
+    for file_name in file_names:
+        # Addresses such as s3://... are for Detectron2's PathManager; asking for each would take too long.
+        if "://" in file_name:
+            continue
+        folder, base = os.path.split(file_name)
+        if folder not in folders:
+            path = Path(folder)
+            folders[folder] = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        if base not in folders[folder]:
+            missing.append(file_name)
+    return missing
+
+
+def _enumerate(items: Sequence[str]) -> str:
+    rest = len(items) - _NAMED_IN_A_MESSAGE
+    return ", ".join(items[:_NAMED_IN_A_MESSAGE]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,48 @@
+"""Lists all that is wrong with data sets: ``python -m pair_detr.tools.check_dataset NAME ...``."""
+
+import argparse
+import logging
+import sys
+
+from detectron2.config import get_cfg
+from detectron2.utils.logger import setup_logger
+
+from pair_detr import add_pair_detr_config
+from pair_detr.data import check_dataset, register_from_config
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool.
+
+    Returns:
+        the exit status: 1 if training would stop at one of the data sets.
+    """
+    parser = argparse.ArgumentParser(description="Lists missing images, unknown classes and degenerate boxes.")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="registered data set")
+    parser.add_argument("--config-file", help="config whose DATASETS.REGISTER registers the data sets")
+    args = parser.parse_args(arguments)
+    setup_logger(name="pair_detr")
+    if args.config_file:
+        cfg = get_cfg()
+        add_pair_detr_config(cfg)
+        cfg.merge_from_file(args.config_file)
+        register_from_config(cfg)
+    reports = [check_dataset(name) for name in args.names]
+    for report in reports:
+        for title, items in (
+            ("missing image", report.missing_files),
+            ("unknown class", report.unknown_classes),
+            ("dropped", report.degenerate),
+            ("more than once", report.duplicate_files),
+        ):
+            for item in items:
+                logger.info("%s: %s: %s", report.name, title, item)
+        verdict = "can be trained on" if report.trainable else "cannot be trained on"
+        logger.info("%s: %d images, %d boxes: %s", report.name, report.num_images, report.num_boxes, verdict)
+    return 0 if all(report.trainable for report in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Makes the data set of generated shapes: ``python -m pair_detr.tools.make_shapes``."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from pair_detr.data.shapes import make_shapes
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the tool.
+
+    Raises:
+        FileExistsError, ValueError: see :func:`pair_detr.data.shapes.make_shapes`.
+    """
+    default = Path(os.getenv("DETECTRON2_DATASETS", "datasets")) / "shapes"
+    parser = argparse.ArgumentParser(description="Makes the data sets shapes_train and shapes_val.")
+    parser.add_argument("--output", default=str(default), help="folder to write (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=8000, help="training images (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=200, help="validation images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    setup_logger(name="pair_detr")
+    made = make_shapes(args.output, args.train, args.val, args.seed)
+    state = "made" if made else "there already, nothing to do"
+    logger.info("%d training and %d validation images in %s: %s", args.train, args.val, args.output, state)
+
+
+if __name__ == "__main__":
+    main()
