@@ -1,0 +1,68 @@
+"""The evaluator of a data set, chosen by its metadata."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
+
+
+def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -> DatasetEvaluator:
+    """Builds the evaluator that ``TEST.EVALUATOR`` names, or that the data set's ``evaluator_type`` does.
+
+    Args:
+        cfg: config.
+        name: registered data set.
+        output_folder: where results and converted annotations go; default ``<OUTPUT_DIR>/inference/<name>``.
+
+    Raises:
+        KeyError: the data set is not registered.
+        ValueError: the evaluator is unknown, or lacks something in the data set's metadata.
+        ImportError: its package is not installed.
+    """
+    if name not in DatasetCatalog.list():
+        raise KeyError(f"DATASETS.TEST names {name}, which is not registered. See DATASETS.REGISTER.")
+    metadata = MetadataCatalog.get(name)
+    kind = metadata.get("evaluator_type", None) if cfg.TEST.EVALUATOR == "auto" else cfg.TEST.EVALUATOR
+    if kind not in _EVALUATORS:
+        raise ValueError(
+            f"There is no evaluator for {name}: "
+            + (f'its evaluator_type is "{kind}"' if cfg.TEST.EVALUATOR == "auto" else f'TEST.EVALUATOR is "{kind}"')
+            + f". Choose one with TEST.EVALUATOR: {', '.join(_EVALUATORS)}."
+        )
+    folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference" / name)
+    return _EVALUATORS[kind](name, str(folder))
+
+
+def _coco(name: str, folder: str) -> DatasetEvaluator:
+    metadata = MetadataCatalog.get(name)
+    convert = "json_file" not in metadata.as_dict()
+    # Without Detectron2's C++ extension it takes pycocotools' COCOeval by itself.
+    evaluator = COCOEvaluator(name, output_dir=folder, allow_cached_coco=False)
+    if convert:
+        # Detectron2 leaves its converted file in the metadata, and would trust it in later evaluations as well.
+        del metadata.json_file
+    return evaluator
+
+
+def _pascal_voc(name: str, folder: str) -> DatasetEvaluator:
+    metadata = MetadataCatalog.get(name).as_dict()
+    missing = [key for key in ("dirname", "split", "year") if key not in metadata]
+    if missing:
+        raise ValueError(f'{name} has no {", ".join(missing)} in its metadata; set TEST.EVALUATOR "coco".')
+    return PascalVOCDetectionEvaluator(name)
+
+
+def _lvis(name: str, folder: str) -> DatasetEvaluator:
+    if find_spec("lvis") is None:
+        raise ImportError(f'The evaluator of {name} needs the package lvis: run "pip install lvis".')
+    return LVISEvaluator(name, output_dir=folder)
+
+
+_EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
+    "coco": _coco,
+    "pascal_voc": _pascal_voc,
+    "lvis": _lvis,
+}

@@ -1,0 +1,175 @@
+"""From the command line to a training or an evaluation, in one process or several."""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from pair_detr.config import add_pair_detr_config
+from pair_detr.config_files import config_file
+from pair_detr.data import register_from_config, resolve_num_classes
+from pair_detr.engine.checkpoint import AtomicCheckpointer, require_weights
+from pair_detr.engine.hooks import TrainingInterrupted
+from pair_detr.engine.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments. Processes of one machine find a free port to meet at by themselves."""
+    parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
+    return parser
+
+
+def find_config(name: str) -> str:
+    """Path of a config file: relative to the working directory or, if it is not there, one that the package ships.
+
+    Args:
+        name: path, with or without ``configs/`` in front; "" for none.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    if not name or Path(name).is_file():
+        return name
+    return str(config_file(name.removeprefix("configs/")))
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Reads the config, registers its data sets and sets up the process: loggers, threads and random numbers.
+
+    Args:
+        args: of :func:`argument_parser`.
+
+    Returns:
+        Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
+    """
+    configure_cpu(args.num_gpus)
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    args.config_file = find_config(args.config_file)
+    if args.config_file:
+        cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device. Set MODEL.DEVICE cpu.")
+    # Detectron2 sets up loggers of its own packages alone.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
+    register_from_config(cfg)
+    # In config.yaml, too, so that the model can be built from it without the training data.
+    cfg.MODEL.DETR.NUM_CLASSES = resolve_num_classes(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def configure_cpu(processes: int) -> None:
+    """Makes the CPU compute at its full speed; call it before the first computation of the process.
+
+    Args:
+        processes: on this machine; they share its cores, unless OMP_NUM_THREADS says how many each may use.
+    """
+    # Training from scratch runs into denormal numbers, which are many times slower.
+    torch.set_flush_denormal(True)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
+def main(args: argparse.Namespace) -> dict:
+    """Trains, or evaluates with ``--eval-only``, in this process.
+
+    Returns:
+        Results of the evaluation by task and metric, in percent.
+    """
+    cfg = setup(args)
+    resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
+    if not resuming:
+        require_weights(cfg.MODEL.WEIGHTS)
+    if args.eval_only:
+        return _evaluate(cfg, args.resume)
+    if not args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists():
+        logger.warning("%s has checkpoints of an earlier run, which will be overwritten.", cfg.OUTPUT_DIR)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    try:
+        return trainer.train()
+    except TrainingInterrupted:
+        if comm.get_world_size() == 1:
+            raise
+        # The launcher ends the other processes as soon as one fails. It knows of the signal, and reports it.
+        return {}
+
+
+def _evaluate(cfg: CfgNode, resume: bool) -> dict:
+    model = Trainer.build_model(cfg)
+    checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
+    if resume:
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=True)
+    elif cfg.MODEL.WEIGHTS:
+        checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[], complete=True)
+    else:
+        logger.warning("Evaluating random weights: set MODEL.WEIGHTS, or add --resume for the last checkpoint.")
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Runs :func:`main` in ``args.num_gpus`` processes: one a GPU or, on a machine without, all on the CPU.
+
+    Returns:
+        Results of :func:`main`; empty with several processes.
+
+    Raises:
+        ValueError: there are fewer GPUs.
+        SystemExit: a signal stopped it.
+    """
+    if args.num_gpus > 1 and 0 < torch.cuda.device_count() < args.num_gpus:
+        raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
+    if args.num_gpus * args.num_machines == 1:
+        return main(args)
+    with _forward_signals() as received:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    if received:
+        sys.exit(128 + received[0])
+    return {}
+
+
+@contextmanager
+def _forward_signals() -> Iterator[list[int]]:
+    """Passes SIGINT and SIGTERM on to the child processes; yields those received."""
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

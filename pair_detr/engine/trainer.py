@@ -1,0 +1,120 @@
+"""The trainer: Detectron2's ``DefaultTrainer`` with this project's data, optimizer, checkpoints and evaluators."""
+
+import logging
+import weakref
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import nn
+
+from pair_detr.data import build_test_loader, build_train_loader, load_training_dicts
+from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
+from pair_detr.engine.checkpoint import AtomicCheckpointer
+from pair_detr.engine.evaluation import build_evaluator
+from pair_detr.engine.hooks import GracefulStop
+from pair_detr.engine.optimizer import build_optimizer
+from pair_detr.engine.schedule import resolve_epochs
+
+logger = logging.getLogger(__name__)
+
+# DefaultTrainer's period of its writers.
+_WRITE_PERIOD = 20
+
+
+class Trainer(DefaultTrainer):
+    """Trains ``cfg.MODEL`` on ``cfg.DATASETS.TRAIN``.
+
+    A resumed run gets the batches, learning rates and random numbers that the uninterrupted run would have got, so with
+    ``SEED`` set (and the same number of processes) its losses are the same.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: config with its data sets registered. The data are read and checked before the model is built.
+
+        Raises:
+            ValueError: a config entry or the data do not fit; the message names it.
+        """
+        super(DefaultTrainer, self).__init__()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self._dataset_dicts = load_training_dicts(cfg)
+        cfg = resolve_epochs(cfg, len(self._dataset_dicts))
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._trainer = AutocastTrainer(
+            _distribute(model),
+            # Which batch is the first is known when training starts: see train().
+            data_loader=None,
+            optimizer=optimizer,
+            precision=autocast_precision(cfg),
+            seed=cfg.SEED if cfg.SEED >= 0 else None,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self._last_eval_results: dict = {}
+        self.register_hooks(self.build_hooks())
+
+    def train(self) -> dict:
+        """Runs the training to its end.
+
+        Returns:
+            Results of the evaluation at the end, by task and metric (in percent); empty in other processes than the
+            first and if there is no test set.
+
+        Raises:
+            TrainingInterrupted: a signal stopped it; a checkpoint has been written.
+        """
+        if self.start_iter < self.max_iter:
+            self._trainer.reset_data_loader(
+                lambda: build_train_loader(self.cfg, dataset_dicts=self._dataset_dicts, start_iter=self.start_iter)
+            )
+        super().train()
+        return self._last_eval_results
+
+    def flush_metrics(self) -> None:
+        """Logs the losses that are not logged yet; see :meth:`AutocastTrainer.flush_metrics`."""
+        self._trainer.flush_metrics()
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's hooks, between those that feed them losses and that stop the training."""
+        flush = MetricsFlush(_WRITE_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD)
+        return [flush, *super().build_hooks(), GracefulStop()]
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+
+def _distribute(model: nn.Module) -> nn.Module:
+    """Wraps the model for several processes, on a GPU each or all on the CPU."""
+    if comm.get_world_size() == 1:
+        return model
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if on_cpu and dist.get_backend() == "nccl":
+        raise ValueError(
+            "Several processes with MODEL.DEVICE cpu on a machine with GPUs: hide these from Detectron2, with "
+            "CUDA_VISIBLE_DEVICES= in the environment."
+        )
+    return create_ddp_model(model, broadcast_buffers=False, device_ids=None if on_cpu else [comm.get_local_rank()])

@@ -1,0 +1,125 @@
+import itertools
+import math
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from engine_helpers import default_config
+from torch import nn
+
+from pair_detr.engine import AutocastTrainer, build_optimizer
+from pair_detr.engine.amp import autocast_precision
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.seen: list[torch.dtype] = []
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        output = self.linear(batch)
+        self.seen.append(output.dtype)
+        # Small enough that the first scale of GradScaler, 65536, does not make float16 overflow.
+        loss = output.float().square().mean() / 100
+        return {"loss_box": loss, "loss_box_0": 2 * loss, "loss_class_1": 3 * loss}
+
+
+def make_trainer(precision: torch.dtype | None, *, batches: object = None, **kwargs: object) -> AutocastTrainer:
+    cfg, model = default_config(), Model()
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1e-3
+    batches = itertools.repeat(torch.ones(2, 4)) if batches is None else batches
+    return AutocastTrainer(model, batches, build_optimizer(cfg, model), precision=precision, **kwargs)
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
+def test_step(precision: torch.dtype | None) -> None:
+    """The forward runs in the precision asked for; the gradient that reaches AdamW is unscaled, then clipped."""
+    trainer = make_trainer(precision)
+    trainer.run_step()
+    assert trainer.model.seen == [precision or torch.float32]
+    assert trainer.model.linear.weight.dtype == torch.float32
+    # After one step AdamW's average is 1 - beta1 = 0.1 times the gradient, whose norm is clipped to 1e-3.
+    averages = [trainer.optimizer.state[p]["exp_avg"] for p in trainer.model.parameters()]
+    assert torch.cat([a.flatten() for a in averages]).norm().item() == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_overflow_skips_the_update() -> None:
+    trainer = make_trainer(torch.float16, batches=iter([torch.full((2, 4), 6e4)] * 2))
+    before = trainer.model.linear.weight.clone()
+    scale = trainer.grad_scaler.get_scale()
+    trainer.run_step()
+    assert torch.equal(trainer.model.linear.weight, before)
+    assert trainer.grad_scaler.get_scale() == scale / 2
+
+
+def test_losses_are_logged_for_their_own_iterations() -> None:
+    batches = [torch.full((1, 4), float(i)) for i in range(3)]
+    trainer = make_trainer(None, batches=iter(batches))
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.0
+    expected = [trainer.model.linear(batch).square().mean().item() / 100 for batch in batches]
+    with EventStorage() as storage:
+        for trainer.iter in range(3):
+            trainer.run_step()
+        assert "total_loss" not in storage.histories()
+        trainer.flush_metrics()
+        trainer.flush_metrics()
+    histories = {name: history.values() for name, history in storage.histories().items()}
+    assert [iteration for _, iteration in histories["loss_box"]] == [0, 1, 2]
+    for name, factor in {
+        "loss_box": 1,
+        "auxiliary/box_0": 2,
+        "auxiliary/class_1": 3,
+        "loss_auxiliary": 5,
+        "total_loss": 6,
+    }.items():
+        assert [value for value, _ in histories[name]] == pytest.approx([factor * loss for loss in expected]), name
+    assert "data_time" in histories and "loss_box_0" not in histories
+
+
+def test_not_a_number_is_reported_with_its_iteration() -> None:
+    trainer = make_trainer(None, batches=iter([torch.ones(1, 4), torch.full((1, 4), math.nan)]))
+    with EventStorage():
+        for trainer.iter in (7, 8):
+            trainer.run_step()
+        with pytest.raises(FloatingPointError, match=r"iteration 8.*loss_box.*BASE_LR"):
+            trainer.flush_metrics()
+
+
+def test_random_numbers_follow_from_seed_and_iteration() -> None:
+    def draw(seed: int, iteration: int) -> float:
+        torch.rand(iteration + 3)  # whatever happened before does not matter
+        trainer = make_trainer(None, seed=seed)
+        drawn: list[float] = []
+        trainer.model.register_forward_hook(lambda *_: drawn.append(torch.rand(()).item()))
+        trainer.iter = iteration
+        trainer.run_step()
+        return drawn[0]
+
+    assert draw(0, 5) == draw(0, 5)
+    assert len({draw(0, 5), draw(0, 6), draw(1, 5)}) == 3
+
+
+@pytest.mark.parametrize("before", [None, torch.float16])
+@pytest.mark.parametrize("after", [None, torch.float16])
+def test_resume_in_another_precision(before: torch.dtype | None, after: torch.dtype | None) -> None:
+    saved = make_trainer(before)
+    saved.iter = 3
+    saved.run_step()
+    resumed = make_trainer(after)
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.iter == 3
+    resumed.run_step()
+
+
+def test_precision_of_the_config() -> None:
+    cfg = default_config()
+    assert autocast_precision(cfg) is None
+    cfg.SOLVER.AMP.ENABLED = True
+    assert autocast_precision(cfg) is torch.bfloat16
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    assert autocast_precision(cfg) is torch.float16
+    cfg.SOLVER.AMP.DTYPE = "half"
+    with pytest.raises(ValueError, match=r"SOLVER.AMP.DTYPE.*bfloat16, float16"):
+        autocast_precision(cfg)

@@ -1,0 +1,93 @@
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
+from engine_helpers import default_config, write_dataset
+
+from pair_detr.data import register_coco
+from pair_detr.engine import build_evaluator
+
+BOX = [4.0, 5.0, 20.0, 25.0]
+
+
+@pytest.fixture
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """One image with one box, registered without any metadata but its classes."""
+    name = f"evaluation_{request.node.name}"
+    annotation = {"bbox": BOX, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {"file_name": "a.jpg", "image_id": "a", "width": 40, "height": 40, "annotations": [annotation]}
+    DatasetCatalog.register(name, lambda: [record])
+    MetadataCatalog.get(name).thing_classes = ["thing"]
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_coco_from_metadata(tmp_path: Path) -> None:
+    entry = write_dataset(tmp_path, "evaluation_coco")
+    register_coco(entry["NAME"], entry["JSON"], entry["IMAGES"])
+    assert isinstance(build_evaluator(default_config(), entry["NAME"]), COCOEvaluator)
+
+
+def test_voc_from_metadata_and_coco_by_choice(dataset: str, tmp_path: Path) -> None:
+    """The annotations that COCO's evaluator needs are converted into the output folder, each time anew."""
+    MetadataCatalog.get(dataset).set(evaluator_type="pascal_voc", dirname=str(tmp_path), split="val", year=2012)
+    cfg = default_config()
+    assert isinstance(build_evaluator(cfg, dataset), PascalVOCDetectionEvaluator)
+    cfg.TEST.EVALUATOR = "coco"
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        evaluator = build_evaluator(cfg, dataset, str(folder))
+        assert (folder / f"{dataset}_coco_format.json").is_file()
+        instances = Instances(
+            (40, 40), pred_boxes=Boxes([BOX]), scores=torch.ones(1), pred_classes=torch.zeros(1).int()
+        )
+        evaluator.reset()
+        evaluator.process([{"image_id": "a"}], [{"instances": instances}])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_output_folder_follows_the_config(dataset: str, tmp_path: Path) -> None:
+    cfg = default_config()
+    cfg.TEST.EVALUATOR, cfg.OUTPUT_DIR = "coco", str(tmp_path)
+    build_evaluator(cfg, dataset)
+    assert (tmp_path / "inference" / dataset / f"{dataset}_coco_format.json").is_file()
+
+
+def test_unknown_evaluator(dataset: str) -> None:
+    cfg = default_config()
+    with pytest.raises(ValueError, match=r'evaluator_type is "None".*TEST.EVALUATOR: coco, pascal_voc, lvis'):
+        build_evaluator(cfg, dataset)
+    cfg.TEST.EVALUATOR = "kitti"
+    with pytest.raises(ValueError, match=r'TEST.EVALUATOR is "kitti"'):
+        build_evaluator(cfg, dataset)
+    cfg.TEST.EVALUATOR = "pascal_voc"
+    with pytest.raises(ValueError, match=r'has no dirname, split, year .* TEST.EVALUATOR "coco"'):
+        build_evaluator(cfg, dataset)
+
+
+def test_unknown_dataset() -> None:
+    with pytest.raises(KeyError, match=r"no_such_dataset, which is not registered"):
+        build_evaluator(default_config(), "no_such_dataset")
+
+
+def test_lvis(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = default_config()
+    cfg.TEST.EVALUATOR = "lvis"
+    monkeypatch.setitem(sys.modules, "lvis", None)
+    monkeypatch.setattr("pair_detr.engine.evaluation.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install lvis"):
+        build_evaluator(cfg, dataset)
+
+    package = ModuleType("lvis")
+    package.__spec__ = ModuleSpec("lvis", None)
+    package.LVIS = lambda json_file: type("Api", (), {"get_ann_ids": lambda self: [json_file]})()
+    monkeypatch.setitem(sys.modules, "lvis", package)
+    monkeypatch.setattr("pair_detr.engine.evaluation.find_spec", lambda name: package.__spec__)
+    MetadataCatalog.get(dataset).json_file = "lvis.json"
+    assert type(build_evaluator(cfg, dataset)).__name__ == "LVISEvaluator"

@@ -1,0 +1,10 @@
+"""Trains and evaluates Pair DETR, Conditional DETR and DETR.
+
+python train_net.py --config-file configs/r50.yaml --num-gpus 8
+python train_net.py --config-file configs/r50.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+
+from pair_detr.engine import argument_parser, run
+
+if __name__ == "__main__":
+    run(argument_parser().parse_args())
