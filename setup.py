@@ -24,8 +24,8 @@ setup(
     package_dir={"pair_detr": "pair_detr", "pair_detr.configs": "configs"},
     package_data={"pair_detr.configs": ["**/*.yaml"]},
     python_requires=">=3.10",
-    # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and Detectron2
-    # has no package under its own name: naming them here would let pip replace what works.
+    # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and
+    # Detectron2 has no package under its own name: naming them here would let pip replace what works.
     install_requires=[
         "fvcore",
         "matplotlib",

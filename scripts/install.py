@@ -9,7 +9,7 @@ gets the versions pinned in requirements/.
 import argparse
 import importlib.util
 import logging
-import os
+import re
 import site
 import subprocess
 import sys
@@ -19,11 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
-PACKAGE = f"{ROOT}[dev]"
 # Marks an environment whose versions follow requirements/, so that changed pins are applied to it.
 PINNED_MARKER = ".pair_detr-pinned"
-# First release that makes an editable wheel without the `wheel` package.
-OFFLINE_BUILD_SETUPTOOLS = (70, 1)
+# First setuptools that makes an editable wheel by itself; with an older one pip fetches a newer one for the build.
+BUILD_SETUPTOOLS = (70, 1)
 
 logger = logging.getLogger("install")
 
@@ -39,16 +38,23 @@ class Environment:
         self.path = path.absolute()
         self.python = self.path / "bin" / "python"
 
-    def create(self) -> None:
-        # Debian ships venv without ensurepip; add_pip() takes pip from this interpreter then.
-        venv.create(self.path, symlinks=True, with_pip=importlib.util.find_spec("ensurepip") is not None)
+    def create(self, with_pip: bool) -> None:
+        venv.create(self.path, symlinks=True, with_pip=with_pip)
+
+    def output(self, *arguments: str | Path, stderr: int | None = None) -> str:
+        """What the environment's Python, started with these arguments, writes to standard output."""
+        # In an empty folder, so that `-c` and `-m` import nothing from the one that the user is in.
+        with tempfile.TemporaryDirectory() as empty:
+            return subprocess.run(
+                [self.python, *arguments], cwd=empty, stdout=subprocess.PIPE, stderr=stderr, text=True, check=True
+            ).stdout.strip()
 
     def evaluate(self, code: str) -> str:
-        """Standard output of a Python statement run in the environment, "" if it fails."""
-        # -P would be safer than an empty working directory, but came with Python 3.11.
-        with tempfile.TemporaryDirectory() as empty:
-            done = subprocess.run([self.python, "-c", code], cwd=empty, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        """What a Python statement prints in the environment, "" if it fails."""
+        try:
+            return self.output("-c", code, stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError:
+            return ""
 
     def has_detectron2(self) -> bool:
         return self.evaluate("import torch, torchvision, detectron2; print(detectron2.__version__)") != ""
@@ -60,7 +66,7 @@ class Environment:
         if not self.evaluate("import pip; print(pip.__version__)"):
             run(sys.executable, "-m", "pip", "--python", self.python, "install", "pip")
 
-    def add_packages_of_this_interpreter(self) -> None:
+    def share_packages_of_this_interpreter(self) -> None:
         """Makes what the running interpreter has installed importable, in second place.
 
         ``--system-site-packages`` would do for a system's Python, but skips the packages of a virtual environment.
@@ -81,51 +87,56 @@ def install_pinned(environment: Environment) -> None:
     pins = ("--constraint", REQUIREMENTS / "constraints.txt", "--no-warn-conflicts")
     environment.pip_install(*pins, "pip", "setuptools", "wheel")
     # Source packages build with the pinned setuptools, not with whatever is newest.
-    packages = ("--requirement", REQUIREMENTS / "base.txt", "--editable", PACKAGE)
+    packages = ("--requirement", REQUIREMENTS / "base.txt", "--editable", f"{ROOT}[dev]")
     environment.pip_install(*pins, "--no-build-isolation", *packages)
-    wheel = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", REQUIREMENTS / "detectron2.txt"]
+    install_detectron2(environment)
+
+
+def install_detectron2(environment: Environment) -> None:
+    file = REQUIREMENTS / "detectron2.txt"
+    name, version = re.search(r"^([\w-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE).groups()
+    if environment.evaluate(f"from importlib import metadata; print(metadata.version({name!r}))") == version:
+        return
+    arguments = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", file]
     if environment.evaluate("import sys; print(sys.version_info >= (3, 11))") == "True":
         # The wheel's compiled part is for Python 3.10; later versions skip it and take the Python files.
         platlib = environment.evaluate("import sysconfig; print(sysconfig.get_path('platlib'))")
-        wheel += ["--python-version", "3.10", "--implementation", "cp", "--upgrade", "--target", platlib]
-    environment.pip_install(*wheel)
+        arguments += ["--python-version", "3.10", "--implementation", "cp", "--upgrade", "--target", platlib]
+    environment.pip_install(*arguments)
 
 
 def install_missing(environment: Environment) -> None:
     """Adds what the package lacks, and changes the version of nothing that is there."""
-    listing = subprocess.run(
-        [environment.python, "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
-    present = [line for line in listing.splitlines() if not line.startswith(("pair_detr==", "pair-detr=="))]
-    versions = environment.evaluate("import setuptools; print(setuptools.__version__)").split(".")
-    isolation = []
-    if len(versions) >= 2 and (int(versions[0]), int(versions[1])) >= OFFLINE_BUILD_SETUPTOOLS:
-        isolation = ["--no-build-isolation"]
+    setuptools = environment.evaluate("import setuptools; print(setuptools.__version__)").split(".")
+    can_build = len(setuptools) >= 2 and (int(setuptools[0]), int(setuptools[1])) >= BUILD_SETUPTOOLS
+    environment.pip_install("--no-deps", *(["--no-build-isolation"] if can_build else []), "--editable", ROOT)
+    absent = environment.output(ROOT / "scripts" / "missing_requirements.py").splitlines()
+    if not absent:
+        return
+    present = environment.output("-m", "pip", "list", "--format=freeze", "--disable-pip-version-check")
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "present.txt"
-        constraints.write_text("\n".join(present), encoding="utf-8")
-        environment.pip_install("--constraint", constraints, "--no-warn-conflicts", *isolation, "--editable", PACKAGE)
+        constraints.write_text(present, encoding="utf-8")
+        environment.pip_install("--constraint", constraints, *absent)
 
 
 def install(path: Path) -> None:
     environment = Environment(path)
     marker = environment.path / PINNED_MARKER
+    share = importlib.util.find_spec("detectron2") is not None
     if not environment.python.exists():
-        environment.create()
+        # Without packages of its own where it shares others', as older ones would hide those. Debian's venv may lack
+        # ensurepip; add_pip() installs pip by this interpreter's then.
+        environment.create(with_pip=not share and importlib.util.find_spec("ensurepip") is not None)
+        if share:
+            logger.info("%s has Detectron2: the new environment uses its packages.", sys.executable)
+            environment.share_packages_of_this_interpreter()
     environment.add_pip()
-    if not marker.exists() and not environment.has_detectron2():
-        if importlib.util.find_spec("detectron2") is not None:
-            logger.info("Using the packages of %s, as it has Detectron2.", sys.executable)
-            environment.add_packages_of_this_interpreter()
-        else:
-            marker.touch()
-    if marker.exists():
+    if marker.exists() or not environment.has_detectron2():
+        marker.touch()
         install_pinned(environment)
     else:
-        logger.info("%s has Detectron2: adding the packages that it lacks.", environment.path)
+        logger.info("%s has Detectron2: adding only what it lacks.", environment.path)
         install_missing(environment)
     if not environment.has_detectron2():
         raise RuntimeError(
@@ -138,12 +149,12 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, required=True, help="folder of the environment")
-    # Settings that would send packages elsewhere than into the environment.
-    for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PYTHONHOME"):
-        os.environ.pop(name, None)
     try:
         install(parser.parse_args().venv)
-    except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
+    except subprocess.CalledProcessError as error:
+        logger.error("make install failed: the last command above ended with status %d", error.returncode)
+        return 1
+    except (RuntimeError, OSError) as error:
         logger.error("make install failed: %s", error)
         return 1
     logger.info("Ready. Next: make quickstart")

@@ -1,0 +1,181 @@
+"""The package as it is installed: what it needs, what it ships, and that pins and Makefile hold together."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pair_detr.config_files import config_file
+
+PYTHON_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+
+
+def read_requirements(path: Path) -> list[Requirement]:
+    lines = (line.split("#")[0].split("--hash")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def pinned_names(root: Path, python_version: str) -> list[str]:
+    pins = read_requirements(root / "requirements" / "constraints.txt")
+    environment = {"python_version": python_version}
+    return [canonicalize_name(p.name) for p in pins if p.marker is None or p.marker.evaluate(environment)]
+
+
+def run_python(code: str, **kwargs: object) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True, **kwargs).stdout.strip()
+
+
+def test_import_registers_the_model_without_the_compiled_extension() -> None:
+    # None in sys.modules makes `from detectron2 import _C` fail, as it does where the extension was not built.
+    code = """
+import sys
+sys.modules["detectron2._C"] = None
+import pair_detr
+from detectron2.modeling import META_ARCH_REGISTRY
+print("DetectionTransformer" in META_ARCH_REGISTRY)
+"""
+    assert run_python(code) == "True"
+
+
+@pytest.mark.parametrize("name", ["r50", "r50.yaml", "detr/r50"])
+def test_config_file_is_found_in_the_checkout(project_root: Path, name: str) -> None:
+    expected = project_root / "configs" / f"{name.removesuffix('.yaml')}.yaml"
+    assert config_file(name) == expected
+    assert expected.is_file()
+
+
+def test_unknown_config_file_lists_the_known_ones() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config file 'r5'.*detr/r50\.yaml.* r50\.yaml"):
+        config_file("r5")
+
+
+@pytest.mark.slow
+def test_wheel_ships_the_configs_and_nothing_foreign(project_root: Path, tmp_path: Path) -> None:
+    # Built from a copy: setuptools writes into the tree that it builds.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(project_root / name, source)
+    for name in ("pair_detr", "configs", "tests"):
+        shutil.copytree(project_root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(source)]
+    subprocess.run([sys.executable, *build], check=True, capture_output=True)
+
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    assert sorted(p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")) == ["pair_detr"]
+    for folder, suffix, target in (("pair_detr", "py", ""), ("configs", "yaml", "configs")):
+        expected = {p.relative_to(source / folder) for p in (source / folder).rglob(f"*.{suffix}")}
+        shipped = installed / "pair_detr" / target
+        assert expected <= {p.relative_to(shipped) for p in shipped.rglob(f"*.{suffix}")}, suffix
+
+    # Loaded by its path: the package's own __init__ would take seconds to import torch.
+    code = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("config_files", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module.config_file("detr/r50"))
+"""
+    module = installed / "pair_detr" / "config_files.py"
+    found = subprocess.run([sys.executable, "-c", code, module], check=True, capture_output=True, text=True).stdout
+    assert Path(found.strip()) == installed.resolve() / "pair_detr" / "configs" / "detr" / "r50.yaml"
+
+
+def test_constraints_are_exact(project_root: Path) -> None:
+    files = [project_root / "requirements" / name for name in ("constraints.txt", "detectron2.txt")]
+    for requirement in [r for file in files for r in read_requirements(file)]:
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", requirement
+        assert "*" not in specifier.version, requirement
+
+
+@pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
+def test_every_direct_requirement_has_one_pin(project_root: Path, python_version: str) -> None:
+    pinned = pinned_names(project_root, python_version)
+    assert len(pinned) == len(set(pinned))
+    direct = read_requirements(project_root / "requirements" / "base.txt")
+    direct += [Requirement(line) for line in metadata.requires("pair_detr")]
+    assert {canonicalize_name(r.name) for r in direct} <= set(pinned)
+
+
+def test_requirements_of_requirements_are_pinned(project_root: Path) -> None:
+    constraints = read_requirements(project_root / "requirements" / "constraints.txt")
+    pins = {canonicalize_name(p.name): p for p in constraints if p.marker is None or p.marker.evaluate()}
+    # What a package requires depends on its version: only those in the pinned version count here.
+    installed = {name for name, pin in pins.items() if _is_installed(pin)}
+    if "torch" not in installed:
+        pytest.skip("the environment does not follow requirements/constraints.txt")
+    for name in sorted(installed):
+        for requirement in map(Requirement, metadata.requires(name) or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(requirement.name) in pins, f"{requirement}, required by {name}"
+
+
+def _is_installed(pin: Requirement) -> bool:
+    try:
+        return pin.specifier.contains(metadata.version(pin.name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def test_detectron2_is_pinned_by_its_hash(project_root: Path) -> None:
+    text = (project_root / "requirements" / "detectron2.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^[^#\n].*", text, re.MULTILINE) == [
+        "sal-detectron2==0.7.2 --hash=sha256:491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
+    ]
+
+
+def test_packages_of_the_user_are_not_required() -> None:
+    required = {canonicalize_name(Requirement(line).name) for line in metadata.requires("pair_detr")}
+    assert required.isdisjoint({"torch", "torchvision", "detectron2", "sal-detectron2"})
+
+
+def test_installation_names_missing_packages_and_keeps_others(
+    project_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = project_root / "scripts" / "missing_requirements.py"
+    spec = importlib.util.spec_from_file_location("missing_requirements", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    lines = ["pytest>=1", "pytest>=1000", "no-such-package<3,>=2", 'no-such-extra; extra == "docs"']
+    lines.append('no-such-tool==1.0; extra == "dev"')
+    assert module.missing(lines) == ["no-such-package<3,>=2", "no-such-tool==1.0"]
+    assert caplog.messages == [f"keeping pytest {pytest.__version__}, though pair_detr asks for pytest>=1000"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_installs_again_only_after_a_change(project_root: Path, tmp_path: Path) -> None:
+    sources = ["setup.py", "pyproject.toml", "Makefile", "scripts/install.py"]
+    sources += [f"requirements/{name}.txt" for name in ("constraints", "base", "detectron2")]
+    for name in sources:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(project_root / name, tmp_path / name)
+        os.utime(tmp_path / name, (1000, 1000))
+
+    def is_up_to_date() -> bool:
+        # -q runs nothing: status 0 says that there is nothing to do.
+        return subprocess.run(["make", "-q", "install", "VENV=env"], cwd=tmp_path, check=False).returncode == 0
+
+    assert not is_up_to_date()
+    stamp = tmp_path / "env" / ".pair_detr-installed"
+    stamp.parent.mkdir()
+    stamp.touch()
+    os.utime(stamp, (2000, 2000))
+    assert is_up_to_date()
+    for name in (n for n in sources if n != "Makefile"):
+        os.utime(tmp_path / name, (3000, 3000))
+        assert not is_up_to_date(), name
+        os.utime(tmp_path / name, (1000, 1000))
