@@ -1,0 +1,84 @@
+"""Tiny data sets in both layouts, and catalogs that forget what a test registers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from pair_detr import add_pair_detr_config
+
+
+@contextmanager
+def restored_catalogs() -> Iterator[None]:
+    """Puts Detectron2's catalogs back as they were at the start of the block."""
+    before = [(catalog, dict(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
+    yield
+    for catalog, entries in before:
+        catalog.clear()
+        catalog.update(entries)
+
+
+def make_cfg(**datasets: object) -> CfgNode:
+    """The project's config with the given keys of DATASETS."""
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    for key, value in datasets.items():
+        setattr(cfg.DATASETS, key, value)
+    return cfg
+
+
+def write_image(file: Path, width: int, height: int) -> None:
+    """Writes noise."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def write_coco(folder: Path, annotations: list[dict], sizes: list[tuple[int, int]]) -> Path:
+    """Writes images 1, 2, ... of (width, height) in ``sizes`` and annotations.json with the classes cat and dog."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for image_id, (width, height) in enumerate(sizes, start=1):
+        write_image(folder / f"{image_id}.png", width, height)
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": width, "height": height})
+    for number, annotation in enumerate(annotations, start=1):
+        defaults = {"id": number, "iscrowd": 0, "category_id": 1, "area": 1}
+        annotations[number - 1] = defaults | annotation
+    content = {
+        "info": {},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    file = folder / "annotations.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def write_voc(root: Path) -> Path:
+    """Writes the split train: a.jpg of 40x30 pixels with a dog and a cat, and b.png of 20x20 without objects."""
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    write_image(root / "JPEGImages" / "a.jpg", 40, 30)
+    write_image(root / "JPEGImages" / "b.png", 20, 20)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\n")
+    objects = _voc_object("dog", 1, 1, 40, 30) + _voc_object("cat", 10, 5, 20, 15)
+    (root / "Annotations" / "a.xml").write_text(_voc_annotation(40, 30, objects))
+    (root / "Annotations" / "b.xml").write_text(_voc_annotation(20, 20, ""))
+    return root
+
+
+def _voc_annotation(width: int, height: int, objects: str) -> str:
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    return f"<annotation>{size}{objects}</annotation>"
+
+
+def _voc_object(name: str, *corners: int) -> str:
+    tags = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
+    flags = "<pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>"
+    return f"<object><name>{name}</name>{flags}<bndbox>{box}</bndbox></object>"

@@ -1,0 +1,223 @@
+"""Bad data are found before training, by name; the number of classes comes from the data."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from data_helpers import make_cfg, restored_catalogs, write_coco, write_voc
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from pair_detr.data import check_dataset, load_training_dicts, register_coco, register_voc, resolve_num_classes
+from pair_detr.data.degenerate import box_fault
+from pair_detr.tools import check_dataset as tool
+
+
+@pytest.fixture(autouse=True)
+def _catalogs() -> Iterator[None]:
+    with restored_catalogs():
+        yield
+
+
+def register(name: str, folder: Path, annotations: list[dict], images: int = 2) -> Path:
+    file = write_coco(folder, annotations, [(40, 30)] * images)
+    register_coco(name, str(file), str(folder))
+    return folder
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and r.name.startswith("pair_detr")]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "mode", "reason"),
+    [
+        ([0, 0, 1e-3, 5], BoxMode.XYWH_ABS, None),
+        ([-5, -5, 100, 100], BoxMode.XYXY_ABS, None),
+        ([10, 20, 0, 40], BoxMode.XYWH_ABS, "zero width"),
+        ([10, 20, 10, 40], BoxMode.XYXY_ABS, "zero width"),
+        ([10, 20, 15, 10], BoxMode.XYXY_ABS, "negative height"),
+        ([10, 20, 15, -1], BoxMode.XYWH_ABS, "negative height"),
+        ([0, 0, float("nan"), 1], BoxMode.XYWH_ABS, "not finite"),
+        ([0, 0, float("inf"), 1], BoxMode.XYXY_ABS, "not finite"),
+        ([1, 2, 3], BoxMode.XYWH_ABS, "3 numbers instead of 4"),
+        ([1, 2, 3, 4], BoxMode.XYXY_REL, "neither XYXY_ABS nor XYWH_ABS"),
+        ([40, 0, 5, 5], BoxMode.XYWH_ABS, "outside of the image of 40x30 pixels"),
+        ([39, 29, 5, 5], BoxMode.XYWH_ABS, None),
+        ([-5, 0, 5, 5], BoxMode.XYWH_ABS, "outside of the image of 40x30 pixels"),
+    ],
+)
+def test_box_faults(bbox: list[float], mode: BoxMode, reason: str | None) -> None:
+    fault = box_fault(bbox, mode, (40, 30))
+    assert fault is None if reason is None else reason in fault
+
+
+def test_degenerate_boxes_are_dropped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    boxes = [[1, 1, 5, 5], [2, 2, 0, 5], [3, 3, 5, -1], [4, 4, 4, 4]]
+    register("bad_boxes", tmp_path, [{"image_id": 1 + i // 2, "bbox": b} for i, b in enumerate(boxes)])
+    dicts = load_training_dicts(make_cfg(TRAIN=("bad_boxes",)))
+    assert [[a["bbox"] for a in d["annotations"]] for d in dicts] == [[[1, 1, 5, 5]], [[4, 4, 4, 4]]]
+    (warning,) = warnings(caplog)
+    assert 'Data set "bad_boxes": annotation 1 of 1.png has box [2, 2, 0, 5] (zero width); ' in warning
+    assert "annotation 0 of 2.png has box [3, 3, 5, -1] (negative height). Dropped 2 such boxes" in warning
+    assert "check_dataset bad_boxes" in warning
+
+
+def test_unknown_class_stops_training(tmp_path: Path) -> None:
+    register("unused", tmp_path, [])
+    image = {"file_name": str(tmp_path / "1.png"), "image_id": 1, "width": 40, "height": 30}
+    good = {"bbox": [1, 1, 5, 5], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+    for class_id in (2, -1):
+        name = f"own{class_id}"
+        DatasetCatalog.register(name, lambda i=class_id: [image | {"annotations": [good, good | {"category_id": i}]}])
+        MetadataCatalog.get(name).thing_classes = ["cat", "dog"]
+        message = rf'"own{class_id}": annotation 1 of .*1\.png has class {class_id}, but its 2 classes .*\(cat, dog\)'
+        with pytest.raises(ValueError, match=message):
+            load_training_dicts(make_cfg(TRAIN=(name,)))
+
+
+def test_all_missing_images_are_named(tmp_path: Path) -> None:
+    register("holes", tmp_path, [], images=4)
+    for number in (2, 4):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r'"holes": 2 of 4 images do not exist: .*2\.png, .*4\.png\. Restore'):
+        load_training_dicts(make_cfg(TRAIN=("holes",)))
+    (tmp_path / "gone").mkdir()
+    register_coco("no_folder", str(tmp_path / "annotations.json"), str(tmp_path / "nowhere"))
+    assert len(check_dataset("no_folder").missing_files) == 4
+
+
+def test_duplicate_images_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    register("twice", tmp_path, [])
+    file = tmp_path / "annotations.json"
+    file.write_text(file.read_text().replace("2.png", "1.png"))
+    assert len(load_training_dicts(make_cfg(TRAIN=("twice",)))) == 2
+    (warning,) = warnings(caplog)
+    assert "1 images occur more than once" in warning and "1.png" in warning
+
+
+def test_images_without_usable_box(tmp_path: Path) -> None:
+    register("one_empty", tmp_path, [{"image_id": 1, "bbox": [1, 1, 0, 5]}, {"image_id": 2, "bbox": [1, 1, 5, 5]}])
+    cfg = make_cfg(TRAIN=("one_empty",))
+    assert len(load_training_dicts(cfg)) == 2
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
+    assert [d["image_id"] for d in load_training_dicts(cfg)] == [2]
+    register("all_empty", tmp_path / "empty", [{"image_id": 1, "bbox": [1, 1, 0, 5]}])
+    cfg.DATASETS.TRAIN = ("all_empty",)
+    with pytest.raises(ValueError, match="FILTER_EMPTY_ANNOTATIONS to False"):
+        load_training_dicts(cfg)
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty"):
+        load_training_dicts(make_cfg(TRAIN=()))
+
+
+def test_tool_lists_everything(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It would keep the log of later tests from caplog.
+    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    caplog.set_level(logging.INFO, logger="pair_detr")
+    register("tool", tmp_path, [{"image_id": 1, "bbox": [1, 1, 0, 5]}, {"image_id": 1, "bbox": [1, 1, 2, 5]}])
+    assert tool.main(["tool"]) == 0
+    assert "tool: dropped: annotation 0 of 1.png has box [1, 1, 0, 5] (zero width)" in caplog.messages
+    assert "tool: 2 images, 1 boxes: can be trained on" in caplog.messages
+    (tmp_path / "2.png").unlink()
+    assert tool.main(["tool"]) == 1
+    assert f"tool: missing image: {tmp_path / '2.png'}" in caplog.messages
+
+
+def test_tool_registers_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    config = tmp_path / "config.yaml"
+    root = write_voc(tmp_path / "voc")
+    config.write_text(
+        f"VERSION: 2\nDATASETS:\n  REGISTER: [{{NAME: tool_voc, FORMAT: voc, ROOT: {root}, SPLIT: train}}]\n"
+    )
+    assert tool.main(["tool_voc", "--config-file", str(config)]) == 0
+
+
+def test_report_lists_what_the_voc_loader_dropped(tmp_path: Path) -> None:
+    root = write_voc(tmp_path / "voc")
+    file = root / "Annotations" / "a.xml"
+    file.write_text(file.read_text().replace("<xmax>20</xmax>", "<xmax>10</xmax>"))
+    register_voc("voc", str(root), "train")
+    report = check_dataset("voc")
+    assert (report.num_images, report.num_boxes) == (2, 1)
+    assert [str(f) for f in report.degenerate] == ["annotation 1 of a.jpg has box [10, 5, 10, 15] (zero width)"]
+
+
+# ---- number of classes ----
+
+
+def classes(name: str, *names: str, ids: dict[int, int] | None = None) -> str:
+    DatasetCatalog.register(name, lambda: [])
+    MetadataCatalog.get(name).set(thing_classes=list(names))
+    if ids is not None:
+        MetadataCatalog.get(name).set(thing_dataset_id_to_contiguous_id=ids)
+    return name
+
+
+def resolve(number: int, train: tuple[str, ...], test: tuple[str, ...] = ()) -> int:
+    cfg = make_cfg(TRAIN=train, TEST=test)
+    cfg.MODEL.DETR.NUM_CLASSES = number
+    return resolve_num_classes(cfg)
+
+
+def test_number_is_taken_from_the_data(tmp_path: Path) -> None:
+    two = classes("two", "cat", "dog")
+    assert resolve(0, (two,)) == 2
+    assert resolve(0, (), (two,)) == 2
+    assert resolve(0, (two, classes("two_again", "cat", "dog"))) == 2
+    # Metadata that only loading fills in.
+    register("lazy", tmp_path, [])
+    assert MetadataCatalog.get("lazy").get("thing_classes") is None
+    assert resolve(0, ("lazy",)) == 2
+
+
+def test_number_must_agree_with_the_data() -> None:
+    two = classes("two", "cat", "dog")
+    assert resolve(2, (two,), (two,)) == 2
+    for number in (1, 3):
+        with pytest.raises(ValueError, match=rf'{number} classes .*"two".*2 classes \(cat, dog\).*NUM_CLASSES to 2'):
+            resolve(number, (two,))
+        with pytest.raises(ValueError, match='"two"'):
+            resolve(number, (), (two,))
+    with pytest.raises(ValueError, match='the classes of "two"'):
+        resolve(0, (two,), (classes("three", "cat", "dog", "owl"),))
+    # Nothing is known about a data set that is not there.
+    assert resolve(7, ("not_registered",)) == 7
+    assert resolve(7, ()) == 7
+
+
+def test_coco_may_be_counted_by_its_raw_ids() -> None:
+    assert resolve(80, ("coco_2017_train",)) == 80
+    assert resolve(91, ("coco_2017_train",), ("coco_2017_val",)) == 91
+    for number in (79, 90, 92):
+        with pytest.raises(ValueError, match="80 classes"):
+            resolve(number, ("coco_2017_train",))
+    # The largest id plus one may not be below the number of classes either.
+    with pytest.raises(ValueError, match="2 classes"):
+        resolve(1, (classes("odd", "cat", "dog", ids={0: 0}),))
+
+
+def test_number_that_cannot_be_told() -> None:
+    with pytest.raises(ValueError, match=r"NUM_CLASSES is 0 and DATASETS\.TRAIN and DATASETS\.TEST are empty"):
+        resolve(0, ())
+    with pytest.raises(ValueError, match="NUM_CLASSES is -1"):
+        resolve(-1, ())
+    with pytest.raises(KeyError, match='"not_registered" is not registered'):
+        resolve(0, ("not_registered",))
+    DatasetCatalog.register("nameless", lambda: [{"file_name": "x"}])
+    with pytest.raises(ValueError, match='"nameless" has no thing_classes'):
+        resolve(0, ("nameless",))
+
+
+def test_training_sets_of_different_classes() -> None:
+    names = classes("two", "cat", "dog"), classes("swapped", "dog", "cat")
+    with pytest.raises(ValueError, match=r'"two" has 2 classes \(cat, dog\), "swapped" has 2 classes \(dog, cat\)'):
+        resolve(0, names)
+
+
+def test_test_set_with_classes_in_another_order_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert resolve(0, (classes("two", "cat", "dog"),), (classes("swapped", "dog", "cat"),)) == 2
+    assert any("compared by position" in message for message in warnings(caplog))
