@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -15,6 +16,29 @@ from pair_detr.modeling import Predictions
 from pair_detr.targets import Targets
 
 VARIANTS = ("pair_detr", "conditional_detr", "detr")
+
+
+class PatchBackbone(Backbone):
+    """Sees each 8 x 8 patch by itself, so that nothing but the detector can mix image and padding.
+
+    The features of any stack of overlapping convolutions change beside the padding: the first one zero-pads at the
+    border of an image, the second finds there what the first made of it. That is so in the official code, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, kernel_size=8, stride=8)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"patches": self.patches(image)}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {"patches": ShapeSpec(channels=16, stride=8)}
+
+
+@BACKBONE_REGISTRY.register()
+def build_patch_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PatchBackbone:
+    return PatchBackbone()
 
 
 def default_cfg() -> CfgNode:

@@ -15,7 +15,7 @@ from pair_detr.matching import HungarianMatcher, NonFiniteCostError
 from pair_detr.targets import Assignment, Targets
 
 WEIGHTS = (2.0, 5.0, 2.0)
-# (layer, image, query, target)
+# Indices of layer, image, query and target.
 Match = tuple[int, int, int, int]
 
 

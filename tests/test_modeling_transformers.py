@@ -1,7 +1,7 @@
 """Conditional DETR and DETR against the implementations in transformers, with the same weights.
 
-Where transformers is known to deviate from the official code the test goes around it: it ignores the weight of the class
-loss, and with ``auxiliary_loss`` it feeds the normed state to the next layer, so that layers are compared without.
+Where transformers is known to deviate from the official code the test goes around it: it ignores the weight of the
+class loss, and with ``auxiliary_loss`` it feeds the normed state to the next layer, so layers are compared without it.
 """
 
 import re
