@@ -56,7 +56,6 @@ class TimmBackbone(Backbone):
                 f"MODEL.TIMM.OUT_INDICES is {list(out_indices)}, but {name} has stages 0 to {num_stages - 1}."
             )
         self.indices = sorted(i % num_stages for i in out_indices)
-        # Stages after the last one wanted would have parameters that no loss reaches.
         arguments["out_indices"] = tuple(range(self.indices[-1] + 1))
         if weights:
             arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
@@ -64,12 +63,20 @@ class TimmBackbone(Backbone):
             self.model = timm.create_model(name, **arguments)
         except RuntimeError as error:
             raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} does not fit MODEL.TIMM.NAME {name}: {error}") from error
+        self._drop_later_stages()
         self._spec = {
             f"stage{i}": ShapeSpec(channels=info.channels()[i], stride=info.reduction()[i]) for i in self.indices
         }
         if frozen_norm:
             self.model = freeze_batch_norm_2d(self.model)
         self._freeze(freeze_at, freeze_batch_norm_2d)
+
+    def _drop_later_stages(self) -> None:
+        """Most timm models end with the last stage wanted, but EfficientNets keep parameters that no loss reaches."""
+        container, _, index = self.model.feature_info.get_dicts()[self.indices[-1]]["module"].rpartition(".")
+        stages = getattr(self.model, container, None)
+        if isinstance(stages, nn.Sequential):
+            del stages[int(index) + 1 :]
 
     def _freeze(self, freeze_at: int, freeze_norm: Callable[[nn.Module], nn.Module]) -> None:
         if not 0 <= freeze_at <= self.indices[-1] + 1:
@@ -85,9 +92,8 @@ class TimmBackbone(Backbone):
         for name, module in modules[: inside[-1] + 1]:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad = False
-            frozen = freeze_norm(module) if not list(module.children()) else module
-            if frozen is not module:
-                self.model.set_submodule(name, frozen)
+            if isinstance(module, nn.BatchNorm2d):
+                self.model.set_submodule(name, freeze_norm(module))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> feature maps by name, finest first."""

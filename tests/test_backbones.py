@@ -1,0 +1,243 @@
+"""Backbones against torchvision and timm."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import build_backbone
+from model_helpers import build, default_cfg, make_batch, randomize_constants, tiny_cfg
+from torch import nn
+
+from pair_detr.modeling.backbone import ConvNet, TimmBackbone
+
+timm = pytest.importorskip("timm")
+
+SMALL_MODEL = "test_resnet"  # 0.5 M parameters
+
+
+def resnet_cfg(depth: int = 50, dilation: int = 1) -> CfgNode:
+    cfg = default_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_detr_resnet_backbone"
+    cfg.MODEL.RESNETS.DEPTH = depth
+    if depth < 50:
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.RES5_DILATION = dilation
+    return cfg
+
+
+def torchvision_modules(model: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
+    """Convolutions and their norms, block by block with the shortcut first, as Detectron2 lists them."""
+    pairs = [(model.conv1, model.bn1)]
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        for block in stage:
+            if block.downsample is not None:
+                pairs.append(tuple(block.downsample))
+            pairs += [
+                (getattr(block, f"conv{i}"), getattr(block, f"bn{i}")) for i in (1, 2, 3) if hasattr(block, f"conv{i}")
+            ]
+    return pairs
+
+
+def detectron2_convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    convolutions = [model.stem.conv1]
+    for stage in (model.res2, model.res3, model.res4, model.res5):
+        for block in stage:
+            candidates = (getattr(block, name, None) for name in ("shortcut", "conv1", "conv2", "conv3"))
+            convolutions += [c for c in candidates if c is not None]
+    return convolutions
+
+
+@pytest.mark.parametrize(
+    ("depth", "dilation"), [(18, 1), (50, 1), (50, 2), pytest.param(101, 2, marks=pytest.mark.slow)]
+)
+def test_resnet_is_that_of_torchvision(depth: int, dilation: int) -> None:
+    """Every stride, dilation and padding, and the features with the same weights."""
+    ours = build_backbone(resnet_cfg(depth, dilation)).eval()
+    options = {"replace_stride_with_dilation": [False, False, True]} if dilation == 2 else {}
+    theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, **options).eval()
+    randomize_constants(theirs)
+    convolutions = detectron2_convolutions(ours)
+    assert len(convolutions) == sum(isinstance(m, nn.Conv2d) for m in ours.modules())
+    for conv, (their_conv, their_norm) in zip(convolutions, torchvision_modules(theirs), strict=True):
+        for attribute in ("kernel_size", "stride", "dilation", "padding", "groups"):
+            assert getattr(conv, attribute) == getattr(their_conv, attribute)
+        assert isinstance(conv.norm, FrozenBatchNorm2d)
+        assert conv.norm.eps == their_norm.eps
+        conv.weight.data = their_conv.weight.data
+        conv.norm.load_state_dict({k: v for k, v in their_norm.state_dict().items() if "num_batches" not in k})
+    image = torch.randn(2, 3, 97, 64)
+    with torch.no_grad():
+        found = ours(image)["res5"]
+        expected = nn.Sequential(*list(theirs.children())[:-2])(image)
+    assert found.shape[-2:] == ((7, 4) if dilation == 2 else (4, 2))
+    scale = expected.abs().max()
+    torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=0)
+
+
+def test_dc5_says_its_stride() -> None:
+    shapes = [build_backbone(resnet_cfg(50, dilation)).output_shape()["res5"] for dilation in (1, 2)]
+    assert [(shape.channels, shape.stride) for shape in shapes] == [(2048, 32), (2048, 16)]
+
+
+def test_resnet_freezes_stem_and_first_stage() -> None:
+    cfg = resnet_cfg()
+    cfg.MODEL.BACKBONE.FREEZE_AT = 2
+    trained = {name.split(".")[0] for name, p in build_backbone(cfg).named_parameters() if p.requires_grad}
+    assert trained == {"res3", "res4", "res5"}
+
+
+def test_convnet() -> None:
+    net = ConvNet(3, [4, 8, 16])
+    assert net.output_shape() == {"last": ShapeSpec(channels=16, stride=8)}
+    assert net(torch.randn(2, 3, 40, 61))["last"].shape == (2, 16, 5, 8)
+    assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 6
+
+
+@pytest.fixture(scope="module")
+def reference() -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model(SMALL_MODEL)
+    randomize_constants(model)
+    return model
+
+
+@pytest.fixture
+def weights(reference: nn.Module, tmp_path: Path) -> str:
+    path = tmp_path / "weights.pth"
+    torch.save(reference.state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("frozen_norm", [False, True])
+def test_timm_features_are_those_of_timm(reference: nn.Module, weights: str, frozen_norm: bool) -> None:
+    backbone = TimmBackbone(SMALL_MODEL, [1, -1], weights=weights, frozen_norm=frozen_norm).eval()
+    plain = timm.create_model(
+        SMALL_MODEL, features_only=True, pretrained=True, pretrained_cfg_overlay={"file": weights}
+    )
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        features, expected = backbone(image), plain.eval()(image)
+        last = reference.eval().forward_features(image)
+    assert list(features) == ["stage1", f"stage{len(expected) - 1}"] == list(backbone.output_shape())
+    torch.testing.assert_close(features["stage1"], expected[1])
+    torch.testing.assert_close(features[f"stage{len(expected) - 1}"], expected[-1])
+    torch.testing.assert_close(expected[-1], last)
+    for name, shape in backbone.output_shape().items():
+        assert features[name].shape == (2, shape.channels, 64 // shape.stride, 96 // shape.stride)
+
+
+def test_timm_weights_of_mobilenet(shared_dir: Path) -> None:
+    path = shared_dir / "weights" / "mobilenetv2_100_in1k.pth"
+    if not path.is_file():
+        pytest.skip(f"{path} is absent")
+    backbone = TimmBackbone("mobilenetv2_100", [-1], weights=str(path), frozen_norm=True)
+    saved = torch.load(path, weights_only=True)
+    loaded = {k: v for k, v in backbone.model.state_dict().items() if "num_batches_tracked" not in k}
+    assert len(loaded) > 200
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, saved[name]), name
+    # What is left out is the head, which a detector has no use for.
+    left_out = {name.split(".")[0] for name in saved if name not in loaded and "num_batches_tracked" not in name}
+    assert left_out == {"conv_head", "bn2", "classifier"}
+
+
+def trained_names(backbone: TimmBackbone) -> set[str]:
+    return {name for name, p in backbone.model.named_parameters() if p.requires_grad}
+
+
+def parameters_behind(model: nn.Module, stage: int) -> set[str]:
+    """Names of the parameters that a stage's feature map depends on."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    feature = model(torch.randn(2, 3, 64, 64))[stage]
+    gradients = torch.autograd.grad(feature.sum(), parameters, allow_unused=True)
+    return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+
+
+@pytest.mark.parametrize("name", [SMALL_MODEL, "mobilenetv2_050"])
+@pytest.mark.parametrize("frozen_norm", [False, True])
+def test_timm_frozen_stages_stand_still(name: str, frozen_norm: bool) -> None:
+    """Parameters are not trained and, as in Detectron2's ResNets, batch norms keep their statistics."""
+    frozen = parameters_behind(timm.create_model(name, features_only=True), stage=1)
+    backbone = TimmBackbone(name, [-1], frozen_norm=frozen_norm, freeze_at=2).train()
+    before = {key.removeprefix("model."): tensor.clone() for key, tensor in backbone.state_dict().items()}
+    trained = trained_names(backbone)
+    assert not trained & frozen
+
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], 0.1)
+    sum(feature.square().mean() for feature in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
+    optimizer.step()
+    after = {key.removeprefix("model."): tensor for key, tensor in backbone.state_dict().items()}
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    still = {key.rpartition(".")[0] for key in frozen}
+    assert not [key for key in changed if key.rpartition(".")[0] in still]
+    # All other stages are trained; their statistics move unless all norms are frozen.
+    assert trained == {name for name, _ in backbone.model.named_parameters()} - frozen
+    assert all((p.grad is not None) == (name in trained) for name, p in backbone.model.named_parameters())
+    assert any("running" in key for key in changed) == (not frozen_norm)
+
+
+def test_timm_batch_norm_is_trained_unless_frozen() -> None:
+    for frozen_norm in (False, True):
+        backbone = TimmBackbone("mobilenetv2_050", [1], frozen_norm=frozen_norm)
+        has_norms = any(isinstance(m, nn.BatchNorm2d) for m in backbone.modules())
+        trains_norms = any(".bn" in name for name in trained_names(backbone))
+        assert has_norms == trains_norms == (not frozen_norm)
+
+
+@pytest.mark.parametrize("name", [SMALL_MODEL, "mobilenetv2_050"])
+def test_timm_builds_no_stage_beyond_the_last_wanted(name: str) -> None:
+    """Parameters that no loss reaches would stop DistributedDataParallel."""
+    backbone = TimmBackbone(name, [1])
+    plain = timm.create_model(name, features_only=True)
+    assert trained_names(backbone) == parameters_behind(plain, stage=1)
+    backbone.model.load_state_dict({k: v for k, v in plain.state_dict().items() if k in backbone.model.state_dict()})
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(backbone.eval()(image)["stage1"], plain.eval()(image)[1])
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_timm_in_a_detector(norm: str) -> None:
+    cfg = tiny_cfg("conditional_detr")
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 1
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.NORM, cfg.MODEL.TIMM.OUT_INDICES = SMALL_MODEL, norm, [1, 2]
+    cfg.MODEL.DETR.IN_FEATURE = "stage2"
+    model = build(cfg)
+    sum(model(make_batch([(64, 64), (32, 64)], [2, 0])).values()).backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    assert without == {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert without
+    assert all(".backbone." in name for name in without)
+
+
+def test_timm_keyword_arguments_reach_the_model() -> None:
+    cfg = default_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    cfg.MODEL.TIMM.NAME = "mobilenetv2_050"
+    cfg.merge_from_other_cfg(CfgNode({"MODEL": {"TIMM": {"KWARGS": {"output_stride": 16}}}}))
+    backbone = build_backbone(cfg)
+    assert backbone.output_shape()["stage4"].stride == 16
+    assert backbone(torch.randn(1, 3, 64, 64))["stage4"].shape[-2:] == (4, 4)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in backbone.modules())
+
+
+def test_timm_errors_name_the_key(tmp_path: Path, weights: str) -> None:
+    with pytest.raises(ValueError, match=r"MODEL\.TIMM\.NAME is 'resnet5'"):
+        TimmBackbone("resnet5", [-1])
+    with pytest.raises(ValueError, match=r"MODEL\.TIMM\.OUT_INDICES is \[0, 7\].*stages 0 to 4"):
+        TimmBackbone(SMALL_MODEL, [0, 7])
+    with pytest.raises(ValueError, match=r"MODEL\.TIMM\.OUT_INDICES is \[\]"):
+        TimmBackbone(SMALL_MODEL, [])
+    with pytest.raises(FileNotFoundError, match=r"MODEL\.TIMM\.WEIGHTS: .*absent\.pth does not exist"):
+        TimmBackbone(SMALL_MODEL, [-1], weights=str(tmp_path / "absent.pth"))
+    with pytest.raises(ValueError, match=r"MODEL\.TIMM\.WEIGHTS: .* does not fit MODEL\.TIMM\.NAME mobilenetv2_050"):
+        TimmBackbone("mobilenetv2_050", [-1], weights=weights)
+    with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.FREEZE_AT is 9"):
+        TimmBackbone(SMALL_MODEL, [-1], freeze_at=9)
+    cfg = default_cfg()
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.NORM = "build_timm_backbone", "GN"
+    with pytest.raises(ValueError, match=r"MODEL\.TIMM\.NORM is 'GN'; choose FrozenBN or BN"):
+        build_backbone(cfg)
