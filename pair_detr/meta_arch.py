@@ -81,9 +81,9 @@ class DetectionTransformer(nn.Module):
         """Trains or detects.
 
         Args:
-            batched_inputs: one dict an image, as Detectron2's ``DatasetMapper`` makes them: "image", a
-                (3, H, W) tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``;
-                in inference "height" and "width", the size to scale the detections to (default: the image's own).
+            batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (3, H, W)
+                tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``; in
+                inference "height" and "width", the output size (default: the image's own).
 
         Returns:
             In training the weighted losses, see :class:`SetCriterion`. In inference one {"instances": Instances} an

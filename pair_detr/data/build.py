@@ -126,7 +126,7 @@ def build_train_loader(
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
-    """Loader of one test set, an image at a time; the images are divided over the processes.
+    """Loader of one test set, ``TEST.IMS_PER_BATCH`` images at a time; the images are divided over the processes.
 
     Raises:
         KeyError, FileNotFoundError, ValueError: the data set cannot be loaded, or images are missing.
@@ -134,7 +134,10 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     dicts = load_dataset(name)
     check_files(inspect_dicts(name, dicts))
     return build_detection_test_loader(
-        dicts, mapper=DetectionMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
+        dicts,
+        mapper=DetectionMapper(cfg, is_train=False),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
 
