@@ -95,9 +95,6 @@ class AutocastTrainer(AMPTrainer):
     def flush_metrics(self) -> None:
         """Logs the steps since the last call, averaged over processes; all processes have to call it together.
 
-        Losses of the last layer keep their names. Those of the auxiliary layers, ``loss_box_0`` and so on, are logged
-        as ``auxiliary/box_0`` and their sum as ``loss_auxiliary``, which keeps the console's line short.
-
         Raises:
             FloatingPointError: a loss was not finite; the message has the iteration and the losses.
         """
@@ -127,14 +124,8 @@ def _log_step(iteration: int, losses: dict[str, float], data_time: float) -> Non
             "SOLVER.WARMUP_ITERS; with SOLVER.AMP.DTYPE float16, try bfloat16."
         )
     storage = get_event_storage()
-    auxiliary = {name: value for name, value in losses.items() if name.rpartition("_")[2].isdigit()}
-    for name, value in losses.items():
-        key = f"auxiliary/{name.removeprefix('loss_')}" if name in auxiliary else name
-        storage.put_scalar(key, value, cur_iter=iteration)
-    if auxiliary:
-        storage.put_scalar("loss_auxiliary", sum(auxiliary.values()), cur_iter=iteration)
+    storage.put_scalars(cur_iter=iteration, data_time=data_time, **losses)
     storage.put_scalar("total_loss", total, cur_iter=iteration)
-    storage.put_scalar("data_time", data_time, cur_iter=iteration)
 
 
 class MetricsFlush(HookBase):

@@ -1,0 +1,168 @@
+"""From nothing to a trained detector and pictures of what it sees: ``python -m pair_detr.tools.quickstart``."""
+
+import argparse
+import json
+import math
+import os
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
+from detectron2.utils.logger import create_small_table
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from pair_detr.config import add_pair_detr_config
+from pair_detr.config_files import config_file
+from pair_detr.data import load_dataset, make_shapes
+from pair_detr.engine import argument_parser, run
+
+MODELS = ("pair_detr", "conditional_detr", "detr")
+CONFIG = "quickstart"
+
+_NUM_PICTURES = 8
+_PAIRS_IN_A_ROW = 2
+_MIN_SCORE = 0.5
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Makes the data, trains, evaluates, draws, and prints the result; the last line is ``AP=0.xxx AP50=0.xxx``.
+
+    Raises:
+        PermissionError: the folder of the data sets cannot be written.
+        TrainingInterrupted: a signal stopped the training; a checkpoint has been written.
+    """
+    parser = argparse.ArgumentParser(description="Trains a detector on generated shapes, on a CPU in a few minutes.")
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="default: %(default)s")
+    parser.add_argument("--output", help="folder of the results (default: output/quickstart/<model>)")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted training")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options, as in SOLVER.MAX_ITER 200")
+    args = parser.parse_args(arguments)
+    output = Path(args.output or Path("output", "quickstart", args.model))
+    options = [*args.opts, "MODEL.DETR.VARIANT", args.model, "OUTPUT_DIR", str(output)]
+    config = str(config_file(CONFIG))
+
+    data = _make_data()
+    results = run(
+        argument_parser().parse_args(["--config-file", config, *(["--resume"] if args.resume else []), *options])
+    )
+    cfg = _read_config(output / "config.yaml")
+    dataset = cfg.DATASETS.TEST[0]
+    pictures = output / "predictions.png"
+    draw_predictions(
+        load_dataset(dataset)[:_NUM_PICTURES],
+        output / "inference" / dataset / "coco_instances_results.json",
+        MetadataCatalog.get(dataset),
+        pictures,
+    )
+    print(_summary(results["bbox"], args.model, output, pictures, data))  # noqa: T201
+
+
+def _summary(box: dict[str, float], model: str, output: Path, pictures: Path, data: Path) -> str:
+    weights = output / "model_final.pth"
+    evaluate = ["python", "train_net.py", "--config-file", str(output / "config.yaml"), "--eval-only"]
+    table = create_small_table({name: box[name] for name in ("AP", "AP50", "AP75", "APs", "APm")})
+    return f"""
+{table}
+(percent, on the validation images)
+
+Pictures    {pictures} (left the truth, right what {model} found)
+Weights     {weights}
+Logs        {output / "log.txt"}; curves: tensorboard --logdir {output}
+Data        {data}
+
+What to run next:
+  evaluate again          {shlex.join([*evaluate, "MODEL.WEIGHTS", str(weights)])}
+  the other detectors     make quickstart MODEL={"|".join(other for other in MODELS if other != model)}
+  COCO, and your own data see README.md
+
+AP={box["AP"] / 100:.3f} AP50={box["AP50"] / 100:.3f}"""
+
+
+def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata, output: Path) -> None:
+    """Draws images in pairs: on the left the annotated boxes, on the right the predicted ones.
+
+    Args:
+        images: in Detectron2's standard format.
+        results_file: predictions in COCO's result format.
+        metadata: of the data set.
+        output: PNG file to write.
+    """
+    class_ids = metadata.thing_dataset_id_to_contiguous_id
+    predicted: dict[int, list[_Box]] = defaultdict(list)
+    for entry in json.loads(results_file.read_text()):
+        if entry["score"] >= _MIN_SCORE:
+            class_id = class_ids[entry["category_id"]]
+            label = f"{metadata.thing_classes[class_id]} {entry['score']:.2f}"
+            predicted[entry["image_id"]].append(_Box(entry["bbox"], class_id, label))
+
+    columns = 2 * _PAIRS_IN_A_ROW
+    rows = math.ceil(len(images) / _PAIRS_IN_A_ROW)
+    figure = Figure(figsize=(4 * columns, 4.3 * rows), layout="tight")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+    for image, left, right in zip(images, axes[::2], axes[1::2], strict=False):
+        truth = [
+            _Box(
+                BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS),
+                annotation["category_id"],
+                metadata.thing_classes[annotation["category_id"]],
+            )
+            for annotation in image["annotations"]
+        ]
+        pixels = read_image(image["file_name"], "RGB")
+        _draw(left, pixels, truth, f"{Path(image['file_name']).name}: truth")
+        _draw(right, pixels, predicted[image["image_id"]], "predicted")
+    temporary = output.with_suffix(".tmp")
+    figure.savefig(temporary, format="png")
+    temporary.replace(output)
+
+
+class _Box(NamedTuple):
+    """Box as x, y, width and height in pixels, its class and what to write above it."""
+
+    xywh: Sequence[float]
+    class_id: int
+    label: str
+
+
+def _draw(axis: Axes, pixels: np.ndarray, boxes: list[_Box], title: str) -> None:
+    # Detectron2's Visualizer would need OpenCV, for masks alone.
+    axis.imshow(pixels, interpolation="nearest", extent=(0, pixels.shape[1], pixels.shape[0], 0))
+    axis.set_title(title, pad=14)
+    for (x, y, width, height), class_id, label in boxes:
+        color = f"C{class_id}"
+        axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=color, linewidth=3))
+        axis.text(x, y, label, color="white", va="bottom", bbox={"facecolor": color, "pad": 1, "linewidth": 0})
+
+
+def _make_data() -> Path:
+    """Makes the shapes where the package registers them."""
+    folder = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "shapes"
+    try:
+        make_shapes(str(folder))
+    except PermissionError as error:
+        raise PermissionError(
+            f"The shapes cannot be written to {folder}: set the environment's DETECTRON2_DATASETS to another folder."
+        ) from error
+    return folder
+
+
+def _read_config(file: Path) -> CfgNode:
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    cfg.merge_from_file(str(file))
+    return cfg
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+import argparse
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_helpers import tiny_options, write_dataset
+
+from pair_detr.config_files import config_file
+from pair_detr.engine import argument_parser, find_config, main, run, setup
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_dataset(tmp_path_factory.mktemp("dataset"), "engine_launch")
+
+
+@pytest.fixture(autouse=True)
+def _process_as_before() -> Iterator[None]:
+    """Undoes what a run does to its process."""
+    loggers = [logging.getLogger(name) for name in ("pair_detr", "detectron2", "fvcore")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    threads = torch.get_num_threads()
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate, logger.level = handlers, propagate, level
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
+
+
+def arguments(options: list[str], *flags: str) -> argparse.Namespace:
+    return argument_parser().parse_args([*flags, *options])
+
+
+def test_find_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("") == ""
+    assert find_config("configs/quickstart.yaml") == str(config_file("quickstart"))
+    assert find_config("quickstart") == str(config_file("quickstart"))
+    with pytest.raises(FileNotFoundError, match="no_such"):
+        find_config("configs/no_such.yaml")
+    (tmp_path / "own.yaml").touch()
+    assert find_config("own.yaml") == "own.yaml"
+
+
+def test_setup(dataset: dict[str, str], tmp_path: Path) -> None:
+    cfg = setup(arguments(tiny_options(dataset, tmp_path)))
+    assert cfg.is_frozen()
+    assert cfg.MODEL.DETR.NUM_CLASSES == 2
+    assert (tmp_path / "config.yaml").is_file()
+    # 1e-310 is a denormal double.
+    assert (torch.tensor([1e-300], dtype=torch.float64) * 1e-10).item() == 0
+    logging.getLogger("pair_detr.engine").info("a line for the log")
+    assert "a line for the log" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("environment", [None, "3"])
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch, environment: str | None) -> None:
+    from pair_detr.engine.launch import configure_cpu
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    torch.set_num_threads(6)
+    configure_cpu(2)
+    assert torch.get_num_threads() == (6 if environment else 3)
+
+
+def test_device_that_does_not_exist(dataset: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE is cuda.*Set MODEL.DEVICE cpu"):
+        setup(arguments(tiny_options(dataset, tmp_path, MODEL__DEVICE="cuda")))
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="--num-gpus is 8, but this machine has 1"):
+        run(arguments([], "--num-gpus", "8"))
+
+
+def test_missing_weights_stop_before_the_data_are_read(
+    dataset: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pair_detr.engine.launch.Trainer", lambda cfg: pytest.fail("training was set up"))
+    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS missing.pth does not exist"):
+        main(arguments(tiny_options(dataset, tmp_path, MODEL__WEIGHTS="missing.pth")))
+
+
+def test_train_then_evaluate(dataset: dict[str, str], tmp_path: Path) -> None:
+    """The evaluation of the weights, and of the last checkpoint, is that at the end of the training."""
+    tests = {"DATASETS__TEST": (dataset["NAME"],)}
+    trained = run(arguments(tiny_options(dataset, tmp_path / "run", **tests)))
+    weights = str(tmp_path / "run" / "model_final.pth")
+    options = tiny_options(dataset, tmp_path / "evaluation", MODEL__WEIGHTS=weights, **tests)
+    evaluated = run(arguments(options, "--eval-only"))
+    resumed = run(arguments(tiny_options(dataset, tmp_path / "run", **tests), "--eval-only", "--resume"))
+    assert set(trained) == {"bbox"}
+    assert str(trained["bbox"]) == str(evaluated["bbox"]) == str(resumed["bbox"])
+    # A checkpoint to resume from makes the weights unnecessary.
+    options = tiny_options(dataset, tmp_path / "run", MODEL__WEIGHTS="missing.pth", **tests)
+    assert str(run(arguments(options, "--resume"))["bbox"]) == str(trained["bbox"])
+
+
+def two_steps(dataset: dict[str, str], output: Path, variant: str, processes: int) -> tuple[dict, dict]:
+    """Two iterations of plain gradient descent; the losses of both, and the weights after them."""
+    changes: dict[str, Any] = {
+        "MODEL__DETR__VARIANT": variant,
+        "MODEL__DETR__DROPOUT": 0.0,
+        # Batch normalisation would see half of the batch.
+        "MODEL__BACKBONE__NAME": "build_resnet_backbone",
+        "MODEL__RESNETS__DEPTH": 18,
+        "MODEL__RESNETS__RES2_OUT_CHANNELS": 64,
+        "MODEL__RESNETS__OUT_FEATURES": ["res3"],
+        "MODEL__BACKBONE__FREEZE_AT": 0,
+        "SOLVER__OPTIMIZER": "SGD",
+        "SOLVER__MOMENTUM": 0.0,
+        "SOLVER__BASE_LR": 0.01,
+        "SOLVER__BACKBONE_MULTIPLIER": 1.0,
+        "SOLVER__CLIP_GRADIENTS__ENABLED": False,
+        "SOLVER__MAX_ITER": 2,
+    }
+    options = tiny_options(dataset, output, **changes)
+    run(arguments(options, "--num-gpus", str(processes)))
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    losses = {name: value for name, value in lines[-1].items() if "loss" in name}
+    return losses, torch.load(output / "model_final.pth")["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["pair_detr"])
+def test_two_processes_equal_one(dataset: dict[str, str], tmp_path: Path, variant: str) -> None:
+    """Images have one or two objects: the losses are normalised by the number in both processes' halves."""
+    torch.manual_seed(0)
+    losses, weights = two_steps(dataset, tmp_path / "one", variant, 1)
+    losses_of_two, weights_of_two = two_steps(dataset, tmp_path / "two", variant, 2)
+    assert losses_of_two == pytest.approx(losses, rel=1e-5)
+    assert len(losses) > 3
+    for name, value in weights.items():
+        torch.testing.assert_close(weights_of_two[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_signal_stops_both_processes(dataset: dict[str, str], tmp_path: Path) -> None:
+    def kill_once_it_trains() -> None:
+        wait_for(tmp_path / "model_0000004.pth")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=kill_once_it_trains)
+    killer.start()
+    options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5)
+    with pytest.raises(SystemExit) as stopped:
+        run(arguments(options, "--num-gpus", "2"))
+    killer.join()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    logs = [(tmp_path / name).read_text() for name in ("log.txt", "log.txt.rank1")]
+    (line,) = {line.partition("WARNING: ")[2] for log in logs for line in log.splitlines() if "Stopped by" in line}
+    last = (tmp_path / "last_checkpoint").read_text()
+    assert f"SIGTERM after iteration {torch.load(tmp_path / last)['iteration'] + 1} of 100000" in line
+
+
+@pytest.mark.slow
+def test_command_line(dataset: dict[str, str], tmp_path: Path, project_root: Path) -> None:
+    """train_net.py as a user starts, interrupts and resumes it."""
+    options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5)
+    command = [sys.executable, str(project_root / "train_net.py")]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        wait_for(tmp_path / "model_0000004.pth")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, output
+    assert "add --resume to the command to continue" in output
+    done = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"] + 1
+
+    options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=done + 2)
+    output = subprocess.run([*command, "--resume", *options], capture_output=True, text=True, check=True).stdout
+    assert f"Starting training from iteration {done}" in output
+    assert torch.load(tmp_path / "model_final.pth")["iteration"] == done + 1

@@ -1,0 +1,103 @@
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.structures import BoxMode
+from engine_helpers import default_config
+from PIL import Image
+
+from pair_detr.config_files import config_file
+from pair_detr.data import make_shapes, register_shapes
+from pair_detr.modeling import Detector
+from pair_detr.tools import quickstart
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A handful of images in the place of the 8000."""
+    names = ("shapes_train", "shapes_val")
+    before = {name: (DatasetCatalog.pop(name), MetadataCatalog.pop(name)) for name in names}
+    folder = tmp_path / "datasets" / "shapes"
+    register_shapes(str(folder))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    monkeypatch.setattr(quickstart, "make_shapes", lambda root: make_shapes(root, num_train=8, num_val=4))
+    loggers = [logging.getLogger(name) for name in ("pair_detr", "detectron2", "fvcore")]
+    states = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    yield folder
+    for logger, (handlers, propagate, level) in zip(loggers, states, strict=True):
+        logger.handlers, logger.propagate, logger.level = handlers, propagate, level
+    torch.set_flush_denormal(False)
+    for name in names:
+        DatasetCatalog[name], MetadataCatalog[name] = before[name]
+
+
+def test_from_nothing_to_the_result(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quickstart.main(["--model", "conditional_detr", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4"])
+    output = capsys.readouterr().out
+    assert re.fullmatch(r"AP=[01]\.\d{3} AP50=[01]\.\d{3}", output.splitlines()[-1])
+    folder = Path("output", "quickstart", "conditional_detr")
+    for name in ("model_final.pth", "predictions.png", "metrics.json", "config.yaml"):
+        assert (folder / name).is_file(), name
+    assert f"--config-file {folder}/config.yaml --eval-only MODEL.WEIGHTS {folder}/model_final.pth" in output
+    assert "make quickstart MODEL=pair_detr|detr" in output
+    assert "VARIANT: conditional_detr" in (folder / "config.yaml").read_text()
+
+
+def test_last_line_is_a_fraction() -> None:
+    box = {"AP": 76.04, "AP50": 98.4, "AP75": 80.0, "APs": 1.0, "APm": 2.0}
+    summary = quickstart._summary(box, "detr", Path("o"), Path("p.png"), Path("d"))
+    assert summary.splitlines()[-1] == "AP=0.760 AP50=0.984"
+
+
+def test_data_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(root: str) -> None:
+        raise PermissionError(root)
+
+    monkeypatch.setattr(quickstart, "make_shapes", refuse)
+    with pytest.raises(PermissionError, match="set the environment's DETECTRON2_DATASETS to another folder"):
+        quickstart.main([])
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """Two images; the second has no confident prediction, so its right half shows no box."""
+    metadata = Metadata(name="pictures", thing_classes=["a", "b"], thing_dataset_id_to_contiguous_id={1: 0, 2: 1})
+    annotation = {"bbox": [10, 10, 50, 40], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}
+    images = []
+    for image_id in (1, 2):
+        file = tmp_path / f"{image_id}.png"
+        Image.new("RGB", (60, 60)).save(file)
+        images.append({"file_name": str(file), "image_id": image_id, "annotations": [annotation]})
+    results = [
+        {"image_id": 1, "category_id": 2, "bbox": [10, 10, 40, 30], "score": 0.9},
+        {"image_id": 2, "category_id": 2, "bbox": [10, 10, 40, 30], "score": 0.1},
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    quickstart.draw_predictions(images, tmp_path / "results.json", metadata, tmp_path / "pictures.png")
+
+    drawn = np.asarray(Image.open(tmp_path / "pictures.png").convert("RGB")).astype(int)
+    orange = np.abs(drawn - (255, 127, 14)).max(-1) < 10  # the second colour of matplotlib's cycle
+    counts = [part.sum() for part in np.array_split(orange, 4, axis=1)]
+    assert min(counts[:3]) > 500 and counts[3] == 0
+    # A label is wider with its score; the frames themselves are the same.
+    assert counts[0] == pytest.approx(counts[2], rel=0.02)
+    assert counts[1] > 1.05 * counts[0]
+
+
+@pytest.mark.parametrize("model", quickstart.MODELS)
+def test_config_builds(model: str) -> None:
+    from detectron2.modeling import build_model
+
+    cfg = default_config()
+    cfg.merge_from_file(str(config_file(quickstart.CONFIG)))
+    cfg.MODEL.DETR.VARIANT = model
+    assert isinstance(build_model(cfg).detector, Detector)

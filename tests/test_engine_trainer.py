@@ -1,0 +1,146 @@
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from engine_helpers import NUM_IMAGES, tiny_config, write_dataset
+
+from pair_detr.engine import Trainer, TrainingInterrupted
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_dataset(tmp_path_factory.mktemp("dataset"), "engine_trainer")
+
+
+class Record(HookBase):
+    """The losses of each iteration, and what another test wants to do after one."""
+
+    def __init__(self, after_step: dict[int, object] | None = None) -> None:
+        self.losses: dict[int, float] = {}
+        self._after_step = after_step or {}
+
+    def after_step(self) -> None:
+        self.trainer.flush_metrics()
+        self.losses[self.trainer.iter] = self.trainer.storage.latest()["total_loss"][0]
+        self._after_step.get(self.trainer.iter, lambda: None)()
+
+
+def train(cfg: CfgNode, resume: bool = False, after_step: dict[int, object] | None = None) -> tuple[Trainer, Record]:
+    torch.manual_seed(1 if resume else 0)
+    trainer, record = Trainer(cfg), Record(after_step)
+    trainer._hooks.insert(0, record)
+    record.trainer = trainer
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer, record
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_resumed_run_equals_the_uninterrupted_one(dataset: dict[str, str], tmp_path: Path, amp: bool) -> None:
+    """With dropout, shuffling, flips, a learning rate step, and an evaluation that draws random numbers in between."""
+    changes = {"SOLVER__STEPS": (5,), "SOLVER__AMP__ENABLED": amp, "DATASETS__TEST": (dataset["NAME"],)}
+    changes["TEST__EVAL_PERIOD"] = 2
+
+    whole, expected = train(tiny_config(dataset, tmp_path / "whole", **changes))
+    cfg = tiny_config(dataset, tmp_path / "parts", SOLVER__CHECKPOINT_PERIOD=3, **changes)
+    with pytest.raises(RuntimeError, match="lost power"):
+        train(cfg, after_step={3: lambda: (_ for _ in ()).throw(RuntimeError("lost power"))})
+    parts, resumed = train(cfg, resume=True)
+
+    assert list(resumed.losses) == [3, 4, 5]
+    assert resumed.losses == {iteration: expected.losses[iteration] for iteration in (3, 4, 5)}
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, parts.model.state_dict()[name]), name
+    assert len(set(expected.losses.values())) == 6
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Fails if the handlers of signals are not restored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_after_the_iteration(dataset: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
+    _, expected = train(tiny_config(dataset, tmp_path / "whole"))
+    cfg = tiny_config(dataset, tmp_path / "parts", DATASETS__TEST=(dataset["NAME"],))
+    with pytest.raises(TrainingInterrupted) as stopped:
+        train(cfg, after_step={1: lambda: os.kill(os.getpid(), number)})
+    assert stopped.value.code == 128 + number
+    assert (tmp_path / "parts" / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert metrics(tmp_path / "parts")[-1]["iteration"] == 1
+    assert not (tmp_path / "parts" / "inference").exists()
+    _, resumed = train(cfg, resume=True)
+    assert resumed.losses == {iteration: expected.losses[iteration] for iteration in (2, 3, 4, 5)}
+
+
+@pytest.mark.usefixtures("handlers")
+def test_second_signal_interrupts(dataset: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pair_detr.engine.hooks._SECONDS_TO_SECOND_SIGNAL", 0.0)
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(dataset, tmp_path), after_step={1: twice})
+
+
+@pytest.mark.usefixtures("handlers")
+def test_signal_in_the_last_iteration_does_not_stop(dataset: dict[str, str], tmp_path: Path) -> None:
+    cfg = tiny_config(dataset, tmp_path, SOLVER__MAX_ITER=2)
+    train(cfg, after_step={1: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_trains_outside_the_main_thread(dataset: dict[str, str], tmp_path: Path) -> None:
+    """As in some notebooks; Python allows no handlers there."""
+    thread = threading.Thread(target=train, args=(tiny_config(dataset, tmp_path, SOLVER__MAX_ITER=2),))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "model_final.pth").exists()
+
+
+def test_epochs_and_logs(dataset: dict[str, str], tmp_path: Path) -> None:
+    """3 epochs of 8 images, 4 at a time; evaluation after each, results returned."""
+    changes = {"SOLVER__EPOCHS__MAX": 3, "SOLVER__EPOCHS__STEPS": [2], "SOLVER__EPOCHS__EVAL_PERIOD": 1}
+    cfg = tiny_config(dataset, tmp_path, DATASETS__TEST=(dataset["NAME"],), **changes)
+    cfg.freeze()
+    trainer = Trainer(cfg)
+    assert trainer.max_iter == 3 * NUM_IMAGES // 4
+    trainer.resume_or_load(resume=False)
+    results = trainer.train()
+    assert 0 <= results["bbox"]["AP"] <= 100
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"model_0000001.pth", "model_0000003.pth", "model_0000005.pth", "model_final.pth"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert (tmp_path / "inference" / dataset["NAME"] / "coco_instances_results.json").is_file()
+    (last,) = [entry for entry in metrics(tmp_path) if entry["iteration"] == 5 and "total_loss" in entry]
+    assert {"loss_class", "loss_box", "loss_giou", "lr", "data_time", "time"} <= set(last)
+    assert last["lr"] == pytest.approx(1e-4)
+    terms = [value for name, value in last.items() if name.startswith("loss_")]
+    # Medians over the window, so the sum of terms is near the total only.
+    assert sum(terms) == pytest.approx(last["total_loss"], rel=0.2)
+
+
+def test_finished_training_is_evaluated_again(dataset: dict[str, str], tmp_path: Path) -> None:
+    cfg = tiny_config(dataset, tmp_path, SOLVER__MAX_ITER=2, DATASETS__TEST=(dataset["NAME"],))
+    first, _ = train(cfg)
+    again, record = train(cfg, resume=True)
+    assert record.losses == {}
+    # Some metrics are not a number, which does not equal itself.
+    assert str(again._last_eval_results) == str(first._last_eval_results)
