@@ -92,7 +92,7 @@ def measure(steps: Sequence[Callable[[], None]], repeats: int, device: str) -> n
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     parser = argparse.ArgumentParser(
-        description="Median time of a step on random images, and its ratio to the first variant's, paired round by round."
+        description="Median time of a step on random images, and its ratio to the first variant's, round by round."
     )
     parser.add_argument("--config-file", default="configs/r50.yaml", help="default: %(default)s")
     parser.add_argument(
