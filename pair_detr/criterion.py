@@ -20,7 +20,7 @@ from pair_detr.targets import Assignment, Targets
 
 def average_over_processes(count: int, device: torch.device) -> Tensor:
     """Mean of ``count`` over all processes, at least 1, as a tensor on ``device``; the host does not wait for it."""
-    total = torch.tensor(float(count), device=device)
+    total = torch.full((), float(count), device=device)
     if comm.get_world_size() > 1:
         dist.all_reduce(total)
         total = total / comm.get_world_size()

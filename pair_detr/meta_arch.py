@@ -113,10 +113,10 @@ class DetectionTransformer(nn.Module):
         height, width = batch.tensor.shape[-2:]
         if all(size == (height, width) for size in batch.image_sizes):
             return batch.tensor, None
-        mask = torch.ones(len(images), height, width, dtype=torch.bool, device=self.device)
-        for row, (h, w) in zip(mask, batch.image_sizes, strict=True):
-            row[:h, :w] = False
-        return batch.tensor, mask
+        sizes = torch.tensor(batch.image_sizes).to(self.device, non_blocking=True)
+        below = torch.arange(height, device=self.device) >= sizes[:, :1]
+        beside = torch.arange(width, device=self.device) >= sizes[:, 1:]
+        return batch.tensor, below[:, :, None] | beside[:, None, :]
 
     def pack_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
         """Ground truth on the model's device, boxes as normalised cxcywh."""

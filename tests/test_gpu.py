@@ -1,0 +1,34 @@
+"""The training step on a GPU."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from pair_detr import add_pair_detr_config
+from pair_detr.config_files import config_file
+from pair_detr.tools.benchmark import make_batch
+from pair_detr.variants import VARIANTS
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_losses_agree_with_the_cpu_and_bfloat16_stays_finite(variant: str) -> None:
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    cfg.merge_from_file(str(config_file("quickstart")))
+    cfg.merge_from_list(["MODEL.DETR.VARIANT", variant, "MODEL.DETR.NUM_CLASSES", 3, "MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    batch = [*make_batch(2, (96, 96), 3, 3), *make_batch(1, (64, 80), 0, 3)]
+    on_gpu = copy.deepcopy(model).cuda()
+    expected = model(batch)
+    losses = on_gpu(batch)
+    for name, loss in expected.items():
+        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-3), name
+    with torch.autocast("cuda", torch.bfloat16):
+        losses = on_gpu(batch)
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in on_gpu.parameters() if p.requires_grad)
