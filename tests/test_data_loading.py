@@ -350,6 +350,18 @@ def test_negative_seed_is_drawn(cfg: CfgNode) -> None:
     assert build_train_loader(cfg).batch_sampler.seed != build_train_loader(cfg).batch_sampler.seed
 
 
+def test_processes_divide_the_batches(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    whole = take(build_train_loader(cfg).batch_sampler, 4)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    ranks = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        ranks.append(take(build_train_loader(cfg).batch_sampler, 4))
+    # IMS_PER_BATCH is the total: both together see what one process sees.
+    assert [first + second for first, second in zip(*ranks, strict=True)] == whole
+
+
 def test_repeat_factor_sampling(cfg: CfgNode) -> None:
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
     cfg.DATALOADER.REPEAT_THRESHOLD = 2.0

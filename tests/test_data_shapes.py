@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from data_helpers import restored_catalogs
 from PIL import Image
+from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from pair_detr.data import load_dataset, make_shapes, register_shapes
@@ -146,3 +147,12 @@ def test_polygons_of_touching_and_separate_parts() -> None:
         [3, 0, 4, 0, 4, 2, 3, 2],
         [1, 1, 2, 1, 2, 2, 3, 2, 3, 3, 1, 3],
     ]
+    assert mask_to_polygons(np.eye(2, dtype=bool)[::-1]) == [[1, 0, 2, 0, 2, 1, 1, 1], [0, 1, 1, 1, 1, 2, 0, 2]]
+
+
+def test_no_visible_part_has_a_hole() -> None:
+    """Polygons cannot express holes, so that pycocotools would fill them."""
+    for seed in range(250):
+        for _, mask in draw_image(np.random.default_rng(seed))[1]:
+            parts = mask_util.frPyObjects(mask_to_polygons(mask), *mask.shape)
+            assert np.array_equal(mask_util.decode(mask_util.merge(parts)), mask)
