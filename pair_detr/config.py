@@ -134,7 +134,7 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.RESIZE_CROP.PROB = 0.5
     cfg.INPUT.RESIZE_CROP.SCALES = [400, 500, 600]
     cfg.INPUT.RESIZE_CROP.SIZE_RANGE = [384, 600]
-    # Own data to put into Detectron2's catalogs: a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder}
+    # Own data to put into Detectron2's catalogs, a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder}
     # and {NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train}, the latter optionally with CLASSES (default: all
     # names in the annotations, sorted) and YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). Paths
     # are relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry.
