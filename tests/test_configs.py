@@ -1,0 +1,184 @@
+"""Config files and keys: every file builds every variant, every key is explained, bad values are named."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from model_helpers import VARIANTS, build, default_cfg, tiny_cfg
+
+import pair_detr.config
+from pair_detr.config_files import config_file
+from pair_detr.criterion import PairCriterion, SetCriterion
+from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.modeling import DETR, ConditionalDETR, PairDETR
+
+FOLDER = config_file("r50").parent
+FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml"))
+COCO_MODELS = [
+    f"{folder}{name}.yaml"
+    for folder in ("", "conditional_detr/", "detr/")
+    for name in ("r50", "r101", "dc5_r50", "dc5_r101")
+]
+CLASSES = {
+    "pair_detr": (PairDETR, PairCriterion),
+    "conditional_detr": (ConditionalDETR, SetCriterion),
+    "detr": (DETR, SetCriterion),
+}
+
+
+def merged(name: str) -> CfgNode:
+    cfg = default_cfg()
+    cfg.merge_from_file(str(config_file(name)))
+    cfg.MODEL.DETR.NUM_CLASSES = 3
+    cfg.MODEL.DEVICE = "cpu"
+    # Building needs no data.
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    return cfg
+
+
+def build_fast(cfg: CfgNode) -> DetectionTransformer:
+    """Builds without memory for the weights, where no weights are read from a file."""
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
+        if cfg.MODEL.TIMM.WEIGHTS and not Path(cfg.MODEL.TIMM.WEIGHTS).is_file():
+            pytest.skip(f"{cfg.MODEL.TIMM.WEIGHTS} is absent")
+        return build_model(cfg)
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def test_the_promised_configs_exist() -> None:
+    assert set(COCO_MODELS) <= set(FILES)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_builds_every_variant(
+    name: str, variant: str, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project_root)
+    cfg = merged(name)
+    cfg.MODEL.DETR.VARIANT = variant
+    model = build_fast(cfg)
+    detector, criterion = CLASSES[variant]
+    assert type(model.detector) is detector
+    assert type(model.criterion) is criterion
+
+
+@pytest.mark.parametrize("name", COCO_MODELS)
+def test_coco_configs_are_what_they_are_called(name: str) -> None:
+    cfg = merged(name)
+    folder, _, file = name.removesuffix(".yaml").rpartition("/")
+    variant = folder or "pair_detr"
+    assert variant == cfg.MODEL.DETR.VARIANT
+    assert (100 if variant == "detr" else 300) == cfg.MODEL.DETR.NUM_QUERIES
+    assert (101 if "r101" in file else 50) == cfg.MODEL.RESNETS.DEPTH
+    assert (2 if "dc5" in file else 1) == cfg.MODEL.RESNETS.RES5_DILATION
+    assert f"R-{cfg.MODEL.RESNETS.DEPTH}.pkl" in cfg.MODEL.WEIGHTS
+    assert f"output/{variant}/{file}" == cfg.OUTPUT_DIR
+    # 8 GPUs x 2 images; DC5 x 1.
+    assert (8 if "dc5" in file else 16) == cfg.SOLVER.IMS_PER_BATCH
+
+
+@pytest.mark.parametrize("name", COCO_MODELS)
+def test_coco_configs_follow_the_published_recipe(name: str) -> None:
+    cfg = merged(name)
+    solver = cfg.SOLVER
+    assert (
+        "ADAMW",
+        1e-4,
+        pytest.approx(1e-5),
+    ) == (solver.OPTIMIZER, solver.BASE_LR, solver.BASE_LR * solver.BACKBONE_MULTIPLIER)
+    assert solver.WEIGHT_DECAY == solver.WEIGHT_DECAY_NORM == 1e-4
+    clip = solver.CLIP_GRADIENTS
+    assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "full_model", 0.1)
+    assert (solver.EPOCHS.MAX, tuple(solver.EPOCHS.STEPS), solver.GAMMA) == (50, (40,), 0.1)
+    assert (cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (
+        2,
+        "FrozenBN",
+        False,
+    )
+    assert tuple(cfg.INPUT.MIN_SIZE_TRAIN) == tuple(range(480, 801, 32))
+    assert cfg.INPUT.MAX_SIZE_TRAIN == cfg.INPUT.MAX_SIZE_TEST == 1333
+    resize_crop = cfg.INPUT.RESIZE_CROP
+    assert (resize_crop.ENABLED, resize_crop.PROB) == (True, 0.5)
+    assert (list(resize_crop.SCALES), list(resize_crop.SIZE_RANGE)) == ([400, 500, 600], [384, 600])
+    assert (cfg.INPUT.FORMAT, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS) == ("RGB", False)
+    assert pytest.approx([255 * x for x in (0.485, 0.456, 0.406)]) == cfg.MODEL.PIXEL_MEAN
+    assert pytest.approx([255 * x for x in (0.229, 0.224, 0.225)]) == cfg.MODEL.PIXEL_STD
+    model = cfg.MODEL.DETR
+    assert (model.HIDDEN_DIM, model.NUM_HEADS, model.FFN_DIM, model.DROPOUT) == (256, 8, 2048, 0.1)
+    assert (model.ENC_LAYERS, model.DEC_LAYERS, model.LOSS.DEEP_SUPERVISION) == (6, 6, True)
+
+
+@pytest.mark.parametrize("name", [name for name in COCO_MODELS if name != "r50.yaml"])
+def test_coco_configs_are_small_deltas(name: str) -> None:
+    def leaves(node: dict[str, Any]) -> int:
+        return sum(leaves(value) if isinstance(value, dict) else 1 for value in node.values())
+
+    content = yaml.safe_load((FOLDER / name).read_text())
+    assert content.pop("_BASE_")
+    assert leaves(content) <= 4
+
+
+def flatten(cfg: CfgNode, prefix: str = "cfg") -> set[str]:
+    keys = set()
+    for key, value in cfg.items():
+        # A node without keys of its own is filled by the user.
+        nested = isinstance(value, CfgNode) and len(value) > 0
+        keys |= flatten(value, f"{prefix}.{key}") if nested else {f"{prefix}.{key}"}
+    return keys
+
+
+def test_every_key_is_explained() -> None:
+    """A comment stands above each key of the project's, or above the group of lines that it is in."""
+    lines = [line.strip() for line in inspect.getsource(pair_detr.config).splitlines()]
+    added = flatten(default_cfg()) - flatten(get_cfg())
+    assert len(added) > 40
+    for key in added:
+        (number,) = (i for i, line in enumerate(lines) if line.startswith(f"{key} = "))
+        while lines[number].startswith("cfg."):
+            number -= 1
+        assert lines[number].startswith("#"), f"{key} has no comment"
+
+
+def test_defaults_train_pair_detr() -> None:
+    cfg = get_cfg()
+    pair_detr.config.add_pair_detr_config(cfg)
+    assert cfg.MODEL.META_ARCHITECTURE == "DetectionTransformer"
+    assert cfg.MODEL.DETR.VARIANT == "pair_detr"
+    assert ("cuda" if torch.cuda.is_available() else "cpu") == cfg.MODEL.DEVICE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"VARIANT": "dab_detr"},
+            r"MODEL\.DETR\.VARIANT is 'dab_detr'; choose one of pair_detr, conditional_detr, detr",
+        ),
+        ({"LOSS__CLASSIFICATION": "ce"}, r"MODEL\.DETR\.LOSS\.CLASSIFICATION is 'ce'; choose auto, focal or softmax"),
+        ({"PAIR__BOX_DECODING": "corner"}, r"MODEL\.DETR\.PAIR\.BOX_DECODING is 'corner'; .*center.*pair"),
+        ({"PAIR__CONTRASTIVE_LAYERS": "first"}, r"MODEL\.DETR\.PAIR\.CONTRASTIVE_LAYERS is 'first'; .*last.*all"),
+        ({"PAIR__CONTRASTIVE_LOSS": "clip"}, r"MODEL\.DETR\.PAIR\.CONTRASTIVE_LOSS is 'clip'; .*cross.*nt_xent"),
+        ({"IN_FEATURE": "res5"}, r"MODEL\.DETR\.IN_FEATURE is 'res5', but the backbone emits \['last'\]"),
+        ({"HIDDEN_DIM": 30, "NUM_HEADS": 3}, r"MODEL\.DETR\.HIDDEN_DIM is 30; it must be divisible by 4"),
+        ({"HIDDEN_DIM": 32, "NUM_HEADS": 5}, r"MODEL\.DETR\.HIDDEN_DIM is 32; .*MODEL\.DETR\.NUM_HEADS \(5\)"),
+    ],
+)
+def test_bad_values_name_the_key(options: dict[str, Any], message: str) -> None:
+    variant = options.pop("VARIANT", "pair_detr")
+    with pytest.raises(ValueError, match=message):
+        build(tiny_cfg(variant, **options))
+
+
+def test_configs_name_no_machine() -> None:
+    for name in FILES:
+        text = (FOLDER / name).read_text()
+        assert not re.search(r"(?<![\w.])/(home|work|root|usr|data)\b", text), name
