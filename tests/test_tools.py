@@ -2,11 +2,15 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pair_detr.data import make_shapes
 from pair_detr.tools import benchmark, compare_runs
 
 
@@ -90,3 +94,28 @@ def test_benchmark_reports_ratios(options: list[str], caplog: pytest.LogCaptureF
     benchmark.main([*arguments, *options, *variants])
     assert "| conditional_detr |" in caplog.text
     assert "| 1.00 " in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", ["compare_runs", "benchmark", "make_shapes", "check_dataset"])
+def test_a_tool_run_as_a_program_logs_what_it_found(tool: str, tmp_path: Path) -> None:
+    folder = write_metrics(tmp_path / "run", {100: 0.1, 200: 0.6})
+    arguments, expected = {
+        "compare_runs": ([f"model={folder}", "--output", str(tmp_path / "x.png")], "| model |"),
+        "benchmark": (["--help"], "--variants"),
+        "make_shapes": (
+            ["--output", str(tmp_path / "shapes"), "--train", "2", "--val", "1"],
+            "2 training and 1 validation",
+        ),
+        "check_dataset": (["shapes_val"], "shapes_val: 1 images"),
+    }[tool]
+    if tool == "check_dataset":
+        make_shapes(tmp_path / "shapes", 2, 1, 0)
+    run = subprocess.run(
+        [sys.executable, "-m", f"pair_detr.tools.{tool}", *arguments],
+        env={**os.environ, "DETECTRON2_DATASETS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert expected in run.stdout

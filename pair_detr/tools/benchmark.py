@@ -21,7 +21,8 @@ from pair_detr.engine import build_optimizer, find_config
 from pair_detr.engine.launch import configure_cpu
 from pair_detr.variants import VARIANTS
 
-logger = logging.getLogger(__name__)
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.benchmark")
 
 
 def make_batch(images: int, size: tuple[int, int], boxes: int, num_classes: int) -> list[dict[str, Any]]:

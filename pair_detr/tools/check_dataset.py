@@ -10,7 +10,8 @@ from detectron2.utils.logger import setup_logger
 from pair_detr import add_pair_detr_config
 from pair_detr.data import check_dataset, register_from_config
 
-logger = logging.getLogger(__name__)
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.check_dataset")
 
 
 def main(arguments: list[str] | None = None) -> int:

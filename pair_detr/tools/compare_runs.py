@@ -12,7 +12,8 @@ from detectron2.utils.logger import setup_logger
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-logger = logging.getLogger(__name__)
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.compare_runs")
 
 _METRIC = "bbox/AP"
 
@@ -45,13 +46,13 @@ def read_curve(folder: Path) -> Curve:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {folder} is not the OUTPUT_DIR of a training.")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    points = dict(sorted((row["iteration"] + 1, row[_METRIC] / 100) for row in rows if _METRIC in row))
+    points = [(row["iteration"] + 1, row[_METRIC] / 100) for row in rows if _METRIC in row]
     if not points:
         raise ValueError(f"{path} has no {_METRIC}: train with TEST.EVAL_PERIOD set and a data set in DATASETS.TEST.")
-    order = [row["iteration"] for row in rows]
-    if order != sorted(order):
+    iterations, ap = np.array(sorted(points)).T
+    if len(np.unique(iterations)) < len(iterations):
         raise ValueError(f"{path} holds several runs: give each an OUTPUT_DIR of its own.")
-    return Curve(np.array(list(points)), np.array(list(points.values())))
+    return Curve(iterations.astype(int), ap)
 
 
 def summarise(groups: dict[str, list[Curve]], threshold: float) -> str:

@@ -9,7 +9,8 @@ from detectron2.utils.logger import setup_logger
 
 from pair_detr.data.shapes import make_shapes
 
-logger = logging.getLogger(__name__)
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.make_shapes")
 
 
 def main(arguments: list[str] | None = None) -> None:
