@@ -66,6 +66,15 @@ def test_failed_write_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: py
     assert resume(tmp_path) == (3, 3)
 
 
+def test_checkpoint_of_the_same_name_is_replaced_not_rewritten(tmp_path: Path) -> None:
+    save_three(tmp_path)
+    path = tmp_path / "model_0000003.pth"
+    before = path.read_bytes()
+    with path.open("rb") as file:
+        AtomicCheckpointer(nn.Linear(2, 2), str(tmp_path)).save("model_0000003")
+        assert file.read() == before != path.read_bytes()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "absent"])
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
     save_three(tmp_path)

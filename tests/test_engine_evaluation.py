@@ -41,6 +41,9 @@ def test_voc_from_metadata_and_coco_by_choice(dataset: str, tmp_path: Path) -> N
     cfg = default_config()
     assert isinstance(build_evaluator(cfg, dataset), PascalVOCDetectionEvaluator)
     cfg.TEST.EVALUATOR = "coco"
+    stale = tmp_path / "second" / f"{dataset}_coco_format.json"
+    stale.parent.mkdir()
+    stale.write_text('{"images": [], "annotations": [], "categories": []}')
     for folder in (tmp_path / "first", tmp_path / "second"):
         evaluator = build_evaluator(cfg, dataset, str(folder))
         assert (folder / f"{dataset}_coco_format.json").is_file()

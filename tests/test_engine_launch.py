@@ -16,7 +16,7 @@ import torch
 from engine_helpers import tiny_options, write_dataset
 
 from pair_detr.config_files import config_file
-from pair_detr.engine import argument_parser, find_config, main, run, setup
+from pair_detr.engine import CheckpointError, argument_parser, find_config, main, run, setup
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,12 @@ def test_train_then_evaluate(dataset: dict[str, str], tmp_path: Path) -> None:
     resumed = run(arguments(tiny_options(dataset, tmp_path / "run", **tests), "--eval-only", "--resume"))
     assert set(trained) == {"bbox"}
     assert str(trained["bbox"]) == str(evaluated["bbox"]) == str(resumed["bbox"])
+    # Weights of a part of the model start a training, but are not worth an evaluation.
+    partial = {name: value for name, value in torch.load(weights)["model"].items() if "backbone" in name}
+    torch.save({"model": partial}, tmp_path / "backbone.pth")
+    options = tiny_options(dataset, tmp_path / "evaluation", MODEL__WEIGHTS=str(tmp_path / "backbone.pth"), **tests)
+    with pytest.raises(CheckpointError, match="do not fit the model"):
+        run(arguments(options, "--eval-only"))
     # A checkpoint to resume from makes the weights unnecessary.
     options = tiny_options(dataset, tmp_path / "run", MODEL__WEIGHTS="missing.pth", **tests)
     assert str(run(arguments(options, "--resume"))["bbox"]) == str(trained["bbox"])

@@ -88,6 +88,18 @@ def test_signal_stops_after_the_iteration(dataset: dict[str, str], tmp_path: Pat
     assert resumed.losses == {iteration: expected.losses[iteration] for iteration in (2, 3, 4, 5)}
 
 
+def test_losses_up_to_the_stop_are_logged(dataset: dict[str, str], tmp_path: Path) -> None:
+    class Stop(HookBase):
+        def after_step(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = Trainer(tiny_config(dataset, tmp_path))
+    trainer.register_hooks([Stop(), trainer._hooks.pop()])
+    with pytest.raises(TrainingInterrupted):
+        trainer.train()
+    assert "total_loss" in metrics(tmp_path)[-1]
+
+
 @pytest.mark.usefixtures("handlers")
 def test_second_signal_interrupts(dataset: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pair_detr.engine.hooks._SECONDS_TO_SECOND_SIGNAL", 0.0)
