@@ -125,7 +125,7 @@ class DetectionTransformer(nn.Module):
         for item in batched_inputs:
             instances = item["instances"]
             height, width = instances.image_size
-            scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+            scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
             boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
             labels.append(instances.gt_classes)
             if len(instances) > num_queries:
@@ -134,7 +134,7 @@ class DetectionTransformer(nn.Module):
                     f"{item.get('file_name', 'An image')} has {len(instances)} objects, but the model has only "
                     f"{num_queries} queries: the objects that fit best are matched. Raise MODEL.DETR.NUM_QUERIES.",
                     n=5,
-                    key="message",
+                    key="caller",
                 )
         return Targets.pack(boxes, labels).to(self.device)
 
