@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -86,6 +87,19 @@ def test_signal_stops_after_the_iteration(dataset: dict[str, str], tmp_path: Pat
     assert not (tmp_path / "parts" / "inference").exists()
     _, resumed = train(cfg, resume=True)
     assert resumed.losses == {iteration: expected.losses[iteration] for iteration in (2, 3, 4, 5)}
+
+
+def test_workers_of_the_loader_outlive_a_key_press(dataset: dict[str, str], tmp_path: Path) -> None:
+    """A terminal sends SIGINT to them as well; they have to deliver the batch of the last iteration."""
+
+    def press() -> None:
+        workers = multiprocessing.active_children()
+        assert workers
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGINT)
+
+    _, record = train(tiny_config(dataset, tmp_path, DATALOADER__NUM_WORKERS=1), after_step={1: press})
+    assert len(record.losses) == 6
 
 
 def test_losses_up_to_the_stop_are_logged(dataset: dict[str, str], tmp_path: Path) -> None:
