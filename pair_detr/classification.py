@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from pair_detr.distributed import mean_over_processes
 from pair_detr.targets import Assignment, Targets
 
 
@@ -102,7 +103,7 @@ class Softmax(Classification):
         expected[assignment.layer, assignment.image, assignment.query] = targets.labels[assignment.target]
         weight = torch.where(expected == no_object, self.no_object_weight, 1.0)
         loss = F.cross_entropy(logits.flatten(0, 2), expected.flatten(), reduction="none").view_as(weight)
-        return (loss * weight).sum((1, 2)) / weight.sum((1, 2))
+        return (loss * weight).sum((1, 2)) / mean_over_processes(weight.sum((1, 2)))
 
     def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
         """Each query under its best label."""

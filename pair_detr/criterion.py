@@ -4,27 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.utils import comm
 from torch import Tensor, nn
 
 from pair_detr.classification import Classification
+from pair_detr.distributed import mean_over_processes
 from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
 from pair_detr.losses import CONTRASTIVE_LOSSES
 from pair_detr.matching import HungarianMatcher
 from pair_detr.modeling import Predictions
 from pair_detr.targets import Assignment, Targets
-
-
-def average_over_processes(count: int, device: torch.device) -> Tensor:
-    """Mean of ``count`` over all processes, at least 1, as a tensor on ``device``; the host does not wait for it."""
-    total = torch.full((), float(count), device=device)
-    if comm.get_world_size() > 1:
-        dist.all_reduce(total)
-        total = total / comm.get_world_size()
-    return total.clamp(min=1)
 
 
 class SetCriterion(nn.Module):
@@ -68,7 +58,8 @@ class SetCriterion(nn.Module):
         """
         with torch.autocast(predictions.boxes.device.type, enabled=False):
             assignment = self.matcher(predictions.logits, predictions.boxes, targets)
-            num_boxes = average_over_processes(len(targets.labels), predictions.boxes.device)
+            count = torch.full((), float(len(targets.labels)), device=predictions.boxes.device)
+            num_boxes = mean_over_processes(count).clamp(min=1)
             terms = self.layer_terms(predictions, targets, assignment, num_boxes)
         losses = {}
         for name, by_layer in terms.items():

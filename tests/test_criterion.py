@@ -10,10 +10,10 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
 from pair_detr.classification import SigmoidFocal, Softmax
-from pair_detr.criterion import PairCriterion, SetCriterion, average_over_processes
+from pair_detr.criterion import PairCriterion, SetCriterion
 from pair_detr.losses import nt_xent, symmetric_cross_entropy
 from pair_detr.modeling import Predictions
-from pair_detr.targets import Targets
+from pair_detr.targets import Assignment, Targets
 
 LAYERS, QUERIES, CLASSES = 3, 6, 3
 COUNTS = [3, 0, 2]
@@ -181,21 +181,34 @@ def test_softmax_loss_of_an_empty_batch_is_the_mean_over_no_object() -> None:
     torch.testing.assert_close(losses["loss_class"], F.cross_entropy(predictions.logits[-1].flatten(0, 1), no_object))
 
 
+class RecordingFocal(SigmoidFocal):
+    """Remembers the normaliser that it was given."""
+
+    num_boxes = 0.0
+
+    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
+        self.num_boxes = num_boxes.item()
+        return super().loss(logits, assignment, targets, num_boxes)
+
+
+def normaliser(count: int) -> float:
+    classification = RecordingFocal()
+    SetCriterion(default_cfg(), classification)(make_predictions(2, 1, QUERIES, CLASSES), make_targets([count]))
+    return classification.num_boxes
+
+
 @pytest.mark.parametrize(("count", "expected"), [(0, 1.0), (1, 1.0), (5, 5.0)])
 def test_normaliser_of_one_process(count: int, expected: float) -> None:
-    assert average_over_processes(count, torch.device("cpu")) == expected
+    assert normaliser(count) == expected
 
 
 def test_normaliser_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def add_the_other_process(total: Tensor) -> None:
-        total.add_(2.0)
-
-    monkeypatch.setattr("pair_detr.criterion.comm.get_world_size", lambda: 2)
-    monkeypatch.setattr("pair_detr.criterion.dist.all_reduce", add_the_other_process)
-    assert average_over_processes(5, torch.device("cpu")) == 3.5
+    monkeypatch.setattr("pair_detr.distributed.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("pair_detr.distributed.dist.all_reduce", lambda total: total.add_(2.0))
+    assert normaliser(5) == 3.5
     # One process without objects does not count as one with one.
-    monkeypatch.setattr("pair_detr.criterion.dist.all_reduce", lambda total: total.add_(4.0))
-    assert average_over_processes(0, torch.device("cpu")) == 2.0
+    monkeypatch.setattr("pair_detr.distributed.dist.all_reduce", lambda total: total.add_(4.0))
+    assert normaliser(0) == 2.0
 
 
 def test_losses_are_fp32_under_autocast() -> None:

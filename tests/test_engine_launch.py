@@ -142,7 +142,7 @@ def two_steps(dataset: dict[str, str], output: Path, variant: str, processes: in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["pair_detr"])
+@pytest.mark.parametrize("variant", ["pair_detr", "detr"])
 def test_two_processes_equal_one(dataset: dict[str, str], tmp_path: Path, variant: str) -> None:
     """Images have one or two objects: the losses are normalised by the number in both processes' halves."""
     torch.manual_seed(0)
