@@ -115,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_pair_detr_config(cfg)
         cfg.merge_from_file(find_config(args.config_file))
         cfg.merge_from_list([*args.opts, "MODEL.DETR.VARIANT", variant])
+        # No data are read; their number of classes does not matter for speed.
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
         if cfg.MODEL.DETR.NUM_CLASSES == 0:
             cfg.MODEL.DETR.NUM_CLASSES = 80
         batch = make_batch(args.images, tuple(args.size), args.boxes, cfg.MODEL.DETR.NUM_CLASSES)
