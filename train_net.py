@@ -1,7 +1,7 @@
 """Trains and evaluates Pair DETR, Conditional DETR and DETR.
 
 python train_net.py --config-file configs/r50.yaml --num-gpus 8
-python train_net.py --config-file configs/r50.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+python train_net.py --config-file configs/r50.yaml --eval-only MODEL.WEIGHTS output/pair_detr/r50/model_final.pth
 """
 
 from pair_detr.engine import argument_parser, run

@@ -189,10 +189,10 @@ def test_number_must_agree_with_the_data() -> None:
     assert resolve(7, ()) == 7
 
 
-def test_coco_may_be_counted_by_its_raw_ids() -> None:
+def test_a_number_must_be_that_of_the_data() -> None:
+    """Raw category ids are no classes: predictions above the contiguous ones would end the evaluation."""
     assert resolve(80, ("coco_2017_train",)) == 80
-    assert resolve(91, ("coco_2017_train",), ("coco_2017_val",)) == 91
-    for number in (79, 90, 92):
+    for number in (79, 81, 91):
         with pytest.raises(ValueError, match="80 classes"):
             resolve(number, ("coco_2017_train",))
     # The largest id plus one may not be below the number of classes either.
@@ -221,3 +221,9 @@ def test_training_sets_of_different_classes() -> None:
 def test_test_set_with_classes_in_another_order_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert resolve(0, (classes("two", "cat", "dog"),), (classes("swapped", "dog", "cat"),)) == 2
     assert any("compared by position" in message for message in warnings(caplog))
+
+
+def test_a_test_set_of_other_classes_says_so() -> None:
+    one, two = classes("one", "cat", "dog"), classes("two", "cat", "dog", "owl")
+    with pytest.raises(ValueError, match=r'data set "two", which has 3 classes.*Set DATASETS\.TEST'):
+        resolve(0, (one,), (two,))

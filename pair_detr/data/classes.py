@@ -3,7 +3,6 @@
 import logging
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from pair_detr.data.catalog import class_names_of
 
@@ -16,9 +15,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     """Number of classes that a model for ``cfg`` predicts.
 
     ``MODEL.DETR.NUM_CLASSES`` if it is set, else the number of ``thing_classes`` of the data in ``DATASETS.TRAIN`` (of
-    ``DATASETS.TEST`` if there are none). A number that is set must agree with every registered data set of the config:
-    it is the number of its classes or, as in published COCO checkpoints with 91 classes for 80, its largest category
-    id in the file plus one.
+    ``DATASETS.TEST`` if there are none). A number that is set must be that of every registered data set of the config.
 
     Raises:
         KeyError: the number is to be taken from a data set that is not registered.
@@ -73,12 +70,13 @@ def _classes_if_at_hand(name: str) -> list[str] | None:
 def _check(num_classes: int, name: str, classes: list[str] | None, origin: str = _KEY) -> None:
     if classes is None or num_classes == len(classes):
         return
-    dataset_ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
-    if num_classes > len(classes) and num_classes == max(dataset_ids, default=-1) + 1:
-        return
+    if origin == _KEY:
+        remedy = f"Set {_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
+    else:
+        remedy = "Set DATASETS.TEST to a data set with the classes of the training data, or to () to train without one."
     raise ValueError(
-        f'{num_classes} classes ({origin}) do not agree with data set "{name}", which has {_describe(classes)}. Set '
-        f"{_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
+        f'{num_classes} classes ({origin}) do not agree with data set "{name}", which has {_describe(classes)}. '
+        + remedy
     )
 
 

@@ -8,6 +8,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
 
+from pair_detr.data import check_dataset
+from pair_detr.data.validation import check_files
+
 
 def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -> DatasetEvaluator:
     """Builds the evaluator that ``TEST.EVALUATOR`` names, or that the data set's ``evaluator_type`` does.
@@ -22,6 +25,24 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
         ValueError: the evaluator is unknown, or lacks something in the data set's metadata.
         ImportError: its package is not installed.
     """
+    kind = _evaluator_kind(cfg, name)
+    folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference" / name)
+    return _EVALUATORS[kind](name, str(folder))
+
+
+def require_test_set(cfg: CfgNode, name: str) -> None:
+    """Makes sure, before a training, that the evaluation at its end has its images, annotations and evaluator.
+
+    Raises:
+        KeyError, FileNotFoundError, ValueError, ImportError: as of :func:`build_evaluator`, or files are missing.
+    """
+    kind = _evaluator_kind(cfg, name)
+    if kind == "lvis":
+        _require_lvis(name)
+    check_files(check_dataset(name))
+
+
+def _evaluator_kind(cfg: CfgNode, name: str) -> str:
     if name not in DatasetCatalog.list():
         raise KeyError(f"DATASETS.TEST names {name}, which is not registered. See DATASETS.REGISTER.")
     metadata = MetadataCatalog.get(name)
@@ -32,8 +53,7 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
             + (f'its evaluator_type is "{kind}"' if cfg.TEST.EVALUATOR == "auto" else f'TEST.EVALUATOR is "{kind}"')
             + f". Choose one with TEST.EVALUATOR: {', '.join(_EVALUATORS)}."
         )
-    folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference" / name)
-    return _EVALUATORS[kind](name, str(folder))
+    return kind
 
 
 def _coco(name: str, folder: str) -> DatasetEvaluator:
@@ -55,9 +75,13 @@ def _pascal_voc(name: str, folder: str) -> DatasetEvaluator:
     return PascalVOCDetectionEvaluator(name)
 
 
-def _lvis(name: str, folder: str) -> DatasetEvaluator:
+def _require_lvis(name: str) -> None:
     if find_spec("lvis") is None:
         raise ImportError(f'The evaluator of {name} needs the package lvis: run "pip install lvis".')
+
+
+def _lvis(name: str, folder: str) -> DatasetEvaluator:
+    _require_lvis(name)
     return LVISEvaluator(name, output_dir=folder)
 
 

@@ -86,7 +86,7 @@ def configure_cpu(processes: int) -> None:
     # Training from scratch runs into denormal numbers, which are many times slower.
     torch.set_flush_denormal(True)
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+        torch.set_num_threads(max(1, torch.get_num_threads() // max(1, processes)))
 
 
 def main(args: argparse.Namespace) -> dict:

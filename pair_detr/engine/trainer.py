@@ -15,7 +15,7 @@ from torch import nn
 from pair_detr.data import build_test_loader, build_train_loader, load_training_dicts
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer
-from pair_detr.engine.evaluation import build_evaluator
+from pair_detr.engine.evaluation import build_evaluator, require_test_set
 from pair_detr.engine.hooks import GracefulStop
 from pair_detr.engine.optimizer import build_optimizer
 from pair_detr.engine.schedule import resolve_epochs
@@ -44,6 +44,9 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self._dataset_dicts = load_training_dicts(cfg)
+        for name in cfg.DATASETS.TEST:
+            # Else it would be noticed after hours of training.
+            require_test_set(cfg, name)
         cfg = resolve_epochs(cfg, len(self._dataset_dicts))
 
         model = self.build_model(cfg)
