@@ -12,6 +12,7 @@ from engine_helpers import default_config, write_dataset
 
 from pair_detr.data import register_coco
 from pair_detr.engine import build_evaluator
+from pair_detr.engine.evaluation import require_test_set
 
 BOX = [4.0, 5.0, 20.0, 25.0]
 
@@ -94,3 +95,18 @@ def test_lvis(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pair_detr.engine.evaluation.find_spec", lambda name: package.__spec__)
     MetadataCatalog.get(dataset).json_file = "lvis.json"
     assert type(build_evaluator(cfg, dataset)).__name__ == "LVISEvaluator"
+
+
+def test_what_a_final_evaluation_would_lack_is_found_before_training(tmp_path: Path) -> None:
+    entry = write_dataset(tmp_path, "evaluation_required")
+    register_coco(entry["NAME"], entry["JSON"], entry["IMAGES"])
+    require_test_set(default_config(), entry["NAME"])
+    with pytest.raises(KeyError, match=r"DATASETS\.TEST names nowhere"):
+        require_test_set(default_config(), "nowhere")
+    cfg = default_config()
+    cfg.TEST.EVALUATOR = "cooc"
+    with pytest.raises(ValueError, match=r'TEST\.EVALUATOR is "cooc"'):
+        require_test_set(cfg, entry["NAME"])
+    next(Path(entry["IMAGES"]).iterdir()).unlink()
+    with pytest.raises(FileNotFoundError, match="evaluation_required"):
+        require_test_set(default_config(), entry["NAME"])
