@@ -241,3 +241,9 @@ def test_timm_errors_name_the_key(tmp_path: Path, weights: str) -> None:
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.NORM = "build_timm_backbone", "GN"
     with pytest.raises(ValueError, match=r"MODEL\.TIMM\.NORM is 'GN'; choose FrozenBN or BN"):
         build_backbone(cfg)
+
+
+def test_timm_weights_without_any_key_of_the_model_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="none of the backbone's parameters"):
+        TimmBackbone("resnet10t", [1], weights=str(tmp_path / "other.pth"))

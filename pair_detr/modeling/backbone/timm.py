@@ -63,6 +63,8 @@ class TimmBackbone(Backbone):
             self.model = timm.create_model(name, **arguments)
         except RuntimeError as error:
             raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} does not fit MODEL.TIMM.NAME {name}: {error}") from error
+        if weights:
+            self._require_keys_of(weights)
         self._drop_later_stages()
         self._spec = {
             f"stage{i}": ShapeSpec(channels=info.channels()[i], stride=info.reduction()[i]) for i in self.indices
@@ -70,6 +72,18 @@ class TimmBackbone(Backbone):
         if frozen_norm:
             self.model = freeze_batch_norm_2d(self.model)
         self._freeze(freeze_at, freeze_batch_norm_2d)
+
+    def _require_keys_of(self, weights: str) -> None:
+        """timm only logs keys that do not match: a file of another model would leave the backbone random."""
+        from timm.models import load_state_dict
+
+        # Some of timm's wrappers write "_" for ".".
+        keys = {key.replace("_", ".") for key in load_state_dict(weights, use_ema=False)}
+        if not any(name.replace("_", ".") in keys for name, _ in self.model.named_parameters()):
+            raise ValueError(
+                f"MODEL.TIMM.WEIGHTS: {weights} has none of the backbone's parameters. Give a state dict of the "
+                "timm model that MODEL.TIMM.NAME names."
+            )
 
     def _drop_later_stages(self) -> None:
         """Most timm models end with the last stage wanted, but EfficientNets keep parameters that no loss reaches."""
@@ -89,6 +103,10 @@ class TimmBackbone(Backbone):
         end = self.model.feature_info.get_dicts()[freeze_at - 1]["module"].replace("_", ".")
         modules = list(self.model.named_modules())
         inside = [i for i, (name, _) in enumerate(modules) if f"{name.replace('_', '.')}.".startswith(f"{end}.")]
+        if not inside:
+            raise ValueError(
+                "MODEL.BACKBONE.FREEZE_AT: the stages of this timm model cannot be told apart. Set it to 0."
+            )
         for name, module in modules[: inside[-1] + 1]:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad = False
