@@ -10,6 +10,7 @@ from torch import Tensor
 from pair_detr.classification import Classification
 from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
 from pair_detr.targets import Assignment, Targets
+from pair_detr.transfer import upload
 
 
 class NonFiniteCostError(FloatingPointError):
@@ -56,11 +57,16 @@ class HungarianMatcher:
             targets: the ground truth. Of an image with more than Q objects, the Q that fit best are matched.
 
         Raises:
-            NonFiniteCostError: a cost is NaN or infinite.
+            NonFiniteCostError: a cost, a logit or a box is NaN or infinite.
         """
-        cost = self.pairwise_cost(logits.float(), boxes.float(), targets).cpu().numpy()
-        if not np.isfinite(cost).all():
+        logits, boxes = logits.float(), boxes.float()
+        cost = self.pairwise_cost(logits, boxes, targets)
+        # The cost does not see classes and images without an object.
+        finite = logits.isfinite().flatten(2).all(-1) & boxes.isfinite().flatten(2).all(-1)
+        packed = torch.cat((cost.flatten(), finite.flatten())).cpu().numpy()
+        if not (np.isfinite(packed).all() and packed[cost.numel() :].all()):
             raise self._explain(cost, logits, boxes, targets)
+        cost = packed[: cost.numel()].reshape(cost.shape)
         rows = [np.empty((4, 0), dtype=np.int64)]
         stops = np.cumsum(targets.counts)
         for image, (count, stop) in enumerate(zip(targets.counts, stops, strict=True)):
@@ -71,10 +77,7 @@ class HungarianMatcher:
                 rows.append(
                     np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + stop - count))
                 )
-        matches = torch.from_numpy(np.concatenate(rows, axis=1))
-        if logits.is_cuda:
-            matches = matches.pin_memory()
-        return Assignment(*matches.to(logits.device, non_blocking=True))
+        return Assignment(*upload(torch.from_numpy(np.concatenate(rows, axis=1)), logits.device))
 
     def pairwise_cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
         """Cost of every object with every query of its own image.
@@ -94,13 +97,13 @@ class HungarianMatcher:
         class_cost = self.classification.cost(logits, targets)
         return self.class_weight * class_cost + self.l1_weight * l1 - self.giou_weight * giou
 
-    def _explain(self, cost: np.ndarray, logits: Tensor, boxes: Tensor, targets: Targets) -> NonFiniteCostError:
-        layer, target, _ = np.argwhere(~np.isfinite(cost))[0]
-        image = int(targets.image_of[target])
-        suspects = {
-            "ground-truth boxes": targets.boxes[target],
-            "class logits": logits[layer, image],
-            "predicted boxes": boxes[layer, image],
-        }
-        culprit = next((name for name, tensor in suspects.items() if not tensor.isfinite().all()), "cost")
-        return NonFiniteCostError(int(layer), image, culprit)
+    def _explain(self, cost: Tensor, logits: Tensor, boxes: Tensor, targets: Targets) -> NonFiniteCostError:
+        for culprit, tensor in (("class logits", logits), ("predicted boxes", boxes)):
+            broken = (~tensor.isfinite()).nonzero()
+            if len(broken):
+                layer, image = broken[0, :2].tolist()
+                return NonFiniteCostError(layer, image, culprit)
+        broken = (~cost.isfinite()).nonzero()
+        layer, target = broken[0, :2].tolist()
+        culprit = "cost" if targets.boxes[target].isfinite().all() else "ground-truth boxes"
+        return NonFiniteCostError(layer, int(targets.image_of[target]), culprit)

@@ -19,6 +19,7 @@ from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
 from pair_detr.targets import Targets
+from pair_detr.transfer import upload
 from pair_detr.variants import variant_of
 
 
@@ -59,6 +60,11 @@ class DetectionTransformer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Builds the parts that MODEL.DETR describes.
+
+        Raises:
+            ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
+        """
         variant = variant_of(cfg)
         num_classes = resolve_num_classes(cfg)
         classification = build_classification(cfg, default=variant.classification)
@@ -108,12 +114,12 @@ class DetectionTransformer(nn.Module):
         Returns:
             (B, 3, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is padded.
         """
-        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        images = [upload(x["image"], self.device) for x in batched_inputs]
         batch = ImageList.from_tensors([(x - self.pixel_mean) / self.pixel_std for x in images])
         height, width = batch.tensor.shape[-2:]
         if all(size == (height, width) for size in batch.image_sizes):
             return batch.tensor, None
-        sizes = torch.tensor(batch.image_sizes).to(self.device, non_blocking=True)
+        sizes = upload(torch.tensor(batch.image_sizes), self.device)
         below = torch.arange(height, device=self.device) >= sizes[:, :1]
         beside = torch.arange(width, device=self.device) >= sizes[:, 1:]
         return batch.tensor, below[:, :, None] | beside[:, None, :]
@@ -143,8 +149,8 @@ class DetectionTransformer(nn.Module):
         scores, labels, queries = self.classification.detections(predictions.logits[-1], self.detections_per_image)
         boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
         sizes = [(x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])) for x in batched_inputs]
-        scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=boxes.dtype, device=boxes.device)
-        boxes = boxes * scale[:, None]
+        scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=boxes.dtype)
+        boxes = boxes * upload(scale, boxes.device)[:, None]
         return [
             {"instances": Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)}
             for size, b, s, c in zip(sizes, boxes, scores, labels, strict=True)

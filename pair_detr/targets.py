@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pair_detr.transfer import upload
+
 
 @dataclass
 class Targets:
@@ -32,7 +34,7 @@ class Targets:
 
     def to(self, device: torch.device) -> "Targets":
         """A copy on ``device``; the host does not wait for it."""
-        boxes, labels, image_of = (x.to(device, non_blocking=True) for x in (self.boxes, self.labels, self.image_of))
+        boxes, labels, image_of = (upload(x, device) for x in (self.boxes, self.labels, self.image_of))
         return Targets(boxes, labels, image_of, self.counts)
 
 

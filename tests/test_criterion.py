@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from model_helpers import default_cfg, make_predictions, make_targets
+from model_helpers import build, default_cfg, make_predictions, make_targets, tiny_cfg
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
@@ -220,3 +220,17 @@ def test_losses_are_fp32_under_autocast() -> None:
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("COST__GIOU", r"MODEL\.DETR\.COST\.GIOU is -1\.0; a weight must be 0 or more"),
+        ("LOSS__L1", r"MODEL\.DETR\.LOSS\.L1 is -1\.0"),
+        ("PAIR__CONTRASTIVE_WEIGHT", r"MODEL\.DETR\.PAIR\.CONTRASTIVE_WEIGHT is -1\.0"),
+        ("PAIR__TEMPERATURE", r"MODEL\.DETR\.PAIR\.TEMPERATURE is -1\.0; it must be above 0"),
+    ],
+)
+def test_negative_weights_are_refused(key: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(tiny_cfg(**{key: -1.0}))

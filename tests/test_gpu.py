@@ -1,6 +1,7 @@
 """The training step on a GPU."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -9,18 +10,23 @@ from detectron2.modeling import build_model
 
 from pair_detr import add_pair_detr_config
 from pair_detr.config_files import config_file
+from pair_detr.meta_arch import DetectionTransformer
 from pair_detr.tools.benchmark import make_batch
 from pair_detr.variants import VARIANTS
+
+
+def build_on_cpu(variant: str) -> DetectionTransformer:
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    cfg.merge_from_file(str(config_file("quickstart")))
+    cfg.merge_from_list(["MODEL.DETR.VARIANT", variant, "MODEL.DETR.NUM_CLASSES", 3, "MODEL.DEVICE", "cpu"])
+    return build_model(cfg)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_losses_agree_with_the_cpu_and_bfloat16_stays_finite(variant: str) -> None:
-    cfg = get_cfg()
-    add_pair_detr_config(cfg)
-    cfg.merge_from_file(str(config_file("quickstart")))
-    cfg.merge_from_list(["MODEL.DETR.VARIANT", variant, "MODEL.DETR.NUM_CLASSES", 3, "MODEL.DEVICE", "cpu"])
-    model = build_model(cfg)
+    model = build_on_cpu(variant)
     batch = [*make_batch(2, (96, 96), 3, 3), *make_batch(1, (64, 80), 0, 3)]
     on_gpu = copy.deepcopy(model).cuda()
     expected = model(batch)
@@ -32,3 +38,21 @@ def test_losses_agree_with_the_cpu_and_bfloat16_stays_finite(variant: str) -> No
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in on_gpu.parameters() if p.requires_grad)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_training_step_waits_for_the_device_once(variant: str) -> None:
+    model = build_on_cpu(variant).cuda()
+    batch = [*make_batch(2, (96, 96), 3, 3), *make_batch(1, (64, 80), 0, 3)]
+    sum(model(batch).values()).backward()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sum(model(batch).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [warning for warning in caught if "synchronizing" in str(warning.message)]
+    # The matcher's copy of all costs.
+    assert len(waits) == 1, [str(warning.message) for warning in waits]

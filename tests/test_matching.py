@@ -150,6 +150,20 @@ def test_non_finite_cost_names_layer_image_and_culprit(culprit: str, bad: float)
     assert (caught.value.layer, caught.value.image, caught.value.culprit) == (layer, image, culprit)
 
 
+@pytest.mark.parametrize("culprit", ["class logits", "predicted boxes"])
+def test_non_finite_predictions_that_no_object_meets_are_found(culprit: str) -> None:
+    predictions, targets = make_predictions(2, 2, 4, 3), make_targets([2, 0])
+    tensor = predictions.logits if culprit == "class logits" else predictions.boxes
+    tensor[1, 1, 3, 0] = math.nan
+    with pytest.raises(NonFiniteCostError, match=f"layer 1, image 1 .*{culprit}"):
+        HungarianMatcher(SigmoidFocal(), *WEIGHTS)(predictions.logits, predictions.boxes, targets)
+    predictions = make_predictions(1, 1, 4, 3)
+    targets = make_targets([2], num_classes=2)
+    predictions.logits[0, 0, :, 2] = math.nan
+    with pytest.raises(NonFiniteCostError, match=r"layer 0, image 0 .*class logits"):
+        HungarianMatcher(SigmoidFocal(), *WEIGHTS)(predictions.logits, predictions.boxes, targets)
+
+
 def test_half_precision_is_matched_as_fp32() -> None:
     predictions, targets = make_predictions(2, 2, 6, 3), make_targets([4, 2])
     logits, boxes = predictions.logits.bfloat16(), predictions.boxes

@@ -163,7 +163,7 @@ def test_diverged_model_names_file_and_layer(variant: str) -> None:
     batch = make_batch([SMALL, LARGE], [0, 2])
     with torch.no_grad():
         model.detector.class_head.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"image1\.png: the class logits of decoder layer 0.*BASE_LR"):
+    with pytest.raises(FloatingPointError, match=r"image0\.png: the class logits of decoder layer 0.*BASE_LR"):
         model(batch)
 
 

@@ -31,6 +31,7 @@ class ConditionalDETR(Detector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """See :meth:`Detector.from_config`."""
         return super().from_config(cfg) | {"num_decoder_layers": cfg.MODEL.DETR.DEC_LAYERS}
 
     def decode(self, memory: Memory) -> Predictions:

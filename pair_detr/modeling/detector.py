@@ -55,6 +55,7 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Builds the backbone and reads the sizes under MODEL.DETR."""
         backbone = build_backbone(cfg)
         features = list(backbone.output_shape())
         in_feature = cfg.MODEL.DETR.IN_FEATURE or features[-1]

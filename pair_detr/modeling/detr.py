@@ -36,6 +36,7 @@ class DETR(Detector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """See :meth:`Detector.from_config`."""
         return super().from_config(cfg) | {"num_decoder_layers": cfg.MODEL.DETR.DEC_LAYERS}
 
     def decode(self, memory: Memory) -> Predictions:
