@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from pair_detr import add_pair_detr_config
+from pair_detr.data import register_coco
 
 
 @contextmanager
@@ -57,6 +58,23 @@ def write_coco(folder: Path, annotations: list[dict], sizes: list[tuple[int, int
     file = folder / "annotations.json"
     file.write_text(json.dumps(content))
     return file
+
+
+def tiny_dataset_cfg(folder: Path) -> CfgNode:
+    """Config for "tiny", ten images, every third of them upright, with a crowd and boxes; small sizes."""
+    sizes = [(40, 60) if i % 3 == 0 else (60, 40) for i in range(10)]
+    annotations = [{"image_id": i + 1, "bbox": [5, 10, 20, 15], "category_id": 1 + i % 2} for i in range(10)]
+    annotations.append({"image_id": 1, "bbox": [0, 0, 30, 30], "iscrowd": 1})
+    register_coco("tiny", str(write_coco(folder, annotations, sizes)), str(folder))
+    cfg = make_cfg(TRAIN=("tiny",), TEST=("tiny",))
+    cfg.INPUT.MIN_SIZE_TRAIN = (32, 40, 48)
+    cfg.INPUT.MAX_SIZE_TRAIN = 64
+    cfg.INPUT.RESIZE_CROP.SCALES = [40, 50]
+    cfg.INPUT.RESIZE_CROP.SIZE_RANGE = [24, 40]
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SEED = 7
+    return cfg
 
 
 def write_voc(root: Path) -> Path:
