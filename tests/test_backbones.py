@@ -1,6 +1,7 @@
 """Backbones against torchvision and timm."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,11 @@ from pair_detr.modeling.backbone import ConvNet, TimmBackbone
 timm = pytest.importorskip("timm")
 
 SMALL_MODEL = "test_resnet"  # 0.5 M parameters
+# Emits NHWC maps; timm has no small one.
+SMALL_SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "window_size": 2}
+ANY_SIZE = {"dynamic_img_size": True}
+SWIN, VIT, CONVNEXT = "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "test_convnext"
+SMALL_VIT = {"embed_dim": 16, "depth": 5, "num_heads": 2}
 
 
 def resnet_cfg(depth: int = 50, dilation: int = 1) -> CfgNode:
@@ -222,6 +228,73 @@ def test_timm_keyword_arguments_reach_the_model() -> None:
     assert backbone.output_shape()["stage4"].stride == 16
     assert backbone(torch.randn(1, 3, 64, 64))["stage4"].shape[-2:] == (4, 4)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in backbone.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "stages", "strides"),
+    [
+        (SWIN, SMALL_SWIN | ANY_SIZE, [1, 3], [8, 32]),
+        (VIT, SMALL_VIT | ANY_SIZE, [0, 4], [16, 16]),
+        (CONVNEXT, {}, [1, 3], [8, 32]),
+    ],
+)
+def test_timm_families_emit_nchw_maps(name: str, kwargs: dict[str, Any], stages: list[int], strides: list[int]) -> None:
+    """Whatever timm's layout; the stages of a ViT are its blocks."""
+    backbone = TimmBackbone(name, [stages[0], -1], kwargs=kwargs).eval()
+    shapes = backbone.output_shape()
+    assert list(shapes) == [f"stage{i}" for i in stages]
+    assert [shape.stride for shape in shapes.values()] == strides
+    with torch.no_grad():
+        features = backbone(torch.randn(2, 3, 64, 96))
+        uneven = backbone(torch.randn(2, 3, 70, 50))
+    assert list(features) == list(uneven) == list(shapes)
+    for key, shape in shapes.items():
+        assert features[key].shape == (2, shape.channels, 64 // shape.stride, 96 // shape.stride)
+        assert uneven[key].shape[:2] == (2, shape.channels)
+        # Sides that are no multiple of a patch; convolutions of ConvNeXt without padding round down.
+        assert all(abs(n - side / shape.stride) < 1 for n, side in zip(uneven[key].shape[2:], (70, 50), strict=True))
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [(SWIN, SMALL_SWIN | ANY_SIZE), (VIT, SMALL_VIT | ANY_SIZE)])
+def test_timm_transformers_compute_what_timm_computes(name: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    """From weights in a file; the last map is what the whole model makes before its last normalisation."""
+    whole = timm.create_model(name, num_classes=0, **kwargs).eval()
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    backbone = TimmBackbone(name, [-1], weights=str(tmp_path / "weights.pth"), kwargs=kwargs).eval()
+    whole.norm = nn.Identity()
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        (found,) = backbone(image).values()
+        expected = whole.forward_features(image)
+    if name == VIT:
+        expected = expected[:, 1:].unflatten(1, (4, 6))
+    torch.testing.assert_close(found, expected.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [(SWIN, SMALL_SWIN), (VIT, SMALL_VIT)])
+def test_timm_models_of_a_fixed_size_say_how_to_free_them(name: str, kwargs: dict[str, Any]) -> None:
+    backbone = TimmBackbone(name, [-1], kwargs=kwargs)
+    with pytest.raises(ValueError, match=rf"{name}.* 64 x 96 .*MODEL\.TIMM\.KWARGS.*dynamic_img_size.*img_size"):
+        backbone(torch.randn(1, 3, 64, 96))
+    # The second remedy, as YAML has it.
+    backbone = TimmBackbone(name, [-1], kwargs=kwargs | {"img_size": [64, 96]})
+    assert backbone(torch.randn(1, 3, 64, 96))
+
+
+def test_timm_vit_cannot_be_frozen() -> None:
+    with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.FREEZE_AT: .*Set it to 0"):
+        TimmBackbone(VIT, [-1], freeze_at=2, kwargs=SMALL_VIT)
+
+
+def test_timm_swin_is_frozen_by_stages() -> None:
+    backbone = TimmBackbone(SWIN, [-1], freeze_at=2, kwargs=SMALL_SWIN)
+    assert {name.split(".")[0] for name in trained_names(backbone)} == {"layers_2", "layers_3"}
+
+
+@pytest.mark.parametrize("name", [SMALL_MODEL, VIT])
+def test_timm_unknown_keyword_arguments(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"MODEL\.TIMM\.KWARGS .*'no_such'.* {name}.*Correct or remove"):
+        TimmBackbone(name, [-1], kwargs={"no_such": 1})
 
 
 def test_timm_errors_name_the_key(tmp_path: Path, weights: str) -> None:

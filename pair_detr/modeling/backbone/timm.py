@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class TimmBackbone(Backbone):
@@ -32,12 +33,14 @@ class TimmBackbone(Backbone):
             kwargs: further arguments of ``timm.create_model``.
 
         Raises:
-            ValueError: timm does not know the model, the model has no such stage, or the weights are another model's.
+            ValueError: timm does not know the model or its arguments, the model has no such stage or stages that cannot
+                be frozen, or the weights are another model's.
             FileNotFoundError: the weights do not exist.
         """
         super().__init__()
         # Imported here: the other backbones work without timm.
         import timm
+        from timm.layers import PatchEmbed
         from timm.utils.model import freeze_batch_norm_2d
 
         if name.split(".")[0] not in timm.list_models():
@@ -49,12 +52,20 @@ class TimmBackbone(Backbone):
                 f"MODEL.TIMM.WEIGHTS: {weights} does not exist. Give a local file, or '' for random weights."
             )
         arguments = {"features_only": True, **(kwargs or {})}
-        info = timm.create_model(name, **arguments).feature_info
-        num_stages = len(info.channels())
+        try:
+            info = timm.create_model(name, **arguments).feature_info
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"MODEL.TIMM.KWARGS {kwargs or {}} do not suit MODEL.TIMM.NAME {name}: {error!r}. Correct or remove "
+                "them, or choose a model that timm builds with features_only=True."
+            ) from error
+        # Not the length of channels(): of some models, timm emits only the last stages unless told otherwise.
+        num_stages = len(info.info)
         if not out_indices or any(not -num_stages <= i < num_stages for i in out_indices):
             raise ValueError(
                 f"MODEL.TIMM.OUT_INDICES is {list(out_indices)}, but {name} has stages 0 to {num_stages - 1}."
             )
+        self._name = name
         self.indices = sorted(i % num_stages for i in out_indices)
         arguments["out_indices"] = tuple(range(self.indices[-1] + 1))
         if weights:
@@ -66,9 +77,11 @@ class TimmBackbone(Backbone):
         if weights:
             self._require_keys_of(weights)
         self._drop_later_stages()
-        self._spec = {
-            f"stage{i}": ShapeSpec(channels=info.channels()[i], stride=info.reduction()[i]) for i in self.indices
-        }
+        self._spec = {f"stage{i}": ShapeSpec(channels=info.channels(i), stride=info.reduction(i)) for i in self.indices}
+        # Swin and others emit (B, H, W, C).
+        self._channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        patches = [module.patch_size for module in self.model.modules() if isinstance(module, PatchEmbed)]
+        self._patch_size = patches[0] if patches else (1, 1)
         if frozen_norm:
             self.model = freeze_batch_norm_2d(self.model)
         self._freeze(freeze_at, freeze_batch_norm_2d)
@@ -77,9 +90,10 @@ class TimmBackbone(Backbone):
         """timm only logs keys that do not match: a file of another model would leave the backbone random."""
         from timm.models import load_state_dict
 
-        # Some of timm's wrappers write "_" for ".".
+        # Some of timm's wrappers write "_" for "."; that of a ViT has the model inside.
         keys = {key.replace("_", ".") for key in load_state_dict(weights, use_ema=False)}
-        if not any(name.replace("_", ".") in keys for name, _ in self.model.named_parameters()):
+        names = (name.removeprefix("model.") for name, _ in self.model.named_parameters())
+        if not any(name.replace("_", ".") in keys for name in names):
             raise ValueError(
                 f"MODEL.TIMM.WEIGHTS: {weights} has none of the backbone's parameters. Give a state dict of the "
                 "timm model that MODEL.TIMM.NAME names."
@@ -114,9 +128,27 @@ class TimmBackbone(Backbone):
                 self.model.set_submodule(name, freeze_norm(module))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) -> feature maps by name, finest first."""
-        features = self.model(image)
-        return {f"stage{i}": features[i] for i in self.indices}
+        """(B, C, H, W) -> feature maps by name, (B, channels, H / stride, W / stride), finest first.
+
+        Raises:
+            ValueError: the model is made for images of another size.
+        """
+        height, width = image.shape[-2:]
+        below, beside = -height % self._patch_size[0], -width % self._patch_size[1]
+        if below or beside:
+            # timm refuses incomplete patches, which convolutions would pad.
+            image = F.pad(image, (0, beside, 0, below))
+        try:
+            features = self.model(image)
+        except AssertionError as error:
+            raise ValueError(
+                f"MODEL.TIMM.NAME {self._name} does not take images of {height} x {width} pixels ({error}). For images "
+                "of any size set MODEL.TIMM.KWARGS {dynamic_img_size: true}, if this model knows it; else "
+                "{img_size: [height, width]}, with INPUT.MIN_SIZE_* and MAX_SIZE_* for images of that one size."
+            ) from error
+        return {
+            f"stage{i}": features[i].permute(0, 3, 1, 2) if self._channels_last else features[i] for i in self.indices
+        }
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of the feature maps."""
