@@ -188,7 +188,7 @@ def test_center_decoding_is_conditional_detr() -> None:
 
 
 def test_pair_decoding_assembles_boxes_from_both_decoders() -> None:
-    predictions = predict(build(tiny_cfg(PAIR__BOX_DECODING="pair", NUM_QUERIES=100), randomize=False))
+    predictions = predict(build(tiny_cfg(PAIR__BOX_DECODING="pair", NUM_QUERIES=100)))
     x, y, w, h = predictions.boxes.unbind(-1)
     left, top = predictions.top_left.unbind(-1)
     inside = (left < x) & (top < y)
@@ -259,3 +259,13 @@ def test_pair_detr_refuses_a_decoder_that_nothing_trains() -> None:
         build(cfg)
     cfg.MODEL.DETR.PAIR.BOX_DECODING = "pair"
     assert isinstance(build(cfg).detector, PairDETR)
+
+
+def test_pairs_start_with_a_box_between_them() -> None:
+    torch.manual_seed(0)
+    detector = build(tiny_cfg(PAIR__BOX_DECODING="pair"), randomize=False).detector
+    boxes = detector(torch.rand(1, 3, 64, 64), None).boxes
+    assert boxes.shape == (3, 1, 7, 4)
+    assert (boxes[..., 2:] > 0.1).all()
+    corner = boxes[..., :2] - boxes[..., 2:] / 2
+    torch.testing.assert_close(corner.logit(), boxes[..., :2].logit() - 0.5)

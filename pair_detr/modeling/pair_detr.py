@@ -13,6 +13,9 @@ from pair_detr.modeling.detector import initialize_transformer
 from pair_detr.modeling.features import Memory, Predictions
 from pair_detr.modeling.heads import LocationHead
 
+# Logits between a query's centre and corner at the start; mid-image that is a box of a quarter of the image's side.
+_INITIAL_OFFSET = 0.5
+
 
 class PairDETR(ConditionalDETR):
     """Conditional DETR, whose decoder is the centre decoder, with a top-left decoder on the same memory and queries."""
@@ -53,6 +56,8 @@ class PairDETR(ConditionalDETR):
             )
         self.top_left_decoder = ConditionalDecoder(layers, dim)
         initialize_transformer(self.top_left_decoder)
+        if box_decoding == "pair":
+            self._relate_reference_points()
         self.top_left_head = LocationHead(dim, 2, zero_init=True)
         project = projection_dim > 0 and contrastive_layers > 0
         self.center_projection = nn.Linear(dim, projection_dim) if project else nn.Identity()
@@ -60,6 +65,7 @@ class PairDETR(ConditionalDETR):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Adds MODEL.DETR.PAIR to what Conditional DETR reads."""
         pair = cfg.MODEL.DETR.PAIR
         for key, choices in {"BOX_DECODING": ("center", "pair"), "CONTRASTIVE_LAYERS": ("last", "all")}.items():
             if pair[key] not in choices:
@@ -76,6 +82,17 @@ class PairDETR(ConditionalDETR):
             "contrastive_layers": contrastive_layers if pair.CONTRASTIVE_WEIGHT > 0 else 0,
             "projection_dim": pair.PROJECTION_DIM,
         }
+
+    @torch.no_grad()
+    def _relate_reference_points(self) -> None:
+        """Lets each query's corner start up and left of its centre.
+
+        With independent heads most pairs of points would start without a box between them, where the size of the box
+        has no gradient.
+        """
+        corner_head = self.top_left_decoder.ref_point_head
+        corner_head.load_state_dict(self.decoder.ref_point_head.state_dict())
+        corner_head.layers[-1].bias -= _INITIAL_OFFSET
 
     def decode(self, memory: Memory) -> Predictions:
         """See :meth:`Detector.decode`."""
