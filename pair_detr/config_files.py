@@ -1,6 +1,11 @@
-"""Finds the config files that come with the package."""
+"""Finds config files, those that come with the package among them, and reads them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from pair_detr.config import add_pair_detr_config
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 
@@ -20,6 +25,40 @@ def config_file(name: str) -> Path:
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml"))
         raise FileNotFoundError(f"no config file {name!r} in {folder}; there are: {', '.join(names)}")
     return path
+
+
+def find_config(name: str) -> str:
+    """Path of a config file: relative to the working directory or, if it is not there, one that the package ships.
+
+    Args:
+        name: path, with or without ``configs/`` in front; "" for none.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    if not name or Path(name).is_file():
+        return name
+    return str(config_file(name.removeprefix("configs/")))
+
+
+def load_config(name: str, options: Sequence[str] = ()) -> CfgNode:
+    """The defaults of Detectron2 and of this project, changed by a config file and then by options.
+
+    Args:
+        name: as of :func:`find_config`.
+        options: keys and values in turn, as on the command line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeyError, AssertionError: the file or the options have a key that does not exist.
+    """
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    path = find_config(name)
+    if path:
+        cfg.merge_from_file(path)
+    cfg.merge_from_list(list(options))
+    return cfg
 
 
 def _config_folder() -> Path:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from PIL import Image
 
-from pair_detr import add_pair_detr_config
+from pair_detr.config_files import load_config
 from pair_detr.data import register_from_config
 
 IMAGE_SIZE = 32
@@ -68,14 +68,11 @@ def tiny_options(dataset: dict[str, str], output: Path, **changes: Any) -> list[
 
 
 def default_config() -> CfgNode:
-    cfg = get_cfg()
-    add_pair_detr_config(cfg)
-    return cfg
+    return load_config("")
 
 
 def tiny_config(dataset: dict[str, str], output: Path, **changes: Any) -> CfgNode:
     """The config of :func:`tiny_options`, with its data set registered."""
-    cfg = default_config()
-    cfg.merge_from_list(tiny_options(dataset, output, **changes))
+    cfg = load_config("", tiny_options(dataset, output, **changes))
     register_from_config(cfg)
     return cfg

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from model_helpers import VARIANTS, build, default_cfg, tiny_cfg
 
 import pair_detr.config
-from pair_detr.config_files import config_file
+from pair_detr.config_files import config_file, find_config, load_config
 from pair_detr.criterion import PairCriterion, SetCriterion
 from pair_detr.meta_arch import DetectionTransformer
 from pair_detr.modeling import DETR, ConditionalDETR, PairDETR
@@ -33,8 +33,7 @@ CLASSES = {
 
 
 def merged(name: str) -> CfgNode:
-    cfg = default_cfg()
-    cfg.merge_from_file(str(config_file(name)))
+    cfg = load_config(name)
     cfg.MODEL.DETR.NUM_CLASSES = 3
     cfg.MODEL.DEVICE = "cpu"
     # Building needs no data.
@@ -51,6 +50,29 @@ def build_fast(cfg: CfgNode) -> DetectionTransformer:
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         return build_model(cfg)
+
+
+def test_find_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("") == ""
+    assert find_config("configs/quickstart.yaml") == str(config_file("quickstart"))
+    assert find_config("quickstart") == str(config_file("quickstart"))
+    with pytest.raises(FileNotFoundError, match="no_such"):
+        find_config("configs/no_such.yaml")
+    (tmp_path / "own.yaml").touch()
+    assert find_config("own.yaml") == "own.yaml"
+
+
+def test_load_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options count before the file, the file before the defaults; the result can be changed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("MODEL: {DETR: {NUM_QUERIES: 7, ENC_LAYERS: 1}}\n")
+    cfg = load_config("own.yaml", ["MODEL.DETR.ENC_LAYERS", "2"])
+    model = cfg.MODEL.DETR
+    assert (model.NUM_QUERIES, model.ENC_LAYERS, model.DEC_LAYERS) == (7, 2, default_cfg().MODEL.DETR.DEC_LAYERS)
+    assert not cfg.is_frozen()
+    assert load_config("detr/r50").MODEL.DETR.VARIANT == "detr"
+    assert load_config("").MODEL.META_ARCHITECTURE == "DetectionTransformer"
 
 
 def test_the_promised_configs_exist() -> None:
@@ -149,8 +171,7 @@ def test_every_key_is_explained() -> None:
 
 
 def test_defaults_train_pair_detr() -> None:
-    cfg = get_cfg()
-    pair_detr.config.add_pair_detr_config(cfg)
+    cfg = load_config("")
     assert cfg.MODEL.META_ARCHITECTURE == "DetectionTransformer"
     assert cfg.MODEL.DETR.VARIANT == "pair_detr"
     assert ("cuda" if torch.cuda.is_available() else "cpu") == cfg.MODEL.DEVICE

@@ -15,8 +15,7 @@ import pytest
 import torch
 from engine_helpers import tiny_options, write_dataset
 
-from pair_detr.config_files import config_file
-from pair_detr.engine import CheckpointError, argument_parser, find_config, main, run, setup
+from pair_detr.engine import CheckpointError, argument_parser, main, run, setup
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +38,6 @@ def _process_as_before() -> Iterator[None]:
 
 def arguments(options: list[str], *flags: str) -> argparse.Namespace:
     return argument_parser().parse_args([*flags, *options])
-
-
-def test_find_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_config("") == ""
-    assert find_config("configs/quickstart.yaml") == str(config_file("quickstart"))
-    assert find_config("quickstart") == str(config_file("quickstart"))
-    with pytest.raises(FileNotFoundError, match="no_such"):
-        find_config("configs/no_such.yaml")
-    (tmp_path / "own.yaml").touch()
-    assert find_config("own.yaml") == "own.yaml"
 
 
 def test_setup(dataset: dict[str, str], tmp_path: Path) -> None:
@@ -142,7 +130,7 @@ def two_steps(dataset: dict[str, str], output: Path, variant: str, processes: in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["pair_detr", "detr"])
+@pytest.mark.parametrize("variant", ["pair_detr", "conditional_detr", "detr"])
 def test_two_processes_equal_one(dataset: dict[str, str], tmp_path: Path, variant: str) -> None:
     """Images have one or two objects: the losses are normalised by the number in both processes' halves."""
     torch.manual_seed(0)

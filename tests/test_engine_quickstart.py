@@ -10,10 +10,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
-from engine_helpers import default_config
 from PIL import Image
 
-from pair_detr.config_files import config_file
+from pair_detr.config_files import load_config
 from pair_detr.data import make_shapes, register_shapes
 from pair_detr.modeling import Detector
 from pair_detr.tools import quickstart
@@ -78,8 +77,8 @@ def test_pictures(tmp_path: Path) -> None:
         Image.new("RGB", (60, 60)).save(file)
         images.append({"file_name": str(file), "image_id": image_id, "annotations": [annotation]})
     results = [
-        {"image_id": 1, "category_id": 2, "bbox": [10, 10, 40, 30], "score": 0.9},
-        {"image_id": 2, "category_id": 2, "bbox": [10, 10, 40, 30], "score": 0.1},
+        {"image_id": 1, "category_id": 2, "bbox": [10, 10, 40, 30], "score": 0.35},
+        {"image_id": 2, "category_id": 2, "bbox": [10, 10, 40, 30], "score": 0.25},
     ]
     (tmp_path / "results.json").write_text(json.dumps(results))
     quickstart.draw_predictions(images, tmp_path / "results.json", metadata, tmp_path / "pictures.png")
@@ -97,7 +96,6 @@ def test_pictures(tmp_path: Path) -> None:
 def test_config_builds(model: str) -> None:
     from detectron2.modeling import build_model
 
-    cfg = default_config()
-    cfg.merge_from_file(str(config_file(quickstart.CONFIG)))
+    cfg = load_config(quickstart.CONFIG)
     cfg.MODEL.DETR.VARIANT = model
     assert isinstance(build_model(cfg).detector, Detector)

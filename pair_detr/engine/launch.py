@@ -12,14 +12,13 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.config import add_pair_detr_config
-from pair_detr.config_files import config_file
+from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes
 from pair_detr.engine.checkpoint import AtomicCheckpointer, require_weights
 from pair_detr.engine.hooks import TrainingInterrupted
@@ -35,20 +34,6 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_config(name: str) -> str:
-    """Path of a config file: relative to the working directory or, if it is not there, one that the package ships.
-
-    Args:
-        name: path, with or without ``configs/`` in front; "" for none.
-
-    Raises:
-        FileNotFoundError: it is neither.
-    """
-    if not name or Path(name).is_file():
-        return name
-    return str(config_file(name.removeprefix("configs/")))
-
-
 def setup(args: argparse.Namespace) -> CfgNode:
     """Reads the config, registers its data sets and sets up the process: loggers, threads and random numbers.
 
@@ -59,12 +44,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
     """
     configure_cpu(args.num_gpus)
-    cfg = get_cfg()
-    add_pair_detr_config(cfg)
+    # Detectron2 logs the file's content.
     args.config_file = find_config(args.config_file)
-    if args.config_file:
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = load_config(args.config_file, args.opts)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device. Set MODEL.DEVICE cpu.")
     # Detectron2 sets up loggers of its own packages alone.

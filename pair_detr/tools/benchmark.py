@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
-from pair_detr.config import add_pair_detr_config
-from pair_detr.engine import build_optimizer, find_config
+from pair_detr.config_files import load_config
+from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
 from pair_detr.variants import VARIANTS
 
@@ -111,10 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     steps = []
     for variant in args.variants:
-        cfg = get_cfg()
-        add_pair_detr_config(cfg)
-        cfg.merge_from_file(find_config(args.config_file))
-        cfg.merge_from_list([*args.opts, "MODEL.DETR.VARIANT", variant])
+        cfg = load_config(args.config_file, [*args.opts, "MODEL.DETR.VARIANT", variant])
         # No data are read; their number of classes does not matter for speed.
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
         if cfg.MODEL.DETR.NUM_CLASSES == 0:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from detectron2.config import CfgNode, get_cfg
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
@@ -20,17 +19,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pair_detr.config import add_pair_detr_config
-from pair_detr.config_files import config_file
+from pair_detr.config_files import config_file, load_config
 from pair_detr.data import load_dataset, make_shapes
 from pair_detr.engine import argument_parser, run
+from pair_detr.variants import VARIANTS
 
-MODELS = ("pair_detr", "conditional_detr", "detr")
+MODELS = tuple(VARIANTS)
 CONFIG = "quickstart"
 
 _NUM_PICTURES = 8
 _PAIRS_IN_A_ROW = 2
-_MIN_SCORE = 0.5
+_MIN_SCORE = 0.3
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     results = run(
         argument_parser().parse_args(["--config-file", config, *(["--resume"] if args.resume else []), *options])
     )
-    cfg = _read_config(output / "config.yaml")
+    cfg = load_config(str(output / "config.yaml"))
     dataset = cfg.DATASETS.TEST[0]
     pictures = output / "predictions.png"
     draw_predictions(
@@ -155,13 +154,6 @@ def _make_data() -> Path:
             f"The shapes cannot be written to {folder}: set the environment's DETECTRON2_DATASETS to another folder."
         ) from error
     return folder
-
-
-def _read_config(file: Path) -> CfgNode:
-    cfg = get_cfg()
-    add_pair_detr_config(cfg)
-    cfg.merge_from_file(str(file))
-    return cfg
 
 
 if __name__ == "__main__":
