@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from pair_detr import add_pair_detr_config
@@ -84,19 +86,44 @@ def write_voc(root: Path) -> Path:
     write_image(root / "JPEGImages" / "a.jpg", 40, 30)
     write_image(root / "JPEGImages" / "b.png", 20, 20)
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\n")
-    objects = _voc_object("dog", 1, 1, 40, 30) + _voc_object("cat", 10, 5, 20, 15)
-    (root / "Annotations" / "a.xml").write_text(_voc_annotation(40, 30, objects))
-    (root / "Annotations" / "b.xml").write_text(_voc_annotation(20, 20, ""))
+    objects = voc_object("dog", 1, 1, 40, 30) + voc_object("cat", 10, 5, 20, 15)
+    (root / "Annotations" / "a.xml").write_text(voc_annotation(40, 30, objects))
+    (root / "Annotations" / "b.xml").write_text(voc_annotation(20, 20, ""))
     return root
 
 
-def _voc_annotation(width: int, height: int, objects: str) -> str:
+def voc_annotation(width: int, height: int, objects: str) -> str:
+    """The text of an annotation file."""
     size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
     return f"<annotation>{size}{objects}</annotation>"
 
 
-def _voc_object(name: str, *corners: int) -> str:
+def voc_object(name: str, *corners: int) -> str:
+    """An object; corners as VOC counts them, from 1."""
     tags = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
     box = "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
     flags = "<pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>"
     return f"<object><name>{name}</name>{flags}<bndbox>{box}</bndbox></object>"
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Replaces text that the file must have."""
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def predict(dicts: list[dict], noise: float = 4) -> tuple[list[dict], list[dict]]:
+    """Inputs and outputs of a model whose predictions are near the truth, each with a score of its own."""
+    rng = np.random.default_rng(0)
+    inputs, outputs = [], []
+    for record in dicts:
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record["annotations"]]
+        instances = Instances((record["height"], record["width"]))
+        offsets = rng.normal(0, noise, (len(boxes), 4))
+        instances.pred_boxes = Boxes(torch.tensor(np.array(boxes).reshape(-1, 4) + offsets, dtype=torch.float32))
+        instances.scores = torch.tensor(rng.random(len(boxes)))
+        instances.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]], dtype=torch.long)
+        inputs.append(record)
+        outputs.append({"instances": instances})
+    return inputs, outputs

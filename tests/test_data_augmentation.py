@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import restored_catalogs, tiny_dataset_cfg
+from data_helpers import edit, restored_catalogs, tiny_dataset_cfg, write_voc
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from pair_detr.data import DetectionMapper, build_augmentation, build_train_loader
+from pair_detr.data.voc import load_voc
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +175,17 @@ def test_boxes_outside_of_the_crop_are_left_out(cfg: CfgNode, tmp_path: Path) ->
         assert len(instances.gt_classes) == len(instances.gt_boxes)
         numbers.add(len(instances))
     assert 0 in numbers and len(numbers) > 1
+
+
+def test_image_of_another_size_is_named(cfg: CfgNode, tmp_path: Path) -> None:
+    root = write_voc(tmp_path / "voc")
+    edit(root / "Annotations" / "a.xml", "<width>40</width>", "<width>41</width>")
+    given = load_voc(str(root), "train", ["cat", "dog"])[0]
+    for is_train in (True, False):
+        with pytest.raises(
+            SizeMismatchError, match=r"a\.jpg, got \(40, 30\), expect \(41, 30\).*<size>.*width and height"
+        ):
+            DetectionMapper(cfg, is_train)(given)
 
 
 @pytest.mark.parametrize("content", ["truncated", "text", "empty", "missing", "folder"])

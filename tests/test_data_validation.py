@@ -4,8 +4,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from data_helpers import make_cfg, restored_catalogs, write_coco, write_voc
+from data_helpers import make_cfg, restored_catalogs, write_coco, write_image, write_voc
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
@@ -41,7 +42,10 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ([10, 20, 15, -1], BoxMode.XYWH_ABS, "negative height"),
         ([0, 0, float("nan"), 1], BoxMode.XYWH_ABS, "not finite"),
         ([0, 0, float("inf"), 1], BoxMode.XYXY_ABS, "not finite"),
-        ([1, 2, 3], BoxMode.XYWH_ABS, "3 numbers instead of 4"),
+        ([1, 2, 3], BoxMode.XYWH_ABS, "not four numbers"),
+        (["1", 2, 3, 4], BoxMode.XYWH_ABS, "not four numbers"),
+        (None, None, "not four numbers"),
+        (np.array([1, 2, 3, 4], dtype=np.float32), BoxMode.XYWH_ABS, None),
         ([1, 2, 3, 4], BoxMode.XYXY_REL, "neither XYXY_ABS nor XYWH_ABS"),
         ([40, 0, 5, 5], BoxMode.XYWH_ABS, "outside of the image of 40x30 pixels"),
         ([39, 29, 5, 5], BoxMode.XYWH_ABS, None),
@@ -89,7 +93,7 @@ def test_all_missing_images_are_named(tmp_path: Path) -> None:
 
 
 def test_duplicate_images_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    register("twice", tmp_path, [])
+    register("twice", tmp_path, [{"image_id": 1, "bbox": [1, 1, 5, 5]}])
     file = tmp_path / "annotations.json"
     file.write_text(file.read_text().replace("2.png", "1.png"))
     assert len(load_training_dicts(make_cfg(TRAIN=("twice",)))) == 2
@@ -103,12 +107,38 @@ def test_images_without_usable_box(tmp_path: Path) -> None:
     assert len(load_training_dicts(cfg)) == 2
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
     assert [d["image_id"] for d in load_training_dicts(cfg)] == [2]
-    register("all_empty", tmp_path / "empty", [{"image_id": 1, "bbox": [1, 1, 0, 5]}])
-    cfg.DATASETS.TRAIN = ("all_empty",)
-    with pytest.raises(ValueError, match="FILTER_EMPTY_ANNOTATIONS to False"):
-        load_training_dicts(cfg)
     with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty"):
         load_training_dicts(make_cfg(TRAIN=()))
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        [],
+        [{"image_id": 1, "bbox": [1, 1, 0, 5]}],
+        [{"image_id": 1, "bbox": [1, 1, 5, 5], "iscrowd": 1}],
+    ],
+)
+@pytest.mark.parametrize("filter_empty", [False, True])
+def test_data_without_any_usable_box(tmp_path: Path, annotations: list[dict], filter_empty: bool) -> None:
+    register("all_empty", tmp_path, annotations)
+    cfg = make_cfg(TRAIN=("all_empty",))
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+    with pytest.raises(ValueError, match=r'"all_empty": none of its 2 images has a usable box .*DATASETS\.TRAIN'):
+        load_training_dicts(cfg)
+    assert not check_dataset("all_empty").trainable
+
+
+def test_annotation_without_a_box_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As data sets registered by other functions than this project's may have them."""
+    image = {"file_name": str(tmp_path / "1.png"), "image_id": 1, "width": 40, "height": 30}
+    write_image(tmp_path / "1.png", 40, 30)
+    good = {"bbox": [1, 1, 5, 5], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    DatasetCatalog.register("own", lambda: [image | {"annotations": [{"category_id": 0}, good | {"bbox": "1"}, good]}])
+    (record,) = load_training_dicts(make_cfg(TRAIN=("own",)))
+    assert record["annotations"] == [good]
+    (warning,) = warnings(caplog)
+    assert "annotation 0 of 1.png has box None (not four numbers); annotation 1 of 1.png has box '1' (not" in warning
 
 
 def test_tool_lists_everything(
@@ -124,6 +154,22 @@ def test_tool_lists_everything(
     (tmp_path / "2.png").unlink()
     assert tool.main(["tool"]) == 1
     assert f"tool: missing image: {tmp_path / '2.png'}" in caplog.messages
+
+
+def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    caplog.set_level(logging.INFO, logger="pair_detr")
+    register("torn", tmp_path / "torn", []).joinpath("annotations.json").write_text("[")
+    register("gone", tmp_path / "gone", []).joinpath("annotations.json").unlink()
+    register("fine", tmp_path / "fine", [{"image_id": 1, "bbox": [1, 1, 2, 5]}])
+    assert tool.main(["unheard_of", "torn", "gone", "fine"]) == 1
+    first, second, third, last = caplog.messages[0], *(m for m in caplog.messages[1:] if "Loaded" not in m)
+    assert first.startswith('unheard_of: cannot be loaded: Data set "unheard_of" is not registered')
+    assert second.startswith("torn: cannot be loaded: ") and "not valid JSON" in second
+    assert third.startswith("gone: cannot be loaded: ") and "annotations.json" in third
+    assert last == "fine: 2 images, 1 boxes: can be trained on"
 
 
 def test_tool_registers_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

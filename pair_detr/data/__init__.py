@@ -3,8 +3,10 @@
 from pair_detr.data import builtin  # noqa: F401  (registers the data sets)
 from pair_detr.data.augmentation import build_augmentation
 from pair_detr.data.build import build_test_loader, build_train_loader, load_training_dicts
-from pair_detr.data.catalog import class_names_of, load_dataset, register_coco
+from pair_detr.data.builtin import datasets_root
+from pair_detr.data.catalog import class_names_of, load_dataset
 from pair_detr.data.classes import resolve_num_classes
+from pair_detr.data.coco import register_coco
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.registration import register_from_config
 from pair_detr.data.sampler import TrainingBatchSampler
@@ -21,6 +23,7 @@ __all__ = [
     "build_train_loader",
     "check_dataset",
     "class_names_of",
+    "datasets_root",
     "load_dataset",
     "load_training_dicts",
     "make_shapes",

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from pair_detr.data.catalog import load_dataset
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.sampler import TrainingBatchSampler
-from pair_detr.data.validation import check_files, inspect_dicts, validate
+from pair_detr.data.validation import check_files, inspect_dicts, validate, warn_without_boxes
 
 _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
@@ -65,11 +65,6 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     # once more: these are its parts.
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
-        if not dicts:
-            raise ValueError(
-                f"No image of DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has a usable box: correct the annotations, or "
-                "set DATALOADER.FILTER_EMPTY_ANNOTATIONS to False."
-            )
     classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
     if classes and "annotations" in dicts[0]:
         print_instances_class_histogram(dicts, classes)
@@ -132,7 +127,9 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
         KeyError, FileNotFoundError, ValueError: the data set cannot be loaded, or images are missing.
     """
     dicts = load_dataset(name)
-    check_files(inspect_dicts(name, dicts))
+    report = inspect_dicts(name, dicts)
+    check_files(report)
+    warn_without_boxes(report)
     return build_detection_test_loader(
         dicts,
         mapper=DetectionMapper(cfg, is_train=False),

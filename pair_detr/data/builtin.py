@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
-from pair_detr.data.catalog import register_coco
+from pair_detr.data.coco import register_coco
 from pair_detr.data.shapes import register_shapes
 from pair_detr.data.voc import register_voc
 
 BCCD_CLASS_NAMES = ("RBC", "WBC", "Platelets")
+
+
+def datasets_root() -> Path:
+    """Folder of the data sets: the environment's DETECTRON2_DATASETS, by default ``datasets``, as for Detectron2."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def register_bccd(root: str) -> None:
@@ -29,6 +34,5 @@ def register_bccd(root: str) -> None:
         register_voc(f"bccd_voc_{split}", str(folder), split, BCCD_CLASS_NAMES, remedy=remedy)
 
 
-_root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
-register_bccd(str(_root / "bccd"))
-register_shapes(str(_root / "shapes"))
+register_bccd(str(datasets_root() / "bccd"))
+register_shapes(str(datasets_root() / "shapes"))

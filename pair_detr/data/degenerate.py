@@ -4,7 +4,9 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import PurePath
+from typing import Any
 
 from detectron2.structures import BoxMode
 
@@ -20,33 +22,38 @@ class BoxFault:
     Args:
         file_name: the image.
         index: position among the image's annotations, counted from 0.
-        bbox: the box as annotated.
+        bbox: the box as annotated, whatever that is.
         reason: what is wrong, for a message.
     """
 
     file_name: str
     index: int
-    bbox: tuple[float, ...]
+    bbox: Any
     reason: str
 
     def __str__(self) -> str:
-        box = ", ".join(f"{value:g}" for value in self.bbox)
-        return f"annotation {self.index} of {PurePath(self.file_name).name} has box [{box}] ({self.reason})"
+        box = f"[{', '.join(f'{value:g}' for value in self.bbox)}]" if is_box(self.bbox) else repr(self.bbox)
+        return f"annotation {self.index} of {PurePath(self.file_name).name} has box {box} ({self.reason})"
 
 
-def box_fault(bbox: Sequence[float], mode: int, image_size: tuple[float, float] | None = None) -> str | None:
+def is_box(bbox: Any) -> bool:
+    """Whether this is a sequence of four numbers."""
+    return hasattr(bbox, "__len__") and len(bbox) == 4 and all(isinstance(value, Real) for value in bbox)
+
+
+def box_fault(bbox: Any, mode: Any, image_size: tuple[float, float] | None = None) -> str | None:
     """Says what makes a box unusable.
 
     Args:
-        bbox: four numbers in pixels.
+        bbox: the box as annotated, in pixels.
         mode: ``BoxMode.XYXY_ABS`` or ``BoxMode.XYWH_ABS``.
         image_size: width and height of the image where known; a box that lies wholly outside is a fault, too.
 
     Returns:
         the reason in a few words, or None for a usable box. Boxes partly outside of the image are usable.
     """
-    if len(bbox) != 4:
-        return f"{len(bbox)} numbers instead of 4"
+    if not is_box(bbox):
+        return "not four numbers"
     if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
         return f"box mode {mode!r} is neither XYXY_ABS nor XYWH_ABS"
     if not all(map(math.isfinite, bbox)):

@@ -4,6 +4,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
 from pair_detr.data.augmentation import build_augmentation
@@ -28,9 +29,16 @@ class DetectionMapper(DatasetMapper):
 
         Raises:
             OSError: the image cannot be read; the message names the file.
+            SizeMismatchError: it is of another size than its annotations say; the message names the file.
         """
         try:
             return super().__call__(dataset_dict)
+        except SizeMismatchError as error:
+            # Detectron2's message names the file and both sizes.
+            raise SizeMismatchError(
+                f"{error} It is <size> in Pascal VOC's XML, width and height of images in COCO's JSON, of the image "
+                "turned as its EXIF data say; the boxes must be those of the turned image, too."
+            ) from error
         except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             # All that Pillow raises for a file that is missing, truncated or not an image.
             raise OSError(

@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from pair_detr.data.catalog import register_coco
+from pair_detr.data.coco import register_coco
 from pair_detr.data.voc import register_voc
 
 # Keys of an entry by its format: the required ones and the optional ones.
@@ -29,7 +29,7 @@ def register_from_config(cfg: CfgNode) -> None:
 
     Raises:
         ValueError: an entry is malformed, or its name is taken by another data set.
-        FileNotFoundError: a file or folder does not exist.
+        FileNotFoundError: a file or folder does not exist, or is the other of the two.
     """
     for position, entry in enumerate(cfg.DATASETS.REGISTER):
         _register(f"DATASETS.REGISTER[{position}]", entry)
@@ -58,17 +58,26 @@ def _register(key: str, entry: Mapping[str, Any]) -> None:
     if name in DatasetCatalog:
         raise ValueError(f'{key}: "{name}" is the name of a data set registered elsewhere; choose another NAME.')
     if data_format == "coco":
-        json_file = _existing(key, "JSON", entry["JSON"])
-        register_coco(name, json_file, _existing(key, "IMAGES", entry["IMAGES"]))
+        json_file = _file(key, "JSON", entry["JSON"])
+        register_coco(name, str(json_file), str(_folder(key, "IMAGES", entry["IMAGES"])))
     else:
-        root = _existing(key, "ROOT", entry["ROOT"])
-        _existing(key, "SPLIT", root / "ImageSets" / "Main" / f"{entry['SPLIT']}.txt")
+        root = _folder(key, "ROOT", entry["ROOT"])
+        _file(key, "SPLIT", root / "ImageSets" / "Main" / f"{entry['SPLIT']}.txt")
         register_voc(name, str(root), entry["SPLIT"], entry.get("CLASSES"), entry.get("YEAR", 2012))
     _registered[name] = dict(entry)
 
 
-def _existing(key: str, field: str, path: str | Path) -> Path:
+def _file(key: str, field: str, path: str | Path) -> Path:
     resolved = Path(path).expanduser()
-    if not resolved.exists():
-        raise FileNotFoundError(f"{key}: {field} names {resolved}, which does not exist; correct the path.")
+    if not resolved.is_file():
+        state = "is a folder, not a file" if resolved.exists() else "does not exist"
+        raise FileNotFoundError(f"{key}: {field} names {resolved}, which {state}; correct the path.")
+    return resolved
+
+
+def _folder(key: str, field: str, path: str | Path) -> Path:
+    resolved = Path(path).expanduser()
+    if not resolved.is_dir():
+        state = "is a file, not a folder" if resolved.exists() else "does not exist"
+        raise FileNotFoundError(f"{key}: {field} names {resolved}, which {state}; correct the path.")
     return resolved

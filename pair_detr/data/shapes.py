@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.data.catalog import register_coco
+from pair_detr.data.coco import register_coco
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Checks of a data set before it costs any training time."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from pair_detr.data.catalog import load_dataset
-from pair_detr.data.degenerate import BoxFault, box_fault, logger, warn_of_dropped
+from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
+from pair_detr.data.messages import join_some
 
-_NAMED_IN_A_MESSAGE = 20
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -22,7 +24,7 @@ class DatasetReport:
     Args:
         name: the data set.
         num_images: its images.
-        num_boxes: its usable boxes.
+        num_boxes: its usable boxes; crowds are none.
         degenerate: boxes that training drops.
         unknown_classes: annotations whose class does not exist; an error.
         missing_files: images that do not exist; an error.
@@ -39,8 +41,8 @@ class DatasetReport:
 
     @property
     def trainable(self) -> bool:
-        """Whether training can start (degenerate boxes and duplicates do not hinder it)."""
-        return not self.missing_files and not self.unknown_classes
+        """Whether training can start (degenerate boxes and duplicates do not hinder it, but some box must be left)."""
+        return not self.missing_files and not self.unknown_classes and self.num_boxes > 0
 
 
 def check_dataset(name: str) -> DatasetReport:
@@ -62,7 +64,7 @@ def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]]) -> DatasetReport:
         faults = _faults_of(record)
         report.degenerate.extend(faults.values())
         annotations = record.get("annotations", ())
-        report.num_boxes += len(annotations) - len(faults)
+        report.num_boxes += sum(i not in faults and not a.get("iscrowd") for i, a in enumerate(annotations))
         if classes is not None:
             report.unknown_classes.extend(
                 f"annotation {index} of {record['file_name']} has class {annotation['category_id']!r}"
@@ -89,16 +91,22 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
 
     Raises:
         FileNotFoundError: images are missing.
-        ValueError: annotations have classes that the data set's metadata do not know.
+        ValueError: annotations have classes that the data set's metadata do not know, or no box is usable.
     """
     report = inspect_dicts(name, dicts)
     check_files(report)
     if report.unknown_classes:
         classes = MetadataCatalog.get(name).thing_classes
         raise ValueError(
-            f'Data set "{name}": {_enumerate(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
+            f'Data set "{name}": {join_some(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
             f"to {len(classes) - 1} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}). Correct the "
             "annotations, or the data set's thing_classes."
+        )
+    if report.num_boxes == 0:
+        raise ValueError(
+            f'Data set "{name}": none of its {report.num_images} images has a usable box to learn from '
+            f"({len(report.degenerate)} boxes are degenerate). Correct the annotations, or remove the data set from "
+            f'DATASETS.TRAIN. Run "python -m pair_detr.tools.check_dataset {name}" for the list.'
         )
     if report.duplicate_files:
         logger.warning(
@@ -106,7 +114,7 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
             "unless this is intended.",
             name,
             len(report.duplicate_files),
-            _enumerate(report.duplicate_files),
+            join_some(report.duplicate_files),
         )
     kept, dropped = [], []
     for record in dicts:
@@ -120,12 +128,23 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     return kept
 
 
+def warn_without_boxes(report: DatasetReport) -> None:
+    """Logs a warning if a test set has no boxes to compare predictions with, as those of COCO's test images."""
+    if report.num_boxes == 0:
+        logger.warning(
+            'Test set "%s": none of its %d images has a usable box. Predictions are made, but its AP will be NaN or '
+            "missing; correct the annotations if there should be any.",
+            report.name,
+            report.num_images,
+        )
+
+
 def check_files(report: DatasetReport) -> None:
     """Raises a FileNotFoundError that names the missing images, if any."""
     if report.missing_files:
         raise FileNotFoundError(
             f'Data set "{report.name}": {len(report.missing_files)} of {report.num_images} images do not exist: '
-            f"{_enumerate(report.missing_files)}. Restore them, correct the image folder, or remove them from the "
+            f"{join_some(report.missing_files)}. Restore them, correct the image folder, or remove them from the "
             f'annotations. Run "python -m pair_detr.tools.check_dataset {report.name}" for all problems.'
         )
 
@@ -133,9 +152,9 @@ def check_files(report: DatasetReport) -> None:
 def _faults_of(record: dict[str, Any]) -> dict[int, BoxFault]:
     size = (record["width"], record["height"]) if "width" in record and "height" in record else None
     return {
-        index: BoxFault(record["file_name"], index, tuple(annotation["bbox"]), reason)
+        index: BoxFault(record["file_name"], index, annotation.get("bbox"), reason)
         for index, annotation in enumerate(record.get("annotations", ()))
-        if (reason := box_fault(annotation["bbox"], annotation["bbox_mode"], size)) is not None
+        if (reason := box_fault(annotation.get("bbox"), annotation.get("bbox_mode"), size)) is not None
     }
 
 
@@ -155,8 +174,3 @@ def _missing(file_names: Sequence[str]) -> list[str]:
         if base not in folders[folder]:
             missing.append(file_name)
     return missing
-
-
-def _enumerate(items: Sequence[str]) -> str:
-    rest = len(items) - _NAMED_IN_A_MESSAGE
-    return ", ".join(items[:_NAMED_IN_A_MESSAGE]) + (f" and {rest} more" if rest > 0 else "")

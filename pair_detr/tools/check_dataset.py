@@ -4,10 +4,9 @@ import argparse
 import logging
 import sys
 
-from detectron2.config import get_cfg
 from detectron2.utils.logger import setup_logger
 
-from pair_detr import add_pair_detr_config
+from pair_detr.config_files import load_config
 from pair_detr.data import check_dataset, register_from_config
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
@@ -26,12 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
     if args.config_file:
-        cfg = get_cfg()
-        add_pair_detr_config(cfg)
-        cfg.merge_from_file(args.config_file)
-        register_from_config(cfg)
-    reports = [check_dataset(name) for name in args.names]
-    for report in reports:
+        register_from_config(load_config(args.config_file))
+    trainable = True
+    for name in args.names:
+        try:
+            report = check_dataset(name)
+        except (KeyError, OSError, ValueError) as error:
+            # The text of a KeyError is the repr of its message.
+            logger.error("%s: cannot be loaded: %s", name, error.args[0] if isinstance(error, KeyError) else error)
+            trainable = False
+            continue
         for title, items in (
             ("missing image", report.missing_files),
             ("unknown class", report.unknown_classes),
@@ -40,9 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         ):
             for item in items:
                 logger.info("%s: %s: %s", report.name, title, item)
+        trainable = trainable and report.trainable
         verdict = "can be trained on" if report.trainable else "cannot be trained on"
         logger.info("%s: %d images, %d boxes: %s", report.name, report.num_images, report.num_boxes, verdict)
-    return 0 if all(report.trainable for report in reports) else 1
+    return 0 if trainable else 1
 
 
 if __name__ == "__main__":
