@@ -1,3 +1,5 @@
+import json
+import math
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -6,11 +8,12 @@ from types import ModuleType
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from engine_helpers import default_config, write_dataset
 
-from pair_detr.data import register_coco
+from pair_detr.data import build_test_loader, register_coco
+from pair_detr.data.voc_evaluation import VOCEvaluator
 from pair_detr.engine import build_evaluator
 from pair_detr.engine.evaluation import require_test_set
 
@@ -40,7 +43,7 @@ def test_voc_from_metadata_and_coco_by_choice(dataset: str, tmp_path: Path) -> N
     """The annotations that COCO's evaluator needs are converted into the output folder, each time anew."""
     MetadataCatalog.get(dataset).set(evaluator_type="pascal_voc", dirname=str(tmp_path), split="val", year=2012)
     cfg = default_config()
-    assert isinstance(build_evaluator(cfg, dataset), PascalVOCDetectionEvaluator)
+    assert isinstance(build_evaluator(cfg, dataset), VOCEvaluator)
     cfg.TEST.EVALUATOR = "coco"
     stale = tmp_path / "second" / f"{dataset}_coco_format.json"
     stale.parent.mkdir()
@@ -54,6 +57,50 @@ def test_voc_from_metadata_and_coco_by_choice(dataset: str, tmp_path: Path) -> N
         evaluator.reset()
         evaluator.process([{"image_id": "a"}], [{"instances": instances}])
         assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_coco_annotations_need_neither_area_nor_iscrowd_and_may_count_from_0(tmp_path: Path) -> None:
+    entry = write_dataset(tmp_path, "evaluation_bare")
+    file = Path(entry["JSON"])
+    content = json.loads(file.read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        del annotation["area"], annotation["iscrowd"]
+        annotation["id"] = number
+    file.write_text(json.dumps(content))
+    register_coco(entry["NAME"], entry["JSON"], entry["IMAGES"])
+    evaluator = build_evaluator(default_config(), entry["NAME"], str(tmp_path / "out"))
+    evaluator.reset()
+    for image in content["images"]:
+        own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        boxes = BoxMode.convert(torch.tensor([a["bbox"] for a in own]), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+        classes = torch.tensor([a["category_id"] - 1 for a in own])
+        instances = Instances((32, 32), pred_boxes=Boxes(boxes), scores=torch.ones(len(own)), pred_classes=classes)
+        evaluator.process([{"image_id": image["id"]}], [{"instances": instances}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_test_set_without_boxes_is_a_warning(tmp_path: Path, listed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as COCO's test images: the predictions are written, but there is nothing to compare them with."""
+    entry = write_dataset(tmp_path, f"evaluation_blind_{listed}")
+    file = Path(entry["JSON"])
+    content = json.loads(file.read_text()) | {"annotations": []}
+    if not listed:
+        del content["annotations"]
+    file.write_text(json.dumps(content))
+    register_coco(entry["NAME"], entry["JSON"], entry["IMAGES"])
+    cfg = default_config()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    require_test_set(cfg, entry["NAME"])
+    build_test_loader(cfg, entry["NAME"])
+    assert sum("none of its 8 images has a usable box" in r.getMessage() for r in caplog.records) == 2
+    evaluator = build_evaluator(cfg, entry["NAME"], str(tmp_path / "out"))
+    evaluator.reset()
+    instances = Instances((32, 32), pred_boxes=Boxes([BOX]), scores=torch.ones(1), pred_classes=torch.zeros(1).int())
+    evaluator.process([{"image_id": 1}], [{"instances": instances}])
+    results = evaluator.evaluate()
+    assert math.isnan(results["bbox"]["AP"]) if listed else results == {}
+    assert (tmp_path / "out" / "coco_instances_results.json").is_file()
 
 
 def test_output_folder_follows_the_config(dataset: str, tmp_path: Path) -> None:

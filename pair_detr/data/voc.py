@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
+from pair_detr.data.messages import join_some
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,8 @@ def register_voc(
 ) -> None:
     """Registers a folder in Pascal VOC's layout; nothing is read until the data set is used.
 
-    The metadata serve Detectron2's PascalVOCDetectionEvaluator (which ``evaluator_type`` asks for) and its
-    COCOEvaluator.
+    The metadata serve :class:`pair_detr.data.voc_evaluation.VOCEvaluator` (which ``evaluator_type`` asks for) and
+    Detectron2's COCOEvaluator.
 
     Args:
         name: name in the catalogs.
@@ -75,8 +76,10 @@ def load_voc(root: str, split: str, class_names: Sequence[str]) -> list[dict[str
     Coordinates become 0-based: ``xmin`` and ``ymin`` less one, in xyxy pixels.
 
     Returns:
-        the images in Detectron2's standard format; ``image_id`` is the name without extension. Boxes that the
-        annotator gave no extent (``xmax <= xmin``, ``ymax <= ymin``) are left out and listed under ``dropped_boxes``.
+        the images in Detectron2's standard format; ``image_id`` is the name without extension. Annotations carry
+        ``difficult``, 0 (also where the file does not say) or 1: such objects are trained on, but VOC's AP does not
+        ask for them. Boxes that the annotator gave no extent (``xmax <= xmin``, ``ymax <= ymin``) are left out and
+        listed under ``dropped_boxes``.
 
     Raises:
         FileNotFoundError: the split's list, an annotation or an image is missing.
@@ -94,7 +97,7 @@ def load_voc(root: str, split: str, class_names: Sequence[str]) -> list[dict[str
     if missing:
         raise FileNotFoundError(
             f"{folder / 'JPEGImages'} lacks {len(missing)} of the {len(image_ids)} images in {list_file}: "
-            f"{', '.join(missing[:20])}{', ...' if len(missing) > 20 else ''}. Add them or remove them from the list"
+            f"{join_some(missing)}. Add them or remove them from the list"
         )
     class_ids = {class_name: index for index, class_name in enumerate(class_names)}
     return [_read_image(folder / "Annotations" / f"{i}.xml", images[i], class_ids) for i in image_ids]
@@ -123,7 +126,15 @@ def _read_image(annotation_file: Path, image_file: Path, class_ids: dict[str, in
             continue
         # VOC counts pixels from 1 and includes the last.
         bbox = [corners[0] - 1, corners[1] - 1, corners[2], corners[3]]
-        annotations.append({"category_id": class_ids[class_name], "bbox": bbox, "bbox_mode": BoxMode.XYXY_ABS})
+        difficult = int(obj.find("difficult") is not None and _number(obj, "difficult", annotation_file) != 0)
+        annotations.append(
+            {
+                "category_id": class_ids[class_name],
+                "bbox": bbox,
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "difficult": difficult,
+            }
+        )
     record = {
         "file_name": str(image_file),
         "image_id": image_file.stem,

@@ -1,15 +1,19 @@
 """The evaluator of a data set, chosen by its metadata."""
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+from pycocotools.coco import COCO
 
-from pair_detr.data import check_dataset
-from pair_detr.data.validation import check_files
+from pair_detr.data import check_dataset, class_names_of
+from pair_detr.data.validation import check_files, warn_without_boxes
+from pair_detr.data.voc_evaluation import VOCEvaluator
 
 
 def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -39,7 +43,9 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
     kind = _evaluator_kind(cfg, name)
     if kind == "lvis":
         _require_lvis(name)
-    check_files(check_dataset(name))
+    report = check_dataset(name)
+    check_files(report)
+    warn_without_boxes(report)
 
 
 def _evaluator_kind(cfg: CfgNode, name: str) -> str:
@@ -59,12 +65,30 @@ def _evaluator_kind(cfg: CfgNode, name: str) -> str:
 def _coco(name: str, folder: str) -> DatasetEvaluator:
     metadata = MetadataCatalog.get(name)
     convert = "json_file" not in metadata.as_dict()
+    if not convert:
+        # Loading fills in which category is which class; without, all predictions would count as wrong.
+        class_names_of(name)
     # Without Detectron2's C++ extension it takes pycocotools' COCOeval by itself.
     evaluator = COCOEvaluator(name, output_dir=folder, allow_cached_coco=False)
     if convert:
         # Detectron2 leaves its converted file in the metadata, and would trust it in later evaluations as well.
         del metadata.json_file
+    _complete(evaluator._coco_api)
     return evaluator
+
+
+def _complete(coco: COCO) -> None:
+    """Gives annotations what COCO's evaluation needs and training does not, so that own files need not have it."""
+    annotations = coco.dataset.get("annotations", [])
+    for number, annotation in enumerate(annotations, start=1):
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        # COCOeval writes the id of the object found where 0 stands for none, into an array of floats.
+        annotation["id"] = number
+    if annotations:
+        with redirect_stdout(io.StringIO()):
+            coco.createIndex()
 
 
 def _pascal_voc(name: str, folder: str) -> DatasetEvaluator:
@@ -72,7 +96,7 @@ def _pascal_voc(name: str, folder: str) -> DatasetEvaluator:
     missing = [key for key in ("dirname", "split", "year") if key not in metadata]
     if missing:
         raise ValueError(f'{name} has no {", ".join(missing)} in its metadata; set TEST.EVALUATOR "coco".')
-    return PascalVOCDetectionEvaluator(name)
+    return VOCEvaluator(name)
 
 
 def _require_lvis(name: str) -> None:

@@ -1,0 +1,128 @@
+"""Pascal VOC's AP for whatever :func:`pair_detr.data.voc.load_voc` reads."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.pascal_voc_evaluation import voc_ap
+from detectron2.utils import comm
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from pair_detr.data.catalog import class_names_of
+from pair_detr.data.voc import load_voc
+
+logger = logging.getLogger(__name__)
+
+_IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
+
+
+class VOCEvaluator(DatasetEvaluator):
+    """AP as Detectron2's ``PascalVOCDetectionEvaluator`` defines it, from the boxes that :func:`load_voc` returns.
+
+    Detectron2's reads the XML files by itself and ends at those without ``pose``, ``truncated`` or ``difficult``, at
+    coordinates with a fraction, and at lists of two columns. It also counts a class without objects as AP 0, or as NaN
+    once the class is predicted; here such a class is left out of the mean.
+
+    Objects marked ``difficult`` need not be found, and finding them is no error.
+
+    Args:
+        name: registered data set, with ``dirname``, ``split`` and ``year`` in its metadata.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._predictions: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def reset(self) -> None:
+        self._predictions = {}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for image, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            boxes = instances.pred_boxes.tensor.double()
+            self._predictions[image["image_id"]] = boxes, instances.scores, instances.pred_classes
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """
+        Returns:
+            ``{"bbox": {"AP": ..., "AP50": ..., "AP75": ...}}`` in percent, NaN if there are no objects to find; empty
+            in other processes than the first.
+        """
+        gathered = comm.gather(self._predictions, dst=0)
+        if not comm.is_main_process():
+            return {}
+        predictions = {image_id: p for part in gathered for image_id, p in part.items()}
+        metadata = MetadataCatalog.get(self._name)
+        class_names = class_names_of(self._name)
+        objects = {
+            record["image_id"]: record["annotations"]
+            for record in load_voc(metadata.dirname, metadata.split, class_names)
+        }
+        aps = []
+        for class_id in range(len(class_names)):
+            ap = _class_ap(objects, predictions, class_id, use_07_metric=metadata.year == 2007)
+            if ap is not None:
+                aps.append(ap)
+        mean = 100 * np.mean(aps, axis=0) if aps else np.full(len(_IOU_THRESHOLDS), np.nan)
+        results = {"AP": mean.mean(), "AP50": mean[0], "AP75": mean[5]}
+        logger.info("Pascal VOC %d's AP of %s: %s", metadata.year, self._name, results)
+        return {"bbox": {key: float(value) for key, value in results.items()}}
+
+
+def _class_ap(
+    objects: dict[str, list[dict[str, Any]]],
+    predictions: dict[str, tuple[Tensor, Tensor, Tensor]],
+    class_id: int,
+    use_07_metric: bool,
+) -> np.ndarray | None:
+    """AP of one class at each of the thresholds, from 0 to 1; None if it has no object that must be found."""
+    difficult: list[int] = []
+    scores, overlaps, targets = [], [], []
+    for image_id, annotations in objects.items():
+        annotations = [a for a in annotations if a["category_id"] == class_id]
+        if image_id in predictions:
+            boxes, image_scores, classes = predictions[image_id]
+            chosen = classes == class_id
+            # VOC's areas include the last pixel, which 0-based corners have beyond them: the IoU is the same.
+            truth = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float64).reshape(-1, 4)
+            if len(annotations):
+                overlap, target = box_iou(boxes[chosen], truth).max(dim=1)
+            else:
+                overlap = target = torch.zeros(int(chosen.sum()))
+            scores.append(image_scores[chosen].double())
+            overlaps.append(overlap.double())
+            targets.append(target.long() + len(difficult))
+        difficult.extend(a["difficult"] for a in annotations)
+    required = ~np.array(difficult, dtype=bool)
+    if not required.any():
+        return None
+    if not scores:
+        return np.zeros(len(_IOU_THRESHOLDS))
+    order = torch.cat(scores).argsort(descending=True, stable=True)
+    overlap, target = torch.cat(overlaps)[order].numpy(), torch.cat(targets)[order].numpy()
+    return np.array([_ap(overlap > t, target, required, use_07_metric) for t in _IOU_THRESHOLDS])
+
+
+def _ap(hit: np.ndarray, target: np.ndarray, required: np.ndarray, use_07_metric: bool) -> float:
+    """AP of predictions in the order of their scores.
+
+    Args:
+        hit: (N,) whether a prediction overlaps an object.
+        target: (N,) that object; any number where there is none.
+        required: (M,) whether an object must be found.
+    """
+    found = np.flatnonzero(hit)
+    correct, ignored = np.zeros(len(hit), dtype=bool), np.zeros(len(hit), dtype=bool)
+    ignored[found] = ~required[target[found]]
+    found = found[~ignored[found]]
+    # Only the first prediction of an object counts, the others are wrong.
+    correct[found[np.unique(target[found], return_index=True)[1]]] = True
+    true_positives = np.cumsum(correct)
+    positives = np.cumsum(~ignored)
+    recall = true_positives / required.sum()
+    precision = true_positives / np.maximum(positives, 1)
+    return float(voc_ap(recall, precision, use_07_metric))
