@@ -124,9 +124,15 @@ def test_data_without_any_usable_box(tmp_path: Path, annotations: list[dict], fi
     register("all_empty", tmp_path, annotations)
     cfg = make_cfg(TRAIN=("all_empty",))
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
-    with pytest.raises(ValueError, match=r'"all_empty": none of its 2 images has a usable box .*DATASETS\.TRAIN'):
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN \['all_empty'\]: none of the 2 images has a usable box"):
         load_training_dicts(cfg)
     assert not check_dataset("all_empty").trainable
+
+    # Beside a set that has boxes, it is background.
+    (tmp_path / "other").mkdir()
+    register("not_empty", tmp_path / "other", [{"image_id": 1, "bbox": [1, 1, 5, 5]}])
+    cfg.DATASETS.TRAIN = ("all_empty", "not_empty")
+    assert len(load_training_dicts(cfg)) == (1 if filter_empty else 4)
 
 
 def test_annotation_without_a_box_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

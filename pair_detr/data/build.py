@@ -61,6 +61,12 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on.")
     dicts = list(itertools.chain.from_iterable(validate(name, load_dataset(name)) for name in cfg.DATASETS.TRAIN))
+    # A single set may well consist of background.
+    if all(annotation.get("iscrowd") for record in dicts for annotation in record.get("annotations", ())):
+        raise ValueError(
+            f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)}: none of the {len(dicts)} images has a usable box to learn "
+            'from. Correct the annotations; "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
+        )
     # Detectron2's get_detection_dataset_dicts would filter before degenerate boxes are dropped, and load everything
     # once more: these are its parts.
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:

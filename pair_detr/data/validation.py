@@ -41,7 +41,7 @@ class DatasetReport:
 
     @property
     def trainable(self) -> bool:
-        """Whether training can start (degenerate boxes and duplicates do not hinder it, but some box must be left)."""
+        """Whether training on it alone can start: degenerate boxes and duplicates are no obstacle if some box is left."""
         return not self.missing_files and not self.unknown_classes and self.num_boxes > 0
 
 
@@ -91,7 +91,7 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
 
     Raises:
         FileNotFoundError: images are missing.
-        ValueError: annotations have classes that the data set's metadata do not know, or no box is usable.
+        ValueError: annotations have classes that the data set's metadata do not know.
     """
     report = inspect_dicts(name, dicts)
     check_files(report)
@@ -101,12 +101,6 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
             f'Data set "{name}": {join_some(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
             f"to {len(classes) - 1} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}). Correct the "
             "annotations, or the data set's thing_classes."
-        )
-    if report.num_boxes == 0:
-        raise ValueError(
-            f'Data set "{name}": none of its {report.num_images} images has a usable box to learn from '
-            f"({len(report.degenerate)} boxes are degenerate). Correct the annotations, or remove the data set from "
-            f'DATASETS.TRAIN. Run "python -m pair_detr.tools.check_dataset {name}" for the list.'
         )
     if report.duplicate_files:
         logger.warning(
