@@ -41,7 +41,7 @@ class DatasetReport:
 
     @property
     def trainable(self) -> bool:
-        """Whether training on it alone can start: degenerate boxes and duplicates are no obstacle if some box is left."""
+        """Whether training on it alone can start; degenerate boxes and duplicates are no obstacle if a box is left."""
         return not self.missing_files and not self.unknown_classes and self.num_boxes > 0
 
 
