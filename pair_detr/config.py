@@ -114,8 +114,8 @@ def _add_backbone_keys(cfg: CN) -> None:
     cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
     # Local file with the model's state dict; "" starts from random weights. MODEL.WEIGHTS, if set, is loaded later.
     cfg.MODEL.TIMM.WEIGHTS = ""
-    # Further keyword arguments of timm.create_model, for example {output_stride: 16, pad_type: same}. Transformers that
-    # are made for one image size need {dynamic_img_size: true}.
+    # Further keyword arguments of timm.create_model, for example {output_stride: 16, pad_type: same}; in a config file,
+    # as the command line takes no dictionaries. Transformers made for one image size need {dynamic_img_size: True}.
     cfg.MODEL.TIMM.KWARGS = CN(new_allowed=True)
     # Stages to emit, counted from 0 as timm does (negative ones from the end); they are named "stage0", "stage1", ...
     cfg.MODEL.TIMM.OUT_INDICES = [-1]
