@@ -1,8 +1,8 @@
 """Weights of other code bases in, weights for other code bases out.
 
 ``names`` holds what a table of names is; ``official``, ``mmdet``, ``detrex``, ``huggingface`` and ``resnets`` are the
-tables; ``sources`` puts them together and recognises a file's. ``architecture`` reads a model's sizes from its tensors, so
-that no key is missing unnoticed. ``classes`` knows COCO's ids. ``convert`` and ``export`` are the two directions.
+tables; ``sources`` puts them together and recognises a file's. ``architecture`` reads a model's sizes from its tensors,
+so that no key is missing unnoticed. ``classes`` knows COCO's ids. ``convert`` and ``export`` are the two directions.
 """
 
 from pair_detr.conversion.architecture import misfits

@@ -41,8 +41,8 @@ class Checkpoint:
     Attributes:
         state: the state dict as it is in the file, less a prefix "module." of all keys.
         entry: the key of the file that it was under; "" if the file is the state dict.
-        hints: what the file says beside its weights: "num_heads", "dilation" (DC5), "class_names", "author", and "metadata",
-            what :func:`pair_detr.conversion.convert` wrote. Each may be absent.
+        hints: what the file says beside its weights: "num_heads", "dilation" (DC5), "class_names", "author",
+            and "metadata", what :func:`pair_detr.conversion.convert` wrote. Each may be absent.
     """
 
     state: dict[str, Tensor]

@@ -234,13 +234,22 @@ def recognise(state: Mapping[str, Tensor], source: str = "auto") -> Match:
             return match
         matches.append(match)
     matches = [match for match in matches if match.renamed]
+    if source != "auto" and (other := _recognised(state)):
+        raise ConversionError(f"The weights are not {source}'s. They are {other}'s: leave out --source {source}.")
     if not matches:
+        whose = "of no known source" if source == "auto" else f"not of source {source}"
         raise ConversionError(
-            f"The weights are of no known source: none of their {len(state)} keys belongs to one "
-            f"({_sample(list(state), 4)}). Known are {', '.join(SOURCES)}; of a timm model other than a ResNet, use "
-            "MODEL.TIMM.WEIGHTS."
+            f"The weights are {whose}: none of their {len(state)} keys belongs to it ({_sample(list(state), 4)}). Known "
+            f"are {', '.join(SOURCES)}; of a timm model other than a ResNet, use MODEL.TIMM.WEIGHTS."
         )
     matches.sort(key=lambda match: len(match.missing) + len(match.unexpected))
     raise ConversionError(
         "The weights fit no known source exactly. The closest are\n" + "\n".join(match.describe() for match in matches)
     )
+
+
+def _recognised(state: Mapping[str, Tensor]) -> str:
+    try:
+        return recognise(state).layout.name
+    except ConversionError:
+        return ""
