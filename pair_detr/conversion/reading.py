@@ -114,10 +114,10 @@ def read_file(path: Path, allow_pickle: bool = False) -> Any:
             f"{path} holds objects of {error.name}. Install it, or give the weights alone."
         ) from error
     except Exception as error:  # torch, pickle and safetensors raise whatever a damaged file makes them raise
-        if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"Unsupported.*|GLOBAL \S+", str(error))):
-            raise ConversionError(
-                f"{path} holds more than tensors ({found[0]}), which could run code. {_ALLOW}"
-            ) from error
+        forbidden = re.search(r"GLOBAL \S+|Unsupported class \S+", str(error))
+        if forbidden and isinstance(error, pickle.UnpicklingError):
+            what = f"{path} holds more than tensors ({forbidden[0]}), which could run code"
+            raise ConversionError(f"{what}. {_ALLOW}") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConversionError(f"{path} cannot be read; it is incomplete or no weights ({reason}). {_AGAIN}") from error
 

@@ -239,8 +239,8 @@ def recognise(state: Mapping[str, Tensor], source: str = "auto") -> Match:
     if not matches:
         whose = "of no known source" if source == "auto" else f"not of source {source}"
         raise ConversionError(
-            f"The weights are {whose}: none of their {len(state)} keys belongs to it ({_sample(list(state), 4)}). Known "
-            f"are {', '.join(SOURCES)}; of a timm model other than a ResNet, use MODEL.TIMM.WEIGHTS."
+            f"The weights are {whose}: none of their {len(state)} keys belongs to it ({_sample(list(state), 4)}). "
+            f"Known are {', '.join(SOURCES)}; for a timm model other than a ResNet there is MODEL.TIMM.WEIGHTS."
         )
     matches.sort(key=lambda match: len(match.missing) + len(match.unexpected))
     raise ConversionError(
