@@ -274,9 +274,10 @@ def test_own_91_classes_are_kept() -> None:
     own = convert(Checkpoint(state, hints={"class_names": names}))
     assert own.metadata["class_names"] == names
     assert len(own.model["detector.class_head.bias"]) == 91
-    assert convert(Checkpoint(state, hints={"class_names": [f"LABEL_{i}" for i in range(91)]})).metadata[
-        "num_classes"
-    ] == len(COCO_NAMES)
+    misspelt = dict(zip(COCO_IDS, COCO_NAMES, strict=True)) | {72: "tvmonitor"}
+    for names in ([f"LABEL_{i}" for i in range(91)], [misspelt.get(i, "street sign") for i in range(91)]):
+        metadata = convert(Checkpoint(state, hints={"class_names": names})).metadata
+        assert metadata["class_names"] == COCO_NAMES
 
 
 def test_the_number_of_classes_can_be_required() -> None:
@@ -347,6 +348,7 @@ def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
     main([str(official), str(output), "--overwrite", "--keep-91"])
     assert torch.load(output)[METADATA]["num_classes"] == 91
     folder = tmp_path / "folder"
+    folder.write_text("a file")
     for _ in range(2):
         main([str(output), str(folder), "--overwrite", "--reverse", "transformers"])
         assert sorted(path.name for path in folder.iterdir()) == [

@@ -14,6 +14,7 @@ from pair_detr.config_files import config_file
 from pair_detr.conversion import METADATA, ConversionError, Exported, export_transformers, misfits
 from pair_detr.conversion.classes import COCO_IDS, COCO_NAMES
 from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.modeling import DETR
 from pair_detr.tools import convert_weights
 from pair_detr.tools.convert_weights import main
 
@@ -174,14 +175,16 @@ def published(name: str, variant: str) -> CfgNode:
 def enliven(model: DetectionTransformer) -> None:
     """Makes a large model with random weights tell positions and queries apart, as a trained one does.
 
-    Its activations would grow block by block, its memory be much the same everywhere, and its attention be even.
+    Its activations would grow block by block. In DETR, whose queries differ in nothing but what they attend to, the
+    memory would be much the same everywhere and attention even.
     """
     for name, buffer in model.named_buffers():
         if name.endswith("conv3.norm.weight"):
             buffer.mul_(0.2)
     detector = model.detector
-    features = detector.backbone(model.preprocess(make_batch([(64, 96)], [1]))[0])["res5"]
-    tokens = detector.input_proj(features)
+    if not isinstance(detector, DETR):
+        return
+    tokens = detector.input_proj(detector.backbone(model.preprocess(make_batch([(64, 96)], [1]))[0])["res5"])
     mean, std = tokens.mean((0, 2, 3)), tokens.std((0, 2, 3))
     detector.input_proj.weight.div_(std[:, None, None, None])
     detector.input_proj.bias.sub_(mean).div_(std)

@@ -109,8 +109,8 @@ def write(output: Path, exists_ok: bool, fill: Callable[[Path], None]) -> None:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         new, old = Path(folder) / "new", Path(folder) / "old"
         fill(new)
-        if output.is_dir():
-            # A folder cannot be replaced in one step.
+        if output.exists() and (output.is_dir() or new.is_dir()):
+            # Only a file replaces a file in one step.
             output.rename(old)
         new.replace(output)
 
