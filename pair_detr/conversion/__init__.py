@@ -1,0 +1,41 @@
+"""Weights of other code bases in, weights for other code bases out.
+
+``names`` holds what a table of names is; ``official``, ``mmdet``, ``detrex``, ``huggingface`` and ``resnets`` are the
+tables; ``sources`` puts them together and recognises a file's. ``architecture`` reads a model's sizes from its tensors,
+so that no key is missing unnoticed. ``classes`` knows COCO's ids. ``convert`` and ``export`` are the two directions.
+"""
+
+from pair_detr.conversion.architecture import misfits
+from pair_detr.conversion.convert import Converted, convert, convert_if_foreign, describe, is_ours
+from pair_detr.conversion.errors import ConversionError
+from pair_detr.conversion.export import Exported, export_official, export_transformers
+from pair_detr.conversion.reading import (
+    METADATA,
+    Checkpoint,
+    checkpoint_of,
+    read_checkpoint,
+    read_file,
+    read_state_dict,
+)
+from pair_detr.conversion.sources import LAYOUTS, SOURCES
+
+__all__ = [
+    "LAYOUTS",
+    "METADATA",
+    "SOURCES",
+    "Checkpoint",
+    "ConversionError",
+    "Converted",
+    "Exported",
+    "checkpoint_of",
+    "convert",
+    "convert_if_foreign",
+    "describe",
+    "export_official",
+    "export_transformers",
+    "is_ours",
+    "misfits",
+    "read_checkpoint",
+    "read_file",
+    "read_state_dict",
+]

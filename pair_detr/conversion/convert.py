@@ -1,0 +1,150 @@
+"""From the weights of any known code base to this package's, and what has to be known about them."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pair_detr.conversion.classes import COCO_NAMES, NUM_RAW_IDS, are_raw_ids, keep_used_ids, raw_names
+from pair_detr.conversion.errors import ConversionError
+from pair_detr.conversion.reading import METADATA, Checkpoint, checkpoint_of
+from pair_detr.conversion.sources import Layout, Match, recognise
+
+logger = logging.getLogger(__name__)
+
+AUTHOR = "pair_detr"
+PREFIX = "detector."
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Weights of this package.
+
+    Attributes:
+        model: a state dict of :class:`pair_detr.meta_arch.DetectionTransformer`, or of its backbone alone.
+        metadata: plain values: "source", "layout", "variant" (None for a backbone), "num_classes", "class_names" (where
+            known) and "config", the entries of a config that the weights need, by their full names.
+    """
+
+    model: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What a checkpoint of Detectron2 holds."""
+        return {"model": self.model, "__author__": AUTHOR, METADATA: self.metadata}
+
+
+def convert(
+    checkpoint: Checkpoint, *, source: str = "auto", num_classes: int | None = None, keep_91: bool = False
+) -> Converted:
+    """Converts weights, all of them or none.
+
+    Args:
+        checkpoint: weights in the layout of a known code base.
+        source: which one; "auto" recognises it.
+        num_classes: required number of classes after the conversion; None takes what there is.
+        keep_91: keep classifiers over COCO's 91 raw ids rather than take the 80 classes out of them.
+
+    Raises:
+        ConversionError: the weights fit no code base exactly, or have another number of classes.
+    """
+    match = recognise(checkpoint.state, source)
+    # Exact matches have an architecture.
+    assert match.architecture is not None
+    config = _pixels(match.layout, checkpoint) | match.architecture.settings()
+    state, names = match.renamed, None
+    transformer = match.architecture.transformer
+    if transformer is not None:
+        state, count, names = _convert_classes(match, checkpoint, num_classes, keep_91)
+        config |= {"MODEL.DETR.NUM_CLASSES": count}
+        if "num_heads" in checkpoint.hints:
+            config["MODEL.DETR.NUM_HEADS"] = checkpoint.hints["num_heads"]
+        if "dilation" in checkpoint.hints:
+            config["MODEL.RESNETS.RES5_DILATION"] = 2 if checkpoint.hints["dilation"] else 1
+    metadata = {
+        "source": match.layout.sources[0],
+        "layout": match.layout.name,
+        "variant": match.layout.variant,
+        "num_classes": config.get("MODEL.DETR.NUM_CLASSES"),
+        "class_names": names,
+        "config": config,
+    }
+    return Converted({PREFIX + key: tensor for key, tensor in state.items()}, metadata)
+
+
+def convert_if_foreign(
+    content: Mapping[str, Any], path: str = "the checkpoint", *, keep_91: bool = False
+) -> dict[str, Any] | None:
+    """Converts what a file holds unless it is this package's already. For checkpointers.
+
+    Args:
+        content: what the file holds, see :func:`pair_detr.conversion.read_file`; for a folder, its state dict.
+        path: of the file, for messages.
+        keep_91: as of :func:`convert`.
+
+    Returns:
+        A checkpoint with "model", "__author__" and the metadata under :data:`METADATA`; None if the weights have this
+        package's names.
+
+    Raises:
+        ConversionError: the file holds no weights, or weights of an unknown source.
+    """
+    checkpoint = checkpoint_of(content, path)
+    if is_ours(checkpoint.state):
+        return None
+    try:
+        converted = convert(checkpoint, keep_91=keep_91)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error
+    logger.info("%s", describe(path, converted))
+    return converted.checkpoint()
+
+
+def is_ours(state: Mapping[str, Tensor]) -> bool:
+    """Whether the keys are those of this package's models."""
+    return any(key.startswith(PREFIX) for key in state)
+
+
+def describe(path: str, converted: Converted) -> str:
+    """One line for a log: what the weights are and what they need."""
+    metadata = converted.metadata
+    values = sum(tensor.numel() for tensor in converted.model.values())
+    needs = ", ".join(f"{key} {value}" for key, value in metadata["config"].items())
+    return f"{path}: {metadata['layout']}, {len(converted.model)} tensors, {values:,} values. It needs {needs}."
+
+
+def _pixels(layout: Layout, checkpoint: Checkpoint) -> dict[str, Any]:
+    # Detectron2's names tell nothing: its own backbones came from Caffe (BGR), those of torchvision say so.
+    if (
+        layout.variant is None
+        and layout.name == "Detectron2's ResNet"
+        and checkpoint.hints.get("author") != "torchvision"
+    ):
+        logger.warning(
+            "The file does not say which channel order and pixel statistics the backbone was trained with. Set "
+            "INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 as it needs."
+        )
+        return {}
+    return layout.pixels
+
+
+def _convert_classes(
+    match: Match, checkpoint: Checkpoint, num_classes: int | None, keep_91: bool
+) -> tuple[dict[str, Tensor], int, list[str] | None]:
+    """The state dict, its number of classes, and their names where they are known."""
+    state, count = match.renamed, match.architecture.transformer.num_classes
+    names = checkpoint.hints.get("class_names")
+    if count == NUM_RAW_IDS and are_raw_ids(names):
+        if keep_91 or num_classes == NUM_RAW_IDS:
+            names = raw_names()
+        else:
+            state, count, names = keep_used_ids(state), len(COCO_NAMES), COCO_NAMES
+    if num_classes is not None and count != num_classes:
+        raise ConversionError(
+            f"The weights are for {count} classes, --num-classes is {num_classes}. Convert them as they are; training "
+            "adapts the classifier when it loads them into a model with another number of classes."
+        )
+    # A list of another length is transformers' default of two labels.
+    return state, count, list(names) if names is not None and len(names) == count else None

@@ -1,0 +1,210 @@
+"""Reads files of weights, whatever wrote them, without running code that they may hold."""
+
+import argparse
+import json
+import logging
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pair_detr.conversion.errors import ConversionError
+from pair_detr.conversion.pickles import ForbiddenClassError, load_arrays
+
+logger = logging.getLogger(__name__)
+
+# Where a checkpoint keeps its weights, in the order of preference, and where it may keep averages of them.
+_ENTRIES = ("model", "state_dict", "model_state", "blobs")
+_AVERAGES = ("model_ema", "ema_state_dict", "ema_state", "ema_model", "ema")
+_FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_ALLOW = "If you trust where it comes from, convert it with python -m pair_detr.tools.convert_weights --allow-pickle."
+_AGAIN = "Download it again."
+# Key of a checkpoint of this package under which lies what is known about its weights.
+METADATA = "pair_detr"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights from a file.
+
+    Attributes:
+        state: the state dict as it is in the file, less a prefix "module." of all keys.
+        entry: the key of the file that it was under; "" if the file is the state dict.
+        hints: what the file says beside its weights: "num_heads", "dilation" (DC5), "class_names", "author",
+            and "metadata", what :func:`pair_detr.conversion.convert` wrote. Each may be absent.
+    """
+
+    state: dict[str, Tensor]
+    entry: str = ""
+    hints: dict[str, Any] = field(default_factory=dict)
+
+
+def read_state_dict(path: str | Path, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """The weights in a file; arguments and errors as of :func:`read_checkpoint`."""
+    return read_checkpoint(path, allow_pickle).state
+
+
+def read_checkpoint(path: str | Path, allow_pickle: bool = False, entry: str = "") -> Checkpoint:
+    """Reads the weights in a file, and what it says about them.
+
+    Args:
+        path: a file of torch (.pth, .pt, .bin), of Detectron2 (.pkl) or of safetensors, or a folder of transformers.
+        allow_pickle: also read files that hold more than tensors. Such a file can run any code.
+        entry: key of the weights in the file, for one with several; "" takes the usual one.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ConversionError: it cannot be read, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return checkpoint_of(read_file(path, allow_pickle), str(path), entry)
+    config_path = path / "config.json"
+    if not config_path.is_file():
+        raise ConversionError(
+            f"{path} is a folder without a config.json. Give a file of weights, or a folder that "
+            "transformers' save_pretrained wrote."
+        )
+    config = _read_json(config_path)
+    found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise ConversionError(f"{path} has a config.json but no weights: one of {', '.join(_FOLDER_FILES)} is needed.")
+    state: dict[str, Tensor] = {}
+    shards = sorted(set(_read_json(found).get("weight_map", {}).values())) if found.suffix == ".json" else [found.name]
+    for shard in shards:
+        state |= read_file(path / shard, allow_pickle)
+    hints = {"num_heads": config.get("decoder_attention_heads"), "dilation": config.get("dilation")}
+    if labels := config.get("id2label"):
+        hints["class_names"] = [labels[key] for key in sorted(labels, key=int)]
+    return Checkpoint(_tensors(state, str(found)), hints={k: v for k, v in hints.items() if v is not None})
+
+
+def read_file(path: Path, allow_pickle: bool = False) -> Any:
+    """What a file holds; arguments and errors as of :func:`read_checkpoint`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. Give the path of a file of weights on this machine.")
+    with path.open("rb") as file:
+        head = file.read(512)
+    _require_weights(path, head)
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.suffix == ".pkl" and not head.startswith(b"PK"):
+            return (
+                pickle.loads(path.read_bytes(), encoding="latin1") if allow_pickle else load_arrays(path.read_bytes())
+            )
+        # The official files hold the arguments of the training, in a class that is harmless.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except ForbiddenClassError as error:
+        raise ConversionError(f"{path} holds more than arrays ({error}), which could run code. {_ALLOW}") from error
+    except ModuleNotFoundError as error:
+        raise ConversionError(
+            f"{path} holds objects of {error.name}. Install it, or give the weights alone."
+        ) from error
+    except Exception as error:  # torch, pickle and safetensors raise whatever a damaged file makes them raise
+        forbidden = re.search(r"GLOBAL \S+|Unsupported class \S+", str(error))
+        if forbidden and isinstance(error, pickle.UnpicklingError):
+            what = f"{path} holds more than tensors ({forbidden[0]}), which could run code"
+            raise ConversionError(f"{what}. {_ALLOW}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ConversionError(f"{path} cannot be read; it is incomplete or no weights ({reason}). {_AGAIN}") from error
+
+
+def checkpoint_of(content: Any, path: str, entry: str = "") -> Checkpoint:
+    """Finds the weights in what a file holds.
+
+    Args:
+        content: the file's.
+        path: of the file, for messages.
+        entry: as of :func:`read_checkpoint`.
+
+    Raises:
+        ConversionError: there are none.
+    """
+    if not isinstance(content, Mapping):
+        raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict.")
+    if entry and entry not in content:
+        raise ConversionError(f"{path} has no entry {entry!r}; it has {_list(content)}.")
+    entry = entry or next((key for key in _ENTRIES if isinstance(content.get(key), Mapping)), "")
+    averages = [key for key in _AVERAGES if isinstance(content.get(key), Mapping) and key != entry]
+    if not entry and averages:
+        entry = averages.pop(0)
+        logger.warning("%s: took the averaged weights under %r; there are no others.", path, entry)
+    elif averages:
+        logger.warning(
+            "%s also holds averaged weights under %r; took those under %r.", path, averages[0], entry or "its top level"
+        )
+    state = _tensors(content[entry] if entry else content, f"{path}, entry {entry!r}" if entry else path)
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return Checkpoint(state, entry, _hints(content))
+
+
+def _hints(content: Mapping[str, Any]) -> dict[str, Any]:
+    hints = {"author": content.get("__author__"), "metadata": content.get(METADATA)}
+    if isinstance(args := content.get("args"), argparse.Namespace):
+        hints |= {"num_heads": getattr(args, "nheads", None), "dilation": getattr(args, "dilation", None)}
+    return {key: value for key, value in hints.items() if value is not None}
+
+
+def _tensors(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    tensors = {
+        key: torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+        for key, value in state.items()
+    }
+    if others := [key for key, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise ConversionError(
+            f"{where} is no state dict: {_list(others)} are no tensors. Its keys are {_list(state)}; name the one with "
+            "the weights by --entry."
+        )
+    if not tensors:
+        raise ConversionError(f"{where} holds no tensors.")
+    return tensors
+
+
+def _require_weights(path: Path, head: bytes) -> None:
+    """Recognises what people download in place of weights, and says so."""
+    text = head.lstrip().lower()
+    if not head:
+        raise ConversionError(f"{path} is empty. {_AGAIN}")
+    if text.startswith(b"version https://git-lfs"):
+        raise ConversionError(
+            f"{path} is a Git LFS pointer, not the file it points to. Run git lfs pull where it is from."
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise ConversionError(
+            f"{path} is an HTML page, not weights: the server answered with a page. Open the address in a browser and "
+            "save the file itself."
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ConversionError(f"{path} needs the package safetensors: pip install safetensors.") from error
+    return load_file(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConversionError(f"{path} is no JSON ({error}). {_AGAIN}") from error
+
+
+def _list(keys: Any, limit: int = 6) -> str:
+    keys = list(keys)
+    return ", ".join(map(str, keys[:limit])) + (", ..." if len(keys) > limit else "")

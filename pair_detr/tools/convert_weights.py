@@ -1,0 +1,203 @@
+"""Converts weights of other code bases, and back: ``python -m pair_detr.tools.convert_weights``."""
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.logger import setup_logger
+
+from pair_detr.config import add_pair_detr_config
+from pair_detr.conversion import (
+    SOURCES,
+    Checkpoint,
+    ConversionError,
+    Exported,
+    convert,
+    describe,
+    export_official,
+    export_transformers,
+    is_ours,
+    misfits,
+    read_checkpoint,
+)
+
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.convert_weights")
+
+
+def convert_file(
+    checkpoint: Checkpoint, input_path: Path, source: str, num_classes: int | None, keep_91: bool, cfg: CfgNode | None
+) -> dict[str, Any]:
+    """The checkpoint for Detectron2 that foreign weights become.
+
+    Args:
+        checkpoint: what was read.
+        input_path: where from, for messages.
+        source: as of :func:`pair_detr.conversion.convert`, like ``num_classes`` and ``keep_91``.
+        cfg: a config that the weights have to fit; its DC5 and its number of heads become part of the metadata.
+
+    Raises:
+        ConversionError: see :func:`pair_detr.conversion.convert`, or the weights do not fit ``cfg``.
+    """
+    if is_ours(checkpoint.state):
+        raise ConversionError(f"{input_path} holds this package's weights already. Use them as they are, or --reverse.")
+    converted = convert(checkpoint, source=source, num_classes=num_classes, keep_91=keep_91)
+    if cfg is not None:
+        config = converted.metadata["config"]
+        if found := misfits(config, cfg):
+            raise ConversionError(
+                f"{input_path} ({converted.metadata['layout']}) does not fit --config-file:\n" + "\n".join(found)
+            )
+        config["MODEL.RESNETS.RES5_DILATION"] = cfg.MODEL.RESNETS.RES5_DILATION
+        config["MODEL.DETR.NUM_HEADS"] = cfg.MODEL.DETR.NUM_HEADS
+    logger.info("%s", describe(str(input_path), converted))
+    return converted.checkpoint()
+
+
+def reverse(
+    checkpoint: Checkpoint,
+    target: str,
+    cfg: CfgNode | None,
+    class_names: list[str] | None,
+    keep_classes: bool,
+) -> Exported:
+    """Weights of this package for another code base.
+
+    Args:
+        checkpoint: the weights.
+        target: "official" or "transformers".
+        cfg: the config of the model; None takes the metadata of the file, or else what the published models have.
+        class_names: as of :func:`pair_detr.conversion.export_official`, like ``keep_classes``.
+    """
+    metadata = checkpoint.hints.get("metadata", {})
+    known = metadata.get("config", {})
+    if cfg is not None:
+        known = {
+            "MODEL.DETR.NUM_HEADS": cfg.MODEL.DETR.NUM_HEADS,
+            "MODEL.RESNETS.RES5_DILATION": cfg.MODEL.RESNETS.RES5_DILATION,
+        }
+    class_names = class_names or metadata.get("class_names")
+    options: dict[str, Any] = {"class_names": class_names, "keep_classes": keep_classes}
+    if target == "official":
+        return export_official(checkpoint.state, **options)
+    num_heads = known.get("MODEL.DETR.NUM_HEADS", 8)
+    dilation = known.get("MODEL.RESNETS.RES5_DILATION", 1) > 1
+    logger.info("%d attention heads, %s.", num_heads, "DC5" if dilation else "not DC5 (else give its --config-file)")
+    return export_transformers(checkpoint.state, num_heads=num_heads, dilation=dilation, **options)
+
+
+def write(output: Path, exists_ok: bool, fill: Callable[[Path], None]) -> None:
+    """Writes a file or a folder that appears once it is complete.
+
+    Args:
+        output: its path.
+        exists_ok: replace what is there.
+        fill: writes to the path that it is given, which does not exist yet.
+
+    Raises:
+        FileExistsError: there is something, and ``exists_ok`` is false.
+    """
+    if output.exists() and not exists_ok:
+        raise FileExistsError(f"{output} exists. Choose another path, or replace it with --overwrite.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        new, old = Path(folder) / "new", Path(folder) / "old"
+        fill(new)
+        if output.exists() and (output.is_dir() or new.is_dir()):
+            # Only a file replaces a file in one step.
+            output.rename(old)
+        new.replace(output)
+
+
+def _fill_folder(exported: Exported, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    # Without it transformers does not read the file.
+    save_file(exported.state, folder / "model.safetensors", metadata={"format": "pt"})
+    for name, content in exported.files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read_config(path: str) -> CfgNode:
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    cfg.merge_from_file(path)
+    return cfg
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the tool.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ConversionError: see :func:`pair_detr.conversion.read_checkpoint`,
+            :func:`write`, :func:`convert_file` and :func:`reverse`.
+    """
+    args = _parse(arguments)
+    setup_logger(name="pair_detr")
+    if args.output.exists() and not args.overwrite:
+        # Before the work rather than after it.
+        raise FileExistsError(f"{args.output} exists. Choose another path, or replace it with --overwrite.")
+    cfg = _read_config(args.config_file) if args.config_file else None
+    checkpoint = read_checkpoint(args.input, args.allow_pickle, args.entry)
+    if args.reverse is None:
+        content = convert_file(checkpoint, args.input, args.source, args.num_classes, args.keep_91, cfg)
+        write(args.output, args.overwrite, lambda path: torch.save(content, path))
+        logger.info("Wrote %s.", args.output)
+        return
+    class_names = args.class_names.read_text().splitlines() if args.class_names else None
+    exported = reverse(checkpoint, args.reverse, cfg, class_names, args.keep_classes)
+    if args.reverse == "official":
+        write(args.output, args.overwrite, lambda path: torch.save({"model": exported.state}, path))
+    else:
+        write(args.output, args.overwrite, lambda path: _fill_folder(exported, path))
+    logger.info(
+        "Wrote %s: %s for %d classes, %d tensors.",
+        args.output,
+        exported.variant,
+        exported.num_classes,
+        len(exported.state),
+    )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Converts weights of other code bases into checkpoints for Detectron2 and this package, and back.",
+        epilog="Example: convert_weights detr-r50.pth detr_r50.pth; convert_weights --reverse transformers "
+        "output/model_final.pth my-detector",
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT", help="file of weights, or a folder of transformers")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write; a folder for transformers")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    parser.add_argument(
+        "--source", default="auto", choices=("auto", *SOURCES), help="code base of INPUT (default: recognise it)"
+    )
+    parser.add_argument("--num-classes", type=int, metavar="N", help="fail unless OUTPUT is for N classes")
+    parser.add_argument("--keep-91", action="store_true", help="keep classifiers over COCO's 91 raw ids")
+    parser.add_argument("--entry", default="", help="entry of INPUT with the weights, if there are several")
+    parser.add_argument("--allow-pickle", action="store_true", help="read objects, too; only from whom you trust")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="config of the model: must fit, and tells what tensors do not (heads, DC5)",
+    )
+    parser.add_argument(
+        "--reverse", choices=("official", "transformers"), help="convert this package's weights for that code base"
+    )
+    parser.add_argument(
+        "--keep-classes", action="store_true", help="with --reverse, do not spread COCO's 80 classes over 91 raw ids"
+    )
+    parser.add_argument(
+        "--class-names", type=Path, metavar="FILE", help="with --reverse, names of the classes, one a line"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
