@@ -14,7 +14,7 @@ from torchvision.ops import box_convert
 
 from pair_detr.classification import Classification, build_classification
 from pair_detr.criterion import SetCriterion
-from pair_detr.data import resolve_num_classes
+from pair_detr.data import resolve_class_names, resolve_num_classes
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
@@ -35,6 +35,7 @@ class DetectionTransformer(nn.Module):
         criterion: SetCriterion,
         classification: Classification,
         num_classes: int,
+        class_names: list[str] | None,
         pixel_mean: list[float],
         pixel_std: list[float],
         detections_per_image: int,
@@ -45,6 +46,7 @@ class DetectionTransformer(nn.Module):
             criterion: its losses.
             classification: how the network's logits are read.
             num_classes: labels of the training data must be below it.
+            class_names: of the classes, if known; they are saved with the weights.
             pixel_mean: of each channel, in the units of the input images.
             pixel_std: of each channel.
             detections_per_image: at most so many are returned.
@@ -54,6 +56,7 @@ class DetectionTransformer(nn.Module):
         self.criterion = criterion
         self.classification = classification
         self.num_classes = num_classes
+        self.class_names = class_names
         self.detections_per_image = detections_per_image
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -73,6 +76,7 @@ class DetectionTransformer(nn.Module):
             "criterion": variant.criterion(cfg, classification),
             "classification": classification,
             "num_classes": num_classes,
+            "class_names": resolve_class_names(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,

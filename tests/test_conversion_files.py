@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conversion_helpers import BACKBONES, VARIANTS, laid_out, layout_of, tiny_state
+from conversion_helpers import BACKBONES, laid_out, layout_of, tiny_state
 from model_helpers import build, tiny_resnet_cfg
 from torch import Tensor
 
@@ -20,7 +20,6 @@ from pair_detr.conversion import (
     Checkpoint,
     ConversionError,
     convert,
-    convert_if_foreign,
     misfits,
     read_checkpoint,
     read_state_dict,
@@ -285,18 +284,6 @@ def test_the_number_of_classes_can_be_required() -> None:
     assert convert(Checkpoint(state), num_classes=3).metadata["num_classes"] == 3
     with pytest.raises(ConversionError, match="for 3 classes, --num-classes is 80"):
         convert(Checkpoint(state), num_classes=80)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_checkpointers_convert_what_is_not_ours(variant: str) -> None:
-    ours = tiny_state(variant)
-    assert convert_if_foreign({"model": ours}) is None
-    checkpoint = convert_if_foreign({"model": theirs(variant, variant)})
-    assert checkpoint.keys() == {"model", "__author__", METADATA}
-    assert_same(checkpoint["model"], ours)
-    build(tiny_resnet_cfg(variant, NUM_QUERIES=20)).load_state_dict(checkpoint["model"])
-    with pytest.raises(ConversionError, match=r"x\.pth: The weights are of no known source"):
-        convert_if_foreign({"a.weight": torch.zeros(1)}, "x.pth")
 
 
 def test_misfits_with_a_config() -> None:

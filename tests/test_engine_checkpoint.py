@@ -1,19 +1,14 @@
 import itertools
 import logging
 import multiprocessing
-import pickle
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_resnet_backbone
-from engine_helpers import default_config
 from torch import nn
 
-from pair_detr.engine import AtomicCheckpointer, CheckpointError, require_weights
+from pair_detr.engine import AtomicCheckpointer, CheckpointError
 
 
 class Counter:
@@ -107,91 +102,34 @@ def test_resume_without_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_weights_bring_no_other_state(tmp_path: Path) -> None:
     save_three(tmp_path)
-    model, counter = nn.Linear(2, 2), Counter(-1)
+    path = tmp_path / "model_0000002.pth"
+    content = torch.load(path)
+    content["model"] = {f"detector.{name}": value for name, value in content["model"].items()}
+    torch.save(content, path)
+    model, counter = nn.ModuleDict({"detector": nn.Linear(2, 2)}), Counter(-1)
     checkpointer = AtomicCheckpointer(model, str(tmp_path), counter=counter)
-    checkpointer.resume_or_load(str(tmp_path / "model_0000002.pth"), resume=False)
-    assert (model.weight[0, 0].item(), counter.value) == (2, -1)
+    checkpointer.resume_or_load(str(path), resume=False)
+    assert (model["detector"].weight[0, 0].item(), counter.value) == (2, -1)
 
 
-def test_weights_that_do_not_exist() -> None:
-    require_weights("")
-    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS /no/such.pth does not exist.*MODEL.WEIGHTS \"\""):
-        require_weights("/no/such.pth")
-
-
-def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
+def test_checkpoint_of_another_model(tmp_path: Path) -> None:
     save_three(tmp_path)
-    path = tmp_path / "model_0000001.pth"
-    require_weights(str(path))
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match=rf"{path} cannot be read; it may be incomplete"):
-        require_weights(str(path))
-    torch.save(Counter(), path)
-    with pytest.raises(CheckpointError, match="holds more than tensors"):
-        require_weights(str(path))
-
-
-@pytest.mark.parametrize("weights", ["detectron2://ImageNetPretrained/R-50.pkl", "http://127.0.0.1:9/R-50.pkl"])
-def test_weights_that_cannot_be_reached(weights: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no route to host")))
-    with pytest.raises(FileNotFoundError, match=rf"MODEL.WEIGHTS {weights} cannot be fetched .*Download the file"):
-        require_weights(weights)
-
-
-def test_weights_of_another_model(tmp_path: Path) -> None:
-    save_three(tmp_path)
-    weights = str(tmp_path / "model_0000001.pth")
-    with pytest.raises(CheckpointError, match=r"2 of its 2 parameters .* such as 0.weight.*MODEL.DETR.VARIANT"):
-        AtomicCheckpointer(nn.Sequential(nn.Linear(2, 2))).load(weights)
-    with pytest.raises(CheckpointError, match="do not fit the model"):
-        AtomicCheckpointer(nn.Linear(3, 3)).load(weights)
-
-
-def test_complete_requires_every_parameter(tmp_path: Path) -> None:
-    save_three(tmp_path)
+    checkpoint = str(tmp_path / "model_0000001.pth")
+    with pytest.raises(CheckpointError, match=r"2 of its 2 parameters .* such as 0.weight.*another OUTPUT_DIR"):
+        AtomicCheckpointer(nn.Sequential(nn.Linear(2, 2))).load(checkpoint)
+    with pytest.raises(CheckpointError, match="not of this model"):
+        AtomicCheckpointer(nn.Linear(3, 3)).load(checkpoint)
     model = nn.Linear(2, 2)
     model.extra = nn.Linear(1, 1)
-    checkpointer = AtomicCheckpointer(model)
-    weights = str(tmp_path / "model_0000001.pth")
-    checkpointer.load(weights)
     with pytest.raises(CheckpointError, match=r"2 of its 4 parameters .* such as extra.weight, extra.bias"):
-        checkpointer.load(weights, complete=True)
+        AtomicCheckpointer(model).load(checkpoint)
 
 
-def test_more_than_tensors(tmp_path: Path) -> None:
-    """Official DETR checkpoints hold their command line."""
-    path = tmp_path / "official.pth"
-    torch.save({"model": nn.Linear(2, 2).state_dict(), "args": Counter()}, path)
-    with pytest.raises(CheckpointError, match="holds more than tensors"):
-        AtomicCheckpointer(nn.Linear(2, 2)).load(str(path))
-
-
-def _resnet(cfg: CfgNode) -> nn.Module:
-    return build_resnet_backbone(cfg, ShapeSpec(channels=3))
-
-
-def test_model_zoo_backbone(tmp_path: Path) -> None:
-    """The format of ImageNetPretrained/torchvision/R-50.pkl: names without prefix, NumPy arrays, a classifier."""
-    cfg = default_config()
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    zoo = _resnet(cfg)
-    weights = {name: torch.randn_like(value).numpy() for name, value in zoo.state_dict().items()}
-    content = {"model": {**weights, "stem.fc.weight": torch.randn(1000, 512).numpy()}, "__author__": "torchvision"}
-    path = tmp_path / "R-18.pkl"
-    path.write_bytes(pickle.dumps({**content, "matching_heuristics": True}))
-
-    model = nn.Module()
-    model.detector = nn.Module()
-    model.detector.backbone = _resnet(cfg)
-    model.detector.head = nn.Linear(512, 2)
-    head = model.detector.head.weight.clone()
-    checkpointer = AtomicCheckpointer(model)
-    checkpointer.load(str(path))
-    for name, value in model.detector.backbone.state_dict().items():
-        assert torch.equal(value, torch.from_numpy(weights[name])), name
-    assert torch.equal(model.detector.head.weight, head)
+def test_names_of_classes_are_saved(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.class_names = ["cat", "dog"]
+    AtomicCheckpointer(model, str(tmp_path)).save("model")
+    assert torch.load(tmp_path / "model.pth")["pair_detr"] == {"class_names": ["cat", "dog"]}
 
 
 def _save_forever(folder: Path) -> None:

@@ -89,7 +89,7 @@ def test_unreadable_weights_stop_before_the_data_are_read(
 ) -> None:
     monkeypatch.setattr("pair_detr.engine.launch.Trainer", lambda cfg: pytest.fail("training was set up"))
     (tmp_path / name).write_bytes(b"half of a download")
-    with pytest.raises(CheckpointError, match=rf"MODEL\.WEIGHTS: .*{name} "):
+    with pytest.raises(CheckpointError, match=rf"MODEL\.WEIGHTS .*{name} "):
         main(arguments(tiny_options(dataset, tmp_path, MODEL__WEIGHTS=str(tmp_path / name))))
 
 
@@ -107,7 +107,7 @@ def test_train_then_evaluate(dataset: dict[str, str], tmp_path: Path) -> None:
     partial = {name: value for name, value in torch.load(weights)["model"].items() if "backbone" in name}
     torch.save({"model": partial}, tmp_path / "backbone.pth")
     options = tiny_options(dataset, tmp_path / "evaluation", MODEL__WEIGHTS=str(tmp_path / "backbone.pth"), **tests)
-    with pytest.raises(CheckpointError, match="do not fit the model"):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot be evaluated with this config.*detector\.encoder\.\*"):
         run(arguments(options, "--eval-only"))
     # A checkpoint to resume from makes the weights unnecessary.
     options = tiny_options(dataset, tmp_path / "run", MODEL__WEIGHTS="missing.pth", **tests)

@@ -6,7 +6,7 @@ so that no key is missing unnoticed. ``classes`` knows COCO's ids. ``convert`` a
 """
 
 from pair_detr.conversion.architecture import misfits
-from pair_detr.conversion.convert import Converted, convert, convert_if_foreign, describe, is_ours
+from pair_detr.conversion.convert import Converted, convert, describe, is_ours
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.export import Exported, export_official, export_transformers
 from pair_detr.conversion.reading import (
@@ -29,7 +29,6 @@ __all__ = [
     "Exported",
     "checkpoint_of",
     "convert",
-    "convert_if_foreign",
     "describe",
     "export_official",
     "export_transformers",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pair_detr.conversion.classes import COCO_NAMES, NUM_RAW_IDS, are_raw_ids, keep_used_ids, raw_names
 from pair_detr.conversion.errors import ConversionError
-from pair_detr.conversion.reading import METADATA, Checkpoint, checkpoint_of
+from pair_detr.conversion.reading import METADATA, Checkpoint
 from pair_detr.conversion.sources import Layout, Match, recognise
 
 logger = logging.getLogger(__name__)
@@ -72,34 +72,6 @@ def convert(
         "config": config,
     }
     return Converted({PREFIX + key: tensor for key, tensor in state.items()}, metadata)
-
-
-def convert_if_foreign(
-    content: Mapping[str, Any], path: str = "the checkpoint", *, keep_91: bool = False
-) -> dict[str, Any] | None:
-    """Converts what a file holds unless it is this package's already. For checkpointers.
-
-    Args:
-        content: what the file holds, see :func:`pair_detr.conversion.read_file`; for a folder, its state dict.
-        path: of the file, for messages.
-        keep_91: as of :func:`convert`.
-
-    Returns:
-        A checkpoint with "model", "__author__" and the metadata under :data:`METADATA`; None if the weights have this
-        package's names.
-
-    Raises:
-        ConversionError: the file holds no weights, or weights of an unknown source.
-    """
-    checkpoint = checkpoint_of(content, path)
-    if is_ours(checkpoint.state):
-        return None
-    try:
-        converted = convert(checkpoint, keep_91=keep_91)
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
-    logger.info("%s", describe(path, converted))
-    return converted.checkpoint()
 
 
 def is_ours(state: Mapping[str, Tensor]) -> bool:

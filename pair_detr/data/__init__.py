@@ -5,7 +5,7 @@ from pair_detr.data.augmentation import build_augmentation
 from pair_detr.data.build import build_test_loader, build_train_loader, load_training_dicts
 from pair_detr.data.builtin import datasets_root
 from pair_detr.data.catalog import class_names_of, load_dataset
-from pair_detr.data.classes import resolve_num_classes
+from pair_detr.data.classes import resolve_class_names, resolve_num_classes
 from pair_detr.data.coco import register_coco
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.registration import register_from_config
@@ -31,5 +31,6 @@ __all__ = [
     "register_from_config",
     "register_shapes",
     "register_voc",
+    "resolve_class_names",
     "resolve_num_classes",
 ]

@@ -58,6 +58,14 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     return len(classes)
 
 
+def resolve_class_names(cfg: CfgNode) -> list[str] | None:
+    """Names of the classes that a model for ``cfg`` predicts; None where no data set of the config can tell."""
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if classes := _classes_if_at_hand(name):
+            return classes
+    return None
+
+
 def _classes_if_at_hand(name: str) -> list[str] | None:
     """Classes of a data set that the model could do without: one to evaluate on, or with the number given."""
     try:

@@ -1,13 +1,14 @@
 """Training and evaluation."""
 
 from pair_detr.engine.amp import AutocastTrainer
-from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError, require_weights
+from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.evaluation import build_evaluator
 from pair_detr.engine.hooks import GracefulStop, TrainingInterrupted
 from pair_detr.engine.launch import argument_parser, main, run, setup
 from pair_detr.engine.optimizer import build_optimizer
 from pair_detr.engine.schedule import resolve_epochs
 from pair_detr.engine.trainer import Trainer
+from pair_detr.engine.weights import CheckpointError, load_weights, read_weights, require_weights
 
 __all__ = [
     "AtomicCheckpointer",
@@ -19,7 +20,9 @@ __all__ = [
     "argument_parser",
     "build_evaluator",
     "build_optimizer",
+    "load_weights",
     "main",
+    "read_weights",
     "require_weights",
     "resolve_epochs",
     "run",

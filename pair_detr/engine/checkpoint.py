@@ -7,59 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
-from torch import nn
+
+from pair_detr.conversion import METADATA
+from pair_detr.engine.weights import CheckpointError, load_weights, read_weights
 
 logger = logging.getLogger(__name__)
 
 _TEMPORARY_NAME = ".checkpoint.tmp"
-
-_REMEDIES = (
-    "Download the file on a machine with internet access and set MODEL.WEIGHTS to its path here, or set "
-    'MODEL.WEIGHTS "" to start from random weights.'
-)
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read or does not belong to the model."""
-
-
-def require_weights(weights: str) -> None:
-    """Fetches ``MODEL.WEIGHTS`` and reads them once, so that a run without them stops before minutes of set-up.
-
-    Args:
-        weights: local path, URL or name that Detectron2 resolves (``detectron2://...``); "" needs nothing.
-
-    Raises:
-        FileNotFoundError: it does not exist or cannot be reached.
-        CheckpointError: the file cannot be read.
-    """
-    if not weights:
-        return
-    path = _fetch(weights)
-    reader = AtomicCheckpointer(nn.Module())
-    # Detectron2 looks there for options behind a "?".
-    reader._parsed_url_during_load = urlparse(weights)
-    try:
-        reader._load_file(path)
-    except _UnreadableError as error:
-        raise CheckpointError(f"MODEL.WEIGHTS: {error}") from error
-
-
-def _fetch(weights: str) -> str:
-    """Local path of MODEL.WEIGHTS."""
-    path = weights.partition("?")[0]
-    try:
-        path = PathManager.get_local_path(path)
-    except Exception as error:  # each of the handlers of PathManager has exceptions of its own
-        raise FileNotFoundError(f"MODEL.WEIGHTS {weights} cannot be fetched ({error}). {_REMEDIES}") from error
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"MODEL.WEIGHTS {weights} does not exist. {_REMEDIES}")
-    return path
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -69,8 +26,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
     the same way, so whatever moment the process is killed at, it names a complete file.
     """
 
-    _complete = False
-
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``."""
         if not self.save_dir or not self.save_to_disk:
@@ -79,7 +34,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
         with _replace(path) as file:
-            torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
+            torch.save({"model": self.model.state_dict(), METADATA: self._metadata(), **state, **kwargs}, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -87,25 +42,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
         with _replace(Path(self.save_dir) / "last_checkpoint") as file:
             file.write(last_filename_basename.encode())
 
-    def load(self, path: str, checkpointables: list[str] | None = None, *, complete: bool = False) -> dict[str, Any]:
-        """Loads weights and, unless ``checkpointables`` says otherwise, all the state that was saved with them.
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Loads a checkpoint that :meth:`save` wrote. For weights alone, see :mod:`pair_detr.engine.weights`.
 
         Args:
-            path: as in :func:`require_weights`.
+            path: of the checkpoint.
             checkpointables: names of the states to load; None loads all.
-            complete: require every parameter of the model, as an evaluation or a resumed run has to. Otherwise some are
-                enough, say those of the backbone.
 
         Returns:
             What the file held beyond that.
 
         Raises:
-            FileNotFoundError: the file cannot be fetched.
-            CheckpointError: the file cannot be read, or its weights are another model's.
+            CheckpointError: the file cannot be read, or lacks parameters of the model.
         """
-        if path:
-            _fetch(path)
-        self._complete = complete
         try:
             return super().load(path, checkpointables)
         finally:
@@ -116,22 +65,29 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Resumes from the newest readable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
 
         Raises:
-            FileNotFoundError, CheckpointError: as :meth:`load`, or none of the checkpoints can be read.
+            FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, or none of the
+                checkpoints can be read.
         """
         if not resume or not self.has_checkpoint():
             if resume:
                 logger.warning("There is no checkpoint to resume from in %s; starting anew.", self.save_dir)
-            return self.load(path, checkpointables=[])
+            if path:
+                load_weights(self.model, read_weights(path))
+            return {}
         errors = []
         for candidate in self._candidates():
             try:
-                return self.load(str(candidate), complete=True)
+                return self.load(str(candidate))
             except _UnreadableError as error:
                 logger.warning("%s Trying the checkpoint before it.", error)
                 errors.append(str(error))
         raise CheckpointError(
             "\n".join([*errors, f"No checkpoint in {self.save_dir} can be read. Start anew without --resume."])
         )
+
+    def _metadata(self) -> dict[str, Any]:
+        names = getattr(self.model, "class_names", None)
+        return {"class_names": None if names is None else list(names)}
 
     def _candidates(self) -> list[Path]:
         last = Path(self.get_checkpoint_file())
@@ -155,12 +111,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         lacking = set(incompatible.missing_keys) | {key for key, *_ in incompatible.incorrect_shapes}
         parameters = [name for name, _ in self.model.named_parameters()]
         absent = [name for name in parameters if name in lacking]
-        if absent and (self._complete or absent == parameters):
+        if absent:
             raise CheckpointError(
-                f"The weights do not fit the model: {len(absent)} of its {len(parameters)} parameters are not in the "
-                f"checkpoint or have another shape there, such as {', '.join(absent[:3])}. Use the config "
-                "that the checkpoint was trained with (MODEL.DETR.VARIANT, MODEL.BACKBONE.NAME, "
-                "MODEL.DETR.NUM_CLASSES), or other MODEL.WEIGHTS."
+                f"The checkpoint is not of this model: {len(absent)} of its {len(parameters)} parameters are not in it "
+                f"or have another shape there, such as {', '.join(absent[:3])}. Resume with the config that it was "
+                "trained with, or set another OUTPUT_DIR."
             )
         return incompatible
 

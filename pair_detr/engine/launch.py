@@ -20,9 +20,10 @@ from detectron2.utils.logger import setup_logger
 
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes
-from pair_detr.engine.checkpoint import AtomicCheckpointer, require_weights
+from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.trainer import Trainer
+from pair_detr.engine.weights import load_weights, read_weights, require_weights
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
     resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
     if not resuming:
-        require_weights(cfg.MODEL.WEIGHTS)
+        require_weights(cfg)
     if args.eval_only:
         return _evaluate(cfg, args.resume)
     if not args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists():
@@ -98,11 +99,10 @@ def main(args: argparse.Namespace) -> dict:
 
 def _evaluate(cfg: CfgNode, resume: bool) -> dict:
     model = Trainer.build_model(cfg)
-    checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
     if resume:
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=True)
+        AtomicCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=True)
     elif cfg.MODEL.WEIGHTS:
-        checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[], complete=True)
+        load_weights(model, read_weights(cfg.MODEL.WEIGHTS), complete=True)
     else:
         logger.warning("Evaluating random weights: set MODEL.WEIGHTS, or add --resume for the last checkpoint.")
     results = Trainer.test(cfg, model)

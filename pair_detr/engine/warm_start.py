@@ -21,6 +21,9 @@ _CONFIG = {
     "decoder": "MODEL.DETR.VARIANT, MODEL.DETR.DEC_LAYERS, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.FFN_DIM",
 }
 
+_ALL_BY_NAME = "rows of the classes of the same name taken"
+_BY_POSITION = "taken by position, as no class has the same name"
+
 
 class MisfitError(ValueError):
     """The weights are of a model that this one cannot start from."""
@@ -32,10 +35,12 @@ class WarmStart:
 
     Attributes:
         state: what to load; keys of the model that are missing keep their values.
+        undetermined: keys of the model whose values are not, or not wholly, those of the same key.
         rows: all that was not taken as it is: key, shape in the weights, shape in the model, what was done.
     """
 
     state: dict[str, Tensor] = field(default_factory=dict)
+    undetermined: list[str] = field(default_factory=list)
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def table(self) -> str:
@@ -51,8 +56,8 @@ def adapt(
 ) -> WarmStart:
     """Fits the weights of a detector, or of a backbone alone, to a model that may differ from theirs.
 
-    - Classes: the rows of classes of the same name are taken. Where the names are not known the classifier is taken if
-      it has as many rows, else it keeps its random start.
+    - Classes: the rows of classes of the same name are taken. Where the names are not known, or none is common, the
+      classifier is taken if it has as many rows, else it keeps its random start.
     - Queries: the first ones are taken; what the model has beyond them keeps its random start.
     - Pair DETR from Conditional DETR: the top-left decoder starts as the decoder, its head from the box head.
     - The reverse, and a backbone alone: what the model does not have, or the weights do not have, is left out.
@@ -79,10 +84,12 @@ def adapt(
             if not only_backbone and part not in _OPTIONAL:
                 misfits[part].append(f"{key} is missing")
             else:
+                result.undetermined.append(key)
                 copied[f"{part}: random start"].append(key)
             continue
         if source not in weights:
             if part == "class_head":
+                result.undetermined.append(key)
                 result.rows.append((key, "-", _shape(target), "random start"))
             else:
                 misfits[part].append(f"{key} is missing")
@@ -93,6 +100,8 @@ def adapt(
             continue
         if tensor is not None:
             result.state[key] = tensor
+        if source != key or action not in ("", _ALL_BY_NAME, _BY_POSITION):
+            result.undetermined.append(key)
         if action:
             what = action if source == key else f"{action}, from {source}"
             result.rows.append((key, _shape(weights[source]), _shape(target), what))
@@ -159,12 +168,16 @@ def _rows_by_name(
     index = {name: row for row, name in enumerate(weights_classes)}
     pairs = [(row, index[name]) for row, name in enumerate(model_classes) if name in index]
     common = len(pairs)
+    if common == 0 and tensor.shape == target.shape:
+        return tensor, _BY_POSITION
     if extra:
         pairs.append((len(target) - 1, len(tensor) - 1))
     fitted = target.clone()
     if pairs:
         rows, sources = zip(*pairs, strict=True)
         fitted[list(rows)] = tensor[list(sources)]
+    if common == len(model_classes):
+        return fitted, _ALL_BY_NAME
     return fitted, f"rows of {common} classes of the same name taken, random start of the others"
 
 

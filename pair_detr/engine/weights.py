@@ -1,0 +1,124 @@
+"""MODEL.WEIGHTS: weights of this package or of any known code base, to start a training from or to evaluate."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+
+from pair_detr.conversion import ConversionError, convert, describe, is_ours, misfits, read_checkpoint
+from pair_detr.engine.warm_start import MisfitError, adapt
+
+logger = logging.getLogger(__name__)
+
+_REMEDIES = (
+    "Download the file on a machine with internet access and set MODEL.WEIGHTS to its path here, or set "
+    'MODEL.WEIGHTS "" to start from random weights.'
+)
+# What weights need of a config and their tensors do not show: a mismatch lowers AP without an error.
+_SILENT = ("INPUT.", "MODEL.PIXEL_", "MODEL.RESNETS.", "MODEL.DETR.NUM_HEADS")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read or does not belong to the model."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights under this package's names.
+
+    Attributes:
+        path: where they come from.
+        state: the state dict of a detector, or of its backbone alone.
+        class_names: of its classes, if the file says so.
+        needs: config entries that they were trained with, by their full names, as far as is known.
+    """
+
+    path: str
+    state: dict[str, Tensor]
+    class_names: Sequence[str] | None
+    needs: dict[str, Any]
+
+
+def read_weights(weights: str) -> Weights:
+    """Reads ``MODEL.WEIGHTS``, and converts those of another code base.
+
+    Args:
+        weights: local file, folder of transformers, URL, or name that Detectron2 resolves (``detectron2://...``).
+
+    Raises:
+        FileNotFoundError: it does not exist or cannot be reached.
+        CheckpointError: the file cannot be read, or is of no known code base.
+    """
+    path = _fetch(weights)
+    try:
+        checkpoint = read_checkpoint(path)
+        if is_ours(checkpoint.state):
+            metadata = checkpoint.hints.get("metadata", {})
+            return Weights(weights, checkpoint.state, metadata.get("class_names"), metadata.get("config", {}))
+        converted = convert(checkpoint)
+    except ConversionError as error:
+        raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
+    logger.info("Converted %s", describe(weights, converted))
+    metadata = converted.metadata
+    return Weights(weights, converted.model, metadata["class_names"], metadata["config"])
+
+
+def require_weights(cfg: CfgNode) -> None:
+    """Reads ``MODEL.WEIGHTS`` once, so that a run without them, or with unfit ones, stops before minutes of set-up.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as :func:`read_weights`, or they were trained with another channel order,
+            other pixel statistics or another backbone than the config says.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        return
+    weights = read_weights(cfg.MODEL.WEIGHTS)
+    needs = {key: value for key, value in weights.needs.items() if key.startswith(_SILENT)}
+    if found := misfits(needs, cfg):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {weights.path} do not fit the config: {'; '.join(found)}. Set these entries, or take other "
+            "weights."
+        )
+
+
+def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) -> None:
+    """Loads weights into a model, and logs what had to be adapted (see :func:`pair_detr.engine.warm_start.adapt`).
+
+    Args:
+        model: a meta-architecture; its ``class_names``, if it has any, decide which rows of a classifier are taken.
+        weights: the weights.
+        complete: the weights must determine the whole model, as for an evaluation.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    try:
+        start = adapt(weights.state, model.state_dict(), weights.class_names, getattr(model, "class_names", None))
+    except MisfitError as error:
+        raise CheckpointError(f"MODEL.WEIGHTS {weights.path}: {error}") from error
+    if complete and start.undetermined:
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {weights.path} cannot be evaluated with this config, as they are of another model:\n"
+            f"{start.table()}\nUse the config that they were trained with (MODEL.DETR.VARIANT, MODEL.DETR.NUM_CLASSES, "
+            "MODEL.DETR.NUM_QUERIES), or train."
+        )
+    model.load_state_dict(start.state, strict=False)
+    logger.info("Loaded %d tensors of %s.", len(start.state), weights.path)
+    if start.rows:
+        logger.warning("What does not come from %s as it is:\n%s", weights.path, start.table())
+
+
+def _fetch(weights: str) -> str:
+    """Local path of MODEL.WEIGHTS."""
+    try:
+        path = PathManager.get_local_path(weights)
+    except Exception as error:  # each of the handlers of PathManager has exceptions of its own
+        raise FileNotFoundError(f"MODEL.WEIGHTS {weights} cannot be fetched ({error}). {_REMEDIES}") from error
+    if not Path(path).exists():
+        raise FileNotFoundError(f"MODEL.WEIGHTS {weights} does not exist. {_REMEDIES}")
+    return path
