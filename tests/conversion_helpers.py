@@ -132,3 +132,16 @@ def detrex_keys(variant: str) -> list[str]:
 
 def _conditional_heads(prefix: str) -> list[str]:
     return _both(*(f"{prefix}.{head}.layers.{i}" for head in ("ref_point_head", "query_scale") for i in (0, 1)))
+
+
+def theirs(source: str, variant: str | None, num_classes: int = 3) -> dict[str, Tensor]:
+    """A tiny model, or its backbone, in the layout of a code base."""
+    state = tiny_state(variant or "detr", num_classes)
+    if variant is None:
+        state = {key: tensor for key, tensor in state.items() if "backbone" in key}
+    return laid_out(state, layout_of(source, variant))
+
+
+def assert_same(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)

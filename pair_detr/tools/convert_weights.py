@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.config import add_pair_detr_config
+from pair_detr.config_files import load_config
 from pair_detr.conversion import (
     SOURCES,
     Checkpoint,
@@ -125,13 +125,6 @@ def _fill_folder(exported: Exported, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _read_config(path: str) -> CfgNode:
-    cfg = get_cfg()
-    add_pair_detr_config(cfg)
-    cfg.merge_from_file(path)
-    return cfg
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
@@ -144,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.output.exists() and not args.overwrite:
         # Before the work rather than after it.
         raise FileExistsError(f"{args.output} exists. Choose another path, or replace it with --overwrite.")
-    cfg = _read_config(args.config_file) if args.config_file else None
+    cfg = load_config(args.config_file) if args.config_file else None
     checkpoint = read_checkpoint(args.input, args.allow_pickle, args.entry)
     if args.reverse is None:
         content = convert_file(checkpoint, args.input, args.source, args.num_classes, args.keep_91, cfg)

@@ -1,0 +1,106 @@
+"""The tool that converts weights."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conversion_helpers import theirs, tiny_state
+from model_helpers import build, tiny_resnet_cfg
+
+from pair_detr.conversion import METADATA, ConversionError
+from pair_detr.conversion.classes import COCO_IDS
+from pair_detr.tools import convert_weights
+from pair_detr.tools.convert_weights import main
+
+pytest.importorskip("safetensors.torch")
+
+
+@pytest.fixture(autouse=True)
+def _no_logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tool's would keep the log of later tests from caplog."""
+    monkeypatch.setattr(convert_weights, "setup_logger", lambda **_: None)
+
+
+def save_official(path: Path, variant: str = "conditional_detr") -> Path:
+    torch.save({"model": theirs(variant, variant, num_classes=91)}, path)
+    return path
+
+
+def test_the_tool_and_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    official, converted, back = save_official(tmp_path / "a.pth"), tmp_path / "new" / "b.pth", tmp_path / "c.pth"
+    with caplog.at_level(logging.INFO):
+        main([str(official), str(converted), "--num-classes", "80"])
+    assert "official Conditional DETR, 414 tensors" in caplog.text
+    checkpoint = torch.load(converted)
+    assert checkpoint["__author__"] == "pair_detr"
+    assert checkpoint[METADATA]["config"]["MODEL.DETR.NUM_QUERIES"] == 20
+    build(tiny_resnet_cfg("conditional_detr", NUM_QUERIES=20, NUM_CLASSES=80)).load_state_dict(checkpoint["model"])
+    main([str(converted), str(back), "--reverse", "official"])
+    original, returned = torch.load(official)["model"], torch.load(back)["model"]
+    assert returned.keys() == original.keys()
+    for key in original:
+        rows = COCO_IDS if key.startswith("class_embed") else slice(None)
+        assert torch.equal(returned[key][rows], original[key][rows]), key
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "c.pth", "new"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.pth"]
+
+
+def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
+    official, output = save_official(tmp_path / "a.pth"), tmp_path / "b.pth"
+    output.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"b\.pth exists.*--overwrite"):
+        main([str(official), str(output)])
+    assert output.read_text() == "mine"
+    main([str(official), str(output), "--overwrite", "--keep-91"])
+    assert torch.load(output)[METADATA]["num_classes"] == 91
+    folder = tmp_path / "folder"
+    folder.write_text("a file")
+    for _ in range(2):
+        main([str(output), str(folder), "--overwrite", "--reverse", "transformers"])
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+        ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "b.pth", "folder"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official, output = save_official(tmp_path / "a.pth"), tmp_path / "b.pth"
+    output.write_text("mine")
+
+    def fail_half_way(content: object, path: Path) -> None:
+        path.write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail_half_way)
+    with pytest.raises(OSError, match="No space"):
+        main([str(official), str(output), "--overwrite"])
+    assert output.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "b.pth"]
+
+
+def write_config(path: Path, **detr: Any) -> Path:
+    path.write_text(tiny_resnet_cfg("conditional_detr", NUM_QUERIES=20, NUM_CLASSES=80, **detr).dump())
+    return path
+
+
+def test_the_tool_compares_with_a_config(tmp_path: Path) -> None:
+    official, output = save_official(tmp_path / "a.pth"), tmp_path / "b.pth"
+    wrong = write_config(tmp_path / "wrong.yaml", DEC_LAYERS=6)
+    with pytest.raises(ConversionError, match=r"(?s)does not fit --config-file:.*DEC_LAYERS is 6, the weights need 3"):
+        main([str(official), str(output), "--config-file", str(wrong)])
+    assert not output.exists()
+    main([str(official), str(output), "--config-file", str(write_config(tmp_path / "right.yaml"))])
+    assert torch.load(output)[METADATA]["config"]["MODEL.DETR.NUM_HEADS"] == 4
+    main([str(output), str(tmp_path / "folder"), "--reverse", "transformers"])
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["encoder_attention_heads"] == 4
+
+
+def test_the_tool_refuses_its_own(tmp_path: Path) -> None:
+    torch.save({"model": tiny_state("detr")}, tmp_path / "a.pth")
+    with pytest.raises(ConversionError, match="holds this package's weights already"):
+        main([str(tmp_path / "a.pth"), str(tmp_path / "b.pth")])
