@@ -6,7 +6,7 @@ from conversion_helpers import laid_out, layout_of, official_state, tiny_state
 from torch import Tensor
 
 from pair_detr.conversion import ConversionError
-from pair_detr.conversion.sources import recognise
+from pair_detr.conversion.sources import match_layout, recognise
 
 
 def drop(state: dict[str, Tensor], *parts: str) -> dict[str, Tensor]:
