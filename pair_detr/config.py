@@ -44,8 +44,6 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.VARIANT = "pair_detr"
     # Number of classes; 0 takes it from the `thing_classes` of the first data set in DATASETS.TRAIN. Own.
     cfg.MODEL.DETR.NUM_CLASSES = 0
-    # Backbone feature that enters the encoder; "" takes the last one that the backbone emits, as all three do.
-    cfg.MODEL.DETR.IN_FEATURE = ""
     # Object queries, the most objects that an image can be given. DETR: 100, Conditional DETR: 300.
     cfg.MODEL.DETR.NUM_QUERIES = 300
     # Width of the transformer (divisible by 4 and by NUM_HEADS), its attention heads, and its depth: DETR's.

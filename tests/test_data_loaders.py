@@ -10,6 +10,7 @@ import pytest
 import torch
 from data_helpers import restored_catalogs, tiny_dataset_cfg
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from pair_detr.data import build_test_loader, build_train_loader, load_training_dicts
@@ -117,3 +118,16 @@ def test_test_loader(cfg: CfgNode, tmp_path: Path) -> None:
     (tmp_path / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 10 images do not exist: .*3\.png"):
         build_test_loader(cfg, "tiny")
+
+
+def test_images_without_the_key_annotations_are_background(cfg: CfgNode, tmp_path: Path) -> None:
+    dicts = load_training_dicts(cfg)
+    bare = [{k: v for k, v in record.items() if k != "annotations"} for record in dicts]
+    for name, mixed in {"first": [bare[0], *dicts[1:]], "last": [*dicts[:-1], bare[-1]]}.items():
+        DatasetCatalog.register(name, lambda mixed=mixed: mixed)
+        MetadataCatalog.get(name).thing_classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+        cfg.DATASETS.TRAIN = (name,)
+        loaded = load_training_dicts(cfg)
+        assert sum(record["annotations"] == [] for record in loaded) >= 1
+        batch = next(iter(build_train_loader(cfg, loaded)))
+        assert all("instances" in item for item in batch)

@@ -1,6 +1,8 @@
 """Own data from a config, and the builtin data sets."""
 
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +105,14 @@ def test_builtin_data_sets_are_found_through_the_environment(shared_dir: Path, m
     assert datasets_root() == root
     assert len(load_dataset("bccd_train")) == len(load_dataset("bccd_voc_train")) == 205
     assert MetadataCatalog.get("bccd_train").evaluator_type == "coco"
+
+
+def test_names_that_are_taken_stay_the_user_s() -> None:
+    program = (
+        "from detectron2.data import DatasetCatalog\n"
+        "DatasetCatalog.register('shapes_train', lambda: [])\n"
+        "import pair_detr\n"
+        "assert DatasetCatalog.get('shapes_train') == []\n"
+        "assert 'shapes_val' not in DatasetCatalog and 'bccd_train' in DatasetCatalog\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -194,3 +194,53 @@ def test_command_line(dataset: dict[str, str], tmp_path: Path, project_root: Pat
     output = subprocess.run([*command, "--resume", *options], capture_output=True, text=True, check=True).stdout
     assert f"Starting training from iteration {done}" in output
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == done + 1
+
+
+def test_a_new_run_does_not_mix_with_an_earlier_one(dataset: dict[str, str], tmp_path: Path) -> None:
+    first = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2)
+    run(arguments(first))
+    old = torch.load(tmp_path / "model_final.pth")["model"]
+    # It starts from weights in the very folder, which stay.
+    weights = {"MODEL__WEIGHTS": str(tmp_path / "model_final.pth")}
+    run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=1, **weights)))
+    aside = tmp_path / "earlier_1"
+    assert (aside / "last_checkpoint").read_text() == "model_final.pth"
+    assert len((aside / "metrics.json").read_text().splitlines()) == 1
+    assert len((tmp_path / "metrics.json").read_text().splitlines()) == 1
+    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 0
+
+    run(arguments(first))
+    assert sorted(path.name for path in (tmp_path / "earlier_2").iterdir()) == [
+        "last_checkpoint",
+        "metrics.json",
+        "model_final.pth",
+    ]
+    new = torch.load(tmp_path / "model_final.pth")["model"]
+    assert all(torch.equal(new[name], old[name]) for name in old)
+
+
+def test_killed_before_its_first_checkpoint_a_run_is_not_resumed_from_the_one_before(
+    dataset: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2)))
+    with monkeypatch.context() as patch:
+        patch.setattr("pair_detr.engine.trainer.Trainer.train", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2)))
+    run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=1), "--resume"))
+    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 0
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_one_image(dataset: dict[str, str], tmp_path: Path) -> None:
+    """The second process has no image; the backbone's batch norms have statistics."""
+    content = json.loads(Path(dataset["JSON"]).read_text())
+    content["images"] = content["images"][:1]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == content["images"][0]["id"]]
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    one = {**dataset, "NAME": "engine_launch_one", "JSON": str(tmp_path / "one.json")}
+    options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2, DATASETS__TEST=(one["NAME"],))
+    options[options.index("DATASETS.REGISTER") + 1] = str([dataset, one])
+    run(arguments(options, "--num-gpus", "2"))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert any("bbox/AP" in row for row in rows)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
-from model_helpers import VARIANTS, build, default_cfg, make_batch, tiny_cfg
+from model_helpers import VARIANTS, build, default_cfg, make_batch, tiny_cfg, tiny_resnet_cfg
 from torch import nn
 
 from pair_detr.config_files import config_file
@@ -269,3 +269,13 @@ def test_pairs_start_with_a_box_between_them() -> None:
     assert (boxes[..., 2:] > 0.1).all()
     corner = boxes[..., :2] - boxes[..., 2:] / 2
     torch.testing.assert_close(corner.logit(), boxes[..., :2].logit() - 0.5)
+
+
+@pytest.mark.parametrize(("dilation", "stride"), [(1, 32), (2, 16)])
+def test_the_last_stage_enters_the_encoder_in_whatever_order_they_are_named(dilation: int, stride: int) -> None:
+    cfg = tiny_resnet_cfg()
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5", "res4"]
+    cfg.MODEL.RESNETS.RES5_DILATION = dilation
+    detector = build(cfg).detector
+    assert detector.in_feature == "res5"
+    assert detector.backbone.output_shape()["res5"].stride == stride

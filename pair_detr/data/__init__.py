@@ -2,7 +2,7 @@
 
 from pair_detr.data import builtin  # noqa: F401  (registers the data sets)
 from pair_detr.data.augmentation import build_augmentation
-from pair_detr.data.build import build_test_loader, build_train_loader, load_training_dicts
+from pair_detr.data.build import build_test_loader, build_train_loader, images_per_process, load_training_dicts
 from pair_detr.data.builtin import datasets_root
 from pair_detr.data.catalog import class_names_of, load_dataset
 from pair_detr.data.classes import resolve_class_names, resolve_num_classes
@@ -24,6 +24,7 @@ __all__ = [
     "check_dataset",
     "class_names_of",
     "datasets_root",
+    "images_per_process",
     "load_dataset",
     "load_training_dicts",
     "make_shapes",

@@ -62,19 +62,34 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on.")
     dicts = list(itertools.chain.from_iterable(validate(name, load_dataset(name)) for name in cfg.DATASETS.TRAIN))
     # A single set may well consist of background.
-    if all(annotation.get("iscrowd") for record in dicts for annotation in record.get("annotations", ())):
+    if all(annotation.get("iscrowd") for record in dicts for annotation in record["annotations"]):
         raise ValueError(
             f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)}: none of the {len(dicts)} images has a usable box to learn "
             'from. Correct the annotations; "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
         )
     # Detectron2's get_detection_dataset_dicts would filter before degenerate boxes are dropped, and load everything
     # once more: these are its parts.
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    if classes and "annotations" in dicts[0]:
+    if classes:
         print_instances_class_histogram(dicts, classes)
     return dicts
+
+
+def images_per_process(cfg: CfgNode) -> int:
+    """Images of a batch in each process.
+
+    Raises:
+        ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes.
+    """
+    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if images < 1 or images % processes:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided over {processes} processes: set a positive "
+            f"multiple of {processes}."
+        )
+    return images // processes
 
 
 def build_train_loader(
@@ -94,13 +109,7 @@ def build_train_loader(
         ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes, or ``DATALOADER.SAMPLER_TRAIN`` is
             unknown; further as :func:`load_training_dicts`.
     """
-    world_size = comm.get_world_size()
-    total = cfg.SOLVER.IMS_PER_BATCH
-    if total < 1 or total % world_size:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {total}, which cannot be divided over {world_size} processes: set a multiple of "
-            f"{world_size}."
-        )
+    images = images_per_process(cfg)
     if cfg.DATALOADER.SAMPLER_TRAIN not in _SAMPLERS:
         raise ValueError(
             f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; it must be one of {', '.join(_SAMPLERS)}."
@@ -108,10 +117,10 @@ def build_train_loader(
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
     sampler = TrainingBatchSampler(
         len(dicts),
-        total // world_size,
+        images,
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         rank=comm.get_rank(),
-        world_size=world_size,
+        world_size=comm.get_world_size(),
         groups=_orientations(dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
         repeat_factors=_repeat_factors(cfg, dicts),
         start_batch=start_iter,

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from detectron2.data import DatasetCatalog
+
 from pair_detr.data.coco import register_coco
 from pair_detr.data.shapes import register_shapes
 from pair_detr.data.voc import register_voc
@@ -34,5 +36,7 @@ def register_bccd(root: str) -> None:
         register_voc(f"bccd_voc_{split}", str(folder), split, BCCD_CLASS_NAMES, remedy=remedy)
 
 
-register_bccd(str(datasets_root() / "bccd"))
-register_shapes(str(datasets_root() / "shapes"))
+for _folder, _register in (("bccd", register_bccd), ("shapes", register_shapes)):
+    # Names that the user has given to data of his own before stay his.
+    if not any(name.startswith(f"{_folder}_") for name in DatasetCatalog):
+        _register(str(datasets_root() / _folder))

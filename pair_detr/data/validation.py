@@ -87,7 +87,7 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
         dicts: its images in Detectron2's standard format; left unchanged.
 
     Returns:
-        the images without the degenerate boxes.
+        the images without the degenerate boxes; each has "annotations", if only an empty list.
 
     Raises:
         FileNotFoundError: images are missing.
@@ -113,11 +113,9 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     kept, dropped = [], []
     for record in dicts:
         faults = _faults_of(record)
-        if faults:
-            dropped.extend(faults.values())
-            annotations = [a for index, a in enumerate(record["annotations"]) if index not in faults]
-            record = {**record, "annotations": annotations}
-        kept.append(record)
+        dropped.extend(faults.values())
+        annotations = [a for index, a in enumerate(record.get("annotations", ())) if index not in faults]
+        kept.append({**record, "annotations": annotations})
     warn_of_dropped(name, dropped)
     return kept
 

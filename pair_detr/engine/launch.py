@@ -1,6 +1,7 @@
 """From the command line to a training or an evaluation, in one process or several."""
 
 import argparse
+import itertools
 import logging
 import multiprocessing
 import os
@@ -84,8 +85,10 @@ def main(args: argparse.Namespace) -> dict:
         require_weights(cfg)
     if args.eval_only:
         return _evaluate(cfg, args.resume)
-    if not args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists():
-        logger.warning("%s has checkpoints of an earlier run, which will be overwritten.", cfg.OUTPUT_DIR)
+    if not args.resume:
+        if comm.is_main_process():
+            set_aside(Path(cfg.OUTPUT_DIR), keep=Path(cfg.MODEL.WEIGHTS))
+        comm.synchronize()
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     try:
@@ -95,6 +98,26 @@ def main(args: argparse.Namespace) -> dict:
             raise
         # The launcher ends the other processes as soon as one fails. It knows of the signal, and reports it.
         return {}
+
+
+def set_aside(folder: Path, keep: Path) -> None:
+    """Moves checkpoints and metrics of an earlier run into a folder of their own: ``--resume`` would continue that run.
+
+    Args:
+        folder: OUTPUT_DIR.
+        keep: a file that stays, as the new run starts from it.
+    """
+    last = folder / "last_checkpoint"
+    if not last.exists():
+        return
+    number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
+    target = folder / f"earlier_{number}"
+    target.mkdir()
+    # First the one that says which of the others to resume from.
+    for path in (last, *sorted(folder.glob("model_*.pth")), folder / "metrics.json"):
+        if path.exists() and path.resolve() != keep.resolve():
+            path.rename(target / path.name)
+    logger.warning("%s has checkpoints and metrics of an earlier run, which were moved to %s.", folder, target)
 
 
 def _evaluate(cfg: CfgNode, resume: bool) -> dict:

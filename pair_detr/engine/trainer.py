@@ -2,7 +2,8 @@
 
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,9 +14,9 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pair_detr.data import build_test_loader, build_train_loader, load_training_dicts
+from pair_detr.data import build_test_loader, build_train_loader, images_per_process, load_training_dicts
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
-from pair_detr.engine.checkpoint import AtomicCheckpointer
+from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
 from pair_detr.engine.hooks import GracefulStop
 from pair_detr.engine.optimizer import build_optimizer
@@ -45,7 +46,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         warn_of_ignored_iterations(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        _require_divisible_batch(cfg)
+        images_per_process(cfg)
         self._dataset_dicts = load_training_dicts(cfg)
         for name in cfg.DATASETS.TEST:
             # Else it would be noticed after hours of training.
@@ -84,8 +85,25 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(
                 lambda: build_train_loader(self.cfg, dataset_dicts=self._dataset_dicts, start_iter=self.start_iter)
             )
+            # The loader has a copy of its own, which is smaller.
+            self._dataset_dicts = []
         super().train()
         return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resumes from ``OUTPUT_DIR``, or loads ``MODEL.WEIGHTS``.
+
+        Raises:
+            CheckpointError: processes start from different iterations, as machines without a common ``OUTPUT_DIR`` do;
+                further as :meth:`AtomicCheckpointer.resume_or_load`.
+        """
+        super().resume_or_load(resume)
+        starts = comm.all_gather(self.start_iter)
+        if len(set(starts)) > 1:
+            raise CheckpointError(
+                f"The processes would start from iterations {sorted(set(starts))}: {self.cfg.OUTPUT_DIR} is not the "
+                "same folder on all machines. Set OUTPUT_DIR to a shared one, or copy the checkpoints."
+            )
 
     def flush_metrics(self) -> None:
         """Logs the losses that are not logged yet; see :meth:`AutocastTrainer.flush_metrics`."""
@@ -95,6 +113,22 @@ class Trainer(DefaultTrainer):
         """Detectron2's hooks, between those that feed them losses and that stop the training."""
         flush = MetricsFlush(_WRITE_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD)
         return [flush, *super().build_hooks(), GracefulStop()]
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
+    ) -> dict[str, Any]:
+        """Evaluates on ``cfg.DATASETS.TEST``; all processes have to call it together.
+
+        Returns:
+            Results by task and metric, or by data set first if there are several.
+        """
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            # The wrapper would copy them at each forward, and wait for a process that has no image.
+            for buffer in model.module.buffers():
+                dist.broadcast(buffer, src=0)
+            model = model.module
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -111,15 +145,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name)
-
-
-def _require_divisible_batch(cfg: CfgNode) -> None:
-    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if images < 1 or images % processes:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided over {processes} processes: set a positive "
-            f"multiple of {processes}."
-        )
 
 
 def _distribute(model: nn.Module) -> nn.Module:

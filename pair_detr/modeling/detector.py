@@ -57,12 +57,12 @@ class Detector(nn.Module, ABC):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Builds the backbone and reads the sizes under MODEL.DETR."""
         backbone = build_backbone(cfg)
-        features = list(backbone.output_shape())
-        in_feature = cfg.MODEL.DETR.IN_FEATURE or features[-1]
-        if in_feature not in features:
-            raise ValueError(
-                f"MODEL.DETR.IN_FEATURE is {in_feature!r}, but the backbone emits {features}. Choose one of them."
-            )
+        shapes = backbone.output_shape()
+        for key in ("NUM_QUERIES", "NUM_HEADS", "ENC_LAYERS", "DEC_LAYERS", "FFN_DIM"):
+            if cfg.MODEL.DETR[key] < (0 if key == "ENC_LAYERS" else 1):
+                raise ValueError(f"MODEL.DETR.{key} is {cfg.MODEL.DETR[key]}; it must be positive.")
+        if not 0 <= cfg.MODEL.DETR.DROPOUT < 1:
+            raise ValueError(f"MODEL.DETR.DROPOUT is {cfg.MODEL.DETR.DROPOUT}; it must be from 0 to below 1.")
         dim, num_heads = cfg.MODEL.DETR.HIDDEN_DIM, cfg.MODEL.DETR.NUM_HEADS
         if dim % 4 or dim % num_heads:
             raise ValueError(
@@ -70,7 +70,8 @@ class Detector(nn.Module, ABC):
             )
         return {
             "backbone": backbone,
-            "in_feature": in_feature,
+            # The last stage. With a dilated one (DC5) the stage before it has the same stride.
+            "in_feature": max(shapes, key=lambda name: (shapes[name].stride, shapes[name].channels)),
             "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
             "num_layers": cfg.MODEL.DETR.ENC_LAYERS,
             "dim": dim,

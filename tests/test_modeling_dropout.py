@@ -1,0 +1,119 @@
+"""Where dropout acts: on attention weights, hidden units and each residual branch, in training alone.
+
+Sources: arXiv 1706.03762, section 5.4; DETR, appendix A.3; Conditional DETR changes nothing about it.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from model_helpers import VARIANTS, build, make_batch, randomize_constants, tiny_cfg
+from torch import Tensor, nn
+
+from pair_detr.modeling.decoder.conditional import (
+    ConditionalCrossAttention,
+    ConditionalDecoderLayer,
+    ConditionalSelfAttention,
+)
+from pair_detr.modeling.decoder.standard import DecoderLayer
+from pair_detr.modeling.encoder import EncoderLayer
+
+DIM, HEADS, FFN, ENCODER_LAYERS, DECODER_LAYERS = 32, 4, 64, 2, 3
+ATTENTION, HIDDEN, RESIDUAL = "attention weights", "hidden units", "residual"
+ENCODER_LAYER = [ATTENTION, RESIDUAL, HIDDEN, RESIDUAL]
+DECODER_LAYER = [ATTENTION, RESIDUAL, ATTENTION, RESIDUAL, HIDDEN, RESIDUAL]
+
+
+@pytest.fixture
+def sites(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """What every call to torch may drop, and with which probability, in the order of the calls."""
+    sites: list[tuple[str, float]] = []
+    drop, attend = F.dropout, F.scaled_dot_product_attention
+
+    def recording_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        sites.append(({FFN: HIDDEN, DIM: RESIDUAL}[x.shape[-1]], p if training else 0.0))
+        return drop(x, p, training, inplace)
+
+    def recording_attention(*args: Any, dropout_p: float = 0.0, **kwargs: Any) -> Tensor:
+        sites.append((ATTENTION, dropout_p))
+        return attend(*args, dropout_p=dropout_p, **kwargs)
+
+    monkeypatch.setattr(F, "dropout", recording_dropout)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recording_attention)
+    return sites
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("variant", "options", "decoders"),
+    [
+        ("detr", {}, 1),
+        ("conditional_detr", {}, 1),
+        ("pair_detr", {"PAIR__BOX_DECODING": "pair"}, 2),
+        ("pair_detr", {"PAIR__BOX_DECODING": "pair", "PAIR__SHARED_DECODER": True}, 2),
+    ],
+)
+def test_sites(
+    sites: list[tuple[str, float]], variant: str, options: dict[str, Any], decoders: int, training: bool
+) -> None:
+    model = build(tiny_cfg(variant, DROPOUT=0.3, **options)).train(training)
+    model.detector(torch.randn(1, 3, 32, 40), None)
+    expected = ENCODER_LAYER * ENCODER_LAYERS + DECODER_LAYER * DECODER_LAYERS * decoders
+    assert sites == [(site, 0.3 if training else 0.0) for site in expected]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_inference_is_that_of_a_model_without_dropout(variant: str) -> None:
+    batch = make_batch([(32, 40), (40, 24)], [1, 0])
+    outputs = []
+    for dropout in (0.5, 0.5, 0.0):
+        model = build(tiny_cfg(variant, DROPOUT=dropout)).eval()
+        outputs.append(model.detector(*model.preprocess(batch)))
+    for output in outputs[1:]:
+        assert torch.equal(output.logits, outputs[0].logits)
+        assert torch.equal(output.boxes, outputs[0].boxes)
+    model = build(tiny_cfg(variant, DROPOUT=0.5)).train()
+    images = model.preprocess(batch)
+    assert not torch.equal(model.detector(*images).boxes, model.detector(*images).boxes)
+
+
+def randomized(module: nn.Module) -> nn.Module:
+    randomize_constants(module)
+    return module
+
+
+def cross_attention_inputs(standard: bool) -> list[Tensor | None]:
+    memory = [torch.randn(2, 7, DIM) for _ in range(3)]
+    return [*memory[:2], None] if standard else [torch.randn(2, 5, DIM), *memory, None]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_conditional_attention_drops_weights(is_first: bool) -> None:
+    """With all weights dropped no value arrives: nothing but the output's bias is left."""
+    state, queries = torch.randn(2, 5, DIM), torch.randn(5, DIM)
+    for attention, inputs in (
+        (ConditionalSelfAttention(DIM, HEADS, dropout=1.0), []),
+        (ConditionalCrossAttention(DIM, HEADS, 1.0, is_first), cross_attention_inputs(standard=False)),
+    ):
+        randomize_constants(attention)
+        bias = attention.out_proj.bias.expand(2, 5, DIM)
+        torch.testing.assert_close(attention(state, queries, *inputs), bias)
+        assert (attention.eval()(state, queries, *inputs) - bias).abs().max() > 0.1
+
+
+def test_layers_drop_all_of_each_residual_branch() -> None:
+    """With all branches dropped, biases of their last linear maps included, nothing but the norms is left."""
+    tokens, queries = torch.randn(2, 5, DIM), torch.randn(5, DIM)
+    encoder = randomized(EncoderLayer(DIM, HEADS, FFN, dropout=1.0))
+    torch.testing.assert_close(encoder(tokens, torch.randn(5, DIM), None), encoder.norm2(encoder.norm1(tokens)))
+    for layer in (
+        DecoderLayer(DIM, HEADS, FFN, dropout=1.0),
+        ConditionalDecoderLayer(DIM, HEADS, FFN, dropout=1.0, is_first=True),
+        ConditionalDecoderLayer(DIM, HEADS, FFN, dropout=1.0, is_first=False),
+    ):
+        randomize_constants(layer)
+        inputs = cross_attention_inputs(standard=isinstance(layer, DecoderLayer))
+        expected = layer.norm3(layer.norm2(layer.norm1(tokens)))
+        torch.testing.assert_close(layer(tokens, queries, *inputs), expected)
+        assert (layer.eval()(tokens, queries, *inputs) - expected).abs().max() > 0.1
