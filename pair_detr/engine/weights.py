@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from pair_detr.conversion import ConversionError, convert, describe, is_ours, misfits, read_checkpoint
+from pair_detr.conversion import ConversionError, convert, is_ours, misfits, read_checkpoint
 from pair_detr.engine.warm_start import MisfitError, adapt
 
 logger = logging.getLogger(__name__)
@@ -33,12 +33,14 @@ class Weights:
 
     Attributes:
         path: where they come from.
+        layout: whose they were, such as "official DETR".
         state: the state dict of a detector, or of its backbone alone.
         class_names: of its classes, if the file says so.
         needs: config entries that they were trained with, by their full names, as far as is known.
     """
 
     path: str
+    layout: str
     state: dict[str, Tensor]
     class_names: Sequence[str] | None
     needs: dict[str, Any]
@@ -59,13 +61,13 @@ def read_weights(weights: str) -> Weights:
         checkpoint = read_checkpoint(path)
         if is_ours(checkpoint.state):
             metadata = checkpoint.hints.get("metadata", {})
-            return Weights(weights, checkpoint.state, metadata.get("class_names"), metadata.get("config", {}))
+            names, needs = metadata.get("class_names"), metadata.get("config", {})
+            return Weights(weights, "this package's", checkpoint.state, names, needs)
         converted = convert(checkpoint)
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
-    logger.info("Converted %s", describe(weights, converted))
     metadata = converted.metadata
-    return Weights(weights, converted.model, metadata["class_names"], metadata["config"])
+    return Weights(weights, metadata["layout"], converted.model, metadata["class_names"], metadata["config"])
 
 
 def require_weights(cfg: CfgNode) -> None:
@@ -108,7 +110,7 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
             "MODEL.DETR.NUM_QUERIES), or train."
         )
     model.load_state_dict(start.state, strict=False)
-    logger.info("Loaded %d tensors of %s.", len(start.state), weights.path)
+    logger.info("Loaded %d tensors of %s (%s).", len(start.state), weights.path, weights.layout)
     if start.rows:
         logger.warning("What does not come from %s as it is:\n%s", weights.path, start.table())
 
