@@ -33,6 +33,7 @@ setup(
         "numpy",
         "pillow",
         "pycocotools>=2.0.2",
+        "safetensors",
         "scipy>=1.6",
         "tabulate",
         "tensorboard",
