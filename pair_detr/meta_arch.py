@@ -35,10 +35,10 @@ class DetectionTransformer(nn.Module):
         criterion: SetCriterion,
         classification: Classification,
         num_classes: int,
-        class_names: list[str] | None,
         pixel_mean: list[float],
         pixel_std: list[float],
         detections_per_image: int,
+        class_names: list[str] | None = None,
     ) -> None:
         """
         Args:

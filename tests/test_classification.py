@@ -1,5 +1,7 @@
 """Both readings of class logits: loss, cost and choice of detections."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,6 +79,15 @@ def test_cost_falls_with_the_probability_of_the_label(classification: Classifica
     assert cost[1, 2].argmin() == 4
     assert torch.equal(cost[0], cost[0, :1, :1].expand(3, 5))
     assert torch.equal(cost[1, :2], cost[0, :2])
+
+
+def test_focal_cost_by_hand() -> None:
+    """0.25 (1 - p)^2 -log(p + eps) - 0.75 p^2 -log(1 - p + eps) with eps 1e-8, where p of 20 is 1 in fp32."""
+    targets = Targets.pack([torch.tensor([[0.5, 0.5, 0.2, 0.2]])], [torch.tensor([0])])
+    cost = SigmoidFocal().cost(torch.tensor([20.0, -20.0, 0.0]).view(1, 1, 3, 1), targets)
+    low = 1 / (1 + math.exp(20))
+    expected = [0.75 * math.log(1e-8), -0.25 * math.log(low + 1e-8), (0.25 - 0.75) * 0.25 * math.log(2)]
+    torch.testing.assert_close(cost, torch.tensor(expected).view(1, 1, 3), atol=1e-4, rtol=0)
 
 
 def test_focal_detections_rank_all_pairs_of_query_and_class() -> None:

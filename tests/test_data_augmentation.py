@@ -89,6 +89,21 @@ def test_the_two_branches_of_detr(cfg: CfgNode) -> None:
     assert all(kinds(augment(cfg, image, seed)[1]) == ["ResizeTransform"] for seed in range(20))
 
 
+def test_only_the_last_resize_is_limited(cfg: CfgNode) -> None:
+    """DETR crops from an image of any length: RandomResize([400, 500, 600]) has no max_size there."""
+    cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.PROB, cfg.INPUT.MAX_SIZE_TRAIN = "none", 1.0, 45
+    cfg.INPUT.RESIZE_CROP.SCALES = [50]
+    image = np.zeros((40, 120, 3), dtype=np.uint8)
+    limited = 0
+    for seed in range(10):
+        augmented, transforms = augment(cfg, image, seed)
+        first = transforms.transforms[0]
+        assert (first.new_h, first.new_w) == (50, 150)
+        assert max(augmented.shape) <= 45
+        limited += max(augmented.shape) == 45
+    assert limited
+
+
 @pytest.mark.parametrize(
     ("flip", "both", "expected"),
     [

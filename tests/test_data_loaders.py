@@ -106,7 +106,7 @@ def test_bad_loader_keys(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"1\.png has no width and height .*ASPECT_RATIO_GROUPING to False"):
         build_train_loader(cfg, sizeless)
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
-    with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH is 2, .* 3 processes: set a multiple of 3"):
+    with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH is 2, .* 3 processes: set a positive multiple of 3"):
         build_train_loader(cfg)
 
 
@@ -115,6 +115,8 @@ def test_test_loader(cfg: CfgNode, tmp_path: Path) -> None:
     items = [item for batch in build_test_loader(cfg, "tiny") for item in batch]
     assert [item["image_id"] for item in items] == list(range(1, 11))
     assert items[0]["image"].shape == (3, 30, 20) and items[1]["image"].shape == (3, 20, 30)
+    cfg.TEST.IMS_PER_BATCH = 4
+    assert [len(batch) for batch in build_test_loader(cfg, "tiny")] == [4, 4, 2]
     (tmp_path / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 10 images do not exist: .*3\.png"):
         build_test_loader(cfg, "tiny")

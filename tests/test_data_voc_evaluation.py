@@ -108,6 +108,21 @@ def test_difficult_objects_need_not_be_found(root: Path) -> None:
     assert evaluate(VOCEvaluator("difficult"), dicts, [wrong, dog])["AP"] == pytest.approx(75)
 
 
+@pytest.mark.parametrize(
+    ("right", "expected"),
+    [
+        # The dog, 40 pixels wide, is found up to this one: its IoU is exactly 0.5, or exactly 0.75.
+        (20, {"AP": 50, "AP50": 50, "AP75": 50}),
+        (30, {"AP": 75, "AP50": 100, "AP75": 50}),
+    ],
+)
+def test_iou_must_be_above_the_threshold(root: Path, right: int, expected: dict[str, float]) -> None:
+    register_voc("exact", str(root), "train", ["cat", "dog"])
+    outputs = [found([[9, 4, 20, 15], [0, 0, right, 30]], [0, 1], [0.5, 0.9]), found([], [], [])]
+    for evaluator_type in (PascalVOCDetectionEvaluator, VOCEvaluator):
+        assert evaluate(evaluator_type("exact"), load_dataset("exact"), outputs) == pytest.approx(expected)
+
+
 def test_a_class_without_objects_is_left_out(root: Path) -> None:
     register_voc("absent", str(root), "train", ["cat", "owl", "dog"])
     inputs, outputs = predict(load_dataset("absent"), noise=0)

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from engine_helpers import default_config
 from torch import nn
@@ -81,8 +82,9 @@ def test_not_a_number_is_reported_with_its_iteration() -> None:
             trainer.flush_metrics()
 
 
-def test_random_numbers_follow_from_seed_and_iteration() -> None:
-    def draw(seed: int, iteration: int) -> float:
+def test_random_numbers_follow_from_seed_process_and_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(seed: int, iteration: int, rank: int = 0) -> float:
+        monkeypatch.setattr(comm, "get_rank", lambda: rank)
         torch.rand(iteration + 3)  # whatever happened before does not matter
         trainer = make_trainer(None, seed=seed)
         drawn: list[float] = []
@@ -91,8 +93,10 @@ def test_random_numbers_follow_from_seed_and_iteration() -> None:
         trainer.run_step()
         return drawn[0]
 
-    assert draw(0, 5) == draw(0, 5)
-    assert len({draw(0, 5), draw(0, 6), draw(1, 5)}) == 3
+    for arguments in ((0, 5), (0, 5, 1)):
+        assert draw(*arguments) == draw(*arguments)
+    # Processes that drop the same would average out less of the noise.
+    assert len({draw(0, 5), draw(0, 6), draw(1, 5), draw(0, 5, rank=1), draw(0, 5, rank=2)}) == 5
 
 
 @pytest.mark.parametrize("before", [None, torch.float16])

@@ -33,32 +33,26 @@ def test_gradients_equal_transformers(variant: str) -> None:
     # Imported here, because it skips whoever imports it where transformers is absent.
     import test_modeling_transformers as reference
 
-    ours, theirs = build(tiny_resnet_cfg(variant)).train(), reference.their_model(variant).eval()
-    theirs.load_state_dict(reference.their_state_dict(ours), strict=False)
+    # Theirs freezes the whole backbone; ours what Detectron2 does, the stem and the first stage.
+    ours, theirs = build(tiny_resnet_cfg(variant)).train(), reference.their_model(variant).eval().requires_grad_(True)
+    theirs.load_state_dict(reference.their_state_dict(ours, variant), strict=False)
     batch = make_batch(reference.SIZES, reference.COUNTS)
     found, expected = ours.detector(*ours.preprocess(batch)), theirs(**reference.their_inputs(batch))
     of_boxes, of_logits = torch.randn_like(expected.pred_boxes), torch.randn_like(expected.logits)
     torch.autograd.backward([found.boxes[-1], found.logits[-1]], [of_boxes, of_logits])
     torch.autograd.backward([expected.pred_boxes, expected.logits], [of_boxes, of_logits])
 
-    named_as_theirs = reference.their_state_dict(SimpleNamespace(state_dict=lambda: gradients_of(ours)))
+    named_as_theirs = reference.their_state_dict(SimpleNamespace(state_dict=lambda: gradients_of(ours)), variant)
     their_gradients = gradients_of(theirs)
-    # Theirs train the convolutions that ours freeze.
     missing = {name for name in their_gradients if name not in named_as_theirs}
-    assert all(name.startswith("model.backbone.") for name in missing)
-    assert len(named_as_theirs) > 150
+    assert missing
+    assert all("embedder" in name or "stages.0" in name or "normalization" in name for name in missing), missing
     largest = max(gradient.abs().max() for gradient in their_gradients.values())
     for name, gradient in named_as_theirs.items():
         expected_gradient = their_gradients[name]
         # Biases of keys have no effect on the softmax: their gradients are rounding errors.
         scale = expected_gradient.abs().max() + 1e-3 * largest
-        torch.testing.assert_close(
-            gradient / scale,
-            expected_gradient / scale,
-            atol=2e-3,
-            rtol=0,
-            msg=lambda text, name=name: f"{name}: {text}",
-        )
+        assert (gradient - expected_gradient).abs().max() < 5e-3 * scale, name
 
 
 @pytest.mark.parametrize("trained", ["logits", "boxes"])
@@ -105,8 +99,10 @@ def test_pair_loss_alone_trains_both_decoders(options: dict[str, object]) -> Non
     torch.manual_seed(1)
     model(make_batch(SIZES, COUNTS))["loss_pair"].backward()
     detector = model.detector
+    # The content of the first layer's queries is zero.
+    without = {f"layers.0.self_attn.{name}_proj.weight" for name in ("qcontent", "kcontent", "v")}
     for decoder in (detector.decoder, detector.top_left_decoder):
-        assert {name for name, _ in decoder.named_parameters()} == reached(decoder)
+        assert reached(decoder) == {name for name, _ in decoder.named_parameters()} - without
     assert reached(detector.encoder)
     for projection in (detector.center_projection, detector.top_left_projection):
         assert len(reached(projection)) == len(list(projection.parameters()))
