@@ -33,6 +33,8 @@ class Ran:
         return setattr, (Ran, "happened", True)
 
 
+AUTHORS = ("torchvision", "Caffe2")
+
 # What each code base puts around its weights.
 CONTAINERS = {
     "bare": lambda state: state,
@@ -91,12 +93,28 @@ def test_pickles_of_arrays(tmp_path: Path, protocol: int, layout: Any) -> None:
     assert all(torch.equal(converted.model[key], expected[key]) for key in expected)
 
 
-def test_detectron2_backbones_of_unknown_origin_say_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_detectron2_backbones_say_whose_they_are() -> None:
     state = theirs("detectron2", None)
-    assert convert(Checkpoint(state, hints={"author": "torchvision"})).metadata["config"]["INPUT.FORMAT"] == "RGB"
-    with caplog.at_level(logging.WARNING):
-        assert "INPUT.FORMAT" not in convert(Checkpoint(state)).metadata["config"]
-    assert "does not say which channel order" in caplog.text
+    needs = {author: convert(Checkpoint(state, hints={"author": author})).metadata["config"] for author in AUTHORS}
+    assert needs["torchvision"]["INPUT.FORMAT"] == "RGB"
+    assert needs["Caffe2"]["INPUT.FORMAT"] == "BGR"
+    assert needs["Caffe2"]["MODEL.PIXEL_STD"] == [1.0, 1.0, 1.0]
+    for hints in ({}, {"author": "somebody"}):
+        with pytest.raises(ConversionError, match="does not say whether it was trained as torchvision's"):
+            convert(Checkpoint(state, hints=hints))
+
+
+def test_harmless_content_beside_the_weights(tmp_path: Path) -> None:
+    state = theirs("detr", "detr")
+    arguments = argparse.Namespace(output_dir=Path("runs"), lr=np.float64(0.1), mean=np.zeros(3))
+    torch.save({"model": state, "args": arguments, "best": np.float32(1)}, tmp_path / "a.pth")
+    assert_same(read_state_dict(tmp_path / "a.pth"), state)
+
+
+def test_keys_that_are_no_names(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(ConversionError, match="0 are no names"):
+        read_state_dict(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.pth"])

@@ -10,7 +10,7 @@ import torch
 from conversion_helpers import theirs, tiny_state
 from model_helpers import build, tiny_resnet_cfg
 
-from pair_detr.conversion import METADATA, ConversionError
+from pair_detr.conversion import METADATA, ConversionError, needs_of
 from pair_detr.conversion.classes import COCO_IDS
 from pair_detr.tools import convert_weights
 from pair_detr.tools.convert_weights import main
@@ -58,14 +58,40 @@ def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
     assert torch.load(output)[METADATA]["num_classes"] == 91
     folder = tmp_path / "folder"
     folder.write_text("a file")
-    for _ in range(2):
+    with pytest.raises(ConversionError, match=r"does not tell .*NUM_HEADS and .*RES5_DILATION.*--config-file"):
         main([str(output), str(folder), "--overwrite", "--reverse", "transformers"])
+    config = write_config(tmp_path / "config.yaml")
+    for _ in range(2):
+        main([str(output), str(folder), "--overwrite", "--reverse", "transformers", "--config-file", str(config)])
         assert sorted(path.name for path in folder.iterdir()) == [
             "config.json",
             "model.safetensors",
             "preprocessor_config.json",
         ]
+    config.unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "b.pth", "folder"]
+    (folder / "thesis.txt").write_text("years of work")
+    for command in ([str(official), str(folder)], [str(output), str(folder), "--reverse", "official"]):
+        with pytest.raises(FileExistsError, match=r"folder with thesis\.txt in it"):
+            main([*command, "--overwrite"])
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.DETR.LOSS.CLASSIFICATION", "softmax", "trained with .*CLASSIFICATION softmax"),
+        ("INPUT.FORMAT", "BGR", "trained with .*INPUT.FORMAT BGR"),
+    ],
+)
+def test_models_that_other_code_bases_cannot_have(tmp_path: Path, key: str, value: str, message: str) -> None:
+    cfg = tiny_resnet_cfg("conditional_detr")
+    cfg.merge_from_list([key, value])
+    needs = needs_of(cfg)
+    torch.save({"model": tiny_state("conditional_detr"), METADATA: {"config": needs}}, tmp_path / "a.pth")
+    for target in ("official", "transformers"):
+        with pytest.raises(ConversionError, match=message):
+            main([str(tmp_path / "a.pth"), str(tmp_path / "b"), "--reverse", target])
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ def test_tool_lists_everything(
     register("tool", tmp_path, [{"image_id": 1, "bbox": [1, 1, 0, 5]}, {"image_id": 1, "bbox": [1, 1, 2, 5]}])
     assert tool.main(["tool"]) == 0
     assert "tool: dropped: annotation 0 of 1.png has box [1, 1, 0, 5] (zero width)" in caplog.messages
-    assert "tool: 2 images, 1 boxes: can be trained on" in caplog.messages
+    assert "tool: 2 images, 1 boxes: can be trained on if its images can be read (--open-images)" in caplog.messages
     (tmp_path / "2.png").unlink()
     assert tool.main(["tool"]) == 1
     assert f"tool: missing image: {tmp_path / '2.png'}" in caplog.messages
@@ -175,7 +175,7 @@ def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
     assert first.startswith('unheard_of: cannot be loaded: Data set "unheard_of" is not registered')
     assert second.startswith("torn: cannot be loaded: ") and "not valid JSON" in second
     assert third.startswith("gone: cannot be loaded: ") and "annotations.json" in third
-    assert last == "fine: 2 images, 1 boxes: can be trained on"
+    assert last == "fine: 2 images, 1 boxes: can be trained on if its images can be read (--open-images)"
 
 
 def test_tool_registers_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,3 +279,17 @@ def test_a_test_set_of_other_classes_says_so() -> None:
     one, two = classes("one", "cat", "dog"), classes("two", "cat", "dog", "owl")
     with pytest.raises(ValueError, match=r'data set "two", which has 3 classes.*Set DATASETS\.TEST'):
         resolve(0, (one,), (two,))
+
+
+def test_tool_opens_images(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    caplog.set_level(logging.INFO, logger="pair_detr")
+    register("opened", tmp_path, [{"image_id": 1, "bbox": [1, 1, 5, 5]}], images=3)
+    assert tool.main(["opened", "--open-images"]) == 0
+    assert caplog.messages[-1].endswith("can be trained on")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:60])
+    write_image(tmp_path / "3.png", 50, 30)
+    assert tool.main(["opened", "--open-images"]) == 1
+    cut, resized = [message for message in caplog.messages if "unreadable image" in message]
+    assert "2.png" in cut
+    assert "3.png" in resized and "50" in resized

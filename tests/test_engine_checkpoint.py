@@ -125,11 +125,12 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
         AtomicCheckpointer(model).load(checkpoint)
 
 
-def test_names_of_classes_are_saved(tmp_path: Path) -> None:
+def test_what_has_to_be_known_of_weights_is_saved(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     model.class_names = ["cat", "dog"]
-    AtomicCheckpointer(model, str(tmp_path)).save("model")
-    assert torch.load(tmp_path / "model.pth")["pair_detr"] == {"class_names": ["cat", "dog"]}
+    AtomicCheckpointer(model, str(tmp_path), needs={"INPUT.FORMAT": "BGR"}).save("model")
+    expected = {"class_names": ["cat", "dog"], "config": {"INPUT.FORMAT": "BGR"}}
+    assert torch.load(tmp_path / "model.pth")["pair_detr"] == expected
 
 
 def _save_forever(folder: Path) -> None:

@@ -244,3 +244,19 @@ def test_two_processes_evaluate_one_image(dataset: dict[str, str], tmp_path: Pat
     run(arguments(options, "--num-gpus", "2"))
     rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert any("bbox/AP" in row for row in rows)
+
+
+def test_a_run_that_cannot_start_leaves_an_earlier_one_to_resume(dataset: dict[str, str], tmp_path: Path) -> None:
+    run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2)))
+    with pytest.raises(ValueError, match="HIDDEN_DIM"):
+        run(arguments(tiny_options(dataset, tmp_path, MODEL__DETR__NUM_HEADS=3)))
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert not (tmp_path / "earlier_1").exists()
+
+
+def test_flags_behind_options_and_evaluation_of_nothing(dataset: dict[str, str], tmp_path: Path) -> None:
+    options = tiny_options(dataset, tmp_path)
+    with pytest.raises(ValueError, match="--resume: flags have to stand before the config options"):
+        run(argument_parser().parse_args([*options, "--resume"]))
+    with pytest.raises(ValueError, match=r"DATASETS\.TEST is empty"):
+        run(arguments(options, "--eval-only"))

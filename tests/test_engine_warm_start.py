@@ -5,7 +5,7 @@ import torch
 from model_helpers import build, tiny_cfg, tiny_resnet_cfg
 from torch import Tensor
 
-from pair_detr.engine.warm_start import MisfitError, WarmStart, adapt
+from pair_detr.engine.warm_start import MisfitError, WarmStart, adapt, require_agreement
 
 
 def weights_of(cfg) -> dict[str, Tensor]:
@@ -132,3 +132,25 @@ def test_a_detector_that_lacks_a_part_is_refused() -> None:
     weights = {k: v for k, v in weights_of(tiny_cfg()).items() if not k.startswith("detector.encoder.")}
     with pytest.raises(MisfitError, match=r"encoder: detector\.encoder\..* is missing"):
         adapt(weights, build(tiny_cfg()).state_dict())
+
+
+def test_names_of_classes_may_repeat() -> None:
+    weights, model = weights_of(tiny_cfg()), build(tiny_cfg()).state_dict()
+    fitted = adapt(weights, model, ["a", "a", "b"], ["b", "a", "a"]).state["detector.class_head.weight"]
+    assert torch.equal(fitted, weights["detector.class_head.weight"][[2, 0, 1]])
+
+
+def test_classes_without_a_common_name_do_not_determine_a_model() -> None:
+    weights, model = weights_of(tiny_cfg()), build(tiny_cfg()).state_dict()
+    result = adapt(weights, model, ["a", "b", "c"], ["x", "y", "z"])
+    assert torch.equal(result.state["detector.class_head.weight"], weights["detector.class_head.weight"])
+    assert "detector.class_head.weight" in result.undetermined
+
+
+def test_two_decoders_do_not_become_one_in_silence() -> None:
+    separate, shared = weights_of(tiny_cfg()), build(tiny_cfg(PAIR__SHARED_DECODER=True))
+    state = shared.state_dict()
+    with pytest.raises(MisfitError, match=r"shares .*decoder\.layers.*SHARED_DECODER False"):
+        require_agreement(state, adapt(separate, state).state)
+    require_agreement(state, state)
+    require_agreement(separate, adapt(state, separate).state)

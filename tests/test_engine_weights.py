@@ -9,7 +9,7 @@ import torch
 from model_helpers import build, default_cfg, make_batch, tiny_cfg, tiny_resnet_cfg
 from torch import Tensor, nn
 
-from pair_detr.conversion import export_official
+from pair_detr.conversion import export_official, needs_of
 from pair_detr.engine import AtomicCheckpointer, CheckpointError, load_weights, read_weights, require_weights
 
 
@@ -154,3 +154,30 @@ def test_weights_that_cannot_be_reached(weights: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no route to host")))
     with pytest.raises(FileNotFoundError, match=rf"MODEL.WEIGHTS {weights} cannot be fetched .*Download the file"):
         read_weights(weights)
+
+
+def test_own_weights_say_what_they_need(tmp_path: Path) -> None:
+    cfg = tiny_resnet_cfg("conditional_detr")
+    AtomicCheckpointer(build(cfg), str(tmp_path), needs=needs_of(cfg)).save("model")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    require_weights(cfg)
+    for key, value in {"MODEL.DETR.LOSS.CLASSIFICATION": "softmax", "INPUT.FORMAT": "BGR"}.items():
+        other = cfg.clone()
+        other.merge_from_list([key, value])
+        with pytest.raises(CheckpointError, match=f"{key} is {value}, the weights need"):
+            require_weights(other)
+    cfg.MODEL.DETR.VARIANT = "detr"
+    with pytest.raises(CheckpointError, match=r"VARIANT is detr, the weights need conditional_detr"):
+        require_weights(cfg)
+    cfg.MODEL.DETR.VARIANT = "pair_detr"
+    require_weights(cfg)
+
+
+def test_ninety_one_own_classes(tmp_path: Path) -> None:
+    cfg = tiny_resnet_cfg("conditional_detr", NUM_CLASSES=91)
+    model = build(cfg)
+    torch.save({"model": export_official(model.state_dict()).state}, tmp_path / "a.pth")
+    other = build(cfg)
+    load_weights(other, read_weights(str(tmp_path / "a.pth"), 91), complete=True)
+    assert torch.equal(other.detector.class_head.weight, model.detector.class_head.weight)
+    assert len(read_weights(str(tmp_path / "a.pth")).class_names) == 80

@@ -5,8 +5,8 @@ tables; ``sources`` puts them together and recognises a file's. ``architecture``
 so that no key is missing unnoticed. ``classes`` knows COCO's ids. ``convert`` and ``export`` are the two directions.
 """
 
-from pair_detr.conversion.architecture import misfits
-from pair_detr.conversion.convert import Converted, convert, describe, is_ours
+from pair_detr.conversion.architecture import misfits, needs_of
+from pair_detr.conversion.convert import PREFIX, Converted, convert, describe, is_ours
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.export import Exported, export_official, export_transformers
 from pair_detr.conversion.reading import (
@@ -17,12 +17,14 @@ from pair_detr.conversion.reading import (
     read_file,
     read_state_dict,
 )
-from pair_detr.conversion.sources import LAYOUTS, SOURCES
+from pair_detr.conversion.sources import LAYOUTS, SOURCES, TORCHVISION_PIXELS
 
 __all__ = [
     "LAYOUTS",
     "METADATA",
+    "PREFIX",
     "SOURCES",
+    "TORCHVISION_PIXELS",
     "Checkpoint",
     "ConversionError",
     "Converted",
@@ -34,6 +36,7 @@ __all__ = [
     "export_transformers",
     "is_ours",
     "misfits",
+    "needs_of",
     "read_checkpoint",
     "read_file",
     "read_state_dict",

@@ -13,7 +13,7 @@ from detectron2.modeling import build_backbone
 from pair_detr.classification import build_classification
 from pair_detr.config import add_pair_detr_config
 from pair_detr.conversion.errors import ConversionError
-from pair_detr.variants import VARIANTS
+from pair_detr.variants import VARIANTS, variant_of
 
 Shapes = Mapping[str, torch.Size]
 
@@ -84,6 +84,8 @@ class Architecture:
         if self.transformer is not None:
             settings |= {f"MODEL.DETR.{key}": value for key, value in asdict(self.transformer).items() if key.isupper()}
             settings["MODEL.DETR.NUM_CLASSES"] = self.transformer.num_classes
+            # Other code bases train each variant with the loss of its paper.
+            settings["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[self.transformer.VARIANT].classification
         return settings
 
     def shapes(self) -> Shapes:
@@ -175,6 +177,27 @@ def config_of(settings: Mapping[str, Any]) -> CfgNode:
     return cfg
 
 
+def needs_of(cfg: CfgNode) -> dict[str, Any]:
+    """The entries of a config that weights trained with it need, and that their tensors do not show."""
+    needs = {
+        "INPUT.FORMAT": cfg.INPUT.FORMAT,
+        "MODEL.PIXEL_MEAN": list(cfg.MODEL.PIXEL_MEAN),
+        "MODEL.PIXEL_STD": list(cfg.MODEL.PIXEL_STD),
+        "MODEL.DETR.VARIANT": cfg.MODEL.DETR.VARIANT,
+        "MODEL.DETR.NUM_HEADS": cfg.MODEL.DETR.NUM_HEADS,
+        "MODEL.DETR.LOSS.CLASSIFICATION": _classification(cfg),
+    }
+    if "resnet" in cfg.MODEL.BACKBONE.NAME:
+        for key in ("STRIDE_IN_1X1", "RES5_DILATION"):
+            needs[f"MODEL.RESNETS.{key}"] = cfg.MODEL.RESNETS[key]
+    return needs
+
+
+def _classification(cfg: CfgNode) -> str:
+    name = cfg.MODEL.DETR.LOSS.CLASSIFICATION
+    return variant_of(cfg).classification if name == "auto" else name
+
+
 def misfits(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
     """Says which entries of ``cfg`` differ from those that weights need, one sentence an entry.
 
@@ -185,6 +208,8 @@ def misfits(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
         value: Any = cfg
         for part in key.split("."):
             value = value[part]
+        if key == "MODEL.DETR.LOSS.CLASSIFICATION":
+            value = _classification(cfg)
         if (key == "MODEL.DETR.NUM_CLASSES" and value == 0) or _equal(value, wanted):
             continue
         found.append(f"{key} is {value}, the weights need {wanted}")

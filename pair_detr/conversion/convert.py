@@ -10,7 +10,7 @@ from torch import Tensor
 from pair_detr.conversion.classes import COCO_NAMES, NUM_RAW_IDS, are_raw_ids, keep_used_ids, raw_names
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.reading import METADATA, Checkpoint
-from pair_detr.conversion.sources import Layout, Match, recognise
+from pair_detr.conversion.sources import CAFFE2_PIXELS, Layout, Match, recognise
 
 logger = logging.getLogger(__name__)
 
@@ -88,18 +88,17 @@ def describe(path: str, converted: Converted) -> str:
 
 
 def _pixels(layout: Layout, checkpoint: Checkpoint) -> dict[str, Any]:
-    # Detectron2's names tell nothing: its own backbones came from Caffe (BGR), those of torchvision say so.
-    if (
-        layout.variant is None
-        and layout.name == "Detectron2's ResNet"
-        and checkpoint.hints.get("author") != "torchvision"
-    ):
-        logger.warning(
-            "The file does not say which channel order and pixel statistics the backbone was trained with. Set "
-            "INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 as it needs."
-        )
-        return {}
-    return layout.pixels
+    author = checkpoint.hints.get("author")
+    if layout.name != "Detectron2's ResNet" or author == "torchvision":
+        return layout.pixels
+    # The names are the same for backbones of Caffe (BGR) and of torchvision.
+    if author == "Caffe2":
+        return CAFFE2_PIXELS
+    raise ConversionError(
+        "The backbone does not say whether it was trained as torchvision's are (RGB, ImageNet statistics, stride in "
+        'the 3x3 convolution) or Caffe\'s (BGR, standard deviation 1, stride in the 1x1). Add "__author__": "torchvision" '
+        'or "Caffe2" to the file, beside "model".'
+    )
 
 
 def _convert_classes(
@@ -112,6 +111,7 @@ def _convert_classes(
         if keep_91 or num_classes == NUM_RAW_IDS:
             names = raw_names()
         else:
+            logger.info("The classifier has %d rows for COCO's raw ids: took those of its 80 classes.", NUM_RAW_IDS)
             state, count, names = keep_used_ids(state), len(COCO_NAMES), COCO_NAMES
     if num_classes is not None and count != num_classes:
         raise ConversionError(

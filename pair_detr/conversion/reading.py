@@ -1,8 +1,10 @@
 """Reads files of weights, whatever wrote them, without running code that they may hold."""
 
 import argparse
+import codecs
 import json
 import logging
+import pathlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -13,6 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+try:
+    from numpy._core import multiarray
+except ImportError:  # NumPy 1
+    from numpy.core import multiarray
 
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.pickles import ForbiddenClassError, load_arrays
@@ -28,6 +35,13 @@ _FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# What files hold beside tensors: the arguments of a training, paths, and NumPy's numbers and arrays.
+_HARMLESS = [
+    argparse.Namespace,
+    *(pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath),
+    *(np.ndarray, np.dtype, type(np.dtype(np.float32)), type(np.dtype(np.float64)), type(np.dtype(np.int64))),
+    *(multiarray._reconstruct, multiarray.scalar),
+]
 _ALLOW = "If you trust where it comes from, convert it with python -m pair_detr.tools.convert_weights --allow-pickle."
 _AGAIN = "Download it again."
 # Key of a checkpoint of this package under which lies what is known about its weights.
@@ -104,8 +118,7 @@ def read_file(path: Path, allow_pickle: bool = False) -> Any:
             return (
                 pickle.loads(path.read_bytes(), encoding="latin1") if allow_pickle else load_arrays(path.read_bytes())
             )
-        # The official files hold the arguments of the training, in a class that is harmless.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except ForbiddenClassError as error:
         raise ConversionError(f"{path} holds more than arrays ({error}), which could run code. {_ALLOW}") from error
@@ -118,7 +131,8 @@ def read_file(path: Path, allow_pickle: bool = False) -> Any:
         if forbidden and isinstance(error, pickle.UnpicklingError):
             what = f"{path} holds more than tensors ({forbidden[0]}), which could run code"
             raise ConversionError(f"{what}. {_ALLOW}") from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        # torch goes on with advice to turn its protection off.
+        reason = (str(error).partition("In PyTorch 2.6")[0].splitlines() or [type(error).__name__])[0][:200]
         raise ConversionError(f"{path} cannot be read; it is incomplete or no weights ({reason}). {_AGAIN}") from error
 
 
@@ -153,7 +167,9 @@ def checkpoint_of(content: Any, path: str, entry: str = "") -> Checkpoint:
 
 
 def _hints(content: Mapping[str, Any]) -> dict[str, Any]:
-    hints = {"author": content.get("__author__"), "metadata": content.get(METADATA)}
+    hints = {"author": content.get("__author__")}
+    if isinstance(metadata := content.get(METADATA), Mapping):
+        hints["metadata"] = metadata
     if isinstance(args := content.get("args"), argparse.Namespace):
         hints |= {"num_heads": getattr(args, "nheads", None), "dilation": getattr(args, "dilation", None)}
     return {key: value for key, value in hints.items() if value is not None}
@@ -169,6 +185,8 @@ def _tensors(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
             f"{where} is no state dict: {_list(others)} are no tensors. Its keys are {_list(state)}; name the one with "
             "the weights by --entry."
         )
+    if others := [key for key in tensors if not isinstance(key, str)]:
+        raise ConversionError(f"{where} is no state dict: {_list(others)} are no names.")
     if not tensors:
         raise ConversionError(f"{where} holds no tensors.")
     return tensors
@@ -176,7 +194,7 @@ def _tensors(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
 
 def _require_weights(path: Path, head: bytes) -> None:
     """Recognises what people download in place of weights, and says so."""
-    text = head.lstrip().lower()
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     if not head:
         raise ConversionError(f"{path} is empty. {_AGAIN}")
     if text.startswith(b"version https://git-lfs"):

@@ -13,13 +13,13 @@ from pair_detr.conversion.architecture import Architecture, LackingError, infer_
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.names import Names, NameTable, under
 
-_TORCHVISION_PIXELS: dict[str, Any] = {
+TORCHVISION_PIXELS: dict[str, Any] = {
     "INPUT.FORMAT": "RGB",
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
 }
-_CAFFE2_PIXELS: dict[str, Any] = {
+CAFFE2_PIXELS: dict[str, Any] = {
     "INPUT.FORMAT": "BGR",
     "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
     "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
@@ -47,7 +47,7 @@ class Layout:
     variant: str | None
     names: NameTable
     ignored: tuple[str, ...] = (_COUNTERS,)
-    pixels: dict[str, Any] = field(default_factory=lambda: _TORCHVISION_PIXELS)
+    pixels: dict[str, Any] = field(default_factory=lambda: TORCHVISION_PIXELS)
     folded_norm: bool = False
 
     def is_ignored(self, key: str) -> bool:
@@ -118,7 +118,7 @@ LAYOUTS: tuple[Layout, ...] = (
             ("detectron2",),
             resnets.caffe2(**norm),
             ignored=_CAFFE2_IGNORED,
-            pixels=_CAFFE2_PIXELS,
+            pixels=CAFFE2_PIXELS,
             folded_norm="running_mean" not in norm,
         )
         for kind, norm in {

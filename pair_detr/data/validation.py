@@ -3,12 +3,13 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
 
 from pair_detr.data.catalog import load_dataset
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
@@ -120,6 +121,16 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     return kept
 
 
+def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Opens each image; yields what is wrong with those that cannot be read or are of another size than annotated."""
+    for record in dicts:
+        try:
+            image = read_image(record["file_name"])
+            check_image_size(dict(record), image)
+        except (OSError, ValueError, SizeMismatchError) as error:
+            yield f"{record['file_name']}: {error}"
+
+
 def warn_without_boxes(report: DatasetReport) -> None:
     """Logs a warning if a test set has no boxes to compare predictions with, as those of COCO's test images."""
     if report.num_boxes == 0:
@@ -137,7 +148,8 @@ def check_files(report: DatasetReport) -> None:
         raise FileNotFoundError(
             f'Data set "{report.name}": {len(report.missing_files)} of {report.num_images} images do not exist: '
             f"{join_some(report.missing_files)}. Restore them, correct the image folder, or remove them from the "
-            f'annotations. Run "python -m pair_detr.tools.check_dataset {report.name}" for all problems.'
+            f'annotations. "python -m pair_detr.tools.check_dataset {report.name}" (with --config-file if a '
+            "config registers it) lists all."
         )
 
 

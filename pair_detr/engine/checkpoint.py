@@ -10,8 +10,10 @@ from typing import IO, Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from pair_detr.conversion import METADATA
+from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, read_weights
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
     A checkpoint is written to a temporary file, flushed to the disk, and then renamed. ``last_checkpoint`` follows in
     the same way, so whatever moment the process is killed at, it names a complete file.
     """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, needs: dict[str, Any] | None = None, **checkpointables: Any
+    ) -> None:
+        """
+        Args:
+            model: the model.
+            save_dir: folder of the checkpoints.
+            needs: config entries to save with the weights, see :func:`pair_detr.conversion.needs_of`.
+            checkpointables: what else to save, by name.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self._needs = needs or {}
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``."""
@@ -70,9 +85,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         if not resume or not self.has_checkpoint():
             if resume:
-                logger.warning("There is no checkpoint to resume from in %s; starting anew.", self.save_dir)
+                earlier = sorted(path.name for path in Path(self.save_dir).glob("earlier_*"))
+                logger.warning(
+                    "There is no checkpoint to resume from in %s%s; starting anew.",
+                    self.save_dir,
+                    f" (but see {', '.join(earlier)} there)" if earlier else "",
+                )
             if path:
-                load_weights(self.model, read_weights(path))
+                load_weights(self.model, read_weights(path, getattr(self.model, "num_classes", None)))
             return {}
         errors = []
         for candidate in self._candidates():
@@ -87,7 +107,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _metadata(self) -> dict[str, Any]:
         names = getattr(self.model, "class_names", None)
-        return {"class_names": None if names is None else list(names)}
+        return {"class_names": None if names is None else list(names), "config": self._needs}
 
     def _candidates(self) -> list[Path]:
         last = Path(self.get_checkpoint_file())
@@ -107,6 +127,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
             raise _UnreadableError(f"{filename} cannot be read; it may be incomplete ({error!r}).") from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        try:
+            require_agreement(self.model.state_dict(), checkpoint["model"])
+        except MisfitError as error:
+            raise CheckpointError(str(error)) from error
         incompatible = super()._load_model(checkpoint)
         lacking = set(incompatible.missing_keys) | {key for key, *_ in incompatible.incorrect_shapes}
         parameters = [name for name, _ in self.model.named_parameters()]

@@ -5,6 +5,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Returns:
         Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
     """
+    if flags := [option for option in args.opts if option.startswith("--")]:
+        raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
     configure_cpu(args.num_gpus)
     # Detectron2 logs the file's content.
     args.config_file = find_config(args.config_file)
@@ -80,17 +83,20 @@ def main(args: argparse.Namespace) -> dict:
         Results of the evaluation by task and metric, in percent.
     """
     cfg = setup(args)
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a data set.")
     resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
     if not resuming:
         require_weights(cfg)
     if args.eval_only:
         return _evaluate(cfg, args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
     if not args.resume:
+        # Not before all is known to fit: whoever mistypes a key wants to resume after all.
         if comm.is_main_process():
             set_aside(Path(cfg.OUTPUT_DIR), keep=Path(cfg.MODEL.WEIGHTS))
         comm.synchronize()
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
     try:
         return trainer.train()
     except TrainingInterrupted:
@@ -114,9 +120,14 @@ def set_aside(folder: Path, keep: Path) -> None:
     target = folder / f"earlier_{number}"
     target.mkdir()
     # First the one that says which of the others to resume from.
-    for path in (last, *sorted(folder.glob("model_*.pth")), folder / "metrics.json"):
-        if path.exists() and path.resolve() != keep.resolve():
+    for path in (last, *sorted(folder.glob("model_*.pth"))):
+        if path.resolve() != keep.resolve():
             path.rename(target / path.name)
+    metrics = folder / "metrics.json"
+    if metrics.exists():
+        # Detectron2 has opened it already, to append.
+        shutil.copy2(metrics, target)
+        os.truncate(metrics, 0)
     logger.warning("%s has checkpoints and metrics of an earlier run, which were moved to %s.", folder, target)
 
 
@@ -125,7 +136,7 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict:
     if resume:
         AtomicCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=True)
     elif cfg.MODEL.WEIGHTS:
-        load_weights(model, read_weights(cfg.MODEL.WEIGHTS), complete=True)
+        load_weights(model, read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES), complete=True)
     else:
         logger.warning("Evaluating random weights: set MODEL.WEIGHTS, or add --resume for the last checkpoint.")
     results = Trainer.test(cfg, model)

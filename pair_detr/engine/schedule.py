@@ -41,6 +41,8 @@ def resolve_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
         ValueError: there are no images, or the steps do not ascend within the training.
     """
     epochs = cfg.SOLVER.EPOCHS
+    if epochs.MAX == 0 and cfg.SOLVER.MAX_ITER < 1:
+        raise ValueError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; it must be positive.")
     if epochs.MAX == 0:
         return cfg
     if num_images < 1:

@@ -1,13 +1,14 @@
 """Weights of one model as the start of another: what fits is taken, a few things are adapted, all else is an error."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from tabulate import tabulate
 from torch import Tensor
 
-PREFIX = "detector."
+from pair_detr.conversion import PREFIX
 
 # Parts of a model that may start from another one of the weights, where they have none of their own.
 _TWINS = {"top_left_decoder": "decoder", "top_left_head": "box_head"}
@@ -100,7 +101,7 @@ def adapt(
             continue
         if tensor is not None:
             result.state[key] = tensor
-        if source != key or action not in ("", _ALL_BY_NAME, _BY_POSITION):
+        if source != key or action not in ("", _ALL_BY_NAME):
             result.undetermined.append(key)
         if action:
             what = action if source == key else f"{action}, from {source}"
@@ -165,8 +166,8 @@ def _rows_by_name(
     extra = len(target) - len(model_classes)
     if tensor.shape[1:] != target.shape[1:] or len(tensor) - len(weights_classes) != extra or extra not in (0, 1):
         return None, "random start"
-    index = {name: row for row, name in enumerate(weights_classes)}
-    pairs = [(row, index[name]) for row, name in enumerate(model_classes) if name in index]
+    index = {key: row for row, key in enumerate(_numbered(weights_classes))}
+    pairs = [(row, index[key]) for row, key in enumerate(_numbered(model_classes)) if key in index]
     common = len(pairs)
     if common == 0 and tensor.shape == target.shape:
         return tensor, _BY_POSITION
@@ -179,6 +180,36 @@ def _rows_by_name(
     if common == len(model_classes):
         return fitted, _ALL_BY_NAME
     return fitted, f"rows of {common} classes of the same name taken, random start of the others"
+
+
+def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name with the number of times that it occurred before: names may repeat."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        numbered.append((name, seen[name]))
+        seen[name] += 1
+    return numbered
+
+
+def require_agreement(model: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Checks that weights give a single value to parameters that a model uses under several names.
+
+    Args:
+        model: state dict of the model itself, not a copy: shared parameters are told by their memory.
+        weights: what is to be loaded into it.
+
+    Raises:
+        MisfitError: two values would be written to one parameter, of which one would be lost.
+    """
+    names: dict[int, str] = {}
+    for key, target in model.items():
+        first = names.setdefault(target.data_ptr(), key)
+        if first in weights and key in weights and not torch.equal(weights[first], weights[key]):
+            raise MisfitError(
+                f"The model shares {first} and {key}, which differ in the weights. They are of a model with a decoder "
+                "each: set MODEL.DETR.PAIR.SHARED_DECODER False."
+            )
 
 
 def _shape(tensor: Tensor) -> str:

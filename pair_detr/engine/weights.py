@@ -11,7 +11,8 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from pair_detr.conversion import ConversionError, convert, is_ours, misfits, read_checkpoint
-from pair_detr.engine.warm_start import MisfitError, adapt
+from pair_detr.conversion.classes import NUM_RAW_IDS
+from pair_detr.engine.warm_start import MisfitError, adapt, require_agreement
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,16 @@ _REMEDIES = (
     'MODEL.WEIGHTS "" to start from random weights.'
 )
 # What weights need of a config and their tensors do not show: a mismatch lowers AP without an error.
-_SILENT = ("INPUT.", "MODEL.PIXEL_", "MODEL.RESNETS.", "MODEL.DETR.NUM_HEADS")
+_SILENT = (
+    "INPUT.",
+    "MODEL.PIXEL_",
+    "MODEL.RESNETS.",
+    "MODEL.DETR.NUM_HEADS",
+    "MODEL.DETR.VARIANT",
+    "MODEL.DETR.LOSS.CLASSIFICATION",
+)
+# One starts from the other, see warm_start.
+_RELATED = {"pair_detr", "conditional_detr"}
 
 
 class CheckpointError(RuntimeError):
@@ -46,11 +56,12 @@ class Weights:
     needs: dict[str, Any]
 
 
-def read_weights(weights: str) -> Weights:
+def read_weights(weights: str, num_classes: int | None = None) -> Weights:
     """Reads ``MODEL.WEIGHTS``, and converts those of another code base.
 
     Args:
         weights: local file, folder of transformers, URL, or name that Detectron2 resolves (``detectron2://...``).
+        num_classes: of the model; a classifier over COCO's 91 raw ids is reduced to the 80 classes unless it is 91.
 
     Raises:
         FileNotFoundError: it does not exist or cannot be reached.
@@ -63,7 +74,7 @@ def read_weights(weights: str) -> Weights:
             metadata = checkpoint.hints.get("metadata", {})
             names, needs = metadata.get("class_names"), metadata.get("config", {})
             return Weights(weights, "this package's", checkpoint.state, names, needs)
-        converted = convert(checkpoint)
+        converted = convert(checkpoint, keep_91=num_classes == NUM_RAW_IDS)
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
     metadata = converted.metadata
@@ -79,12 +90,23 @@ def require_weights(cfg: CfgNode) -> None:
     """
     if not cfg.MODEL.WEIGHTS:
         return
-    weights = read_weights(cfg.MODEL.WEIGHTS)
+    weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
     needs = {key: value for key, value in weights.needs.items() if key.startswith(_SILENT)}
+    if {needs.get("MODEL.DETR.VARIANT"), cfg.MODEL.DETR.VARIANT} <= _RELATED:
+        del needs["MODEL.DETR.VARIANT"]
     if found := misfits(needs, cfg):
         raise CheckpointError(
             f"MODEL.WEIGHTS {weights.path} do not fit the config: {'; '.join(found)}. Set these entries, or take other "
             "weights."
+        )
+    dilation = "MODEL.RESNETS.RES5_DILATION"
+    if {"MODEL.DETR.VARIANT", "MODEL.RESNETS.DEPTH"} <= weights.needs.keys() and dilation not in weights.needs:
+        logger.warning(
+            "%s do not say whether they are of a dilated model (DC5): %s is %d in the config. With the wrong one AP is "
+            "low.",
+            weights.path,
+            dilation,
+            cfg.MODEL.RESNETS.RES5_DILATION,
         )
 
 
@@ -100,7 +122,9 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
         CheckpointError: they do not fit.
     """
     try:
-        start = adapt(weights.state, model.state_dict(), weights.class_names, getattr(model, "class_names", None))
+        state = model.state_dict()
+        start = adapt(weights.state, state, weights.class_names, getattr(model, "class_names", None))
+        require_agreement(state, start.state)
     except MisfitError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights.path}: {error}") from error
     if complete and start.undetermined:

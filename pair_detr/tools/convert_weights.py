@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from pair_detr.config_files import load_config
 from pair_detr.conversion import (
     SOURCES,
+    TORCHVISION_PIXELS,
     Checkpoint,
     ConversionError,
     Exported,
@@ -24,11 +26,17 @@ from pair_detr.conversion import (
     export_transformers,
     is_ours,
     misfits,
+    needs_of,
     read_checkpoint,
 )
+from pair_detr.variants import VARIANTS
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.convert_weights")
+
+
+# What a model of transformers consists of; a folder with anything else is not replaced.
+_FOLDER_FILES = {"config.json", "preprocessor_config.json", "model.safetensors"}
 
 
 def convert_file(
@@ -72,23 +80,30 @@ def reverse(
     Args:
         checkpoint: the weights.
         target: "official" or "transformers".
-        cfg: the config of the model; None takes the metadata of the file, or else what the published models have.
+        cfg: the config of the model; None takes the metadata of the file.
         class_names: as of :func:`pair_detr.conversion.export_official`, like ``keep_classes``.
+
+    Raises:
+        ConversionError: the other code base cannot have such a model, or not enough is known of it.
     """
     metadata = checkpoint.hints.get("metadata", {})
     known = metadata.get("config", {})
     if cfg is not None:
-        known = {
-            "MODEL.DETR.NUM_HEADS": cfg.MODEL.DETR.NUM_HEADS,
-            "MODEL.RESNETS.RES5_DILATION": cfg.MODEL.RESNETS.RES5_DILATION,
-        }
+        known = needs_of(cfg)
+    usual: dict[str, Any] = dict(TORCHVISION_PIXELS)
+    if variant := known.get("MODEL.DETR.VARIANT"):
+        usual["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[variant].classification
+    if unusual := [f"{key} {known[key]}" for key, value in usual.items() if known.get(key, value) != value]:
+        raise ConversionError(f"There are no such models of {target}: the weights were trained with {unusual}.")
     class_names = class_names or metadata.get("class_names")
     options: dict[str, Any] = {"class_names": class_names, "keep_classes": keep_classes}
     if target == "official":
         return export_official(checkpoint.state, **options)
-    num_heads = known.get("MODEL.DETR.NUM_HEADS", 8)
-    dilation = known.get("MODEL.RESNETS.RES5_DILATION", 1) > 1
-    logger.info("%d attention heads, %s.", num_heads, "DC5" if dilation else "not DC5 (else give its --config-file)")
+    if lacking := [key for key in ("MODEL.DETR.NUM_HEADS", "MODEL.RESNETS.RES5_DILATION") if key not in known]:
+        raise ConversionError(
+            f"The file does not tell {' and '.join(lacking)}. Give the config of the model by --config-file."
+        )
+    num_heads, dilation = known["MODEL.DETR.NUM_HEADS"], known["MODEL.RESNETS.RES5_DILATION"] > 1
     return export_transformers(checkpoint.state, num_heads=num_heads, dilation=dilation, **options)
 
 
@@ -101,10 +116,12 @@ def write(output: Path, exists_ok: bool, fill: Callable[[Path], None]) -> None:
         fill: writes to the path that it is given, which does not exist yet.
 
     Raises:
-        FileExistsError: there is something, and ``exists_ok`` is false.
+        FileExistsError: there is something, and ``exists_ok`` is false or it is a folder with other files.
     """
     if output.exists() and not exists_ok:
         raise FileExistsError(f"{output} exists. Choose another path, or replace it with --overwrite.")
+    if output.is_dir() and (others := {path.name for path in output.iterdir()} - _FOLDER_FILES):
+        raise FileExistsError(f"{output} is a folder with {', '.join(sorted(others)[:3])} in it. Choose another path.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         new, old = Path(folder) / "new", Path(folder) / "old"
@@ -193,4 +210,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ConversionError, OSError) as problem:
+        sys.exit(f"convert_weights: {problem}")

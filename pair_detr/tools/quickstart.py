@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import shlex
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _summary(box: dict[str, float], model: str, output: Path, pictures: Path, data: Path) -> str:
     weights = output / "model_final.pth"
-    evaluate = ["python", "train_net.py", "--config-file", str(output / "config.yaml"), "--eval-only"]
+    # As one would type it, where the environment lies in the working directory and is not activated.
+    python = Path(sys.executable)
+    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else "python"
+    evaluate = [str(python), "train_net.py", "--config-file", str(output / "config.yaml"), "--eval-only"]
     table = create_small_table({name: box[name] for name in ("AP", "AP50", "AP75", "APs", "APm")})
     return f"""
 {table}
