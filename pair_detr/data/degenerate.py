@@ -76,8 +76,8 @@ def warn_of_dropped(name: str, faults: Sequence[BoxFault]) -> None:
         return
     shown = "; ".join(map(str, faults[:_NAMED_IN_A_MESSAGE])) + ("; ..." if len(faults) > _NAMED_IN_A_MESSAGE else "")
     logger.warning(
-        'Data set "%s": %s. Dropped %d such box%s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if a '
-        "config registers it) lists all.",
+        'Data set "%s": %s. Dropped %d such box%s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if '
+        "a config registers it) lists all.",
         name,
         shown,
         len(faults),
