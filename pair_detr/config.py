@@ -14,6 +14,7 @@ def add_pair_detr_config(cfg: CN) -> None:
     _add_model_keys(cfg)
     _add_backbone_keys(cfg)
     _add_input_keys(cfg)
+    _add_multi_dataset_keys(cfg)
     _add_solver_keys(cfg)
 
 
@@ -136,8 +137,11 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.RESIZE_CROP.SIZE_RANGE = [384, 600]
     # Own data to put into Detectron2's catalogs, a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder}
     # and {NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train}, the latter optionally with CLASSES (default: all
-    # names in the annotations, sorted) and YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). Paths
-    # are relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry.
+    # names in the annotations, sorted) and YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). With
+    # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Image labels are {NAME: my_labels,
+    # FORMAT: image_labels, JSON: file, IMAGES: folder} or, with one folder a class, {NAME: my_photos, FORMAT:
+    # image_folder, ROOT: folder}, optionally with CLASSES ({folder: class name} or a file with such lines). Paths are
+    # relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry.
     cfg.DATASETS.REGISTER = []
     # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" or
     # "lvis" forces one.
@@ -145,6 +149,25 @@ def _add_input_keys(cfg: CN) -> None:
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
     # of one size.
     cfg.TEST.IMS_PER_BATCH = 1
+
+
+def _add_multi_dataset_keys(cfg: CN) -> None:
+    # DATALOADER.SAMPLER_TRAIN = "MultiDatasetSampler" mixes the data sets of DATASETS.TRAIN, with boxes or with image
+    # labels: every batch is of one data set, and all have the classes of the first, found by name. The keys are those
+    # of Detic; each has an entry a data set, or [] for the default.
+    # "box", or "image" for labels of whole images: pos_category_ids or, where there are none, the classes of the boxes.
+    # Default: what the data set is registered as.
+    cfg.DATALOADER.DATASET_ANN = []
+    # Images drawn from each data set, in proportion. Default: as many from each.
+    cfg.DATALOADER.DATASET_RATIO = []
+    # Images of a batch in one process. Default: SOLVER.IMS_PER_BATCH, divided over the processes.
+    cfg.DATALOADER.DATASET_BS = []
+    # INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN of each data set, for example [[480, 800], [240, 400]] and
+    # [1333, 667]. Default: those. INPUT.RESIZE_CROP is for boxes only: it might cut off what an image label is about.
+    cfg.DATALOADER.DATASET_MIN_SIZES = []
+    cfg.DATALOADER.DATASET_MAX_SIZES = []
+    # Whether images of rare classes are repeated, as DATALOADER.REPEAT_THRESHOLD says. Default: they are not.
+    cfg.DATALOADER.USE_RFS = []
 
 
 def _add_solver_keys(cfg: CN) -> None:
