@@ -17,6 +17,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         KeyError: ``name`` is not registered.
         FileNotFoundError: annotations or images are missing; the message names the file.
         OSError: the annotations cannot be read.
+        ImportError: a package that reads them is not installed.
         ValueError: the annotations cannot be understood, or there are no images.
     """
     if name not in DatasetCatalog:
@@ -31,6 +32,11 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         )
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         raise kind(f'Data set "{name}": {error}. {remedy}') from error
+    except ImportError as error:
+        raise ImportError(
+            f'Data set "{name}" is read with the package {error.name}, which is not installed: install it with pip.',
+            name=error.name,
+        ) from error
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         if (json_file := metadata.get("json_file")) is not None and str(json_file) not in detail:

@@ -1,12 +1,12 @@
 """Image labels in the JSON format of COCO and LVIS, with ``pos_category_ids`` instead of boxes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.file_io import PathManager
+
+from pair_detr.data.json_files import read_json
 
 _FORMAT = (
     'The file should hold {"images": [{"id", "file_name", "width", "height", "pos_category_ids": [category id, ...]}, '
@@ -27,11 +27,7 @@ def register_image_labels(name: str, json_file: str | Path, image_root: str | Pa
     json_file, image_root = str(json_file), str(image_root)
 
     def load() -> list[dict[str, Any]]:
-        with PathManager.open(json_file) as file:
-            try:
-                content = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"{json_file} is not valid JSON ({error}). Correct or replace the file.") from error
+        content = read_json(json_file)
         try:
             categories = _sorted_categories(content)
             dicts = image_label_dicts(content, image_root)

@@ -12,6 +12,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
 from pycocotools.coco import COCO
 
 from pair_detr.data import check_dataset, class_names_of
+from pair_detr.data.open_vocabulary_evaluation import OpenVocabularyCOCOEvaluator
 from pair_detr.data.validation import check_files, warn_without_boxes
 from pair_detr.data.voc_evaluation import VOCEvaluator
 
@@ -69,7 +70,9 @@ def _coco(name: str, folder: str) -> DatasetEvaluator:
         # Loading fills in which category is which class; without, all predictions would count as wrong.
         class_names_of(name)
     # Without Detectron2's C++ extension it takes pycocotools' COCOeval by itself.
-    evaluator = COCOEvaluator(name, output_dir=folder, allow_cached_coco=False)
+    options = {"output_dir": folder, "allow_cached_coco": False}
+    novel = metadata.get("novel_classes")
+    evaluator = OpenVocabularyCOCOEvaluator(name, novel, **options) if novel else COCOEvaluator(name, **options)
     if convert:
         # Detectron2 leaves its converted file in the metadata, and would trust it in later evaluations as well.
         del metadata.json_file
