@@ -29,7 +29,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
         raise ValueError(f"{_KEY} is {num_classes}; set the number of classes, or 0 to take it from the data.")
     if num_classes > 0:
         for name in dict.fromkeys((*_sharing_classes(cfg), *cfg.DATASETS.TEST)):
-            _check(num_classes, name, _classes_if_at_hand(name))
+            _check(num_classes, name, classes_if_at_hand(name))
         return num_classes
 
     sources = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
@@ -46,7 +46,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
                 "same classes in the same order."
             )
     for name in cfg.DATASETS.TEST:
-        test_classes = _classes_if_at_hand(name)
+        test_classes = classes_if_at_hand(name)
         _check(len(classes), name, test_classes, origin=f'the classes of "{sources[0]}"')
         if test_classes is not None and test_classes != classes:
             logger.warning(
@@ -66,7 +66,7 @@ def _sharing_classes(cfg: CfgNode) -> tuple[str, ...]:
     return tuple(cfg.DATASETS.TRAIN[:1] if mixed else cfg.DATASETS.TRAIN)
 
 
-def _classes_if_at_hand(name: str) -> list[str] | None:
+def classes_if_at_hand(name: str) -> list[str] | None:
     """Classes of a data set that the model could do without: one to evaluate on, or with the number given."""
     try:
         return class_names_of(name)

@@ -48,7 +48,7 @@ def register_ov_coco(root: str | Path) -> None:
     metadata = {
         "thing_classes": [category["name"] for category in _CATEGORIES],
         "novel_classes": list(NOVEL_CLASSES),
-        "remedy": 'Run "python -m pair_detr.tools.make_ov_coco" with COCO in the folder that DETECTRON2_DATASETS names.',
+        "remedy": 'Run "python -m pair_detr.tools.make_ov_coco"; DETECTRON2_DATASETS names the folder that holds coco.',
     }
     boxes = metadata | {"thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(_CATEGORIES)}}
     for name in ("ovcoco_2017_train_base", "coco_zeroshot_train"):

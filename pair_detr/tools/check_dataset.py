@@ -1,4 +1,4 @@
-"""Counts classes of data sets and lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
+"""Counts classes of data sets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
 
 import argparse
 import logging
