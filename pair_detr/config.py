@@ -12,6 +12,7 @@ def add_pair_detr_config(cfg: CN) -> None:
     """
     _adapt_detectron2_defaults(cfg)
     _add_model_keys(cfg)
+    _add_clip_keys(cfg)
     _add_backbone_keys(cfg)
     _add_input_keys(cfg)
     _add_multi_dataset_keys(cfg)
@@ -86,6 +87,8 @@ def _add_model_keys(cfg: CN) -> None:
     # "center": the centre decoder predicts cx, cy, w, h and the top-left decoder is trained beside it (and skipped at
     # inference). "pair": the box is assembled from the two points, w = 2 (cx - tlx), h = 2 (cy - tly).
     cfg.MODEL.DETR.PAIR.BOX_DECODING = "center"
+    # Decoder whose states are classified: "center" or "top_left".
+    cfg.MODEL.DETR.PAIR.CLASS_DECODER = "center"
     # Let both decoders use the same layers; they keep their own reference points and heads.
     cfg.MODEL.DETR.PAIR.SHARED_DECODER = False
     # Weight of the L1 loss on the normalised top-left corner.
@@ -100,6 +103,25 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LAYERS = "last"
     # Width of a linear projection of each decoder's output before the comparison; 0 compares the outputs themselves.
     cfg.MODEL.DETR.PAIR.PROJECTION_DIM = 0
+
+
+def _add_clip_keys(cfg: CN) -> None:
+    # Open vocabulary, for every variant: a query's class is the text that its projected state is closest to.
+    cfg.MODEL.CLIP = CN()
+    # Embeddings of the class names, a .npy file (C x D) as `python -m pair_detr.tools.text_weights` makes them or as
+    # Detic publishes them. The model's classes are its rows, and MODEL.DETR.NUM_CLASSES plays no part. A trained model
+    # takes other classes by another file, of the same text encoder. "" is a linear classifier.
+    cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
+    # Names of the rows where no .json file beside TEXT_WEIGHTS tells them: "coco", "lvis", "voc", a registered data
+    # set, a file, or "cat,dog,traffic cone". "" takes those of the data set of the config that has as many classes.
+    cfg.MODEL.CLIP.VOCABULARY = ""
+    # Factor of the cosines in the logits.
+    cfg.MODEL.CLIP.TEMPERATURE = 50.0
+    # Text encoder for names that are not among TEXT_WEIGHTS (pair_detr.Predictor): the one that these were made with,
+    # "clip:<model>" or "open_clip:<model>"; a local file with its weights; and the prompts to average over.
+    cfg.MODEL.CLIP.ENCODER = "clip:ViT-B/32"
+    cfg.MODEL.CLIP.CHECKPOINT = ""
+    cfg.MODEL.CLIP.PROMPTS = ["a {}"]
 
 
 def _add_backbone_keys(cfg: CN) -> None:

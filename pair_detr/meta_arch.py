@@ -1,6 +1,7 @@
 """The meta-architecture: Detectron2's dicts in, losses or Instances out. The only file that knows both worlds."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pair_detr.data import resolve_num_classes
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
+from pair_detr.open_vocabulary import TextClassifier, Vocabulary, classifier_factory, load_vocabulary
 from pair_detr.targets import Targets
 from pair_detr.transfer import upload
 from pair_detr.variants import variant_of
@@ -59,17 +61,23 @@ class DetectionTransformer(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
         """Builds the parts that MODEL.DETR describes.
+
+        Args:
+            cfg: config.
+            vocabulary: in place of the one that MODEL.CLIP describes.
 
         Raises:
             ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
         """
         variant = variant_of(cfg)
-        num_classes = resolve_num_classes(cfg)
+        vocabulary = vocabulary or load_vocabulary(cfg)
+        num_classes = len(vocabulary) if vocabulary else resolve_num_classes(cfg)
         classification = build_classification(cfg, default=variant.classification)
+        classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
         return {
-            "detector": variant.detector(cfg, num_classes=num_classes, classification=classification),
+            "detector": variant.detector(cfg, classifier=classifier),
             "criterion": variant.criterion(cfg, classification),
             "classification": classification,
             "num_classes": num_classes,
@@ -82,6 +90,32 @@ class DetectionTransformer(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.pixel_mean.device
+
+    @property
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """Names of the classes of a text classifier; None with a linear one, which knows numbers alone."""
+        head = self.detector.class_head
+        return head.names if isinstance(head, TextClassifier) else None
+
+    def set_vocabulary(self, names: Sequence[str], weights: Any) -> None:
+        """Detects other classes from now on; nothing that was learned changes.
+
+        Args:
+            names: C names.
+            weights: (C, D) embeddings of their texts, a tensor or an array; of any length.
+
+        Raises:
+            TypeError: the classifier is linear.
+            ValueError: the weights are not valid, see :class:`Vocabulary`, or have another width than the model's.
+        """
+        head = self.detector.class_head
+        if not isinstance(head, TextClassifier):
+            raise TypeError(
+                "The model's classifier is linear and knows the classes of its training alone. Build (and train) it "
+                "with text weights: MODEL.CLIP.TEXT_WEIGHTS."
+            )
+        head.set_vocabulary(Vocabulary(tuple(names), weights))
+        self.num_classes = len(head.names)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Trains or detects.

@@ -53,6 +53,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     A checkpoint is written to a temporary file, flushed to the disk, and then renamed. ``last_checkpoint`` follows in
     the same way, so whatever moment the process is killed at, it names a complete file.
+
+    A model's ``vocabulary``, the names of its classes, is saved beside its weights. It need not be that of the model
+    that loads them: the log says which classes are new.
     """
 
     _complete = False
@@ -65,7 +68,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
         with _replace(path) as file:
-            torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
+            torch.save({"model": self.model.state_dict(), **self._vocabulary(), **state, **kwargs}, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -92,7 +95,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
         require_weights(path)
         self._complete = complete
         try:
-            return super().load(path, checkpointables)
+            rest = super().load(path, checkpointables)
+            self._report_new_classes(rest.get("vocabulary"))
+            return rest
         finally:
             # Detectron2 leaves it set when loading fails, and refuses the next load.
             self._parsed_url_during_load = None
@@ -116,6 +121,23 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 errors.append(str(error))
         raise CheckpointError(
             "\n".join([*errors, f"No checkpoint in {self.save_dir} can be read. Start anew without --resume."])
+        )
+
+    def _vocabulary(self) -> dict[str, list[str]]:
+        names = getattr(self.model, "vocabulary", None)
+        return {} if names is None else {"vocabulary": list(names)}
+
+    def _report_new_classes(self, trained: list[str] | None) -> None:
+        names = self._vocabulary().get("vocabulary")
+        if names is None or trained is None or names == trained:
+            return
+        new = [name for name in names if name not in set(trained)]
+        logger.info(
+            "The weights were saved with %d classes, the model has %d; %d of these were not among them%s.",
+            len(trained),
+            len(names),
+            len(new),
+            f": {', '.join(new[:20])}{', ...' if len(new) > 20 else ''}" if new else "",
         )
 
     def _candidates(self) -> list[Path]:
@@ -145,7 +167,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"The weights do not fit the model: {len(absent)} of its {len(parameters)} parameters are not in the "
                 f"checkpoint or have another shape there, such as {', '.join(absent[:3])}. Use the config "
                 "that the checkpoint was trained with (MODEL.DETR.VARIANT, MODEL.BACKBONE.NAME, "
-                "MODEL.DETR.NUM_CLASSES), or other MODEL.WEIGHTS."
+                "MODEL.DETR.NUM_CLASSES, text weights of the same width), or other MODEL.WEIGHTS."
             )
         return incompatible
 
