@@ -237,11 +237,10 @@ def test_coco_mixed_with_photos(shared_dir: Path) -> None:
     register_coco("sample", str(coco / "annotations" / "instances_train2017.json"), str(coco / "train2017"))
     register_image_folder("photos", shared_dir / "datasets" / "photos_by_class")
     cfg = make_cfg(TRAIN=("sample", "photos"))
-    cfg.merge_from_list(
-        ["SEED", 1, "SOLVER.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0]
-        + ["DATALOADER.SAMPLER_TRAIN", "MultiDatasetSampler", "DATALOADER.DATASET_RATIO", [1, 4]]
-        + ["DATALOADER.DATASET_MIN_SIZES", [[96], [48]], "DATALOADER.DATASET_MAX_SIZES", [160, 80]]
-    )
+    cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 1, 1, 0
+    cfg.DATALOADER.SAMPLER_TRAIN = "MultiDatasetSampler"
+    cfg.DATALOADER.DATASET_RATIO = [1, 4]
+    cfg.DATALOADER.DATASET_MIN_SIZES, cfg.DATALOADER.DATASET_MAX_SIZES = [[96], [48]], [160, 80]
     items = [batch[0] for batch in itertools.islice(build_train_loader(cfg), 10)]
     assert [item["ann_type"] for item in items].count("image") == 8
     # The photos of an owl and a parrot are of no class of COCO's 80; numbers 15 and 52 are cat and hot dog.

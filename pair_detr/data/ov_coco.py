@@ -86,9 +86,9 @@ def labels_from_captions(captions: dict[str, Any]) -> dict[str, Any]:
         the images that have a label.
     """
     ids = {category["name"]: category["id"] for category in _CATEGORIES}
-    # All 80 names, longer ones first: a hot dog is no dog.
-    names = sorted((c["name"] for c in COCO_CATEGORIES if c["isthing"]), key=len, reverse=True)
-    pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})(?:e?s)?\b")
+    # All 80 names: a hot dog is no dog.
+    names = "|".join(re.escape(category["name"]) for category in COCO_CATEGORIES if category["isthing"])
+    pattern = re.compile(rf"\b({names})(?:e?s)?\b")
     labels: dict[int, set[int]] = defaultdict(set)
     for annotation in captions["annotations"]:
         found = pattern.findall(annotation["caption"].lower())

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from pycocotools.coco import COCO
 
 from pair_detr.data import check_dataset, class_names_of
+from pair_detr.data.lvis_evaluation import LVISEvaluator
 from pair_detr.data.open_vocabulary_evaluation import OpenVocabularyCOCOEvaluator
 from pair_detr.data.validation import check_files, warn_without_boxes
 from pair_detr.data.voc_evaluation import VOCEvaluator
