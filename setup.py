@@ -25,7 +25,8 @@ setup(
     package_data={"pair_detr.configs": ["**/*.yaml"]},
     python_requires=">=3.10",
     # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and
-    # Detectron2 has no package under its own name: naming them here would let pip replace what works.
+    # Detectron2 has no package under its own name: naming them here would let pip replace what works. torch has to be
+    # 2.5 or later, for nn.Module.set_submodule, torch.amp.GradScaler and the fused AdamW on CPUs.
     install_requires=[
         "fvcore",
         "matplotlib",
@@ -35,7 +36,7 @@ setup(
         "scipy>=1.6",
         "tabulate",
         "tensorboard",
-        "timm>=0.9",
+        "timm>=1.0",
     ],
     extras_require={
         "dev": [

@@ -1,4 +1,9 @@
-"""Every configuration key that this project adds to Detectron2's defaults."""
+"""Every configuration key that this project adds to Detectron2's defaults.
+
+The comment over a key has its meaning and where it comes from: DETR (arXiv 2005.12872; its main.py and
+datasets/coco.py), Conditional DETR (arXiv 2108.06152), Pair DETR (arXiv 2210.16476), or "own" where it is this
+project's. The value in the line is the default.
+"""
 
 import torch
 from detectron2.config import CfgNode as CN
@@ -39,18 +44,18 @@ def _add_model_keys(cfg: CN) -> None:
     # Which detector to build: "pair_detr" (arXiv 2210.16476), "conditional_detr" (arXiv 2108.06152) or "detr"
     # (arXiv 2005.12872). This is the only switch between them; the keys below apply to all unless they say otherwise.
     cfg.MODEL.DETR.VARIANT = "pair_detr"
-    # Number of classes; 0 takes it from the `thing_classes` of the first data set in DATASETS.TRAIN.
+    # Number of classes; 0 takes it from the `thing_classes` of the first data set in DATASETS.TRAIN. Own.
     cfg.MODEL.DETR.NUM_CLASSES = 0
-    # Backbone feature that enters the encoder; "" takes the last one that the backbone emits.
+    # Backbone feature that enters the encoder; "" takes the last one that the backbone emits, as all three do.
     cfg.MODEL.DETR.IN_FEATURE = ""
     # Object queries, the most objects that an image can be given. DETR: 100, Conditional DETR: 300.
     cfg.MODEL.DETR.NUM_QUERIES = 300
-    # Width of the transformer (divisible by 4 and by NUM_HEADS), its attention heads, and its depth.
+    # Width of the transformer (divisible by 4 and by NUM_HEADS), its attention heads, and its depth: DETR's.
     cfg.MODEL.DETR.HIDDEN_DIM = 256
     cfg.MODEL.DETR.NUM_HEADS = 8
     cfg.MODEL.DETR.ENC_LAYERS = 6
     cfg.MODEL.DETR.DEC_LAYERS = 6
-    # Hidden units of the feed-forward blocks.
+    # Hidden units of the feed-forward blocks: DETR's.
     cfg.MODEL.DETR.FFN_DIM = 2048
     # Dropout on attention weights, residuals and inside the feed-forward blocks (DETR, appendix A.4).
     cfg.MODEL.DETR.DROPOUT = 0.1
@@ -59,7 +64,7 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.COST = CN()
     # Weight of the class cost; -1 takes the variant's published one: 2 with sigmoid focal, 1 with softmax.
     cfg.MODEL.DETR.COST.CLASS = -1.0
-    # Weights of the L1 distance of normalised cxcywh boxes and of the negative generalised IoU.
+    # Weights of the L1 distance of normalised cxcywh boxes and of the negative generalised IoU: DETR's.
     cfg.MODEL.DETR.COST.L1 = 5.0
     cfg.MODEL.DETR.COST.GIOU = 2.0
 
@@ -69,20 +74,22 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.LOSS.CLASSIFICATION = "auto"
     # Weight of the classification loss; -1 as for COST.CLASS.
     cfg.MODEL.DETR.LOSS.CLASS = -1.0
-    # Weights of the L1 and the generalised IoU loss of matched boxes.
+    # Weights of the L1 and the generalised IoU loss of matched boxes: DETR's.
     cfg.MODEL.DETR.LOSS.L1 = 5.0
     cfg.MODEL.DETR.LOSS.GIOU = 2.0
-    # Focal loss (arXiv 1708.02002), also the form of the class cost.
+    # Focal loss (arXiv 1708.02002, whose values these are), also the form of the class cost.
     cfg.MODEL.DETR.LOSS.FOCAL_ALPHA = 0.25
     cfg.MODEL.DETR.LOSS.FOCAL_GAMMA = 2.0
-    # Probability that the classifier gives every class at the start (focal only).
+    # Probability that the classifier gives every class at the start (focal only; arXiv 1708.02002).
     cfg.MODEL.DETR.LOSS.PRIOR_PROB = 0.01
     # Relative weight of the no-object column (softmax only; DETR section 4).
     cfg.MODEL.DETR.LOSS.NO_OBJECT_WEIGHT = 0.1
-    # Supervise the output of every decoder layer, each with a matching of its own, rather than the last alone.
+    # Supervise the output of every decoder layer, each with a matching of its own, rather than the last alone
+    # (DETR's auxiliary losses).
     cfg.MODEL.DETR.LOSS.DEEP_SUPERVISION = True
 
-    # Pair DETR alone. The paper leaves these choices open.
+    # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
+    # differences were mostly within the spread of seeds.
     cfg.MODEL.DETR.PAIR = CN()
     # "center": the centre decoder predicts cx, cy, w, h and the top-left decoder is trained beside it (and skipped at
     # inference). "pair": the box is assembled from the two points, w = 2 (cx - tlx), h = 2 (cy - tly).
@@ -96,8 +103,7 @@ def _add_model_keys(cfg: CN) -> None:
     # Pair association loss: "nt_xent" (all other 2N - 2 outputs of the image are negatives) or "cross" (symmetric cross
     # entropy over the N x N matrix of centres and corners).
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LOSS = "nt_xent"
-    # Its weight (0 leaves it out; 0.2 did better than 1, see docs/results.md), its temperature, and the decoder layers
-    # that it acts on ("last" or "all").
+    # Its weight (0 leaves it out), its temperature, and the decoder layers that it acts on ("last" or "all").
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_WEIGHT = 0.2
     cfg.MODEL.DETR.PAIR.TEMPERATURE = 0.1
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LAYERS = "last"
@@ -125,22 +131,25 @@ def _add_clip_keys(cfg: CN) -> None:
 
 
 def _add_backbone_keys(cfg: CN) -> None:
-    # MODEL.BACKBONE.NAME = "build_timm_backbone": any timm model that supports `features_only`.
+    # MODEL.BACKBONE.NAME = "build_timm_backbone": any timm model that supports `features_only`. Own, all of TIMM.
     cfg.MODEL.TIMM = CN()
     # Name of the model in timm.
     cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
     # Local file with the model's state dict; "" starts from random weights. MODEL.WEIGHTS, if set, is loaded later.
     cfg.MODEL.TIMM.WEIGHTS = ""
-    # Further keyword arguments of timm.create_model, for example {output_stride: 16, pad_type: same}.
+    # Further keyword arguments of timm.create_model, for example {output_stride: 16, pad_type: same}; in a config file,
+    # as the command line takes no dictionaries. Transformers made for one image size need {dynamic_img_size: True}.
     cfg.MODEL.TIMM.KWARGS = CN(new_allowed=True)
     # Stages to emit, counted from 0 as timm does (negative ones from the end); they are named "stage0", "stage1", ...
     cfg.MODEL.TIMM.OUT_INDICES = [-1]
-    # "FrozenBN" (running statistics and affine parameters fixed, as DETR does for ResNets) or "BN".
-    # MODEL.BACKBONE.FREEZE_AT is the number of stages, from the image on, whose parameters are fixed.
+    # "FrozenBN" (running statistics and affine parameters fixed, as DETR does for ResNets) or "BN", which normalises by
+    # the images of one process; with several, all take the running statistics of the first. Models without batch
+    # normalisation ignore it. MODEL.BACKBONE.FREEZE_AT, by default 2, is the number of stages, from the image on, whose
+    # parameters are fixed.
     cfg.MODEL.TIMM.NORM = "FrozenBN"
 
     # MODEL.BACKBONE.NAME = "build_convnet_backbone": stages of two 3x3 convolutions, the first with stride 2. Small
-    # enough to train from scratch on a CPU.
+    # enough to train from scratch on a CPU. Own.
     cfg.MODEL.CONVNET = CN()
     # Channels of each stage; the last stage is the output, at stride 2 ** number of stages.
     cfg.MODEL.CONVNET.CHANNELS = [16, 32, 64, 128]
@@ -148,10 +157,11 @@ def _add_backbone_keys(cfg: CN) -> None:
 
 def _add_input_keys(cfg: CN) -> None:
     # Flip with probability 0.5 along both axes rather than along INPUT.RANDOM_FLIP's single one. For images without an
-    # upright direction, such as microscopy.
+    # upright direction, such as microscopy. Own.
     cfg.INPUT.FLIP_BOTH_AXES = False
-    # DETR's second branch of augmentation, taken with probability PROB: resize the short side to one of SCALES, crop a
-    # window whose sides are drawn from SIZE_RANGE, then resize as INPUT.MIN_SIZE_TRAIN says.
+    # DETR's second branch of augmentation (make_coco_transforms in its datasets/coco.py, with these values), taken with
+    # probability PROB: resize the short side to one of SCALES, crop a window whose sides are drawn from SIZE_RANGE, all
+    # in pixels, then resize as INPUT.MIN_SIZE_TRAIN says.
     cfg.INPUT.RESIZE_CROP = CN()
     cfg.INPUT.RESIZE_CROP.ENABLED = True
     cfg.INPUT.RESIZE_CROP.PROB = 0.5
@@ -163,13 +173,13 @@ def _add_input_keys(cfg: CN) -> None:
     # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Image labels are {NAME: my_labels,
     # FORMAT: image_labels, JSON: file, IMAGES: folder} or, with one folder a class, {NAME: my_photos, FORMAT:
     # image_folder, ROOT: folder}, optionally with CLASSES ({folder: class name} or a file with such lines). Paths are
-    # relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry.
+    # relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry. Own.
     cfg.DATASETS.REGISTER = []
     # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" or
-    # "lvis" forces one.
+    # "lvis" forces one. Own.
     cfg.TEST.EVALUATOR = "auto"
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
-    # of one size.
+    # of one size. Own.
     cfg.TEST.IMS_PER_BATCH = 1
 
 
@@ -193,14 +203,16 @@ def _add_multi_dataset_keys(cfg: CN) -> None:
 
 
 def _add_solver_keys(cfg: CN) -> None:
-    # AdamW for every parameter, as in DETR's recipe.
+    # "ADAMW", as in DETR's recipe, or "SGD" (with SOLVER.MOMENTUM and NESTEROV), for every parameter.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # DETR's, for 16 images a batch. No key follows SOLVER.IMS_PER_BATCH by itself, except where Detectron2's
+    # SOLVER.REFERENCE_WORLD_SIZE is set.
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
     # DETR decays normalisation parameters like all others.
     cfg.SOLVER.WEIGHT_DECAY_NORM = 1e-4
     cfg.SOLVER.WARMUP_ITERS = 0
-    # The backbone's learning rate is BASE_LR times this.
+    # The backbone's learning rate is BASE_LR times this (DETR: 1e-5 beside 1e-4).
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # "full_model" clips the norm of all gradients together (DETR: 0.1); "value" and "norm" are Detectron2's, which act
     # on each parameter alone.
@@ -208,10 +220,11 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
     # Autocast type where SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16". Losses and matching stay fp32.
+    # Own.
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
     # The schedule in epochs of the training set. Where MAX is set it replaces MAX_ITER, STEPS, CHECKPOINT_PERIOD and
-    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any data set.
+    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any data set. Own, in DETR's unit.
     cfg.SOLVER.EPOCHS = CN()
     # Length of the training; 0 counts in iterations.
     cfg.SOLVER.EPOCHS.MAX = 0

@@ -124,9 +124,15 @@ def test_data_without_any_usable_box(tmp_path: Path, annotations: list[dict], fi
     register("all_empty", tmp_path, annotations)
     cfg = make_cfg(TRAIN=("all_empty",))
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
-    with pytest.raises(ValueError, match=r'"all_empty": none of its 2 images has a usable box .*DATASETS\.TRAIN'):
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN \['all_empty'\]: none of the 2 images has a usable box"):
         load_training_dicts(cfg)
     assert not check_dataset("all_empty").trainable
+
+    # Beside a set that has boxes, it is background.
+    (tmp_path / "other").mkdir()
+    register("not_empty", tmp_path / "other", [{"image_id": 1, "bbox": [1, 1, 5, 5]}])
+    cfg.DATASETS.TRAIN = ("all_empty", "not_empty")
+    assert len(load_training_dicts(cfg)) == (1 if filter_empty else 4)
 
 
 def test_annotation_without_a_box_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,6 +157,8 @@ def test_tool_lists_everything(
     assert tool.main(["tool"]) == 0
     assert "tool: dropped: annotation 0 of 1.png has box [1, 1, 0, 5] (zero width)" in caplog.messages
     assert "tool: 2 images, 1 boxes: can be trained on" in caplog.messages
+    (table,) = (message for message in caplog.messages if message.startswith("tool: classes"))
+    assert table.splitlines()[-2].replace(" ", "") == "|cat|1|1|0|"
     (tmp_path / "2.png").unlink()
     assert tool.main(["tool"]) == 1
     assert f"tool: missing image: {tmp_path / '2.png'}" in caplog.messages
@@ -165,7 +173,10 @@ def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
     register("gone", tmp_path / "gone", []).joinpath("annotations.json").unlink()
     register("fine", tmp_path / "fine", [{"image_id": 1, "bbox": [1, 1, 2, 5]}])
     assert tool.main(["unheard_of", "torn", "gone", "fine"]) == 1
-    first, second, third, last = caplog.messages[0], *(m for m in caplog.messages[1:] if "Loaded" not in m)
+    first, second, third, last = (
+        caplog.messages[0],
+        *(m for m in caplog.messages[1:] if "Loaded" not in m and "classes" not in m),
+    )
     assert first.startswith('unheard_of: cannot be loaded: Data set "unheard_of" is not registered')
     assert second.startswith("torn: cannot be loaded: ") and "not valid JSON" in second
     assert third.startswith("gone: cannot be loaded: ") and "annotations.json" in third

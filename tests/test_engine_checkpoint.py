@@ -119,6 +119,18 @@ def test_weights_that_do_not_exist() -> None:
         require_weights("/no/such.pth")
 
 
+def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
+    save_three(tmp_path)
+    path = tmp_path / "model_0000001.pth"
+    require_weights(str(path))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match=rf"{path} cannot be read; it may be incomplete"):
+        require_weights(str(path))
+    torch.save(Counter(), path)
+    with pytest.raises(CheckpointError, match="holds more than tensors"):
+        require_weights(str(path))
+
+
 @pytest.mark.parametrize("weights", ["detectron2://ImageNetPretrained/R-50.pkl", "http://127.0.0.1:9/R-50.pkl"])
 def test_weights_that_cannot_be_reached(weights: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))

@@ -83,6 +83,16 @@ def test_missing_weights_stop_before_the_data_are_read(
         main(arguments(tiny_options(dataset, tmp_path, MODEL__WEIGHTS="missing.pth")))
 
 
+@pytest.mark.parametrize("name", ["damaged.pth", "damaged.pkl"])
+def test_unreadable_weights_stop_before_the_data_are_read(
+    dataset: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("pair_detr.engine.launch.Trainer", lambda cfg: pytest.fail("training was set up"))
+    (tmp_path / name).write_bytes(b"half of a download")
+    with pytest.raises(CheckpointError, match=rf"MODEL\.WEIGHTS: .*{name} "):
+        main(arguments(tiny_options(dataset, tmp_path, MODEL__WEIGHTS=str(tmp_path / name))))
+
+
 def test_train_then_evaluate(dataset: dict[str, str], tmp_path: Path) -> None:
     """The evaluation of the weights, and of the last checkpoint, is that at the end of the training."""
     tests = {"DATASETS__TEST": (dataset["NAME"],)}

@@ -2,7 +2,7 @@ import pytest
 from detectron2.config import CfgNode
 from engine_helpers import default_config
 
-from pair_detr.engine import resolve_epochs
+from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
 
 
 def config(**epochs: object) -> CfgNode:
@@ -42,6 +42,20 @@ def test_fewer_images_than_a_batch() -> None:
 def test_iterations_stay() -> None:
     cfg = config()
     assert resolve_epochs(cfg, 1000) is cfg
+
+
+def test_iterations_that_do_not_count_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    cfg = config(MAX=5)
+    warn_of_ignored_iterations(cfg)
+    cfg.defrost()
+    cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.EPOCHS.MAX = 100, 10, 0
+    warn_of_ignored_iterations(cfg)
+    assert not caplog.messages
+    cfg.SOLVER.EPOCHS.MAX = 5
+    warn_of_ignored_iterations(cfg)
+    (message,) = caplog.messages
+    assert message.startswith("SOLVER.MAX_ITER, TEST.EVAL_PERIOD do not count")
+    assert "set SOLVER.EPOCHS.MAX 0 to count in iterations" in message
 
 
 @pytest.mark.parametrize("steps", [[4, 2], [2, 2], [5], [0]])

@@ -10,9 +10,12 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from engine_helpers import NUM_IMAGES, tiny_config, write_dataset
+from detectron2.layers import get_norm
+from engine_helpers import NUM_IMAGES, default_config, tiny_config, write_dataset
+from torch import nn
 
 from pair_detr.engine import Trainer, TrainingInterrupted
+from pair_detr.engine.trainer import _distribute
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,43 @@ def test_epochs_and_logs(dataset: dict[str, str], tmp_path: Path) -> None:
     terms = [value for name, value in last.items() if name.startswith("loss_")]
     # Medians over the window, so the sum of terms is near the total only.
     assert sum(terms) == pytest.approx(last["total_loss"], rel=0.2)
+
+
+def test_ignored_iterations_are_reported_and_scaled_ones_are_not(
+    dataset: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    defaults = default_config().SOLVER
+    changes = {"SOLVER__EPOCHS__MAX": 1, "SOLVER__REFERENCE_WORLD_SIZE": 2, "SOLVER__STEPS": defaults.STEPS}
+    changes["SOLVER__CHECKPOINT_PERIOD"] = defaults.CHECKPOINT_PERIOD
+    # One process takes half of the batch, and Detectron2 doubles all iterations.
+    assert Trainer(tiny_config(dataset, tmp_path, SOLVER__MAX_ITER=defaults.MAX_ITER, **changes)).max_iter == 4
+    assert "do not count" not in caplog.text
+    Trainer(tiny_config(dataset, tmp_path, SOLVER__MAX_ITER=7, **changes))
+    assert "SOLVER.MAX_ITER do not count" in caplog.text
+
+
+@pytest.mark.parametrize(("images", "processes"), [(0, 1), (-4, 1), (3, 2)])
+def test_batches_that_cannot_be_divided_stop_before_the_data_are_read(
+    dataset: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, processes: int
+) -> None:
+    monkeypatch.setattr("pair_detr.engine.trainer.load_training_dicts", lambda cfg: pytest.fail("data were read"))
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
+    with pytest.raises(ValueError, match=rf"SOLVER\.IMS_PER_BATCH is {images}.* multiple of {processes}"):
+        Trainer(tiny_config(dataset, tmp_path, SOLVER__IMS_PER_BATCH=images))
+
+
+@pytest.mark.parametrize(("norm", "expected"), [("BN", True), ("FrozenBN", False)])
+def test_running_statistics_are_those_of_the_first_process(
+    monkeypatch: pytest.MonkeyPatch, norm: str, expected: bool
+) -> None:
+    """Else the processes would evaluate with statistics of their own, and a checkpoint hold one of them."""
+    calls = []
+    monkeypatch.setattr("pair_detr.engine.trainer.create_ddp_model", lambda model, **options: calls.append(options))
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), get_norm(norm, 4))
+    _distribute(model)
+    assert calls == [{"broadcast_buffers": expected, "device_ids": None}]
 
 
 def test_finished_training_is_evaluated_again(dataset: dict[str, str], tmp_path: Path) -> None:

@@ -219,8 +219,21 @@ def test_boxes_can_serve_as_image_labels(tmp_path: Path) -> None:
 def test_image_labels_need_the_sampler_for_them(tmp_path: Path) -> None:
     cfg = mixed_cfg(tmp_path, {1: "cat"}, [[1]])
     cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
-    with pytest.raises(ValueError, match=r'"labels": none of its 1 images has a usable box .*MultiDatasetSampler'):
+    with pytest.raises(ValueError, match=r"labels has image labels, not boxes. .*SAMPLER_TRAIN to MultiDatasetSampler"):
         load_training_dicts(cfg)
+
+
+def test_some_box_is_needed(tmp_path: Path) -> None:
+    cfg = mixed_cfg(tmp_path, {1: "cat"}, [[1]])
+    register_coco("empty", str(write_coco(tmp_path / "empty", [], [(30, 20)])), str(tmp_path / "empty"))
+    cfg.DATASETS.TRAIN = ("empty", "labels")
+    with pytest.raises(ValueError, match=r"\['empty'\]: none of the 1 images has a usable box"):
+        load_training_dicts(cfg)
+    # Beside others a set without objects is background, and labels alone do for a trained model.
+    cfg.DATASETS.TRAIN = ("boxes", "empty", "labels")
+    assert [r["ann_type"] for r in load_training_dicts(cfg)] == ["box"] * 4 + ["image"]
+    cfg.DATASETS.TRAIN = ("labels",)
+    assert [r["ann_type"] for r in load_training_dicts(cfg)] == ["image"]
 
 
 def test_registration_from_a_config(tmp_path: Path) -> None:

@@ -178,12 +178,11 @@ def test_defaults_follow_the_keys_of_one_data_set(cfg: CfgNode, monkeypatch: pyt
     assert [source.batch_size for source in sampler.sources] == [2, 2]
     chosen = sampler.sources_of(0, 1000)
     assert (chosen == 0).mean() == pytest.approx(0.5, abs=0.005)
+    cfg.DATALOADER.DATASET_BS = [1, 3]
+    assert [source.batch_size for source in build_train_loader(cfg).batch_sampler.sources] == [1, 3]
     cfg.SOLVER.IMS_PER_BATCH = 3
     with pytest.raises(ValueError, match=r"IMS_PER_BATCH is 3, .* 2 processes"):
         build_train_loader(cfg)
-    # The batch size of each process is given: nothing has to be divided.
-    cfg.DATALOADER.DATASET_BS = [1, 3]
-    assert [source.batch_size for source in build_train_loader(cfg).batch_sampler.sources] == [1, 3]
 
 
 def test_repeat_factors_within_a_source(cfg: CfgNode) -> None:
@@ -215,7 +214,7 @@ def test_the_first_source_gives_the_classes(cfg: CfgNode) -> None:
         ("DATASET_RATIO", [1, 0], r"DATASET_RATIO is 0 for photos; it must be positive"),
         ("DATASET_BS", [2, 0], r"DATASET_BS is 0 for photos; it must be a positive number"),
         ("DATASET_ANN", ["box", "caption"], r"DATASET_ANN is 'caption' for photos; it must be box or image"),
-        ("DATASET_ANN", ["box", "box"], r'"photos": none of its 6 images has a usable box'),
+        ("DATASET_ANN", ["box", "box"], r"DATASET_ANN is box for photos, which has image labels"),
         ("USE_RFS", [1, True], r"USE_RFS is 1 for tiny; it must be True or False"),
         ("DATASET_MIN_SIZES", [[], [3]], r"DATASET_MIN_SIZES is \[\] for tiny"),
     ],

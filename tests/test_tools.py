@@ -60,6 +60,10 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     (folder / "metrics.json").write_text(log + log)
     with pytest.raises(ValueError, match="several runs"):
         compare_runs.read_curve(folder)
+    # Detectron2 logs the evaluation after a training one iteration late.
+    rows = [{"iteration": 19, "total_loss": 1.0}, {"iteration": 9, "bbox/AP": 10}, {"iteration": 20, "bbox/AP": 30}]
+    (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert compare_runs.read_curve(folder).iterations.tolist() == [10, 20]
     (folder / "metrics.json").write_text('{"iteration": 1, "total_loss": 1.0}\n')
     with pytest.raises(ValueError, match=r"TEST\.EVAL_PERIOD"):
         compare_runs.read_curve(folder)

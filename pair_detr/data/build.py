@@ -18,13 +18,13 @@ from detectron2.data.build import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pair_detr.data.catalog import load_dataset
+from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.sampler_arguments import orientations, repeat_factors
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER, load_source_dicts, source_options
-from pair_detr.data.validation import check_files, inspect_dicts, validate, warn_without_boxes
+from pair_detr.data.validation import check_files, inspect_dicts, require_boxes, validate, warn_without_boxes
 
 _REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
 _SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
@@ -65,9 +65,13 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on.")
     if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
         return load_source_dicts(cfg)
-    dicts = list(
-        itertools.chain.from_iterable(validate(name, load_dataset(name), "box") for name in cfg.DATASETS.TRAIN)
-    )
+    if labelled := [name for name in cfg.DATASETS.TRAIN if annotation_type_of(name) == "image"]:
+        raise ValueError(
+            f"DATASETS.TRAIN: {', '.join(labelled)} has image labels, not boxes. Set DATALOADER.SAMPLER_TRAIN to "
+            f"{MULTI_DATASET_SAMPLER} to train on both, or remove it."
+        )
+    dicts = list(itertools.chain.from_iterable(validate(name, load_dataset(name)) for name in cfg.DATASETS.TRAIN))
+    require_boxes(cfg.DATASETS.TRAIN, dicts)
     # Detectron2's get_detection_dataset_dicts would filter before degenerate boxes are dropped, and load everything
     # once more: these are its parts.
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
@@ -104,8 +108,7 @@ def build_train_loader(
         )
     world_size = comm.get_world_size()
     total = cfg.SOLVER.IMS_PER_BATCH
-    mixed = cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER
-    if (total < 1 or total % world_size) and not (mixed and cfg.DATALOADER.DATASET_BS):
+    if total < 1 or total % world_size:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH is {total}, which cannot be divided over {world_size} processes: set a multiple of "
             f"{world_size}."
@@ -113,7 +116,7 @@ def build_train_loader(
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     place = {"rank": comm.get_rank(), "world_size": world_size, "start_batch": start_iter}
-    if mixed:
+    if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
         sampler: Sampler = build_multi_dataset_sampler(cfg, dicts, seed=seed, **place)
         mapper: Callable = MultiDatasetMapper(cfg, source_options(cfg))
     else:

@@ -67,3 +67,8 @@ def class_names_of(name: str) -> list[str] | None:
         load_dataset(name)
     classes = metadata.get("thing_classes")
     return None if classes is None else list(classes)
+
+
+def annotation_type_of(name: str) -> str:
+    """Whether a data set has boxes ("box") or is registered as one with labels of whole images ("image")."""
+    return MetadataCatalog.get(name).get("annotation_type", "box")

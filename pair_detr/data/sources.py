@@ -10,8 +10,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 from detectron2.utils import comm
 
-from pair_detr.data.catalog import load_dataset
-from pair_detr.data.validation import image_labels_of, validate
+from pair_detr.data.catalog import annotation_type_of, load_dataset
+from pair_detr.data.validation import image_labels_of, require_boxes, validate
 from pair_detr.data.vocabulary import VocabularyMatch, match_classes, require_class_names
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def source_options(cfg: CfgNode) -> list[SourceOptions]:
     world_size = comm.get_world_size()
     loader = cfg.DATALOADER
     columns = {
-        "DATASET_ANN": [MetadataCatalog.get(name).get("annotation_type", "box") for name in names],
+        "DATASET_ANN": [annotation_type_of(name) for name in names],
         "DATASET_RATIO": [1.0] * len(names),
         "DATASET_BS": [cfg.SOLVER.IMS_PER_BATCH // world_size] * len(names),
         "USE_RFS": [False] * len(names),
@@ -71,11 +71,9 @@ def source_options(cfg: CfgNode) -> list[SourceOptions]:
     for key in columns:
         if values := list(loader[key]):
             columns[key] = _checked(key, values, names)
-    if min(columns["DATASET_BS"]) < 1:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, less than an image for each of {world_size} "
-            "processes: raise it, or set DATALOADER.DATASET_BS."
-        )
+    for name, ann_type in zip(names, columns["DATASET_ANN"], strict=True):
+        if ann_type == "box" and annotation_type_of(name) == "image":
+            raise ValueError(f"DATALOADER.DATASET_ANN is box for {name}, which has image labels: set it to image.")
     return [
         SourceOptions(name, ann, float(ratio), size, bool(rfs), tuple(mins), maximum)
         for name, ann, ratio, size, rfs, mins, maximum in zip(names, *columns.values(), strict=True)
@@ -104,6 +102,9 @@ def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
                 images = filter_images_with_only_crowd_annotations(images)
             print_instances_class_histogram(images, vocabulary)
         dicts.extend({**record, "dataset_source": number, "ann_type": source.ann_type} for record in images)
+    with_boxes = [source.name for source in options if source.ann_type == "box"]
+    if with_boxes:
+        require_boxes(with_boxes, [record for record in dicts if record["ann_type"] == "box"])
     return dicts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from pair_detr.data.catalog import load_dataset
+from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
 from pair_detr.data.messages import join_some
 
@@ -64,9 +64,9 @@ class DatasetReport:
 
     @property
     def trainable(self) -> bool:
-        """Whether training can start.
+        """Whether training on it alone can start.
 
-        Degenerate boxes, duplicates and images without labels do not hinder it, but some box or label must be left.
+        Degenerate boxes, duplicates and images without labels are no obstacle if a box, or a label, is left.
         """
         usable = self.num_labels if self.annotation_type == "image" else self.num_boxes
         return not self.missing_files and not self.unknown_classes and usable > 0
@@ -93,9 +93,7 @@ def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]], annotation_type: s
     """
     metadata = MetadataCatalog.get(name)
     classes = metadata.get("thing_classes")
-    report = DatasetReport(
-        name, num_images=len(dicts), annotation_type=annotation_type or metadata.get("annotation_type", "box")
-    )
+    report = DatasetReport(name, num_images=len(dicts), annotation_type=annotation_type or annotation_type_of(name))
     # By index, as names may occur twice.
     counts = [ClassCount() for _ in classes or ()]
     for record in dicts:
@@ -157,7 +155,7 @@ def validate(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | 
 
     Raises:
         FileNotFoundError: images are missing.
-        ValueError: annotations have classes that the data set's metadata do not know, or no box or label is usable.
+        ValueError: annotations have classes that the data set's metadata do not know.
     """
     report = inspect_dicts(name, dicts, annotation_type)
     check_files(report)
@@ -167,18 +165,6 @@ def validate(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | 
             f'Data set "{name}": {join_some(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
             f"to {len(classes) - 1} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}). Correct the "
             "annotations, or the data set's thing_classes."
-        )
-    if not report.trainable:
-        if report.annotation_type == "image":
-            raise ValueError(
-                f'Data set "{name}": none of its {report.num_images} images has a label. Correct the annotations, or '
-                "remove the data set from DATASETS.TRAIN."
-            )
-        raise ValueError(
-            f'Data set "{name}": none of its {report.num_images} images has a usable box to learn from '
-            f"({len(report.degenerate)} boxes are degenerate). Correct the annotations, or remove the data set from "
-            f"DATASETS.TRAIN; image labels are trained on with DATALOADER.SAMPLER_TRAIN MultiDatasetSampler. "
-            f'Run "python -m pair_detr.tools.check_dataset {name}" for the list.'
         )
     if report.duplicate_files:
         logger.warning(
@@ -198,6 +184,20 @@ def validate(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | 
         kept.append(record)
     warn_of_dropped(name, dropped)
     return kept
+
+
+def require_boxes(names: Sequence[str], dicts: Sequence[dict[str, Any]]) -> None:
+    """Makes sure that validated training sets have, between them, a box to learn from.
+
+    Raises:
+        ValueError: they have none.
+    """
+    # A single set may well consist of background.
+    if all(annotation.get("iscrowd") for record in dicts for annotation in record.get("annotations", ())):
+        raise ValueError(
+            f"DATASETS.TRAIN {list(names)}: none of the {len(dicts)} images has a usable box to learn "
+            'from. Correct the annotations; "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
+        )
 
 
 def warn_without_boxes(report: DatasetReport) -> None:

@@ -3,20 +3,20 @@
 import logging
 import os
 import pickle
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
 logger = logging.getLogger(__name__)
 
 _TEMPORARY_NAME = ".checkpoint.tmp"
-_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 _REMEDIES = (
     "Download the file on a machine with internet access and set MODEL.WEIGHTS to its path here, or set "
@@ -29,23 +29,37 @@ class CheckpointError(RuntimeError):
 
 
 def require_weights(weights: str) -> None:
-    """Fetches ``MODEL.WEIGHTS``, so that a run without them stops at once rather than after minutes of set-up.
+    """Fetches ``MODEL.WEIGHTS`` and reads them once, so that a run without them stops before minutes of set-up.
 
     Args:
         weights: local path, URL or name that Detectron2 resolves (``detectron2://...``); "" needs nothing.
 
     Raises:
         FileNotFoundError: it does not exist or cannot be reached.
+        CheckpointError: the file cannot be read.
     """
     if not weights:
         return
+    path = _fetch(weights)
+    reader = AtomicCheckpointer(nn.Module())
+    # Detectron2 looks there for options behind a "?".
+    reader._parsed_url_during_load = urlparse(weights)
+    try:
+        reader._load_file(path)
+    except _UnreadableError as error:
+        raise CheckpointError(f"MODEL.WEIGHTS: {error}") from error
+
+
+def _fetch(weights: str) -> str:
+    """Local path of MODEL.WEIGHTS."""
     path = weights.partition("?")[0]
     try:
-        found = Path(PathManager.get_local_path(path)).is_file()
+        path = PathManager.get_local_path(path)
     except Exception as error:  # each of the handlers of PathManager has exceptions of its own
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights} cannot be fetched ({error}). {_REMEDIES}") from error
-    if not found:
+    if not Path(path).is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights} does not exist. {_REMEDIES}")
+    return path
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -92,7 +106,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
             FileNotFoundError: the file cannot be fetched.
             CheckpointError: the file cannot be read, or its weights are another model's.
         """
-        require_weights(path)
+        if path:
+            _fetch(path)
         self._complete = complete
         try:
             rest = super().load(path, checkpointables)
@@ -154,8 +169,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"{filename} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). If you trust it, "
                 "save its weights alone: torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)."
             ) from error
-        except _UNREADABLE as error:
-            raise _UnreadableError(f"{filename} cannot be read; it may be incomplete ({error}).") from error
+        except Exception as error:  # damaged bytes make pickle raise anything
+            raise _UnreadableError(f"{filename} cannot be read; it may be incomplete ({error!r}).") from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)

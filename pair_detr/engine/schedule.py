@@ -2,9 +2,28 @@
 
 import logging
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 logger = logging.getLogger(__name__)
+
+_SOLVER_KEYS = ("MAX_ITER", "STEPS", "CHECKPOINT_PERIOD")
+
+
+def warn_of_ignored_iterations(cfg: CfgNode) -> None:
+    """Warns of iterations that were set, but which ``SOLVER.EPOCHS`` replaces; call it before anything scales them."""
+    if cfg.SOLVER.EPOCHS.MAX == 0:
+        return
+    default = get_cfg()
+    ignored = [f"SOLVER.{key}" for key in _SOLVER_KEYS if cfg.SOLVER[key] != default.SOLVER[key]]
+    if cfg.TEST.EVAL_PERIOD != default.TEST.EVAL_PERIOD:
+        ignored.append("TEST.EVAL_PERIOD")
+    if ignored:
+        logger.warning(
+            "%s do not count, as SOLVER.EPOCHS.MAX is %s: set SOLVER.EPOCHS.MAX 0 to count in iterations, or the keys "
+            "under SOLVER.EPOCHS.",
+            ", ".join(ignored),
+            cfg.SOLVER.EPOCHS.MAX,
+        )
 
 
 def resolve_epochs(cfg: CfgNode, num_images: int) -> CfgNode:

@@ -11,6 +11,7 @@ from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pair_detr.data import build_test_loader, build_train_loader, load_training_dicts
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
@@ -18,7 +19,7 @@ from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
 from pair_detr.engine.hooks import GracefulStop
 from pair_detr.engine.optimizer import build_optimizer
-from pair_detr.engine.schedule import resolve_epochs
+from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ class Trainer(DefaultTrainer):
             ValueError: a config entry or the data do not fit; the message names it.
         """
         super(DefaultTrainer, self).__init__()
+        warn_of_ignored_iterations(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        _require_divisible_batch(cfg)
         self._dataset_dicts = load_training_dicts(cfg)
         for name in cfg.DATASETS.TEST:
             # Else it would be noticed after hours of training.
@@ -110,6 +113,15 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
 
+def _require_divisible_batch(cfg: CfgNode) -> None:
+    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if images < 1 or images % processes:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided over {processes} processes: set a positive "
+            f"multiple of {processes}."
+        )
+
+
 def _distribute(model: nn.Module) -> nn.Module:
     """Wraps the model for several processes, on a GPU each or all on the CPU."""
     if comm.get_world_size() == 1:
@@ -120,4 +132,9 @@ def _distribute(model: nn.Module) -> nn.Module:
             "Several processes with MODEL.DEVICE cpu on a machine with GPUs: hide these from Detectron2, with "
             "CUDA_VISIBLE_DEVICES= in the environment."
         )
-    return create_ddp_model(model, broadcast_buffers=False, device_ids=None if on_cpu else [comm.get_local_rank()])
+    # Each process normalises its own images. The statistics to evaluate with have to be the same, however: the first
+    # process's, which are in the checkpoint. SyncBN's are, and FrozenBN has no other buffers that change.
+    has_statistics = any(isinstance(module, _BatchNorm) for module in model.modules())
+    return create_ddp_model(
+        model, broadcast_buffers=has_statistics, device_ids=None if on_cpu else [comm.get_local_rank()]
+    )

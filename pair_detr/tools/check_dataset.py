@@ -52,14 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         verdict = "can be trained on" if report.trainable else "cannot be trained on"
         if report.classes:
             logger.info("%s: classes\n%s", report.name, class_table(report))
-        logger.info(
-            "%s: %d images, %d boxes, %d image labels: %s",
-            report.name,
-            report.num_images,
-            report.num_boxes,
-            report.num_labels,
-            verdict,
-        )
+        labels = report.annotation_type == "image"
+        count, what = (report.num_labels, "image labels") if labels else (report.num_boxes, "boxes")
+        logger.info("%s: %d images, %d %s: %s", report.name, report.num_images, count, what, verdict)
     return 0 if trainable else 1
 
 

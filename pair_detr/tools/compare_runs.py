@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,9 @@ def read_curve(folder: Path) -> Curve:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {folder} is not the OUTPUT_DIR of a training.")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    points = [(row["iteration"] + 1, row[_METRIC] / 100) for row in rows if _METRIC in row]
+    # Detectron2 writes the evaluation at the end of a training with the iteration after the last.
+    length = 1 + max((row["iteration"] for row in rows if "total_loss" in row), default=sys.maxsize)
+    points = [(min(row["iteration"] + 1, length), row[_METRIC] / 100) for row in rows if _METRIC in row]
     if not points:
         raise ValueError(f"{path} has no {_METRIC}: train with TEST.EVAL_PERIOD set and a data set in DATASETS.TEST.")
     iterations, ap = np.array(sorted(points)).T

@@ -2,12 +2,10 @@
 
 import argparse
 import logging
-import os
-from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.data.shapes import make_shapes
+from pair_detr.data import datasets_root, make_shapes
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.make_shapes")
@@ -19,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         FileExistsError, ValueError: see :func:`pair_detr.data.shapes.make_shapes`.
     """
-    default = Path(os.getenv("DETECTRON2_DATASETS", "datasets")) / "shapes"
+    default = datasets_root() / "shapes"
     parser = argparse.ArgumentParser(description="Makes the data sets shapes_train and shapes_val.")
     parser.add_argument("--output", default=str(default), help="folder to write (default: %(default)s)")
     parser.add_argument("--train", type=int, default=8000, help="training images (default: %(default)s)")

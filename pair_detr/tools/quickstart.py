@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pair_detr.config_files import config_file, load_config
-from pair_detr.data import load_dataset, make_shapes
+from pair_detr.data import datasets_root, load_dataset, make_shapes
 from pair_detr.engine import argument_parser, run
 from pair_detr.variants import VARIANTS
 
@@ -146,7 +145,7 @@ def _draw(axis: Axes, pixels: np.ndarray, boxes: list[_Box], title: str) -> None
 
 def _make_data() -> Path:
     """Makes the shapes where the package registers them."""
-    folder = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "shapes"
+    folder = datasets_root() / "shapes"
     try:
         make_shapes(str(folder))
     except PermissionError as error:

@@ -143,7 +143,7 @@ class TimmBackbone(Backbone):
         except AssertionError as error:
             raise ValueError(
                 f"MODEL.TIMM.NAME {self._name} does not take images of {height} x {width} pixels ({error}). For images "
-                "of any size set MODEL.TIMM.KWARGS {dynamic_img_size: true}, if this model knows it; else "
+                "of any size set MODEL.TIMM.KWARGS {dynamic_img_size: True}, if this model knows it; else "
                 "{img_size: [height, width]}, with INPUT.MIN_SIZE_* and MAX_SIZE_* for images of that one size."
             ) from error
         return {
