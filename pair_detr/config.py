@@ -46,6 +46,8 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.VARIANT = "pair_detr"
     # Number of classes; 0 takes it from the `thing_classes` of the first data set in DATASETS.TRAIN. Own.
     cfg.MODEL.DETR.NUM_CLASSES = 0
+    # Boxes only: all classes of the data are one, "object", in training and in evaluation.
+    cfg.MODEL.DETR.CLASS_AGNOSTIC = False
     # Backbone feature that enters the encoder; "" takes the last one that the backbone emits, as all three do.
     cfg.MODEL.DETR.IN_FEATURE = ""
     # Object queries, the most objects that an image can be given. DETR: 100, Conditional DETR: 300.

@@ -40,6 +40,7 @@ class DetectionTransformer(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         detections_per_image: int,
+        class_agnostic: bool = False,
     ) -> None:
         """
         Args:
@@ -50,6 +51,7 @@ class DetectionTransformer(nn.Module):
             pixel_mean: of each channel, in the units of the input images.
             pixel_std: of each channel.
             detections_per_image: at most so many are returned.
+            class_agnostic: labels of the training data are all read as class 0.
         """
         super().__init__()
         self.detector = detector
@@ -57,6 +59,7 @@ class DetectionTransformer(nn.Module):
         self.classification = classification
         self.num_classes = num_classes
         self.detections_per_image = detections_per_image
+        self.class_agnostic = class_agnostic
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -73,7 +76,13 @@ class DetectionTransformer(nn.Module):
         """
         variant = variant_of(cfg)
         vocabulary = vocabulary or load_vocabulary(cfg)
-        num_classes = len(vocabulary) if vocabulary else resolve_num_classes(cfg)
+        class_agnostic = cfg.MODEL.DETR.CLASS_AGNOSTIC
+        if class_agnostic and vocabulary:
+            raise ValueError(
+                "MODEL.DETR.CLASS_AGNOSTIC and MODEL.CLIP.TEXT_WEIGHTS exclude each other: a model that finds boxes "
+                "only has no use for texts of classes. Unset one of them."
+            )
+        num_classes = len(vocabulary) if vocabulary else 1 if class_agnostic else resolve_num_classes(cfg)
         classification = build_classification(cfg, default=variant.classification)
         classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
         return {
@@ -84,6 +93,7 @@ class DetectionTransformer(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "class_agnostic": class_agnostic,
         }
 
     @property
@@ -167,7 +177,7 @@ class DetectionTransformer(nn.Module):
             height, width = instances.image_size
             scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
             boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
-            labels.append(instances.gt_classes)
+            labels.append(torch.zeros_like(instances.gt_classes) if self.class_agnostic else instances.gt_classes)
             if len(instances) > num_queries:
                 log_first_n(
                     logging.WARNING,

@@ -88,9 +88,10 @@ class Predictor:
     def _name_classes(self) -> None:
         names = self.model.vocabulary
         if names is None:
-            datasets = (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)
-            found = (classes_if_at_hand(name) for name in datasets)
-            names = next((x for x in found if x), [f"class {i}" for i in range(self.model.num_classes)])
+            count = self.model.num_classes
+            datasets = () if self.model.class_agnostic else (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)
+            found = (classes_if_at_hand(name) or [] for name in datasets)
+            names = next((x for x in found if len(x) == count), [f"class {i}" for i in range(count)])
         self.metadata = Metadata(name="predictor", thing_classes=list(names))
 
     def _resolve(self, vocabulary: Vocabulary | Sequence[str]) -> Vocabulary:

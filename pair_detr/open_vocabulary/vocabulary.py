@@ -56,7 +56,7 @@ class Vocabulary:
 
     def _validated(self, weights: Any) -> Tensor:
         try:
-            weights = torch.as_tensor(weights).detach().to("cpu", torch.float32)
+            weights = torch.as_tensor(weights, dtype=torch.float32, device="cpu").detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{self.source}: the text weights are not numbers ({error}); {_MAKE}.") from error
         if weights.dim() != 2 or 0 in weights.shape:
@@ -126,10 +126,21 @@ class Vocabulary:
         return cls(tuple(own_names or names), weights, metadata, str(path))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the weights to ``path`` (.npy), and names, metadata and checksum to a .json file beside it."""
+        """Writes the weights to ``path`` (.npy), and names, metadata and checksum to a .json file beside it.
+
+        Raises:
+            ValueError: ``path`` has another ending.
+            FileExistsError: there is a .json file of that name already, of something else.
+        """
         path = Path(path)
         if path.suffix != ".npy":
             raise ValueError(f"text weights go to a .npy file, not to {path}: change its name")
+        description = path.with_suffix(".json")
+        if description.is_file() and "names" not in read_json(description):
+            raise FileExistsError(
+                f"{description} would be overwritten, and does not belong to text weights: choose another name than "
+                f"{path.name}."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
         try:
@@ -144,7 +155,7 @@ class Vocabulary:
         finally:
             temporary.unlink(missing_ok=True)
         # Should this one not be reached, the checksum tells that the old one does not belong to the weights.
-        write_json(content, path.with_suffix(".json"))
+        write_json(content, description)
 
     def find(self, names: Sequence[str]) -> list[int | None]:
         """The class of each name, None where there is none; case, underscores and hyphens do not matter."""

@@ -16,8 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: see :func:`pair_detr.open_vocabulary.read_class_list`,
-            :func:`~pair_detr.open_vocabulary.build_text_encoder` and :func:`~pair_detr.open_vocabulary.encode_classes`.
+        SystemExit: the classes or the text encoder cannot be read; standard error says why.
     """
     parser = argparse.ArgumentParser(description="Encodes class names; writes a .npy file, and a .json file beside it.")
     parser.add_argument(
@@ -35,9 +34,13 @@ def main(arguments: list[str] | None = None) -> None:
     setup_logger(name="pair_detr")
     if args.output.suffix != ".npy":
         parser.error(f"--output {args.output}: its name must end with .npy")
-    classes = read_class_list(args.vocabulary)
-    encoder = build_text_encoder(args.encoder, args.checkpoint)
-    vocabulary = encode_classes(encoder, classes, args.prompt, use_synonyms=not args.no_synonyms)
+    try:
+        classes = read_class_list(args.vocabulary)
+        encoder = build_text_encoder(args.encoder, args.checkpoint)
+        vocabulary = encode_classes(encoder, classes, args.prompt, use_synonyms=not args.no_synonyms)
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        # What to do about it is in the message; where it was raised is of no use.
+        parser.exit(1, f"{error}\n")
     vocabulary.save(args.output)
     logger.info("%d classes x %d written to %s", len(vocabulary), vocabulary.dim, args.output)
 
