@@ -10,7 +10,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from engine_helpers import tiny_options, write_dataset
 from model_helpers import VARIANTS, build, make_batch, tiny_cfg
-from open_vocabulary_helpers import NAMES, build_text_model, make_vocabulary, text_cfg
+from open_vocabulary_helpers import NAMES, PUBLISHED, build_text_model, make_vocabulary, text_cfg
 from torch import Tensor
 
 from pair_detr.data import register_coco
@@ -58,6 +58,19 @@ def test_every_variant_trains(tmp_path: Path, variant: str, options: dict[str, A
     assert raw(model, make_batch(SIZES, (0, 0)))[0].shape[-1] == (4 if softmax else 3)
     detections = model(make_batch(SIZES, (0, 0)))[0]["instances"]
     assert detections.pred_classes.max() < 3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_first_loss_is_that_of_a_linear_model(shared_dir: Path, variant: str) -> None:
+    """COCO's published texts, 300 queries and 7 boxes, with the queries and states of a fresh model."""
+    cfg = tiny_cfg(variant, NUM_QUERIES=300, HIDDEN_DIM=256, NUM_HEADS=8, NUM_CLASSES=80)
+    batch = make_batch([(64, 96)], [7])
+    linear = build(cfg, randomize=False)(batch)
+    cfg.MODEL.CLIP.TEXT_WEIGHTS = str(shared_dir / "clip_text_weights" / PUBLISHED["coco"][0])
+    cfg.MODEL.CLIP.VOCABULARY = "coco"
+    text = build(cfg, randomize=False)(batch)
+    assert text["loss_class"] < 1.5 * linear["loss_class"]
+    assert text["loss_class_aux"] < 1.5 * linear["loss_class_aux"]
 
 
 def test_the_chosen_decoder_classifies(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pair_detr.data.lvis_evaluation import LVISEvaluator
 from pair_detr.data.open_vocabulary_evaluation import OpenVocabularyCOCOEvaluator
 from pair_detr.data.validation import check_files, warn_without_boxes
 from pair_detr.data.voc_evaluation import VOCEvaluator
+from pair_detr.engine.class_agnostic import merge_classes
 
 
 def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -33,6 +34,9 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     """
     kind = _evaluator_kind(cfg, name)
     folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference" / name)
+    if cfg.MODEL.DETR.CLASS_AGNOSTIC:
+        # The other evaluators' metrics are about classes.
+        return _coco(name, str(folder), class_agnostic=True)
     return _EVALUATORS[kind](name, str(folder))
 
 
@@ -64,7 +68,7 @@ def _evaluator_kind(cfg: CfgNode, name: str) -> str:
     return kind
 
 
-def _coco(name: str, folder: str) -> DatasetEvaluator:
+def _coco(name: str, folder: str, class_agnostic: bool = False) -> DatasetEvaluator:
     metadata = MetadataCatalog.get(name)
     convert = "json_file" not in metadata.as_dict()
     if not convert:
@@ -72,13 +76,13 @@ def _coco(name: str, folder: str) -> DatasetEvaluator:
         class_names_of(name)
     # Without Detectron2's C++ extension it takes pycocotools' COCOeval by itself.
     options = {"output_dir": folder, "allow_cached_coco": False}
-    novel = metadata.get("novel_classes")
+    novel = None if class_agnostic else metadata.get("novel_classes")
     evaluator = OpenVocabularyCOCOEvaluator(name, novel, **options) if novel else COCOEvaluator(name, **options)
     if convert:
         # Detectron2 leaves its converted file in the metadata, and would trust it in later evaluations as well.
         del metadata.json_file
     _complete(evaluator._coco_api)
-    return evaluator
+    return merge_classes(evaluator) if class_agnostic else evaluator
 
 
 def _complete(coco: COCO) -> None:
