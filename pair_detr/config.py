@@ -86,9 +86,25 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.LOSS.PRIOR_PROB = 0.01
     # Relative weight of the no-object column (softmax only; DETR section 4).
     cfg.MODEL.DETR.LOSS.NO_OBJECT_WEIGHT = 0.1
+    # Federated loss (arXiv 2104.05892), for data sets that annotate a class in some of their images only, as LVIS: the
+    # number of classes in the classification loss of a batch, those of its objects and a sample of the others (LVIS:
+    # 50; 0 is all), drawn in proportion to the number of their images to the given power (Detic's). Classes without
+    # annotations, the data set's novel ones, are never negatives.
+    cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = 0
+    cfg.MODEL.DETR.LOSS.FEDERATED_POWER = 0.5
     # Supervise the output of every decoder layer, each with a matching of its own, rather than the last alone
     # (DETR's auxiliary losses).
     cfg.MODEL.DETR.LOSS.DEEP_SUPERVISION = True
+
+    # Images with labels, but no boxes, as in Detic (arXiv 2201.02605); DATALOADER.SAMPLER_TRAIN MultiDatasetSampler.
+    cfg.MODEL.DETR.IMAGE_LABELS = CN()
+    # Which query takes a label: that of the largest box ("max_size"), the highest score for it ("max_score") or for any
+    # class ("first"), the least loss ("min_loss"), or on whose object both decoders of Pair DETR agree most
+    # ("pair_score"). "image" gives it to the mean of all, "wsddn" to all in proportion to their scores.
+    cfg.MODEL.DETR.IMAGE_LABELS.LOSS = "max_size"
+    # Weight of the loss (Detic's), which is a sum over decoder layers. Where gradients are clipped to a norm that they
+    # always exceed, it matters little: DATALOADER.DATASET_RATIO does.
+    cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = 0.1
 
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
     # differences were mostly within the spread of seeds.

@@ -19,7 +19,14 @@ from pair_detr.data import resolve_num_classes
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
-from pair_detr.open_vocabulary import TextClassifier, Vocabulary, classifier_factory, load_vocabulary
+from pair_detr.open_vocabulary import (
+    ImageLabelCriterion,
+    TextClassifier,
+    Vocabulary,
+    build_image_label_criterion,
+    classifier_factory,
+    load_vocabulary,
+)
 from pair_detr.targets import Targets
 from pair_detr.transfer import upload
 from pair_detr.variants import variant_of
@@ -41,6 +48,7 @@ class DetectionTransformer(nn.Module):
         pixel_std: list[float],
         detections_per_image: int,
         class_agnostic: bool = False,
+        image_label_criterion: ImageLabelCriterion | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +60,7 @@ class DetectionTransformer(nn.Module):
             pixel_std: of each channel.
             detections_per_image: at most so many are returned.
             class_agnostic: labels of the training data are all read as class 0.
+            image_label_criterion: loss of images with labels, but no boxes; None if there are none.
         """
         super().__init__()
         self.detector = detector
@@ -60,6 +69,7 @@ class DetectionTransformer(nn.Module):
         self.num_classes = num_classes
         self.detections_per_image = detections_per_image
         self.class_agnostic = class_agnostic
+        self.image_label_criterion = image_label_criterion
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -94,6 +104,7 @@ class DetectionTransformer(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "class_agnostic": class_agnostic,
+            "image_label_criterion": build_image_label_criterion(cfg, classification),
         }
 
     @property
@@ -133,11 +144,14 @@ class DetectionTransformer(nn.Module):
         Args:
             batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (3, H, W)
                 tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``; in
-                inference "height" and "width", the output size (default: the image's own).
+                inference "height" and "width", the output size (default: the image's own). Images with labels, but no
+                boxes have "ann_type" "image" and "pos_category_ids", a list of classes, in place of "instances"; they
+                are in batches of their own.
 
         Returns:
-            In training the weighted losses, see :class:`SetCriterion`. In inference one {"instances": Instances} an
-            image, with ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first.
+            In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of
+            :class:`ImageLabelCriterion` where there is one. In inference one {"instances": Instances} an image, with
+            ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first.
 
         Raises:
             FloatingPointError: a cost is not finite; the message names file, layer and the tensor at fault.
@@ -148,9 +162,12 @@ class DetectionTransformer(nn.Module):
             return self.postprocess(predictions, batched_inputs)
         targets = self.pack_targets(batched_inputs)
         try:
-            return self.criterion(predictions, targets)
+            losses = self.criterion(predictions, targets)
         except NonFiniteCostError as error:
             raise FloatingPointError(_describe(error, batched_inputs)) from error
+        if self.image_label_criterion is not None:
+            losses["loss_image"] = self.image_label_criterion(predictions, targets)
+        return losses
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
         """Normalises and pads the images.
@@ -169,7 +186,14 @@ class DetectionTransformer(nn.Module):
         return batch.tensor, below[:, :, None] | beside[:, None, :]
 
     def pack_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
-        """Ground truth on the model's device, boxes as normalised cxcywh."""
+        """Ground truth on the model's device, boxes as normalised cxcywh.
+
+        Raises:
+            ValueError: the model does not learn from image labels, or the batch has images of both kinds.
+        """
+        kinds = {item.get("ann_type", "box") for item in batched_inputs}
+        if kinds != {"box"}:
+            return self._pack_image_labels(batched_inputs, kinds)
         num_queries = self.detector.query_embed.num_embeddings
         boxes, labels = [], []
         for item in batched_inputs:
@@ -187,6 +211,19 @@ class DetectionTransformer(nn.Module):
                     key="caller",
                 )
         return Targets.pack(boxes, labels).to(self.device)
+
+    def _pack_image_labels(self, batched_inputs: list[dict[str, Any]], kinds: set[str]) -> Targets:
+        if self.image_label_criterion is None:
+            raise ValueError(
+                "A batch has image labels, but the model learns from boxes alone: it needs DATALOADER.SAMPLER_TRAIN "
+                "MultiDatasetSampler, and MODEL.DETR.CLASS_AGNOSTIC must be False."
+            )
+        if kinds != {"image"}:
+            raise ValueError(
+                f"A batch mixes images of the kinds {sorted(kinds)} (ann_type); all of its images must be of one."
+            )
+        labels = [torch.tensor(item["pos_category_ids"], dtype=torch.int64) for item in batched_inputs]
+        return Targets.pack_image_labels(labels).to(self.device)
 
     def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """The best detections of the last layer, in pixels of the output size."""

@@ -20,14 +20,12 @@ COUNTS = [3, 0, 2]
 TERMS = ("class", "box", "giou")
 
 
-def predictions_for(
-    images: int = len(COUNTS), pair: bool = False, layers: int = LAYERS, contrastive: int = 1
-) -> Predictions:
+def predictions_for(images: int = len(COUNTS), pair: bool = False, layers: int = LAYERS) -> Predictions:
     predictions = make_predictions(layers, images, QUERIES, CLASSES, requires_grad=True)
     if pair:
         predictions.top_left = torch.rand(layers, images, QUERIES, 2, requires_grad=True)
         predictions.pair_embeddings = tuple(
-            torch.randn(contrastive, images, QUERIES, 8, requires_grad=True) for _ in range(2)
+            torch.randn(layers, images, QUERIES, 8, requires_grad=True) for _ in range(2)
         )
     return predictions
 
@@ -74,12 +72,18 @@ def test_set_criterion_equals_sums() -> None:
 
 
 @pytest.mark.parametrize(("form", "loss"), [("nt_xent", nt_xent), ("cross", symmetric_cross_entropy)])
-@pytest.mark.parametrize("contrastive_layers", [1, LAYERS])
+@pytest.mark.parametrize(("where", "contrastive_layers"), [("last", 1), ("all", LAYERS)])
 def test_pair_criterion_equals_sums(
-    form: str, loss: Callable[[Tensor, Tensor, float], Tensor], contrastive_layers: int
+    form: str, loss: Callable[[Tensor, Tensor, float], Tensor], where: str, contrastive_layers: int
 ) -> None:
-    criterion = pair_criterion(CONTRASTIVE_LOSS=form, TOP_LEFT_WEIGHT=3.0, CONTRASTIVE_WEIGHT=0.5, TEMPERATURE=0.2)
-    predictions, targets = predictions_for(pair=True, contrastive=contrastive_layers), make_targets(COUNTS)
+    criterion = pair_criterion(
+        CONTRASTIVE_LOSS=form,
+        TOP_LEFT_WEIGHT=3.0,
+        CONTRASTIVE_WEIGHT=0.5,
+        TEMPERATURE=0.2,
+        CONTRASTIVE_LAYERS=where,
+    )
+    predictions, targets = predictions_for(pair=True), make_targets(COUNTS)
     losses = criterion(predictions, targets)
     expected = expected_terms(criterion, predictions, targets)
     torch.testing.assert_close(losses["loss_top_left"], 3 * expected["top_left"][-1])
@@ -87,7 +91,7 @@ def test_pair_criterion_equals_sums(
     # The association is averaged over the images, those without objects, too.
     by_layer = [
         sum(loss(a[image], b[image], 0.2) for image in range(len(COUNTS))) / len(COUNTS)
-        for a, b in zip(*predictions.pair_embeddings, strict=True)
+        for a, b in list(zip(*predictions.pair_embeddings, strict=True))[-contrastive_layers:]
     ]
     torch.testing.assert_close(losses["loss_pair"], 0.5 * by_layer[-1])
     assert ("loss_pair_aux" in losses) == (contrastive_layers > 1)
@@ -100,7 +104,7 @@ def test_pair_criterion_equals_sums(
 
 
 def test_pair_criterion_without_association_term() -> None:
-    losses = pair_criterion(CONTRASTIVE_WEIGHT=0.0)(predictions_for(pair=True, contrastive=1), make_targets(COUNTS))
+    losses = pair_criterion(CONTRASTIVE_WEIGHT=0.0)(predictions_for(pair=True), make_targets(COUNTS))
     assert not any("pair" in name for name in losses)
     assert "loss_top_left" in losses
 
@@ -186,29 +190,47 @@ class RecordingFocal(SigmoidFocal):
 
     num_boxes = 0.0
 
-    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+    ) -> Tensor:
         self.num_boxes = num_boxes.item()
-        return super().loss(logits, assignment, targets, num_boxes)
+        return super().loss(logits, assignment, targets, num_boxes, selected)
 
 
-def normaliser(count: int) -> float:
+def normaliser(targets: Targets) -> float:
     classification = RecordingFocal()
-    SetCriterion(default_cfg(), classification)(make_predictions(2, 1, QUERIES, CLASSES), make_targets([count]))
+    SetCriterion(default_cfg(), classification)(make_predictions(2, 1, QUERIES, CLASSES), targets)
     return classification.num_boxes
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1.0), (1, 1.0), (5, 5.0)])
 def test_normaliser_of_one_process(count: int, expected: float) -> None:
-    assert normaliser(count) == expected
+    assert normaliser(make_targets([count])) == expected
 
 
 def test_normaliser_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pair_detr.distributed.comm.get_world_size", lambda: 2)
-    monkeypatch.setattr("pair_detr.distributed.dist.all_reduce", lambda total: total.add_(2.0))
-    assert normaliser(5) == 3.5
+
+    def other_process(*summands: float) -> None:
+        reduce = "pair_detr.distributed.dist.all_reduce"
+        monkeypatch.setattr(reduce, lambda total: total.add_(torch.tensor(summands)))
+
+    labels = Targets.pack_image_labels([torch.tensor([0])])
+    other_process(2, 1)
+    assert normaliser(make_targets([5])) == 3.5
     # One process without objects does not count as one with one.
-    monkeypatch.setattr("pair_detr.distributed.dist.all_reduce", lambda total: total.add_(4.0))
-    assert normaliser(0) == 2.0
+    other_process(4, 1)
+    assert normaliser(make_targets([0])) == 2
+    # One that has image labels does not count at all, neither as this process nor as the other.
+    assert normaliser(labels) == 4
+    other_process(0, 0)
+    assert normaliser(make_targets([5])) == 5
+    assert normaliser(labels) == 1
 
 
 def test_losses_are_fp32_under_autocast() -> None:

@@ -73,6 +73,15 @@ def test_first_loss_is_that_of_a_linear_model(shared_dir: Path, variant: str) ->
     assert text["loss_class_aux"] < 1.5 * linear["loss_class_aux"]
 
 
+def test_prior_and_temperature_come_from_the_config(tmp_path: Path) -> None:
+    cfg = text_cfg(tmp_path, LOSS__PRIOR_PROB=0.2)
+    cfg.MODEL.CLIP.TEMPERATURE = 20.0
+    head = build(cfg).detector.class_head
+    assert head.bias.sigmoid().item() == pytest.approx(0.2)
+    assert head.temperature == 20
+    assert build(text_cfg(tmp_path, "detr")).detector.class_head.bias == 0
+
+
 def test_the_chosen_decoder_classifies(tmp_path: Path) -> None:
     batch = make_batch(SIZES, (1, 2))
     for decoder, busy, idle in (("center", "decoder", "top_left_decoder"), ("top_left", "top_left_decoder", "decoder")):
