@@ -52,6 +52,6 @@ setup(
             "ruff==0.17.5",
             # An independent Conditional DETR to compare with.
             "transformers",
-        ]
+        ],
     },
 )
