@@ -110,20 +110,17 @@ class PairCriterion(SetCriterion):
         self,
         *,
         contrastive_loss: Callable[[Tensor, Tensor, float], Tensor],
-        contrastive_layers: int,
         temperature: float,
         **shared: Any,
     ) -> None:
         """
         Args:
             contrastive_loss: one of :data:`pair_detr.losses.CONTRASTIVE_LOSSES`.
-            contrastive_layers: number of last decoder layers that it acts on.
             temperature: of that loss.
             shared: see :class:`SetCriterion`.
         """
         super().__init__(**shared)
         self.contrastive_loss = contrastive_loss
-        self.contrastive_layers = contrastive_layers
         self.temperature = temperature
 
     @classmethod
@@ -135,11 +132,6 @@ class PairCriterion(SetCriterion):
                 f"MODEL.DETR.PAIR.CONTRASTIVE_LOSS is {pair.CONTRASTIVE_LOSS!r}; "
                 f"choose one of {sorted(CONTRASTIVE_LOSSES)}."
             )
-        layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}
-        if pair.CONTRASTIVE_LAYERS not in layers:
-            raise ValueError(
-                f"MODEL.DETR.PAIR.CONTRASTIVE_LAYERS is {pair.CONTRASTIVE_LAYERS!r}; choose one of {tuple(layers)}."
-            )
         require_not_negative(cfg, "PAIR.TOP_LEFT_WEIGHT", "PAIR.CONTRASTIVE_WEIGHT")
         if pair.TEMPERATURE <= 0:
             raise ValueError(f"MODEL.DETR.PAIR.TEMPERATURE is {pair.TEMPERATURE}; it must be above 0, for example 0.1.")
@@ -147,7 +139,6 @@ class PairCriterion(SetCriterion):
         shared["weights"] |= {"top_left": pair.TOP_LEFT_WEIGHT, "pair": pair.CONTRASTIVE_WEIGHT}
         return shared | {
             "contrastive_loss": CONTRASTIVE_LOSSES[pair.CONTRASTIVE_LOSS],
-            "contrastive_layers": layers[pair.CONTRASTIVE_LAYERS],
             "temperature": pair.TEMPERATURE,
         }
 
@@ -161,8 +152,7 @@ class PairCriterion(SetCriterion):
         distance = F.l1_loss(matched, wanted, reduction="none").sum(-1)
         terms["top_left"] = sum_by_layer(distance, assignment, len(predictions.boxes)) / num_boxes
         if self.weights["pair"] > 0:
-            embeddings = (x[-self.contrastive_layers :] for x in predictions.pair_embeddings)
-            terms["pair"] = self.contrastive_loss(*embeddings, self.temperature).mean(-1)
+            terms["pair"] = self.contrastive_loss(*predictions.pair_embeddings, self.temperature).mean(-1)
         return terms
 
 

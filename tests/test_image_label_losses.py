@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,12 +27,10 @@ def make_targets() -> Targets:
 
 def make_predictions(columns: int = CLASSES) -> Predictions:
     images = len(LABELS)
-    embeddings = [torch.randn(LAYERS, images, QUERIES, 8, requires_grad=True) for _ in range(2)]
     return Predictions(
         logits=torch.randn(LAYERS, images, QUERIES, columns).requires_grad_(),
         boxes=make_boxes(LAYERS, images, QUERIES).requires_grad_(),
         top_left=torch.rand(LAYERS, images, QUERIES, 2, requires_grad=True),
-        pair_embeddings=tuple(embeddings),
     )
 
 
@@ -41,9 +40,9 @@ def bce(logits: Tensor, label: int) -> Tensor:
     return torch.stack(terms).sum()
 
 
-def cosine(p: Predictions, layer: int, image: int, query: int) -> float:
-    a, b = (x[layer, image, query].tolist() for x in p.pair_embeddings)
-    return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+def agreement(p: Predictions, layer: int, image: int, query: int) -> float:
+    (x, y, w, h), corner = (values[layer, image, query].tolist() for values in (p.boxes, p.top_left))
+    return -(abs(corner[0] - (x - w / 2)) + abs(corner[1] - (y - h / 2))) / (w + h)
 
 
 # The key that the chosen query has most of, from predictions, number of the layer, image, query and label.
@@ -52,7 +51,7 @@ CHOICES: dict[str, Callable[[Predictions, int, int, int, int], float]] = {
     "max_score": lambda p, n, i, q, k: float(p.logits[n, i, q, k].sigmoid()),
     "first": lambda p, n, i, q, k: max(p.logits[n, i, q].sigmoid().tolist()),
     "min_loss": lambda p, n, i, q, k: -float(bce(p.logits[n, i, q], k)),
-    "pair_score": lambda p, n, i, q, k: cosine(p, n, i, q),
+    "pair_score": lambda p, n, i, q, k: agreement(p, n, i, q),
 }
 
 
@@ -84,7 +83,7 @@ def test_loss_is_that_of_the_chosen_query(name: str) -> None:
         (layer, image, query) for layer, row in enumerate(queries) for (image, _), query in zip(PAIRS, row, strict=True)
     }
     assert predictions.boxes.grad is None
-    assert all(x.grad is None for x in predictions.pair_embeddings)
+    assert predictions.top_left.grad is None
 
 
 def test_by_hand() -> None:
@@ -102,7 +101,10 @@ def test_by_hand() -> None:
     shares = [math.exp(1.0) / (math.exp(1.0) + math.exp(0.5)), math.exp(-1.0) / (math.exp(-1.0) + 1)]
     first = shares[0] / (1 + math.exp(-1.0)) + (1 - shares[0]) / (1 + math.exp(-0.5))
     second = shares[1] / (1 + math.exp(1.0)) + (1 - shares[1]) / 2
+    # The other decoder is 0.15 off the corner of the big box and 0.08 off that of the small one: 0.15 and 0.2 of w + h.
+    predictions.top_left = torch.tensor([[[[0.35, 0.3], [0.16, 0.12]]]])
     expected = {
+        "pair_score": big,
         "max_size": big,
         "max_score": small,
         "first": big,
@@ -133,9 +135,7 @@ def test_losses_of_all_queries(name: str) -> None:
 def test_classes_can_be_in_any_order(name: str) -> None:
     predictions, targets = make_predictions(), make_targets()
     order = torch.tensor([2, 0, 3, 1])
-    permuted = Predictions(
-        predictions.logits[..., order], predictions.boxes, pair_embeddings=predictions.pair_embeddings
-    )
+    permuted = replace(predictions, logits=predictions.logits[..., order])
     labels = targets.image_labels
     moved = ImageLabels(order.argsort()[labels.labels], labels.image_of, labels.counts)
     loss = IMAGE_LABEL_LOSSES[name]
@@ -221,6 +221,7 @@ def test_fp32_under_autocast() -> None:
         ({"IMAGE_LABELS.LOSS": "largest"}, r"IMAGE_LABELS\.LOSS is 'largest'; choose one of max_size, max_score"),
         ({"IMAGE_LABELS.WEIGHT": -1.0}, r"IMAGE_LABELS\.WEIGHT is -1\.0; a weight must be 0 or more"),
         ({"IMAGE_LABELS.LOSS": "pair_score", "VARIANT": "detr"}, "pair_score.*two decoders.*'detr'.*max_size"),
+        ({"IMAGE_LABELS.LOSS": "pair_score", "PAIR.BOX_DECODING": "pair"}, "pair_score.*BOX_DECODING to center"),
     ],
 )
 def test_bad_values_name_the_key(options: dict[str, object], message: str) -> None:

@@ -213,10 +213,11 @@ def test_shared_decoder_shares_layers_but_not_reference_points() -> None:
 @pytest.mark.parametrize(
     ("options", "layers", "width"),
     [
-        ({}, 3, 32),
-        ({"LOSS__DEEP_SUPERVISION": False}, 1, 32),
-        ({"PAIR__PROJECTION_DIM": 12}, 3, 12),
-        ({"PAIR__CONTRASTIVE_WEIGHT": 0.0, "PAIR__PROJECTION_DIM": 12}, 3, 32),
+        ({}, 1, 32),
+        ({"PAIR__CONTRASTIVE_LAYERS": "all"}, 3, 32),
+        ({"PAIR__CONTRASTIVE_LAYERS": "all", "LOSS__DEEP_SUPERVISION": False}, 1, 32),
+        ({"PAIR__PROJECTION_DIM": 12}, 1, 12),
+        ({"PAIR__CONTRASTIVE_WEIGHT": 0.0, "PAIR__PROJECTION_DIM": 12}, 0, 32),
     ],
 )
 def test_embeddings_for_the_association(options: dict[str, object], layers: int, width: int) -> None:
@@ -232,7 +233,7 @@ def test_embeddings_for_the_association(options: dict[str, object], layers: int,
             torch.testing.assert_close(embeddings, states[name][3 - layers :])
         else:
             projection = getattr(detector, f"{name}_projection")
-            torch.testing.assert_close(embeddings, states[name] @ projection.weight.T + projection.bias)
+            torch.testing.assert_close(embeddings, states[name][-1:] @ projection.weight.T + projection.bias)
 
 
 def test_both_decoders_read_the_same_queries_and_memory() -> None:

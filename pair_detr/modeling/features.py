@@ -28,7 +28,8 @@ class Predictions:
         logits: (L, B, Q, C) class logits; C counts the no-object column where the classifier has one.
         boxes: (L, B, Q, 4) cxcywh, normalised to the unpadded image.
         top_left: (L, B, Q, 2) x and y of the top-left corner, normalised alike. Pair DETR in training only.
-        pair_embeddings: two (L, B, Q, E), of the centre and the top-left decoder. Pair DETR in training only.
+        pair_embeddings: two (P, B, Q, E) of the centre and the top-left decoder, of their last P layers. Pair DETR in
+            training only.
     """
 
     logits: Tensor

@@ -27,6 +27,7 @@ class PairDETR(ConditionalDETR):
         box_decoding: str,
         class_decoder: str,
         shared_decoder: bool,
+        contrastive_layers: int,
         projection_dim: int,
         **conditional: Any,
     ) -> None:
@@ -35,13 +36,15 @@ class PairDETR(ConditionalDETR):
             box_decoding: "center" predicts boxes from the centre decoder alone; "pair" assembles them from both points.
             class_decoder: "center" or "top_left", whose states are classified.
             shared_decoder: both decoders use the same layers.
-            projection_dim: width of the embeddings that tell which outputs are a pair; 0 emits the decoders' states.
+            contrastive_layers: number of last layers to emit embeddings of, for the pair association loss.
+            projection_dim: width of the embeddings; 0 emits the decoders' states.
             conditional: see :class:`ConditionalDETR`.
         """
         super().__init__(**conditional)
         dim = conditional["dim"]
         self.box_decoding = box_decoding
         self.class_decoder = class_decoder
+        self.contrastive_layers = contrastive_layers
         if box_decoding == "pair":
             self.box_head = LocationHead(dim, 2, zero_init=True)
         if shared_decoder:
@@ -59,8 +62,9 @@ class PairDETR(ConditionalDETR):
         if box_decoding == "pair":
             self._relate_reference_points()
         self.top_left_head = LocationHead(dim, 2, zero_init=True)
-        self.center_projection = nn.Linear(dim, projection_dim) if projection_dim else nn.Identity()
-        self.top_left_projection = nn.Linear(dim, projection_dim) if projection_dim else nn.Identity()
+        project = projection_dim > 0 and contrastive_layers > 0
+        self.center_projection = nn.Linear(dim, projection_dim) if project else nn.Identity()
+        self.top_left_projection = nn.Linear(dim, projection_dim) if project else nn.Identity()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -69,6 +73,7 @@ class PairDETR(ConditionalDETR):
         for key, choices in {
             "BOX_DECODING": ("center", "pair"),
             "CLASS_DECODER": ("center", "top_left"),
+            "CONTRASTIVE_LAYERS": ("last", "all"),
         }.items():
             if pair[key] not in choices:
                 raise ValueError(f"MODEL.DETR.PAIR.{key} is {pair[key]!r}; choose one of {choices}.")
@@ -78,12 +83,13 @@ class PairDETR(ConditionalDETR):
                 "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0: nothing would train the top-left "
                 "decoder. Set one of them, or MODEL.DETR.VARIANT to conditional_detr."
             )
+        contrastive_layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}[pair.CONTRASTIVE_LAYERS]
         return super().from_config(cfg) | {
             "box_decoding": pair.BOX_DECODING,
             "class_decoder": pair.CLASS_DECODER,
             "shared_decoder": pair.SHARED_DECODER,
-            # A projection that no loss acts on would get no gradient.
-            "projection_dim": pair.PROJECTION_DIM if pair.CONTRASTIVE_WEIGHT > 0 else 0,
+            "contrastive_layers": contrastive_layers if pair.CONTRASTIVE_WEIGHT > 0 else 0,
+            "projection_dim": pair.PROJECTION_DIM,
         }
 
     @torch.no_grad()
@@ -113,7 +119,8 @@ class PairDETR(ConditionalDETR):
         predictions = Predictions(logits=self.class_head(classified), boxes=boxes)
         if not self.training:
             return predictions
-        embeddings = self.center_projection(center_states), self.top_left_projection(corner_states)
+        last = slice(len(center_states) - min(self.contrastive_layers, len(center_states)), None)
+        embeddings = self.center_projection(center_states[last]), self.top_left_projection(corner_states[last])
         return replace(predictions, top_left=top_left, pair_embeddings=embeddings)
 
 

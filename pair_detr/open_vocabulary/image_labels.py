@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from pair_detr.classification import Classification
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER
+from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.modeling import Predictions
 from pair_detr.targets import ImageLabels, Targets
 from pair_detr.transfer import upload
 
-# Keeps the logarithm of WSDDN's sums finite.
+# Keeps quotients and the logarithm of WSDDN's sums finite.
 _EPSILON = 1e-6
 
 
@@ -54,12 +55,16 @@ def min_loss(predictions: Predictions, labels: ImageLabels) -> Tensor:
 
 
 def pair_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
-    """The query on whose object both decoders of Pair DETR agree most takes all labels of the image.
+    """The query on whose box both decoders of Pair DETR agree best takes all labels of the image.
 
-    Agreement is the cosine of the embeddings that the pair association loss compares. This project's own.
+    It is where the corner of the one lies closest to the top-left corner of the other's box, in units of that box. The
+    two are trained to agree on objects and nowhere else, whatever the class; the cosine of their embeddings is not, it
+    is high for all queries. This project's own.
     """
-    agreement = F.cosine_similarity(*(x.float() for x in predictions.pair_embeddings), dim=-1)
-    return _loss_of_best(predictions.logits, agreement[:, labels.image_of], labels)
+    boxes = predictions.boxes
+    distance = (predictions.top_left - cxcywh_to_xyxy(boxes)[..., :2]).abs().sum(-1)
+    disagreement = distance / boxes[..., 2:].sum(-1).clamp(min=_EPSILON)
+    return _loss_of_best(predictions.logits, -disagreement[:, labels.image_of], labels)
 
 
 def image(predictions: Predictions, labels: ImageLabels) -> Tensor:
@@ -123,6 +128,11 @@ class ImageLabelCriterion(nn.Module):
             raise ValueError(
                 "MODEL.DETR.IMAGE_LABELS.LOSS is 'pair_score', which compares the two decoders of Pair DETR, but "
                 f"MODEL.DETR.VARIANT is {cfg.MODEL.DETR.VARIANT!r}: choose another loss, for example max_size."
+            )
+        if options.LOSS == "pair_score" and cfg.MODEL.DETR.PAIR.BOX_DECODING == "pair":
+            raise ValueError(
+                "MODEL.DETR.IMAGE_LABELS.LOSS is 'pair_score', but with MODEL.DETR.PAIR.BOX_DECODING 'pair' boxes are "
+                "made of both decoders' points, which cannot disagree: set BOX_DECODING to center, or another loss."
             )
         if options.WEIGHT < 0:
             raise ValueError(
