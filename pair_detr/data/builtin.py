@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pair_detr.data.coco import register_coco
 from pair_detr.data.lvis import register_lvis_base
+from pair_detr.data.open_shapes import register_open_shapes
 from pair_detr.data.ov_coco import register_ov_coco
 from pair_detr.data.shapes import register_shapes
 from pair_detr.data.voc import register_voc
@@ -38,5 +39,6 @@ def register_bccd(root: str) -> None:
 
 register_bccd(str(datasets_root() / "bccd"))
 register_shapes(str(datasets_root() / "shapes"))
+register_open_shapes(datasets_root() / "shapes")
 register_ov_coco(datasets_root())
 register_lvis_base(datasets_root())

@@ -30,9 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompt", nargs="+", default=["a {}"], help='averaged over; default "a {}"')
     parser.add_argument("--no-synonyms", action="store_true", help="encode the name of a class alone")
     parser.add_argument("--from", dest="source", help="take the classes from this .npy file; nothing is encoded")
-    parser.add_argument(
-        "--from-vocabulary", help="names of its rows, as --vocabulary, if it has no .json file beside it"
-    )
+    parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file beside it tells")
     parser.add_argument("--output", required=True, type=Path, help="the .npy file to write")
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
