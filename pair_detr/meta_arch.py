@@ -166,7 +166,7 @@ class DetectionTransformer(nn.Module):
         except NonFiniteCostError as error:
             raise FloatingPointError(_describe(error, batched_inputs)) from error
         if self.image_label_criterion is not None:
-            losses["loss_image"] = self.image_label_criterion(predictions, targets)
+            losses["loss_image"] = self.image_label_criterion(predictions, targets, self.detector.class_head)
         return losses
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:

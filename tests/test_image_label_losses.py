@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_helpers import default_cfg, make_boxes
-from torch import Tensor
+from torch import Tensor, nn
 
 from pair_detr.classification import Classification, SigmoidFocal, Softmax
 from pair_detr.modeling import Predictions
@@ -146,7 +146,7 @@ def test_classes_can_be_in_any_order(name: str) -> None:
 def test_extreme_logits_stay_finite(name: str) -> None:
     predictions, targets = make_predictions(), make_targets()
     predictions.logits = (predictions.logits.detach() * 1e3).requires_grad_()
-    loss = criterion(name)(predictions, targets)
+    loss = criterion(name)(predictions, targets, no_classifier)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(predictions.logits.grad).all()
@@ -160,33 +160,57 @@ def criterion(
     return ImageLabelCriterion(cfg, classification or SigmoidFocal())
 
 
+def no_classifier(states: Tensor) -> Tensor:
+    raise AssertionError("the logits are there")
+
+
 @pytest.mark.parametrize("name", IMAGE_LABEL_LOSSES)
 def test_means_over_labels_and_images_sum_over_layers(name: str) -> None:
     predictions, targets = make_predictions(), make_targets()
     by_label = IMAGE_LABEL_LOSSES[name](predictions, targets.image_labels)
     image_means = [by_label[:, 0], by_label[:, 1:4].mean(1), by_label[:, 4:].mean(1)]
     expected = 0.3 * sum(x.sum() for x in image_means) / 3
-    torch.testing.assert_close(criterion(name, 0.3)(predictions, targets), expected)
+    torch.testing.assert_close(criterion(name, 0.3)(predictions, targets, no_classifier), expected)
     # The default is Detic's.
     torch.testing.assert_close(
-        ImageLabelCriterion(default_cfg(), SigmoidFocal())(predictions, targets),
-        criterion("max_size", 0.1)(predictions, targets),
+        ImageLabelCriterion(default_cfg(), SigmoidFocal())(predictions, targets, no_classifier),
+        criterion("max_size", 0.1)(predictions, targets, no_classifier),
     )
 
 
 def test_batches_with_boxes_give_a_connected_zero() -> None:
     predictions = make_predictions()
-    loss = criterion()(predictions, Targets.pack([torch.rand(1, 4)] * 3, [torch.zeros(1)] * 3))
+    loss = criterion()(predictions, Targets.pack([torch.rand(1, 4)] * 3, [torch.zeros(1)] * 3), no_classifier)
     assert loss == 0
     loss.backward()
     assert predictions.logits.grad is not None
     assert not predictions.logits.grad.any()
 
 
+@pytest.mark.parametrize("name", IMAGE_LABEL_LOSSES)
+def test_the_classifier_alone(name: str) -> None:
+    """The same loss, whose gradient ends at the states."""
+    predictions, targets, head = make_predictions(), make_targets(), nn.Linear(8, CLASSES)
+    predictions.states = torch.randn(LAYERS, len(LABELS), QUERIES, 8, requires_grad=True)
+    predictions.logits = head(predictions.states)
+    expected = criterion(name)(predictions, targets, no_classifier)
+    cfg = default_cfg()
+    cfg.MODEL.DETR.IMAGE_LABELS.LOSS, cfg.MODEL.DETR.IMAGE_LABELS.CLASSIFIER_ONLY = name, True
+    loss = ImageLabelCriterion(cfg, SigmoidFocal())(predictions, targets, head)
+    torch.testing.assert_close(loss, expected)
+    loss.backward(retain_graph=True)
+    found = head.weight.grad.clone()
+    assert predictions.states.grad is None
+    head.weight.grad = None
+    expected.backward()
+    torch.testing.assert_close(found, head.weight.grad)
+    assert predictions.states.grad.any()
+
+
 def test_softmax_is_read_as_one_binary_classifier_a_class() -> None:
     """The no-object column raises the loss, and is not a class that could be labelled."""
     predictions, targets = make_predictions(CLASSES + 1), make_targets()
-    loss = criterion("max_size", 1.0, Softmax())(predictions, targets)
+    loss = criterion("max_size", 1.0, Softmax())(predictions, targets, no_classifier)
     probability = predictions.logits.softmax(-1)[..., :-1]
     expected = 0.0
     for layer, row in enumerate(chosen("max_size", predictions)):
@@ -207,10 +231,10 @@ def test_binary_logits() -> None:
 
 def test_fp32_under_autocast() -> None:
     predictions, targets = make_predictions(), make_targets()
-    expected = criterion()(predictions, targets)
+    expected = criterion()(predictions, targets, no_classifier)
     predictions.logits = predictions.logits.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = criterion()(predictions, targets)
+        loss = criterion()(predictions, targets, no_classifier)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=0.02, atol=0.0)
 

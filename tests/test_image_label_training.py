@@ -73,6 +73,22 @@ def test_only_the_image_label_loss_acts(variant: str, options: dict[str, Any]) -
         torch.testing.assert_close(found[name], parameter.grad)
 
 
+@pytest.mark.parametrize("options", [{}, {"PAIR__CLASS_DECODER": "top_left"}])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_the_classifier_alone(variant: str, options: dict[str, Any]) -> None:
+    """It gets the gradient that it gets otherwise; nothing else gets one."""
+    batch = make_labelled()
+    expected = gradients(build(mixed_cfg(variant, **options)), batch)
+    found = gradients(build(mixed_cfg(variant, IMAGE_LABELS__CLASSIFIER_ONLY=True, **options)), batch)
+    for name, gradient in found.items():
+        if name.startswith("detector.class_head."):
+            torch.testing.assert_close(gradient, expected[name])
+            assert gradient.any()
+        else:
+            assert gradient is not None, name
+            assert not gradient.any(), name
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_batches_with_boxes_train_as_without_image_labels(variant: str) -> None:
     mixed, plain = build(mixed_cfg(variant)), build(tiny_cfg(variant))
@@ -103,18 +119,25 @@ def _batch(labelled: bool, step: int, rank: int) -> list[dict[str, Any]]:
     return make_labelled() if labelled else make_batch(SIZES, [2, rank])
 
 
-def _train(rank: int, folder: str, variants: list[str]) -> None:
+DISTRIBUTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "pair": ("pair_detr", {"IMAGE_LABELS__LOSS": "pair_score"}),
+    "classifier only": ("pair_detr", {"IMAGE_LABELS__CLASSIFIER_ONLY": True}),
+    "softmax": ("detr", {}),
+}
+
+
+def _train(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
         result = {}
-        for variant in variants:
+        for name, (variant, options) in DISTRIBUTED.items():
             # Unused parameters are an error here.
-            model = DistributedDataParallel(build(mixed_cfg(variant)))
+            model = DistributedDataParallel(build(mixed_cfg(variant, **options)))
             for step, labelled in enumerate(STEPS):
                 model.zero_grad(set_to_none=True)
                 sum(model(_batch(labelled[rank], step, rank)).values()).backward()
-                result[variant, step] = {name: p.grad.clone() for name, p in model.module.named_parameters()}
+                result[name, step] = {key: p.grad.clone() for key, p in model.module.named_parameters()}
         torch.save(result, Path(folder) / f"{rank}.pth")
     finally:
         dist.destroy_process_group()
@@ -122,17 +145,17 @@ def _train(rank: int, folder: str, variants: list[str]) -> None:
 
 def test_processes_with_batches_of_different_kinds(tmp_path: Path) -> None:
     """No process waits for another, and the gradient is the mean of what each batch gives by itself."""
-    variants = ["pair_detr", "detr"]
-    mp.spawn(_train, (str(tmp_path), variants), nprocs=2)
+    mp.spawn(_train, (str(tmp_path),), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1)]
-    for variant, step in found[0]:
-        first, second = (x[variant, step] for x in found)
+    for setting, step in found[0]:
+        first, second = (x[setting, step] for x in found)
         assert all(torch.equal(gradient, second[name]) for name, gradient in first.items())
         labelled = STEPS[step]
         if labelled == (False, False):
             # The normaliser is that of both together.
             continue
-        model = build(mixed_cfg(variant))
+        variant, options = DISTRIBUTED[setting]
+        model = build(mixed_cfg(variant, **options))
         each = [gradients(model, _batch(labelled[rank], step, rank)) for rank in (0, 1)]
         for name, gradient in first.items():
             torch.testing.assert_close(gradient, (each[0][name] + each[1][name]) / 2, atol=1e-5, rtol=1e-4)

@@ -37,4 +37,4 @@ class ConditionalDETR(Detector):
         """See :meth:`Detector.decode`."""
         states, reference = self.decoder(memory, self.query_embed.weight)
         states = self.supervised(states)
-        return Predictions(logits=self.class_head(states), boxes=self.box_head(states, reference))
+        return Predictions(self.class_head(states), self.box_head(states, reference), states)

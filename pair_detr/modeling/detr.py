@@ -40,4 +40,4 @@ class DETR(Detector):
     def decode(self, memory: Memory) -> Predictions:
         """See :meth:`Detector.decode`."""
         states = self.supervised(self.decoder(memory, self.query_embed.weight))
-        return Predictions(logits=self.class_head(states), boxes=self.box_head(states))
+        return Predictions(self.class_head(states), self.box_head(states), states)

@@ -116,7 +116,7 @@ class PairDETR(ConditionalDETR):
         if self.box_decoding == "pair":
             boxes = assemble_box(boxes, top_left)
         classified = center_states if self.class_decoder == "center" else corner_states
-        predictions = Predictions(logits=self.class_head(classified), boxes=boxes)
+        predictions = Predictions(logits=self.class_head(classified), boxes=boxes, states=classified)
         if not self.training:
             return predictions
         last = slice(len(center_states) - min(self.contrastive_layers, len(center_states)), None)

@@ -103,18 +103,25 @@ class ImageLabelCriterion(nn.Module):
 
     @configurable
     def __init__(
-        self, *, loss: Callable[[Predictions, ImageLabels], Tensor], weight: float, classification: Classification
+        self,
+        *,
+        loss: Callable[[Predictions, ImageLabels], Tensor],
+        weight: float,
+        classification: Classification,
+        classifier_only: bool = False,
     ) -> None:
         """
         Args:
             loss: one of :data:`IMAGE_LABEL_LOSSES`.
             weight: of the loss.
             classification: how the logits are read.
+            classifier_only: train the classifier alone, and not what it classifies.
         """
         super().__init__()
         self.loss = loss
         self.weight = weight
         self.classification = classification
+        self.classifier_only = classifier_only
 
     @classmethod
     def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
@@ -141,20 +148,28 @@ class ImageLabelCriterion(nn.Module):
         return {
             "loss": IMAGE_LABEL_LOSSES[options.LOSS],
             "weight": options.WEIGHT,
+            "classifier_only": options.CLASSIFIER_ONLY,
             "classification": classification,
         }
 
-    def forward(self, predictions: Predictions, targets: Targets) -> Tensor:
+    def forward(self, predictions: Predictions, targets: Targets, classifier: Callable[[Tensor], Tensor]) -> Tensor:
         """The weighted loss, fp32 under autocast, too.
 
-        It is the mean over the labels of an image, the mean over the images of the batch and the sum over the layers.
-        For a batch with boxes it is a zero that is connected to the graph, as DistributedDataParallel needs it.
+        Args:
+            predictions: of the detector.
+            targets: of the batch.
+            classifier: makes the logits of ``predictions.states``.
+
+        Returns:
+            The mean over the labels of an image, the mean over the images of the batch and the sum over the layers.
+            For a batch with boxes it is a zero that is connected to the graph, as DistributedDataParallel needs it.
         """
         labels = targets.image_labels
         if labels is None:
             return predictions.logits[..., :0].float().sum()
+        logits = classifier(predictions.states.detach()) if self.classifier_only else predictions.logits
         with torch.autocast(predictions.boxes.device.type, enabled=False):
-            logits = self.classification.binary_logits(predictions.logits.float())
+            logits = self.classification.binary_logits(logits.float())
             by_label = self.loss(replace(predictions, logits=logits), labels)
             counts = upload(torch.tensor(labels.counts, dtype=torch.float32), logits.device)
             return self.weight * (by_label / counts[labels.image_of]).sum() / len(counts)
