@@ -17,11 +17,12 @@ _OPTIONAL = {"class_head", "top_left_decoder", "top_left_head", "center_projecti
 # What to set for a part to fit.
 _CONFIG = {
     "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH",
-    "input_proj": "MODEL.DETR.HIDDEN_DIM, MODEL.DETR.IN_FEATURE",
+    "input_proj": "MODEL.DETR.HIDDEN_DIM, MODEL.BACKBONE.NAME",
     "encoder": "MODEL.DETR.ENC_LAYERS, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.FFN_DIM",
     "decoder": "MODEL.DETR.VARIANT, MODEL.DETR.DEC_LAYERS, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.FFN_DIM",
 }
 
+_ROWS_OF_CLASSES = {f"{PREFIX}class_head.{name}" for name in ("weight", "bias")}
 _ALL_BY_NAME = "rows of the classes of the same name taken"
 _BY_POSITION = "taken by position, as no class has the same name"
 
@@ -95,7 +96,7 @@ def adapt(
             else:
                 misfits[part].append(f"{key} is missing")
             continue
-        tensor, action = _fit(part, weights[source], target, weights_classes, model_classes)
+        tensor, action = _fit(key, weights[source], target, weights_classes, model_classes)
         if tensor is None and part != "class_head":
             misfits[part].append(f"{key} is {_shape(weights[source])}, not {_shape(target)}")
             continue
@@ -135,14 +136,16 @@ def _source(key: str, parts: set[str]) -> str:
 
 
 def _fit(
-    part: str,
+    key: str,
     tensor: Tensor,
     target: Tensor,
     weights_classes: Sequence[str] | None,
     model_classes: Sequence[str] | None,
 ) -> tuple[Tensor | None, str]:
     """What to load into ``target``, None for nothing; and what was done to it, "" for nothing."""
-    if part == "class_head" and weights_classes and model_classes and list(weights_classes) != list(model_classes):
+    part = _part(key)
+    # Other kinds of classifiers have no rows of classes.
+    if key in _ROWS_OF_CLASSES and weights_classes and model_classes and list(weights_classes) != list(model_classes):
         return _rows_by_name(tensor, target, weights_classes, model_classes)
     if tensor.shape == target.shape:
         return tensor, ""
