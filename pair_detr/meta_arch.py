@@ -103,7 +103,11 @@ class DetectionTransformer(nn.Module):
             "criterion": variant.criterion(cfg, classification),
             "classification": classification,
             "num_classes": num_classes,
-            "class_names": list(vocabulary.names) if vocabulary else None if class_agnostic else resolve_class_names(cfg),
+            "class_names": list(vocabulary.names)
+            if vocabulary
+            else None
+            if class_agnostic
+            else resolve_class_names(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,

@@ -1,7 +1,6 @@
 """Text classifiers in every variant: training, exchange of the vocabulary, checkpoints, evaluation."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +190,7 @@ def test_training_then_evaluation_with_another_vocabulary(tmp_path: Path) -> Non
     trained = {"MODEL__CLIP__TEXT_WEIGHTS": str(tmp_path / "trained.npy"), "SOLVER__MAX_ITER": 2}
     run(entry, tmp_path / "out", **trained)
     final = tmp_path / "out" / "model_final.pth"
-    assert torch.load(final, weights_only=False)["vocabulary"] == ["one", "two"]
+    assert torch.load(final, weights_only=False)["pair_detr"]["class_names"] == ["one", "two"]
 
     content = json.loads((tmp_path / "annotations.json").read_text())
     content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "one"}, {"id": 3, "name": "dog"}]
