@@ -40,7 +40,12 @@ setup(
         "timm>=1.0",
     ],
     extras_require={
+        # Text encoders for class names that no published text weights have. One of them is enough. The first one
+        # imports pkg_resources, which setuptools 81 no longer has.
+        "clip": ["clip-anytorch>=2.6", "open_clip_torch>=2.24", "setuptools<81"],
         "dev": [
+            "clip-anytorch>=2.6",
+            "open_clip_torch>=2.24",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist>=2.5",
@@ -48,6 +53,6 @@ setup(
             "ruff==0.17.5",
             # An independent Conditional DETR to compare with.
             "transformers",
-        ]
+        ],
     },
 )

@@ -12,9 +12,20 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from typing import Any
+
 from pair_detr import data, meta_arch
 from pair_detr.config import add_pair_detr_config
 
 __version__ = "0.1.0"
 
-__all__ = ["add_pair_detr_config", "data", "meta_arch"]
+__all__ = ["Predictor", "add_pair_detr_config", "data", "meta_arch"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is used: training has no need of it.
+    if name == "Predictor":
+        from pair_detr.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,8 +35,31 @@ class Classification(ABC):
         """(L, B, Q, C) fp32 logits -> (L, T, Q) cost of each query of an object's image for the object's label."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
-        """(L, B, Q, C) fp32 logits -> (L,) loss; ``num_boxes`` is the number of objects to normalise with."""
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of each layer.
+
+        Args:
+            logits: (L, B, Q, C) fp32.
+            assignment: which query has which object.
+            targets: the objects.
+            num_boxes: number of objects to normalise with.
+            selected: bool, true for the classes that take part, those of the objects among them: (K,), or one that can
+                be expanded to (L, B, Q, K), for the K classes without a no-object class. None: all.
+
+        Returns:
+            (L,).
+        """
+
+    @abstractmethod
+    def binary_logits(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> (..., K) log odds of each class against all else, without a no-object class."""
 
     @abstractmethod
     def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,11 +88,25 @@ class SigmoidFocal(Classification):
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         return positive - negative
 
-    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+    ) -> Tensor:
         """Sum over queries and classes, over the number of objects."""
         expected = torch.zeros_like(logits)
         expected[assignment.layer, assignment.image, assignment.query, targets.labels[assignment.target]] = 1
-        return sigmoid_focal_loss(logits, expected, self.alpha, self.gamma).sum((1, 2, 3)) / num_boxes
+        loss = sigmoid_focal_loss(logits, expected, self.alpha, self.gamma)
+        if selected is not None:
+            loss = loss * selected
+        return loss.sum((1, 2, 3)) / num_boxes
+
+    def binary_logits(self, logits: Tensor) -> Tensor:
+        """The logits themselves."""
+        return logits
 
     def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of query and class; a query can be detected under several labels."""
@@ -96,14 +133,29 @@ class Softmax(Classification):
         """Negative probability of the label."""
         return -logits.softmax(-1)[:, targets.image_of, :, targets.labels].transpose(0, 1)
 
-    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+    ) -> Tensor:
         """Weighted mean of the cross entropy over all queries; ``num_boxes`` plays no part."""
         no_object = logits.shape[-1] - 1
+        if selected is not None:
+            logits = logits.masked_fill(~F.pad(selected, (0, 1), value=True), float("-inf"))
         expected = torch.full(logits.shape[:-1], no_object, device=logits.device)
         expected[assignment.layer, assignment.image, assignment.query] = targets.labels[assignment.target]
         weight = torch.where(expected == no_object, self.no_object_weight, 1.0)
         loss = F.cross_entropy(logits.flatten(0, 2), expected.flatten(), reduction="none").view_as(weight)
-        return (loss * weight).sum((1, 2)) / mean_over_processes(weight.sum((1, 2)))
+        return (loss * weight).sum((1, 2)) / mean_over_processes(weight.sum((1, 2)), targets.has_boxes).clamp(min=1e-6)
+
+    def binary_logits(self, logits: Tensor) -> Tensor:
+        """log p - log (1 - p)."""
+        # Where p rounds to 1 the odds would be infinite.
+        log_prob = logits.log_softmax(-1)[..., :-1].clamp(max=-1e-6)
+        return log_prob - (-log_prob.expm1()).log()
 
     def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
         """Each query under its best label."""

@@ -17,8 +17,10 @@ def add_pair_detr_config(cfg: CN) -> None:
     """
     _adapt_detectron2_defaults(cfg)
     _add_model_keys(cfg)
+    _add_clip_keys(cfg)
     _add_backbone_keys(cfg)
     _add_input_keys(cfg)
+    _add_multi_dataset_keys(cfg)
     _add_solver_keys(cfg)
 
 
@@ -44,6 +46,8 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.VARIANT = "pair_detr"
     # Number of classes; 0 takes it from the `thing_classes` of the first data set in DATASETS.TRAIN. Own.
     cfg.MODEL.DETR.NUM_CLASSES = 0
+    # Boxes only: all classes of the data are one, "object", in training and in evaluation.
+    cfg.MODEL.DETR.CLASS_AGNOSTIC = False
     # Object queries, the most objects that an image can be given. DETR: 100, Conditional DETR: 300.
     cfg.MODEL.DETR.NUM_QUERIES = 300
     # Width of the transformer (divisible by 4 and by NUM_HEADS), its attention heads, and its depth: DETR's.
@@ -80,9 +84,28 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.LOSS.PRIOR_PROB = 0.01
     # Relative weight of the no-object column (softmax only; DETR section 4).
     cfg.MODEL.DETR.LOSS.NO_OBJECT_WEIGHT = 0.1
+    # Federated loss (arXiv 2104.05892), for data sets that annotate a class in some of their images only, as LVIS: the
+    # number of classes in the classification loss of a batch, those of its objects and a sample of the others (LVIS:
+    # 50; 0 is all), drawn in proportion to the number of their images to the given power (Detic's). Classes without
+    # annotations, the data set's novel ones, are never negatives.
+    cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = 0
+    cfg.MODEL.DETR.LOSS.FEDERATED_POWER = 0.5
     # Supervise the output of every decoder layer, each with a matching of its own, rather than the last alone
     # (DETR's auxiliary losses).
     cfg.MODEL.DETR.LOSS.DEEP_SUPERVISION = True
+
+    # Images with labels, but no boxes, as in Detic (arXiv 2201.02605); DATALOADER.SAMPLER_TRAIN MultiDatasetSampler.
+    cfg.MODEL.DETR.IMAGE_LABELS = CN()
+    # Which query takes a label: that of the largest box ("max_size"), the highest score for it ("max_score") or for any
+    # class ("first"), the least loss ("min_loss"), or on whose object both decoders of Pair DETR agree most
+    # ("pair_score"). "image" gives it to the mean of all, "wsddn" to all in proportion to their scores.
+    cfg.MODEL.DETR.IMAGE_LABELS.LOSS = "max_size"
+    # Weight of the loss (Detic's), which is a sum over decoder layers. Where gradients are clipped to a norm that they
+    # always exceed, it matters little: DATALOADER.DATASET_RATIO does.
+    cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = 0.1
+    # Let image labels train the classifier alone. The states that it classifies are those that boxes are predicted
+    # from: learning from labels only they drift, until boxes do not fit any more (docs/results.md). Own.
+    cfg.MODEL.DETR.IMAGE_LABELS.CLASSIFIER_ONLY = False
 
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
     # differences were mostly within the spread of seeds.
@@ -90,6 +113,8 @@ def _add_model_keys(cfg: CN) -> None:
     # "center": the centre decoder predicts cx, cy, w, h and the top-left decoder is trained beside it (and skipped at
     # inference). "pair": the box is assembled from the two points, w = 2 (cx - tlx), h = 2 (cy - tly).
     cfg.MODEL.DETR.PAIR.BOX_DECODING = "center"
+    # Decoder whose states are classified: "center" or "top_left".
+    cfg.MODEL.DETR.PAIR.CLASS_DECODER = "center"
     # Let both decoders use the same layers; they keep their own reference points and heads.
     cfg.MODEL.DETR.PAIR.SHARED_DECODER = False
     # Weight of the L1 loss on the normalised top-left corner.
@@ -103,6 +128,25 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LAYERS = "last"
     # Width of a linear projection of each decoder's output before the comparison; 0 compares the outputs themselves.
     cfg.MODEL.DETR.PAIR.PROJECTION_DIM = 0
+
+
+def _add_clip_keys(cfg: CN) -> None:
+    # Open vocabulary, for every variant: a query's class is the text that its projected state is closest to.
+    cfg.MODEL.CLIP = CN()
+    # Embeddings of the class names, a .npy file (C x D) as `python -m pair_detr.tools.text_weights` makes them or as
+    # Detic publishes them. The model's classes are its rows, and MODEL.DETR.NUM_CLASSES plays no part. A trained model
+    # takes other classes by another file, of the same text encoder. "" is a linear classifier.
+    cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
+    # Names of the rows where no .json file beside TEXT_WEIGHTS tells them: "coco", "lvis", "voc", a registered data
+    # set, a file, or "cat,dog,traffic cone". "" takes those of the data set of the config that has as many classes.
+    cfg.MODEL.CLIP.VOCABULARY = ""
+    # Factor of the cosines in the logits.
+    cfg.MODEL.CLIP.TEMPERATURE = 50.0
+    # Text encoder for names that are not among TEXT_WEIGHTS (pair_detr.Predictor): the one that these were made with,
+    # "clip:<model>" or "open_clip:<model>"; a local file with its weights; and the prompts to average over.
+    cfg.MODEL.CLIP.ENCODER = "clip:ViT-B/32"
+    cfg.MODEL.CLIP.CHECKPOINT = ""
+    cfg.MODEL.CLIP.PROMPTS = ["a {}"]
 
 
 def _add_backbone_keys(cfg: CN) -> None:
@@ -144,8 +188,11 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.RESIZE_CROP.SIZE_RANGE = [384, 600]
     # Own data to put into Detectron2's catalogs, a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder}
     # and {NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train}, the latter optionally with CLASSES (default: all
-    # names in the annotations, sorted) and YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). Paths
-    # are relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry. Own.
+    # names in the annotations, sorted) and YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). With
+    # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Image labels are {NAME: my_labels,
+    # FORMAT: image_labels, JSON: file, IMAGES: folder} or, with one folder a class, {NAME: my_photos, FORMAT:
+    # image_folder, ROOT: folder}, optionally with CLASSES ({folder: class name} or a file with such lines). Paths are
+    # relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry. Own.
     cfg.DATASETS.REGISTER = []
     # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" or
     # "lvis" forces one. Own.
@@ -153,6 +200,25 @@ def _add_input_keys(cfg: CN) -> None:
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
     # of one size. Own.
     cfg.TEST.IMS_PER_BATCH = 1
+
+
+def _add_multi_dataset_keys(cfg: CN) -> None:
+    # DATALOADER.SAMPLER_TRAIN = "MultiDatasetSampler" mixes the data sets of DATASETS.TRAIN, with boxes or with image
+    # labels: every batch is of one data set, and all have the classes of the first, found by name. The keys are those
+    # of Detic; each has an entry a data set, or [] for the default.
+    # "box", or "image" for labels of whole images: pos_category_ids or, where there are none, the classes of the boxes.
+    # Default: what the data set is registered as.
+    cfg.DATALOADER.DATASET_ANN = []
+    # Images drawn from each data set, in proportion. Default: as many from each.
+    cfg.DATALOADER.DATASET_RATIO = []
+    # Images of a batch in one process. Default: SOLVER.IMS_PER_BATCH, divided over the processes.
+    cfg.DATALOADER.DATASET_BS = []
+    # INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN of each data set, for example [[480, 800], [240, 400]] and
+    # [1333, 667]. Default: those. INPUT.RESIZE_CROP is for boxes only: it might cut off what an image label is about.
+    cfg.DATALOADER.DATASET_MIN_SIZES = []
+    cfg.DATALOADER.DATASET_MAX_SIZES = []
+    # Whether images of rare classes are repeated, as DATALOADER.REPEAT_THRESHOLD says. Default: they are not.
+    cfg.DATALOADER.USE_RFS = []
 
 
 def _add_solver_keys(cfg: CN) -> None:

@@ -14,6 +14,7 @@ from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
 from pair_detr.losses import CONTRASTIVE_LOSSES
 from pair_detr.matching import HungarianMatcher
 from pair_detr.modeling import Predictions
+from pair_detr.open_vocabulary import ClassSelection, build_class_selection
 from pair_detr.targets import Assignment, Targets
 
 
@@ -21,17 +22,26 @@ class SetCriterion(nn.Module):
     """Classification, L1 and generalised IoU losses under a one-to-one matching of each decoder layer."""
 
     @configurable
-    def __init__(self, *, matcher: HungarianMatcher, classification: Classification, weights: dict[str, float]) -> None:
+    def __init__(
+        self,
+        *,
+        matcher: HungarianMatcher,
+        classification: Classification,
+        weights: dict[str, float],
+        class_selection: ClassSelection | None = None,
+    ) -> None:
         """
         Args:
             matcher: assigns objects to queries.
             classification: gives the classification loss.
             weights: weight of each loss term, by its name.
+            class_selection: the classes that take part in the classification loss; None for all.
         """
         super().__init__()
         self.matcher = matcher
         self.classification = classification
         self.weights = weights
+        self.class_selection = class_selection
 
     @classmethod
     def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
@@ -46,6 +56,7 @@ class SetCriterion(nn.Module):
             "matcher": HungarianMatcher(classification, class_weight(cost.CLASS), cost.L1, cost.GIOU),
             "classification": classification,
             "weights": {"class": class_weight(loss.CLASS), "box": loss.L1, "giou": loss.GIOU},
+            "class_selection": build_class_selection(cfg),
         }
 
     def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
@@ -54,6 +65,7 @@ class SetCriterion(nn.Module):
         Returns:
             The last decoder layer's loss terms as "loss_class", "loss_box", "loss_giou", and the sums over the layers
             before it as "loss_class_aux" and so on. Terms are there, connected to the graph, for empty images, too.
+            Images whose objects are not known have zeros with gradients of zero.
 
         Raises:
             NonFiniteCostError: see :class:`HungarianMatcher`.
@@ -61,11 +73,12 @@ class SetCriterion(nn.Module):
         with torch.autocast(predictions.boxes.device.type, enabled=False):
             assignment = self.matcher(predictions.logits, predictions.boxes, targets)
             count = torch.full((), float(len(targets.labels)), device=predictions.boxes.device)
-            num_boxes = mean_over_processes(count).clamp(min=1)
+            # Processes with image labels take part in all sums over processes, too, or the others would wait for them.
+            num_boxes = mean_over_processes(count, targets.has_boxes).clamp(min=1)
             terms = self.layer_terms(predictions, targets, assignment, num_boxes)
         losses = {}
         for name, by_layer in terms.items():
-            by_layer = by_layer * self.weights[name]
+            by_layer = by_layer * (self.weights[name] * targets.has_boxes)
             losses[f"loss_{name}"] = by_layer[-1]
             if len(by_layer) > 1:
                 losses[f"loss_{name}_aux"] = by_layer[:-1].sum()
@@ -79,8 +92,10 @@ class SetCriterion(nn.Module):
         wanted = targets.boxes[assignment.target]
         _, giou = box_iou_pairs(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(wanted))
         num_layers = len(predictions.boxes)
+        selected = None if self.class_selection is None else self.class_selection(targets.labels)
+        logits = predictions.logits.float()
         return {
-            "class": self.classification.loss(predictions.logits.float(), assignment, targets, num_boxes),
+            "class": self.classification.loss(logits, assignment, targets, num_boxes, selected),
             "box": sum_by_layer(F.l1_loss(matched, wanted, reduction="none").sum(-1), assignment, num_layers)
             / num_boxes,
             "giou": sum_by_layer(1 - giou, assignment, num_layers) / num_boxes,
@@ -92,7 +107,11 @@ class PairCriterion(SetCriterion):
 
     @configurable
     def __init__(
-        self, *, contrastive_loss: Callable[[Tensor, Tensor, float], Tensor], temperature: float, **shared: Any
+        self,
+        *,
+        contrastive_loss: Callable[[Tensor, Tensor, float], Tensor],
+        temperature: float,
+        **shared: Any,
     ) -> None:
         """
         Args:

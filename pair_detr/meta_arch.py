@@ -1,6 +1,7 @@
 """The meta-architecture: Detectron2's dicts in, losses or Instances out. The only file that knows both worlds."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,14 @@ from pair_detr.data import resolve_class_names, resolve_num_classes
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
+from pair_detr.open_vocabulary import (
+    ImageLabelCriterion,
+    TextClassifier,
+    Vocabulary,
+    build_image_label_criterion,
+    classifier_factory,
+    load_vocabulary,
+)
 from pair_detr.targets import Targets
 from pair_detr.transfer import upload
 from pair_detr.variants import variant_of
@@ -39,6 +48,8 @@ class DetectionTransformer(nn.Module):
         pixel_std: list[float],
         detections_per_image: int,
         class_names: list[str] | None = None,
+        class_agnostic: bool = False,
+        image_label_criterion: ImageLabelCriterion | None = None,
     ) -> None:
         """
         Args:
@@ -50,6 +61,8 @@ class DetectionTransformer(nn.Module):
             pixel_mean: of each channel, in the units of the input images.
             pixel_std: of each channel.
             detections_per_image: at most so many are returned.
+            class_agnostic: labels of the training data are all read as class 0.
+            image_label_criterion: loss of images with labels, but no boxes; None if there are none.
         """
         super().__init__()
         self.detector = detector
@@ -58,28 +71,48 @@ class DetectionTransformer(nn.Module):
         self.num_classes = num_classes
         self.class_names = class_names
         self.detections_per_image = detections_per_image
+        self.class_agnostic = class_agnostic
+        self.image_label_criterion = image_label_criterion
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
         """Builds the parts that MODEL.DETR describes.
+
+        Args:
+            cfg: config.
+            vocabulary: in place of the one that MODEL.CLIP describes.
 
         Raises:
             ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
         """
         variant = variant_of(cfg)
-        num_classes = resolve_num_classes(cfg)
+        vocabulary = vocabulary or load_vocabulary(cfg)
+        class_agnostic = cfg.MODEL.DETR.CLASS_AGNOSTIC
+        if class_agnostic and vocabulary:
+            raise ValueError(
+                "MODEL.DETR.CLASS_AGNOSTIC and MODEL.CLIP.TEXT_WEIGHTS exclude each other: a model that finds boxes "
+                "only has no use for texts of classes. Unset one of them."
+            )
+        num_classes = len(vocabulary) if vocabulary else 1 if class_agnostic else resolve_num_classes(cfg)
         classification = build_classification(cfg, default=variant.classification)
+        classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
         return {
-            "detector": variant.detector(cfg, num_classes=num_classes, classification=classification),
+            "detector": variant.detector(cfg, classifier=classifier),
             "criterion": variant.criterion(cfg, classification),
             "classification": classification,
             "num_classes": num_classes,
-            "class_names": resolve_class_names(cfg),
+            "class_names": list(vocabulary.names)
+            if vocabulary
+            else None
+            if class_agnostic
+            else resolve_class_names(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "class_agnostic": class_agnostic,
+            "image_label_criterion": build_image_label_criterion(cfg, classification),
         }
 
     @property
@@ -87,17 +120,47 @@ class DetectionTransformer(nn.Module):
         """Where the parameters are."""
         return self.pixel_mean.device
 
+    @property
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """Names of the classes of a text classifier; None with a linear one, which knows numbers alone."""
+        head = self.detector.class_head
+        return head.names if isinstance(head, TextClassifier) else None
+
+    def set_vocabulary(self, names: Sequence[str], weights: Any) -> None:
+        """Detects other classes from now on; nothing that was learned changes.
+
+        Args:
+            names: C names.
+            weights: (C, D) embeddings of their texts, a tensor or an array; of any length.
+
+        Raises:
+            TypeError: the classifier is linear.
+            ValueError: the weights are not valid, see :class:`Vocabulary`, or have another width than the model's.
+        """
+        head = self.detector.class_head
+        if not isinstance(head, TextClassifier):
+            raise TypeError(
+                "The model's classifier is linear and knows the classes of its training alone. Build (and train) it "
+                "with text weights: MODEL.CLIP.TEXT_WEIGHTS."
+            )
+        head.set_vocabulary(Vocabulary(tuple(names), weights))
+        self.num_classes = len(head.names)
+        self.class_names = list(head.names)
+
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Trains or detects.
 
         Args:
             batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (3, H, W)
                 tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``; in
-                inference "height" and "width", the output size (default: the image's own).
+                inference "height" and "width", the output size (default: the image's own). Images with labels, but no
+                boxes have "ann_type" "image" and "pos_category_ids", a list of classes, in place of "instances"; they
+                are in batches of their own.
 
         Returns:
-            In training the weighted losses, see :class:`SetCriterion`. In inference one {"instances": Instances} an
-            image, with ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first.
+            In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of
+            :class:`ImageLabelCriterion` where there is one. In inference one {"instances": Instances} an image, with
+            ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first.
 
         Raises:
             FloatingPointError: a cost is not finite; the message names file, layer and the tensor at fault.
@@ -108,9 +171,12 @@ class DetectionTransformer(nn.Module):
             return self.postprocess(predictions, batched_inputs)
         targets = self.pack_targets(batched_inputs)
         try:
-            return self.criterion(predictions, targets)
+            losses = self.criterion(predictions, targets)
         except NonFiniteCostError as error:
             raise FloatingPointError(_describe(error, batched_inputs)) from error
+        if self.image_label_criterion is not None:
+            losses["loss_image"] = self.image_label_criterion(predictions, targets, self.detector.class_head)
+        return losses
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
         """Normalises and pads the images.
@@ -129,7 +195,14 @@ class DetectionTransformer(nn.Module):
         return batch.tensor, below[:, :, None] | beside[:, None, :]
 
     def pack_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
-        """Ground truth on the model's device, boxes as normalised cxcywh."""
+        """Ground truth on the model's device, boxes as normalised cxcywh.
+
+        Raises:
+            ValueError: the model does not learn from image labels, or the batch has images of both kinds.
+        """
+        kinds = {item.get("ann_type", "box") for item in batched_inputs}
+        if kinds != {"box"}:
+            return self._pack_image_labels(batched_inputs, kinds)
         num_queries = self.detector.query_embed.num_embeddings
         boxes, labels = [], []
         for item in batched_inputs:
@@ -137,7 +210,7 @@ class DetectionTransformer(nn.Module):
             height, width = instances.image_size
             scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
             boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
-            labels.append(instances.gt_classes)
+            labels.append(torch.zeros_like(instances.gt_classes) if self.class_agnostic else instances.gt_classes)
             if len(instances) > num_queries:
                 log_first_n(
                     logging.WARNING,
@@ -147,6 +220,19 @@ class DetectionTransformer(nn.Module):
                     key="caller",
                 )
         return Targets.pack(boxes, labels).to(self.device)
+
+    def _pack_image_labels(self, batched_inputs: list[dict[str, Any]], kinds: set[str]) -> Targets:
+        if self.image_label_criterion is None:
+            raise ValueError(
+                "A batch has image labels, but the model learns from boxes alone: it needs DATALOADER.SAMPLER_TRAIN "
+                "MultiDatasetSampler, and MODEL.DETR.CLASS_AGNOSTIC must be False."
+            )
+        if kinds != {"image"}:
+            raise ValueError(
+                f"A batch mixes images of the kinds {sorted(kinds)} (ann_type); all of its images must be of one."
+            )
+        labels = [torch.tensor(item["pos_category_ids"], dtype=torch.int64) for item in batched_inputs]
+        return Targets.pack_image_labels(labels).to(self.device)
 
     def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """The best detections of the last layer, in pixels of the output size."""

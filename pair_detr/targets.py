@@ -9,33 +9,78 @@ from pair_detr.transfer import upload
 
 
 @dataclass
+class ImageLabels:
+    """The N labels of all images of a batch, image after image. They say what an image shows, but not where.
+
+    Attributes:
+        labels: (N,) int64 contiguous class indices.
+        image_of: (N,) int64, the image in the batch that a label belongs to.
+        counts: labels of each image, on the host.
+    """
+
+    labels: Tensor
+    image_of: Tensor
+    counts: list[int]
+
+    @classmethod
+    def pack(cls, labels: list[Tensor]) -> "ImageLabels":
+        """Packs one (n,) tensor of labels an image, all on the same device."""
+        return cls(
+            torch.cat(labels).long(), _image_of([len(x) for x in labels]).to(labels[0].device), list(map(len, labels))
+        )
+
+    def to(self, device: torch.device) -> "ImageLabels":
+        """A copy on ``device``; the host does not wait for it."""
+        return ImageLabels(upload(self.labels, device), upload(self.image_of, device), self.counts)
+
+
+@dataclass
 class Targets:
-    """The T objects of all images of a batch, image after image.
+    """The T objects of all images of a batch, image after image; or only the labels of the images.
 
     Attributes:
         boxes: (T, 4) fp32 cxcywh, normalised to the unpadded image.
         labels: (T,) int64 contiguous class indices.
         image_of: (T,) int64, the image in the batch that an object belongs to.
         counts: objects of each image, on the host.
+        image_labels: None if the objects are known. Otherwise there are no objects here, which says nothing about the
+            images: this is all that is known.
     """
 
     boxes: Tensor
     labels: Tensor
     image_of: Tensor
     counts: list[int]
+    image_labels: ImageLabels | None = None
 
     @classmethod
     def pack(cls, boxes: list[Tensor], labels: list[Tensor]) -> "Targets":
         """Packs one (n, 4) tensor of boxes and one (n,) tensor of labels an image, all on the same device."""
-        counts = [len(x) for x in labels]
-        image_of = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
         boxes = torch.cat(boxes).float()
-        return cls(boxes, torch.cat(labels).long(), image_of.to(boxes.device), counts)
+        counts = [len(x) for x in labels]
+        return cls(boxes, torch.cat(labels).long(), _image_of(counts).to(boxes.device), counts)
+
+    @classmethod
+    def pack_image_labels(cls, labels: list[Tensor]) -> "Targets":
+        """Packs one (n,) tensor of labels an image, all on the same device."""
+        nothing = labels[0].new_empty(0, dtype=torch.int64)
+        boxes = labels[0].new_empty(0, 4, dtype=torch.float32)
+        return cls(boxes, nothing, nothing, [0] * len(labels), ImageLabels.pack(labels))
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the objects of the images are known."""
+        return self.image_labels is None
 
     def to(self, device: torch.device) -> "Targets":
         """A copy on ``device``; the host does not wait for it."""
         boxes, labels, image_of = (upload(x, device) for x in (self.boxes, self.labels, self.image_of))
-        return Targets(boxes, labels, image_of, self.counts)
+        image_labels = None if self.image_labels is None else self.image_labels.to(device)
+        return Targets(boxes, labels, image_of, self.counts, image_labels)
+
+
+def _image_of(counts: list[int]) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
 
 
 @dataclass

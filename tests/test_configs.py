@@ -36,8 +36,9 @@ def merged(name: str) -> CfgNode:
     cfg = load_config(name)
     cfg.MODEL.DETR.NUM_CLASSES = 3
     cfg.MODEL.DEVICE = "cpu"
-    # Building needs no data.
+    # Building needs no data, and texts have to be made first.
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
     return cfg
 
 

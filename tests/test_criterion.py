@@ -100,7 +100,7 @@ def test_pair_criterion_equals_sums(
 
 
 def test_pair_criterion_without_association_term() -> None:
-    losses = pair_criterion(CONTRASTIVE_WEIGHT=0.0)(predictions_for(pair=True, contrastive=1), make_targets(COUNTS))
+    losses = pair_criterion(CONTRASTIVE_WEIGHT=0.0)(predictions_for(pair=True), make_targets(COUNTS))
     assert not any("pair" in name for name in losses)
     assert "loss_top_left" in losses
 
@@ -186,29 +186,47 @@ class RecordingFocal(SigmoidFocal):
 
     num_boxes = 0.0
 
-    def loss(self, logits: Tensor, assignment: Assignment, targets: Targets, num_boxes: Tensor) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+    ) -> Tensor:
         self.num_boxes = num_boxes.item()
-        return super().loss(logits, assignment, targets, num_boxes)
+        return super().loss(logits, assignment, targets, num_boxes, selected)
 
 
-def normaliser(count: int) -> float:
+def normaliser(targets: Targets) -> float:
     classification = RecordingFocal()
-    SetCriterion(default_cfg(), classification)(make_predictions(2, 1, QUERIES, CLASSES), make_targets([count]))
+    SetCriterion(default_cfg(), classification)(make_predictions(2, 1, QUERIES, CLASSES), targets)
     return classification.num_boxes
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1.0), (1, 1.0), (5, 5.0)])
 def test_normaliser_of_one_process(count: int, expected: float) -> None:
-    assert normaliser(count) == expected
+    assert normaliser(make_targets([count])) == expected
 
 
 def test_normaliser_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pair_detr.distributed.comm.get_world_size", lambda: 2)
-    monkeypatch.setattr("pair_detr.distributed.dist.all_reduce", lambda total: total.add_(2.0))
-    assert normaliser(5) == 3.5
+
+    def other_process(*summands: float) -> None:
+        reduce = "pair_detr.distributed.dist.all_reduce"
+        monkeypatch.setattr(reduce, lambda total: total.add_(torch.tensor(summands)))
+
+    labels = Targets.pack_image_labels([torch.tensor([0])])
+    other_process(2, 1)
+    assert normaliser(make_targets([5])) == 3.5
     # One process without objects does not count as one with one.
-    monkeypatch.setattr("pair_detr.distributed.dist.all_reduce", lambda total: total.add_(4.0))
-    assert normaliser(0) == 2.0
+    other_process(4, 1)
+    assert normaliser(make_targets([0])) == 2
+    # One that has image labels does not count at all, neither as this process nor as the other.
+    assert normaliser(labels) == 4
+    other_process(0, 0)
+    assert normaliser(make_targets([5])) == 5
+    assert normaliser(labels) == 1
 
 
 def test_losses_are_fp32_under_autocast() -> None:

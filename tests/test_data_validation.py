@@ -157,6 +157,8 @@ def test_tool_lists_everything(
     assert tool.main(["tool"]) == 0
     assert "tool: dropped: annotation 0 of 1.png has box [1, 1, 0, 5] (zero width)" in caplog.messages
     assert "tool: 2 images, 1 boxes: can be trained on if its images can be read (--open-images)" in caplog.messages
+    (table,) = (message for message in caplog.messages if message.startswith("tool: classes"))
+    assert table.splitlines()[-2].replace(" ", "") == "|cat|1|1|0|"
     (tmp_path / "2.png").unlink()
     assert tool.main(["tool"]) == 1
     assert f"tool: missing image: {tmp_path / '2.png'}" in caplog.messages
@@ -171,7 +173,10 @@ def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
     register("gone", tmp_path / "gone", []).joinpath("annotations.json").unlink()
     register("fine", tmp_path / "fine", [{"image_id": 1, "bbox": [1, 1, 2, 5]}])
     assert tool.main(["unheard_of", "torn", "gone", "fine"]) == 1
-    first, second, third, last = caplog.messages[0], *(m for m in caplog.messages[1:] if "Loaded" not in m)
+    first, second, third, last = (
+        caplog.messages[0],
+        *(m for m in caplog.messages[1:] if "Loaded" not in m and "classes" not in m),
+    )
     assert first.startswith('unheard_of: cannot be loaded: Data set "unheard_of" is not registered')
     assert second.startswith("torn: cannot be loaded: ") and "not valid JSON" in second
     assert third.startswith("gone: cannot be loaded: ") and "annotations.json" in third

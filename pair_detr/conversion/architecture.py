@@ -13,6 +13,7 @@ from detectron2.modeling import build_backbone
 from pair_detr.classification import build_classification
 from pair_detr.config import add_pair_detr_config
 from pair_detr.conversion.errors import ConversionError
+from pair_detr.open_vocabulary import classifier_factory
 from pair_detr.variants import VARIANTS, variant_of
 
 Shapes = Mapping[str, torch.Size]
@@ -162,9 +163,8 @@ def _shapes(architecture: Architecture) -> Shapes:
             return {f"backbone.{key}": tensor.shape for key, tensor in backbone.state_dict().items()}
         variant = VARIANTS[architecture.transformer.VARIANT]
         classification = build_classification(cfg, default=variant.classification)
-        detector = variant.detector(
-            cfg, num_classes=architecture.transformer.num_classes, classification=classification
-        )
+        num_classes = architecture.transformer.num_classes
+        detector = variant.detector(cfg, classifier=classifier_factory(cfg, classification, num_classes, None))
     return {key: tensor.shape for key, tensor in detector.state_dict().items()}
 
 

@@ -7,18 +7,27 @@ from pair_detr.data.builtin import datasets_root
 from pair_detr.data.catalog import class_names_of, load_dataset
 from pair_detr.data.classes import resolve_class_names, resolve_num_classes
 from pair_detr.data.coco import register_coco
+from pair_detr.data.image_folder import register_image_folder
+from pair_detr.data.image_labels import register_image_labels
 from pair_detr.data.mapper import DetectionMapper
+from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
+from pair_detr.data.multi_sampler import MultiDatasetBatchSampler
 from pair_detr.data.registration import register_from_config
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.shapes import make_shapes, register_shapes
 from pair_detr.data.validation import DatasetReport, check_dataset
 from pair_detr.data.voc import register_voc
+from pair_detr.data.vocabulary import VocabularyMatch, match_classes
 
 __all__ = [
     "DatasetReport",
     "DetectionMapper",
+    "MultiDatasetBatchSampler",
+    "MultiDatasetMapper",
     "TrainingBatchSampler",
+    "VocabularyMatch",
     "build_augmentation",
+    "build_multi_dataset_sampler",
     "build_test_loader",
     "build_train_loader",
     "check_dataset",
@@ -28,8 +37,11 @@ __all__ = [
     "load_dataset",
     "load_training_dicts",
     "make_shapes",
+    "match_classes",
     "register_coco",
     "register_from_config",
+    "register_image_folder",
+    "register_image_labels",
     "register_shapes",
     "register_voc",
     "resolve_class_names",

@@ -15,17 +15,19 @@ from detectron2.data.build import (
     print_instances_class_histogram,
     trivial_batch_collator,
 )
-from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pair_detr.data.catalog import load_dataset
+from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.mapper import DetectionMapper
+from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.sampler import TrainingBatchSampler
-from pair_detr.data.validation import check_files, inspect_dicts, validate, warn_without_boxes
+from pair_detr.data.sampler_arguments import orientations, repeat_factors
+from pair_detr.data.sources import MULTI_DATASET_SAMPLER, load_source_dicts, source_options
+from pair_detr.data.validation import check_files, inspect_dicts, require_boxes, validate, warn_without_boxes
 
-_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
+_REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
+_SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
 
 
 class SeededDataset(Dataset):
@@ -53,20 +55,23 @@ class SeededDataset(Dataset):
 def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """Images of all sets in ``DATASETS.TRAIN``, validated (see :func:`pair_detr.data.validation.validate`).
 
-    Images without objects are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says so.
+    Images without objects are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says so. With
+    ``DATALOADER.SAMPLER_TRAIN`` MultiDatasetSampler they are those of :func:`pair_detr.data.sources.load_source_dicts`.
 
     Raises:
         KeyError, FileNotFoundError, ValueError: there is no data set, or one cannot be loaded or trained on.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on.")
-    dicts = list(itertools.chain.from_iterable(validate(name, load_dataset(name)) for name in cfg.DATASETS.TRAIN))
-    # A single set may well consist of background.
-    if all(annotation.get("iscrowd") for record in dicts for annotation in record["annotations"]):
+    if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
+        return load_source_dicts(cfg)
+    if labelled := [name for name in cfg.DATASETS.TRAIN if annotation_type_of(name) == "image"]:
         raise ValueError(
-            f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)}: none of the {len(dicts)} images has a usable box to learn "
-            'from. Correct the annotations; "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
+            f"DATASETS.TRAIN: {', '.join(labelled)} has image labels, not boxes. Set DATALOADER.SAMPLER_TRAIN to "
+            f"{MULTI_DATASET_SAMPLER} to train on both, or remove it."
         )
+    dicts = list(itertools.chain.from_iterable(validate(name, load_dataset(name)) for name in cfg.DATASETS.TRAIN))
+    require_boxes(cfg.DATASETS.TRAIN, dicts)
     # Detectron2's get_detection_dataset_dicts would filter before degenerate boxes are dropped, and load everything
     # once more: these are its parts.
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
@@ -97,6 +102,9 @@ def build_train_loader(
 ) -> DataLoader:
     """Endless loader of training batches, lists of dicts as :class:`DetectionMapper` makes them.
 
+    With ``DATALOADER.SAMPLER_TRAIN`` MultiDatasetSampler each batch is of one data set and its dicts are as
+    :class:`MultiDatasetMapper` makes them.
+
     The batches follow from ``SEED`` and the iteration, whatever the number of workers; with a negative ``SEED`` they
     differ from run to run. ``len(loader.dataset)`` is the number of images.
 
@@ -109,25 +117,32 @@ def build_train_loader(
         ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes, or ``DATALOADER.SAMPLER_TRAIN`` is
             unknown; further as :func:`load_training_dicts`.
     """
-    images = images_per_process(cfg)
     if cfg.DATALOADER.SAMPLER_TRAIN not in _SAMPLERS:
         raise ValueError(
             f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; it must be one of {', '.join(_SAMPLERS)}."
         )
+    images = images_per_process(cfg)
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
-    sampler = TrainingBatchSampler(
-        len(dicts),
-        images,
-        seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
-        rank=comm.get_rank(),
-        world_size=comm.get_world_size(),
-        groups=_orientations(dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
-        repeat_factors=_repeat_factors(cfg, dicts),
-        start_batch=start_iter,
-    )
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    place = {"rank": comm.get_rank(), "world_size": comm.get_world_size(), "start_batch": start_iter}
+    if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
+        sampler: Sampler = build_multi_dataset_sampler(cfg, dicts, seed=seed, **place)
+        mapper: Callable = MultiDatasetMapper(cfg, source_options(cfg))
+    else:
+        mapper = DetectionMapper(cfg, is_train=True)
+        sampler = TrainingBatchSampler(
+            len(dicts),
+            images,
+            seed=seed,
+            groups=orientations(dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+            repeat_factors=repeat_factors(cfg, dicts)
+            if cfg.DATALOADER.SAMPLER_TRAIN == _REPEAT_FACTOR_SAMPLER
+            else None,
+            **place,
+        )
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
-        SeededDataset(dicts, DetectionMapper(cfg, is_train=True)),
+        SeededDataset(dicts, mapper),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=trivial_batch_collator,
@@ -150,25 +165,6 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
         mapper=DetectionMapper(cfg, is_train=False),
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
-
-
-def _orientations(dicts: Sequence[dict[str, Any]]) -> list[int]:
-    """Whether an image is landscape: batches of one orientation need less padding."""
-    for record in dicts:
-        if "width" not in record or "height" not in record:
-            raise ValueError(
-                f"{record['file_name']} has no width and height in its data set: add them, or set "
-                "DATALOADER.ASPECT_RATIO_GROUPING to False."
-            )
-    return [int(record["width"] > record["height"]) for record in dicts]
-
-
-def _repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Tensor | None:
-    if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
-        return None
-    return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
     )
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog
 
 from pair_detr.data.coco import register_coco
+from pair_detr.data.lvis import register_lvis_base
+from pair_detr.data.open_shapes import register_open_shapes
+from pair_detr.data.ov_coco import register_ov_coco
 from pair_detr.data.shapes import register_shapes
 from pair_detr.data.voc import register_voc
 
@@ -36,7 +39,14 @@ def register_bccd(root: str) -> None:
         register_voc(f"bccd_voc_{split}", str(folder), split, BCCD_CLASS_NAMES, remedy=remedy)
 
 
-for _folder, _register in (("bccd", register_bccd), ("shapes", register_shapes)):
+_root = datasets_root()
+for _prefix, _register, _folder in (
+    ("bccd", register_bccd, str(_root / "bccd")),
+    ("shapes", register_shapes, str(_root / "shapes")),
+    ("open_shapes", register_open_shapes, _root / "shapes"),
+    ("ovcoco", register_ov_coco, _root),
+    ("lvis_v1_train_norare", register_lvis_base, _root),
+):
     # Names that the user has given to data of his own before stay his.
-    if not any(name.startswith(f"{_folder}_") for name in DatasetCatalog):
-        _register(str(datasets_root() / _folder))
+    if not any(name.startswith(_prefix) for name in DatasetCatalog):
+        _register(_folder)

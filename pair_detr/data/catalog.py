@@ -17,6 +17,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         KeyError: ``name`` is not registered.
         FileNotFoundError: annotations or images are missing; the message names the file.
         OSError: the annotations cannot be read.
+        ImportError: a package that reads them is not installed.
         ValueError: the annotations cannot be understood, or there are no images.
     """
     if name not in DatasetCatalog:
@@ -31,6 +32,11 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         )
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         raise kind(f'Data set "{name}": {error}. {remedy}') from error
+    except ImportError as error:
+        raise ImportError(
+            f'Data set "{name}" is read with the package {error.name}, which is not installed: install it with pip.',
+            name=error.name,
+        ) from error
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         if (json_file := metadata.get("json_file")) is not None and str(json_file) not in detail:
@@ -61,3 +67,8 @@ def class_names_of(name: str) -> list[str] | None:
         load_dataset(name)
     classes = metadata.get("thing_classes")
     return None if classes is None else list(classes)
+
+
+def annotation_type_of(name: str) -> str:
+    """Whether a data set has boxes ("box") or is registered as one with labels of whole images ("image")."""
+    return MetadataCatalog.get(name).get("annotation_type", "box")

@@ -5,6 +5,7 @@ import logging
 from detectron2.config import CfgNode
 
 from pair_detr.data.catalog import class_names_of
+from pair_detr.data.sources import MULTI_DATASET_SAMPLER
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     if num_classes < 0:
         raise ValueError(f"{_KEY} is {num_classes}; set the number of classes, or 0 to take it from the data.")
     if num_classes > 0:
-        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-            _check(num_classes, name, _classes_if_at_hand(name))
+        for name in dict.fromkeys((*_sharing_classes(cfg), *cfg.DATASETS.TEST)):
+            _check(num_classes, name, classes_if_at_hand(name))
         return num_classes
 
     sources = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
@@ -37,7 +38,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     classes = class_names_of(sources[0])
     if not classes:
         raise ValueError(f'{_KEY} is 0, but data set "{sources[0]}" has no thing_classes in its metadata: set either.')
-    for name in cfg.DATASETS.TRAIN[1:]:
+    for name in _sharing_classes(cfg)[1:]:
         if (other := class_names_of(name)) != classes:
             raise ValueError(
                 f'DATASETS.TRAIN mixes data sets of different classes: "{sources[0]}" has {_describe(classes)}, '
@@ -45,7 +46,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
                 "same classes in the same order."
             )
     for name in cfg.DATASETS.TEST:
-        test_classes = _classes_if_at_hand(name)
+        test_classes = classes_if_at_hand(name)
         _check(len(classes), name, test_classes, origin=f'the classes of "{sources[0]}"')
         if test_classes is not None and test_classes != classes:
             logger.warning(
@@ -61,12 +62,19 @@ def resolve_num_classes(cfg: CfgNode) -> int:
 def resolve_class_names(cfg: CfgNode) -> list[str] | None:
     """Names of the classes that a model for ``cfg`` predicts; None where no data set of the config can tell."""
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if classes := _classes_if_at_hand(name):
+        if classes := classes_if_at_hand(name):
             return classes
     return None
 
 
-def _classes_if_at_hand(name: str) -> list[str] | None:
+def _sharing_classes(cfg: CfgNode) -> tuple[str, ...]:
+    """The training sets whose classes are those of the model."""
+    # Others that are mixed in are brought to the classes of the first, by name.
+    mixed = cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER
+    return tuple(cfg.DATASETS.TRAIN[:1] if mixed else cfg.DATASETS.TRAIN)
+
+
+def classes_if_at_hand(name: str) -> list[str] | None:
     """Classes of a data set that the model could do without: one to evaluate on, or with the number given."""
     try:
         return class_names_of(name)

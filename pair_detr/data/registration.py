@@ -8,12 +8,16 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from pair_detr.data.coco import register_coco
+from pair_detr.data.image_folder import register_image_folder
+from pair_detr.data.image_labels import register_image_labels
 from pair_detr.data.voc import register_voc
 
 # Keys of an entry by its format: the required ones and the optional ones.
 _KEYS = {
-    "coco": ({"NAME", "FORMAT", "JSON", "IMAGES"}, set()),
+    "coco": ({"NAME", "FORMAT", "JSON", "IMAGES"}, {"NOVEL_CLASSES"}),
     "voc": ({"NAME", "FORMAT", "ROOT", "SPLIT"}, {"CLASSES", "YEAR"}),
+    "image_folder": ({"NAME", "FORMAT", "ROOT"}, {"CLASSES"}),
+    "image_labels": ({"NAME", "FORMAT", "JSON", "IMAGES"}, set()),
 }
 
 # What this module has put into the catalogs, to tell a repetition from a conflict.
@@ -23,9 +27,14 @@ _registered: dict[str, dict[str, Any]] = {}
 def register_from_config(cfg: CfgNode) -> None:
     """Registers the data sets listed in ``DATASETS.REGISTER``; doing it again changes nothing.
 
-    An entry is ``{NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder}`` or ``{NAME: my_train, FORMAT: voc, ROOT:
-    folder, SPLIT: train, CLASSES: [a, b], YEAR: 2012}``, of which CLASSES and YEAR may be left out. Paths are relative
-    to the working directory.
+    An entry is one of (keys in parentheses may be left out, paths are relative to the working directory)
+
+    - ``{NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder, (NOVEL_CLASSES: [a, b])}``
+    - ``{NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train, (CLASSES: [a, b]), (YEAR: 2012)}``
+    - ``{NAME: my_photos, FORMAT: image_folder, ROOT: folder, (CLASSES: file or {folder: class name})}``, see
+      :func:`pair_detr.data.image_folder.register_image_folder`
+    - ``{NAME: my_labels, FORMAT: image_labels, JSON: file, IMAGES: folder}``, see
+      :func:`pair_detr.data.image_labels.register_image_labels`
 
     Raises:
         ValueError: an entry is malformed, or its name is taken by another data set.
@@ -37,7 +46,7 @@ def register_from_config(cfg: CfgNode) -> None:
 
 def _register(key: str, entry: Mapping[str, Any]) -> None:
     if not isinstance(entry, Mapping):
-        raise ValueError(f"{key} is {entry!r}; write {{NAME: ..., FORMAT: coco or voc, ...}}.")
+        raise ValueError(f"{key} is {entry!r}; write {{NAME: ..., FORMAT: {' or '.join(_KEYS)}, ...}}.")
     data_format = entry.get("FORMAT")
     if data_format not in _KEYS:
         raise ValueError(f"{key}: FORMAT is {data_format!r}; it must be one of {', '.join(_KEYS)}.")
@@ -59,7 +68,16 @@ def _register(key: str, entry: Mapping[str, Any]) -> None:
         raise ValueError(f'{key}: "{name}" is the name of a data set registered elsewhere; choose another NAME.')
     if data_format == "coco":
         json_file = _file(key, "JSON", entry["JSON"])
-        register_coco(name, str(json_file), str(_folder(key, "IMAGES", entry["IMAGES"])))
+        novel = {"novel_classes": list(entry["NOVEL_CLASSES"])} if "NOVEL_CLASSES" in entry else {}
+        register_coco(name, str(json_file), str(_folder(key, "IMAGES", entry["IMAGES"])), **novel)
+    elif data_format == "image_labels":
+        json_file = _file(key, "JSON", entry["JSON"])
+        register_image_labels(name, json_file, _folder(key, "IMAGES", entry["IMAGES"]))
+    elif data_format == "image_folder":
+        classes = entry.get("CLASSES")
+        if isinstance(classes, str):
+            classes = _file(key, "CLASSES", classes)
+        register_image_folder(name, _folder(key, "ROOT", entry["ROOT"]), classes)
     else:
         root = _folder(key, "ROOT", entry["ROOT"])
         _file(key, "SPLIT", root / "ImageSets" / "Main" / f"{entry['SPLIT']}.txt")

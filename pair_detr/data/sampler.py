@@ -64,12 +64,18 @@ class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         first = self.start_batch * self.world_size + self.rank
-        for batch in itertools.islice(self._batches(), first, None, self.world_size):
-            # Seeds are made here, for the batches that are used: 10 us each would be felt when millions are skipped.
-            yield [(index, self._sample_seed(position)) for position, index in batch]
+        for batch in itertools.islice(self.batches(), first, None, self.world_size):
+            yield self.seeded(batch)
 
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        """All processes' batches of (position in the stream, index)."""
+    def seeded(self, batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Pairs of index and seed for one of :meth:`batches`.
+
+        It is apart from these because 10 us a seed would be felt when millions of them are skipped.
+        """
+        return [(index, self._random_seed(_SAMPLE, position)) for position, index in batch]
+
+    def batches(self) -> Iterator[list[tuple[int, int]]]:
+        """All processes' batches, from the first on, of pairs (position in the stream, index)."""
         pending: dict[int, list[tuple[int, int]]] = {}
         for position, index in enumerate(self._indices()):
             group = 0 if self.groups is None else self.groups[index]
@@ -87,9 +93,6 @@ class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
                 counts = (self.repeat_factors + torch.rand(self.size, generator=generator)).floor().long()
                 indices = indices.repeat_interleave(counts)
             yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
-
-    def _sample_seed(self, position: int) -> int:
-        return self._random_seed(_SAMPLE, position)
 
     def _random_seed(self, stream: int, index: int) -> int:
         return int(np.random.SeedSequence(self.seed, spawn_key=(stream, index)).generate_state(1)[0])

@@ -11,11 +11,26 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
 
-from pair_detr.data.catalog import load_dataset
+from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
 from pair_detr.data.messages import join_some
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ClassCount:
+    """How often a class occurs.
+
+    Args:
+        boxes: its usable boxes; crowds are none.
+        box_images: images with such a box.
+        labelled_images: images with its label.
+    """
+
+    boxes: int = 0
+    box_images: int = 0
+    labelled_images: int = 0
 
 
 @dataclass
@@ -25,25 +40,37 @@ class DatasetReport:
     Args:
         name: the data set.
         num_images: its images.
+        annotation_type: "box", or "image" if its annotations are labels of whole images.
         num_boxes: its usable boxes; crowds are none.
+        num_labels: its image labels.
+        classes: occurrences by class name, in the order of the classes; empty where the data set does not name them.
         degenerate: boxes that training drops.
-        unknown_classes: annotations whose class does not exist; an error.
+        unknown_classes: annotations and labels whose class does not exist; an error.
         missing_files: images that do not exist; an error.
         duplicate_files: images that occur more than once.
+        unlabelled: images without a label, where labels are what there should be.
     """
 
     name: str
     num_images: int
+    annotation_type: str = "box"
     num_boxes: int = 0
+    num_labels: int = 0
+    classes: dict[str, ClassCount] = field(default_factory=dict)
     degenerate: list[BoxFault] = field(default_factory=list)
     unknown_classes: list[str] = field(default_factory=list)
     missing_files: list[str] = field(default_factory=list)
     duplicate_files: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
 
     @property
     def trainable(self) -> bool:
-        """Whether training on it alone can start; degenerate boxes and duplicates are no obstacle if a box is left."""
-        return not self.missing_files and not self.unknown_classes and self.num_boxes > 0
+        """Whether training on it alone can start.
+
+        Degenerate boxes, duplicates and images without labels are no obstacle if a box, or a label, is left.
+        """
+        usable = self.num_labels if self.annotation_type == "image" else self.num_boxes
+        return not self.missing_files and not self.unknown_classes and usable > 0
 
 
 def check_dataset(name: str) -> DatasetReport:
@@ -56,29 +83,65 @@ def check_dataset(name: str) -> DatasetReport:
     return inspect_dicts(name, load_dataset(name))
 
 
-def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]]) -> DatasetReport:
-    """As :func:`check_dataset`, for images already loaded in Detectron2's standard format."""
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    report = DatasetReport(name, num_images=len(dicts))
+def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | None = None) -> DatasetReport:
+    """As :func:`check_dataset`, for images already loaded in Detectron2's standard format.
+
+    Args:
+        name: the data set.
+        dicts: its images.
+        annotation_type: "box" or "image", whether labels are the classes of an image's boxes where it has no
+            ``pos_category_ids``; by default what the metadata say.
+    """
+    metadata = MetadataCatalog.get(name)
+    classes = metadata.get("thing_classes")
+    report = DatasetReport(name, num_images=len(dicts), annotation_type=annotation_type or annotation_type_of(name))
+    # By index, as names may occur twice.
+    counts = [ClassCount() for _ in classes or ()]
     for record in dicts:
         report.degenerate.extend(record.get("dropped_boxes", ()))
         faults = _faults_of(record)
         report.degenerate.extend(faults.values())
         annotations = record.get("annotations", ())
-        report.num_boxes += sum(i not in faults and not a.get("iscrowd") for i, a in enumerate(annotations))
-        if classes is not None:
-            report.unknown_classes.extend(
-                f"annotation {index} of {record['file_name']} has class {annotation['category_id']!r}"
-                for index, annotation in enumerate(annotations)
-                if annotation["category_id"] not in range(len(classes))
-            )
-    counts = Counter(record["file_name"] for record in dicts)
-    report.missing_files = _missing(counts)
-    report.duplicate_files = [file_name for file_name, count in counts.items() if count > 1]
+        boxes = Counter(a["category_id"] for i, a in enumerate(annotations) if i not in faults and not a.get("iscrowd"))
+        labels = image_labels_of(record) if report.annotation_type == "image" else record.get("pos_category_ids", [])
+        report.num_boxes += boxes.total()
+        report.num_labels += len(labels)
+        if report.annotation_type == "image" and not labels:
+            report.unlabelled.append(record["file_name"])
+        if classes is None:
+            continue
+        known = range(len(classes))
+        report.unknown_classes.extend(
+            f"annotation {index} of {record['file_name']} has class {annotation['category_id']!r}"
+            for index, annotation in enumerate(annotations)
+            if annotation["category_id"] not in known
+        )
+        report.unknown_classes.extend(
+            f"{record['file_name']} has the label {label!r}"
+            for label in record.get("pos_category_ids", ())
+            if label not in known
+        )
+        for index, number in boxes.items():
+            if index in known:
+                counts[index].boxes += number
+                counts[index].box_images += 1
+        for label in set(labels).intersection(known):
+            counts[label].labelled_images += 1
+    report.classes = dict(zip(classes or (), counts, strict=True))
+    occurrences = Counter(record["file_name"] for record in dicts)
+    report.missing_files = _missing(occurrences)
+    report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
     return report
 
 
-def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def image_labels_of(record: dict[str, Any]) -> list[int]:
+    """Classes that an image shows: its ``pos_category_ids`` or, if it has none of these, the classes of its boxes."""
+    if "pos_category_ids" in record:
+        return list(record["pos_category_ids"])
+    return sorted({annotation["category_id"] for annotation in record.get("annotations", ())})
+
+
+def validate(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | None = None) -> list[dict[str, Any]]:
     """Makes sure that a data set can be trained on.
 
     Degenerate boxes are dropped, with one warning that counts them; files that occur twice are a warning.
@@ -86,6 +149,7 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     Args:
         name: the data set.
         dicts: its images in Detectron2's standard format; left unchanged.
+        annotation_type: as of :func:`inspect_dicts`.
 
     Returns:
         the images without the degenerate boxes; each has "annotations", if only an empty list.
@@ -94,7 +158,7 @@ def validate(name: str, dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
         FileNotFoundError: images are missing.
         ValueError: annotations have classes that the data set's metadata do not know.
     """
-    report = inspect_dicts(name, dicts)
+    report = inspect_dicts(name, dicts, annotation_type)
     check_files(report)
     if report.unknown_classes:
         classes = MetadataCatalog.get(name).thing_classes
@@ -129,6 +193,20 @@ def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
             check_image_size(dict(record), image)
         except (OSError, ValueError, SizeMismatchError) as error:
             yield f"{record['file_name']}: {error}"
+
+
+def require_boxes(names: Sequence[str], dicts: Sequence[dict[str, Any]]) -> None:
+    """Makes sure that validated training sets have, between them, a box to learn from.
+
+    Raises:
+        ValueError: they have none.
+    """
+    # A single set may well consist of background.
+    if all(annotation.get("iscrowd") for record in dicts for annotation in record.get("annotations", ())):
+        raise ValueError(
+            f"DATASETS.TRAIN {list(names)}: none of the {len(dicts)} images has a usable box to learn "
+            'from. Correct the annotations; "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
+        )
 
 
 def warn_without_boxes(report: DatasetReport) -> None:

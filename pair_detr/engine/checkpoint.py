@@ -26,6 +26,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     A checkpoint is written to a temporary file, flushed to the disk, and then renamed. ``last_checkpoint`` follows in
     the same way, so whatever moment the process is killed at, it names a complete file.
+
+    The names of a model's classes are saved beside its weights.
     """
 
     def __init__(

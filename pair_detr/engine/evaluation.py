@@ -8,12 +8,15 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from pycocotools.coco import COCO
 
 from pair_detr.data import check_dataset, class_names_of
+from pair_detr.data.lvis_evaluation import LVISEvaluator
+from pair_detr.data.open_vocabulary_evaluation import OpenVocabularyCOCOEvaluator
 from pair_detr.data.validation import check_files, warn_without_boxes
 from pair_detr.data.voc_evaluation import VOCEvaluator
+from pair_detr.engine.class_agnostic import merge_classes
 
 
 def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -31,6 +34,9 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     """
     kind = _evaluator_kind(cfg, name)
     folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference" / name)
+    if cfg.MODEL.DETR.CLASS_AGNOSTIC:
+        # The other evaluators' metrics are about classes.
+        return _coco(name, str(folder), class_agnostic=True)
     return _EVALUATORS[kind](name, str(folder))
 
 
@@ -62,19 +68,21 @@ def _evaluator_kind(cfg: CfgNode, name: str) -> str:
     return kind
 
 
-def _coco(name: str, folder: str) -> DatasetEvaluator:
+def _coco(name: str, folder: str, class_agnostic: bool = False) -> DatasetEvaluator:
     metadata = MetadataCatalog.get(name)
     convert = "json_file" not in metadata.as_dict()
     if not convert:
         # Loading fills in which category is which class; without, all predictions would count as wrong.
         class_names_of(name)
     # Without Detectron2's C++ extension it takes pycocotools' COCOeval by itself.
-    evaluator = COCOEvaluator(name, output_dir=folder, allow_cached_coco=False)
+    options = {"output_dir": folder, "allow_cached_coco": False}
+    novel = None if class_agnostic else metadata.get("novel_classes")
+    evaluator = OpenVocabularyCOCOEvaluator(name, novel, **options) if novel else COCOEvaluator(name, **options)
     if convert:
         # Detectron2 leaves its converted file in the metadata, and would trust it in later evaluations as well.
         del metadata.json_file
     _complete(evaluator._coco_api)
-    return evaluator
+    return merge_classes(evaluator) if class_agnostic else evaluator
 
 
 def _complete(coco: COCO) -> None:

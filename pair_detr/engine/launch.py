@@ -26,6 +26,7 @@ from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.weights import load_weights, read_weights, require_weights
+from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
     register_from_config(cfg)
     # In config.yaml, too, so that the model can be built from it without the training data.
-    cfg.MODEL.DETR.NUM_CLASSES = resolve_num_classes(cfg)
+    vocabulary = load_vocabulary(cfg)
+    if vocabulary is None:
+        cfg.MODEL.DETR.NUM_CLASSES = resolve_num_classes(cfg)
+    else:
+        cfg.MODEL.DETR.NUM_CLASSES = len(vocabulary)
+        check_vocabulary(vocabulary, cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
     cfg.freeze()
     default_setup(cfg, args)
     return cfg

@@ -145,7 +145,14 @@ def _fit(
     """What to load into ``target``, None for nothing; and what was done to it, "" for nothing."""
     part = _part(key)
     # Other kinds of classifiers have no rows of classes.
-    if key in _ROWS_OF_CLASSES and weights_classes and model_classes and list(weights_classes) != list(model_classes):
+    if (
+        key in _ROWS_OF_CLASSES
+        and tensor.dim()
+        and target.dim()
+        and weights_classes
+        and model_classes
+        and list(weights_classes) != list(model_classes)
+    ):
         return _rows_by_name(tensor, target, weights_classes, model_classes)
     if tensor.shape == target.shape:
         return tensor, ""

@@ -1,23 +1,22 @@
 """Conditional DETR (arXiv 2108.06152)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
+from torch import nn
 
-from pair_detr.classification import Classification
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.detector import Detector, initialize_transformer
 from pair_detr.modeling.features import Memory, Predictions
-from pair_detr.modeling.heads import LocationHead, classification_head
+from pair_detr.modeling.heads import LocationHead
 
 
 class ConditionalDETR(Detector):
     """Queries own reference points, attend to the memory around them, and predict boxes as offsets to them."""
 
     @configurable
-    def __init__(
-        self, *, num_classes: int, num_decoder_layers: int, classification: Classification, **shared: Any
-    ) -> None:
+    def __init__(self, *, classifier: Callable[[int], nn.Module], num_decoder_layers: int, **shared: Any) -> None:
         """Arguments as of :class:`pair_detr.modeling.DETR`."""
         super().__init__(**shared)
         dim = shared["dim"]
@@ -26,7 +25,7 @@ class ConditionalDETR(Detector):
         )
         self.decoder = ConditionalDecoder(layers, dim)
         initialize_transformer(self.decoder)
-        self.class_head = classification_head(dim, classification.num_logits(num_classes), classification.prior_prob)
+        self.class_head = classifier(dim)
         self.box_head = LocationHead(dim, 4, zero_init=True)
 
     @classmethod
@@ -38,4 +37,4 @@ class ConditionalDETR(Detector):
         """See :meth:`Detector.decode`."""
         states, reference = self.decoder(memory, self.query_embed.weight)
         states = self.supervised(states)
-        return Predictions(logits=self.class_head(states), boxes=self.box_head(states, reference))
+        return Predictions(self.class_head(states), self.box_head(states, reference), states)

@@ -27,6 +27,7 @@ class Predictions:
     Attributes:
         logits: (L, B, Q, C) class logits; C counts the no-object column where the classifier has one.
         boxes: (L, B, Q, 4) cxcywh, normalised to the unpadded image.
+        states: (L, B, Q, D) states of the decoder that the logits were made from.
         top_left: (L, B, Q, 2) x and y of the top-left corner, normalised alike. Pair DETR in training only.
         pair_embeddings: two (P, B, Q, E) of the centre and the top-left decoder, of their last P layers. Pair DETR in
             training only.
@@ -34,5 +35,6 @@ class Predictions:
 
     logits: Tensor
     boxes: Tensor
+    states: Tensor | None = None
     top_left: Tensor | None = None
     pair_embeddings: tuple[Tensor, Tensor] | None = None

@@ -25,6 +25,7 @@ class PairDETR(ConditionalDETR):
         self,
         *,
         box_decoding: str,
+        class_decoder: str,
         shared_decoder: bool,
         contrastive_layers: int,
         projection_dim: int,
@@ -33,6 +34,7 @@ class PairDETR(ConditionalDETR):
         """
         Args:
             box_decoding: "center" predicts boxes from the centre decoder alone; "pair" assembles them from both points.
+            class_decoder: "center" or "top_left", whose states are classified.
             shared_decoder: both decoders use the same layers.
             contrastive_layers: number of last layers to emit embeddings of, for the pair association loss.
             projection_dim: width of the embeddings; 0 emits the decoders' states.
@@ -41,6 +43,7 @@ class PairDETR(ConditionalDETR):
         super().__init__(**conditional)
         dim = conditional["dim"]
         self.box_decoding = box_decoding
+        self.class_decoder = class_decoder
         self.contrastive_layers = contrastive_layers
         if box_decoding == "pair":
             self.box_head = LocationHead(dim, 2, zero_init=True)
@@ -67,10 +70,15 @@ class PairDETR(ConditionalDETR):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Adds MODEL.DETR.PAIR to what Conditional DETR reads."""
         pair = cfg.MODEL.DETR.PAIR
-        for key, choices in {"BOX_DECODING": ("center", "pair"), "CONTRASTIVE_LAYERS": ("last", "all")}.items():
+        for key, choices in {
+            "BOX_DECODING": ("center", "pair"),
+            "CLASS_DECODER": ("center", "top_left"),
+            "CONTRASTIVE_LAYERS": ("last", "all"),
+        }.items():
             if pair[key] not in choices:
                 raise ValueError(f"MODEL.DETR.PAIR.{key} is {pair[key]!r}; choose one of {choices}.")
-        if pair.BOX_DECODING == "center" and pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0:
+        idle = pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0
+        if idle and pair.BOX_DECODING == "center" and pair.CLASS_DECODER == "center":
             raise ValueError(
                 "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0: nothing would train the top-left "
                 "decoder. Set one of them, or MODEL.DETR.VARIANT to conditional_detr."
@@ -78,6 +86,7 @@ class PairDETR(ConditionalDETR):
         contrastive_layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}[pair.CONTRASTIVE_LAYERS]
         return super().from_config(cfg) | {
             "box_decoding": pair.BOX_DECODING,
+            "class_decoder": pair.CLASS_DECODER,
             "shared_decoder": pair.SHARED_DECODER,
             "contrastive_layers": contrastive_layers if pair.CONTRASTIVE_WEIGHT > 0 else 0,
             "projection_dim": pair.PROJECTION_DIM,
@@ -96,7 +105,7 @@ class PairDETR(ConditionalDETR):
 
     def decode(self, memory: Memory) -> Predictions:
         """See :meth:`Detector.decode`."""
-        if not self.training and self.box_decoding == "center":
+        if not self.training and self.box_decoding == "center" and self.class_decoder == "center":
             return super().decode(memory)
         center_states, center_reference = self.decoder(memory, self.query_embed.weight)
         corner_states, corner_reference = self.top_left_decoder(memory, self.query_embed.weight)
@@ -106,7 +115,8 @@ class PairDETR(ConditionalDETR):
         top_left = self.top_left_head(corner_states, corner_reference)
         if self.box_decoding == "pair":
             boxes = assemble_box(boxes, top_left)
-        predictions = Predictions(logits=self.class_head(center_states), boxes=boxes)
+        classified = center_states if self.class_decoder == "center" else corner_states
+        predictions = Predictions(logits=self.class_head(classified), boxes=boxes, states=classified)
         if not self.training:
             return predictions
         last = slice(len(center_states) - min(self.contrastive_layers, len(center_states)), None)

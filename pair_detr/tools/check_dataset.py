@@ -1,14 +1,15 @@
-"""Lists all that is wrong with data sets: ``python -m pair_detr.tools.check_dataset NAME ...``."""
+"""Counts classes of data sets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
 
 import argparse
 import logging
 import sys
 
 from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
 from tqdm import tqdm
 
 from pair_detr.config_files import load_config
-from pair_detr.data import check_dataset, load_dataset, register_from_config
+from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config
 from pair_detr.data.validation import unreadable_images
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
@@ -21,7 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         the exit status: 1 if training would stop at one of the data sets.
     """
-    parser = argparse.ArgumentParser(description="Lists missing images, unknown classes and degenerate boxes.")
+    parser = argparse.ArgumentParser(
+        description="Counts boxes and images of every class, and lists missing images, unknown classes, degenerate "
+        "boxes, duplicates and images without labels. Exits with 1 if training would stop at one of the data sets."
+    )
     parser.add_argument("names", nargs="+", metavar="NAME", help="registered data set")
     parser.add_argument("--config-file", help="config whose DATASETS.REGISTER registers the data sets")
     parser.add_argument("--open-images", action="store_true", help="also read every image, which takes its time")
@@ -33,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in args.names:
         try:
             report = check_dataset(name)
-        except (KeyError, OSError, ValueError) as error:
+        except (KeyError, OSError, ValueError, ImportError) as error:
             # The text of a KeyError is the repr of its message.
             logger.error("%s: cannot be loaded: %s", name, error.args[0] if isinstance(error, KeyError) else error)
             trainable = False
@@ -43,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             ("unknown class", report.unknown_classes),
             ("dropped", report.degenerate),
             ("more than once", report.duplicate_files),
+            ("without label", report.unlabelled),
         ):
             for item in items:
                 logger.info("%s: %s: %s", report.name, title, item)
@@ -55,8 +60,18 @@ def main(arguments: list[str] | None = None) -> int:
         verdict = "can be trained on" if sound else "cannot be trained on"
         if sound and not args.open_images:
             verdict += " if its images can be read (--open-images)"
-        logger.info("%s: %d images, %d boxes: %s", report.name, report.num_images, report.num_boxes, verdict)
+        if report.classes:
+            logger.info("%s: classes\n%s", report.name, class_table(report))
+        labels = report.annotation_type == "image"
+        count, what = (report.num_labels, "image labels") if labels else (report.num_boxes, "boxes")
+        logger.info("%s: %d images, %d %s: %s", report.name, report.num_images, count, what, verdict)
     return 0 if trainable else 1
+
+
+def class_table(report: DatasetReport) -> str:
+    """A line a class: its usable boxes, the images that have some, and the images labelled with it."""
+    rows = [(name, count.boxes, count.box_images, count.labelled_images) for name, count in report.classes.items()]
+    return tabulate(rows, headers=("class", "boxes", "images with boxes", "labelled images"), tablefmt="pipe")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""Images sorted into one folder a class, as ImageNet's: image labels without any annotation file."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import ExifTags, Image
+
+from pair_detr.data.messages import join_some
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+# The values of EXIF's orientation that swap width and height.
+_TRANSPOSED = frozenset({5, 6, 7, 8})
+_READERS = 16
+
+
+def register_image_folder(
+    name: str,
+    root: str | Path,
+    class_names: Mapping[str, str | Sequence[str]] | str | Path | None = None,
+    **metadata: Any,
+) -> None:
+    """Registers a folder with one sub-folder a class; nothing is read until the data set is used.
+
+    Args:
+        name: name in the catalogs.
+        root: the folder. Images may lie in further folders below a class; other files are skipped with a warning.
+        class_names: the class name of each sub-folder, or a list of a name and its synonyms; sub-folders that are not
+            in it are left out. A file has one line a class: the sub-folder, a space, and names separated by commas, as
+            ImageNet's ``LOC_synset_mapping.txt``. By default each sub-folder is named as its class.
+        metadata: further entries of the metadata.
+    """
+    root = Path(root).expanduser()
+
+    def load() -> list[dict[str, Any]]:
+        classes = _classes_of(root, class_names)
+        MetadataCatalog.get(name).set(
+            thing_classes=[names[0] for names in classes.values()],
+            thing_synonyms=[names[1:] for names in classes.values()],
+        )
+        return load_image_folder(name, root, list(classes))
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(image_root=str(root), annotation_type="image", **metadata)
+
+
+def load_image_folder(name: str, root: Path, folders: Sequence[str]) -> list[dict[str, Any]]:
+    """Lists the images of some sub-folders, the classes in their order; of the images only the headers are read.
+
+    Returns:
+        the images in Detectron2's standard format: ``image_id`` is the path below ``root``, ``pos_category_ids`` the
+        position of the folder in ``folders``, ``annotations`` is empty; width and height are those of the image turned
+        as its EXIF data say.
+    """
+    files: list[tuple[int, Path]] = []
+    others: list[str] = []
+    empty: list[str] = []
+    for index, folder in enumerate(folders):
+        found = sorted(path for path in (root / folder).rglob("*") if path.is_file())
+        images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+        others.extend(path.relative_to(root).as_posix() for path in found if path.suffix.lower() not in IMAGE_SUFFIXES)
+        if not images:
+            empty.append(folder)
+        files.extend((index, path) for path in images)
+    # Reading headers is waiting for the disk.
+    with ThreadPoolExecutor(_READERS) as readers:
+        sizes = list(readers.map(_image_size, (path for _, path in files)))
+    unreadable = [
+        path.relative_to(root).as_posix() for (_, path), size in zip(files, sizes, strict=True) if size is None
+    ]
+    for count, what in ((others, "are not images"), (unreadable, "cannot be read as images")):
+        if count:
+            logger.warning(
+                'Data set "%s": %d files in %s %s, and are skipped: %s', name, len(count), root, what, join_some(count)
+            )
+    if empty:
+        logger.warning('Data set "%s": %d classes have no images: %s', name, len(empty), join_some(empty))
+    return [
+        {
+            "file_name": str(path),
+            "image_id": path.relative_to(root).as_posix(),
+            "width": size[0],
+            "height": size[1],
+            "pos_category_ids": [index],
+            "annotations": [],
+        }
+        for (index, path), size in zip(files, sizes, strict=True)
+        if size is not None
+    ]
+
+
+def _classes_of(root: Path, class_names: Mapping[str, str | Sequence[str]] | str | Path | None) -> dict[str, list[str]]:
+    """Names of the class, the synonyms last, by sub-folder."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; it should hold one folder a class")
+    if class_names is None:
+        classes = {entry.name: [entry.name] for entry in sorted(root.iterdir()) if entry.is_dir()}
+        if not classes:
+            raise FileNotFoundError(f"{root} has no folders; it should hold one folder a class, with its images in it")
+    elif isinstance(class_names, Mapping):
+        classes = {key: [value] if isinstance(value, str) else list(value) for key, value in class_names.items()}
+    else:
+        classes = _read_class_names(Path(class_names).expanduser())
+    if unnamed := [key for key, names in classes.items() if not names or not all(map(str.strip, names))]:
+        raise ValueError(f"the folders {join_some(unnamed)} of {root} have no class name; give each one")
+    if missing := [key for key in classes if not (root / key).is_dir()]:
+        raise FileNotFoundError(f"{root} lacks the folders of {len(missing)} classes: {join_some(missing)}")
+    return classes
+
+
+def _read_class_names(file: Path) -> dict[str, list[str]]:
+    classes = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            folder, _, names = line.strip().partition(" ")
+            classes[folder] = [name.strip() for name in names.split(",")]
+    if not classes:
+        raise ValueError(f"{file} is empty; write one line a class: the folder, a space, names separated by commas")
+    return classes
+
+
+def _image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as Detectron2 will load the image; None if it is none."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return (height, width) if turned else (width, height)

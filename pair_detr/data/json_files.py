@@ -1,0 +1,34 @@
+"""Reading and writing JSON files of annotations."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils.file_io import PathManager
+
+
+def read_json(file: str | Path) -> Any:
+    """Content of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON; the message names it.
+    """
+    with PathManager.open(str(file)) as stream:
+        try:
+            return json.load(stream)
+        except ValueError as error:
+            raise ValueError(f"{file} is not valid JSON ({error}). Correct or replace the file.") from error
+
+
+def write_json(content: Any, file: str | Path) -> None:
+    """Writes a file, which is complete or as it was at any time; its folder is made if need be."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content))
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)

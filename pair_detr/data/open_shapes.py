@@ -1,0 +1,65 @@
+"""Open vocabulary on generated shapes: boxes of circles and rectangles, image labels of triangles."""
+
+from pathlib import Path
+from typing import Any
+
+from pair_detr.data.coco import register_coco
+from pair_detr.data.image_labels import register_image_labels
+from pair_detr.data.json_files import read_json, write_json
+from pair_detr.data.shapes import CLASS_NAMES
+from pair_detr.data.withhold import as_image_labels, category_ids
+
+NOVEL_CLASS = "triangle"
+
+# Files below the folder of the shapes.
+_ALL_BOXES_FILE = "annotations/shapes_train.json"
+_VAL_FILE = "annotations/shapes_val.json"
+_BOX_FILE = "annotations/open_shapes_train_boxes.json"
+_LABEL_FILE = "annotations/open_shapes_train_image_labels.json"
+
+
+def register_open_shapes(root: str | Path) -> None:
+    """Registers ``open_shapes_train_boxes``, ``open_shapes_train_image_labels`` and ``open_shapes_val``.
+
+    The first two are what :func:`make_open_shapes` writes below ``root``, the folder of the shapes; the third has the
+    validation images with the boxes of all classes, and is evaluated for base and novel classes apart.
+    """
+    root = Path(root)
+    shared: dict[str, Any] = {
+        "thing_classes": list(CLASS_NAMES),
+        "novel_classes": [NOVEL_CLASS],
+        "remedy": 'Run "python -m pair_detr.tools.make_open_shapes"; DETECTRON2_DATASETS names the folder of "shapes".',
+    }
+    boxes = shared | {"thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(CLASS_NAMES))}}
+    register_coco("open_shapes_train_boxes", str(root / _BOX_FILE), str(root / "train"), **boxes)
+    register_coco("open_shapes_val", str(root / _VAL_FILE), str(root / "val"), **boxes)
+    register_image_labels("open_shapes_train_image_labels", root / _LABEL_FILE, root / "train", **shared)
+
+
+def make_open_shapes(root: str | Path) -> dict[str, int]:
+    """Divides the training images of the shapes in two, and writes an annotation file for each part below ``root``.
+
+    Images without a triangle get their boxes, those with nothing but triangles the image label; all others, where a
+    label would leave open what it is about, are not used.
+
+    Returns:
+        number of images in each file of annotations.
+
+    Raises:
+        OSError: there are no shapes in ``root``, or it cannot be written.
+    """
+    root = Path(root)
+    content = read_json(root / _ALL_BOXES_FILE)
+    novel = category_ids(content, [NOVEL_CLASS])
+    base = {category["id"] for category in content["categories"]} - novel
+    shown = as_image_labels(content, labels=novel | base, shown=novel | base)["images"]
+    classes = {image["id"]: set(image["pos_category_ids"]) for image in shown}
+    boxes = {
+        **content,
+        "images": [image for image in content["images"] if classes[image["id"]] <= base],
+        "annotations": [a for a in content["annotations"] if classes[a["image_id"]] <= base],
+    }
+    labels = {**content, "images": [image for image in shown if classes[image["id"]] == novel], "annotations": []}
+    for file, part in ((_BOX_FILE, boxes), (_LABEL_FILE, labels)):
+        write_json(part, root / file)
+    return {file: len(part["images"]) for file, part in ((_BOX_FILE, boxes), (_LABEL_FILE, labels))}

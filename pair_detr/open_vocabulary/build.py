@@ -1,0 +1,85 @@
+"""From a config to the vocabulary and the classifier; the only place that decides between linear and text."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from pair_detr.classification import Classification
+from pair_detr.data.classes import classes_if_at_hand
+from pair_detr.modeling.heads import classification_head
+from pair_detr.open_vocabulary.class_lists import read_class_list
+from pair_detr.open_vocabulary.classifier import TextClassifier
+from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+def load_vocabulary(cfg: CfgNode) -> Vocabulary | None:
+    """The vocabulary in MODEL.CLIP.TEXT_WEIGHTS; None if that is empty, and the classifier linear.
+
+    The names of its classes are those that MODEL.CLIP.VOCABULARY or the .json file beside it tells. For a file that has
+    neither they are those of a data set of the config that has as many classes.
+
+    Raises:
+        FileNotFoundError, ValueError: see :meth:`Vocabulary.load`.
+    """
+    clip = cfg.MODEL.CLIP
+    if not clip.TEXT_WEIGHTS:
+        return None
+    if clip.VOCABULARY:
+        return Vocabulary.load(clip.TEXT_WEIGHTS, list(read_class_list(clip.VOCABULARY)))
+    try:
+        return Vocabulary.load(clip.TEXT_WEIGHTS)
+    except UnnamedClassesError as error:
+        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+            if len(classes := (classes_if_at_hand(name) or [])) == error.count:
+                logger.info("%s has no names of its own: its classes are those of %s.", clip.TEXT_WEIGHTS, name)
+                return Vocabulary.load(clip.TEXT_WEIGHTS, classes)
+        raise
+
+
+def check_vocabulary(vocabulary: Vocabulary | None, datasets: Sequence[str]) -> None:
+    """Makes sure that labels mean the same in the vocabulary and in data sets.
+
+    Data sets of images with labels, but no boxes, may have other classes: theirs are found by name.
+
+    Raises:
+        ValueError: a data set has other classes, or the same in another order.
+    """
+    if vocabulary is None:
+        return
+    for name in datasets:
+        if MetadataCatalog.get(name).get("annotation_type") == "image":
+            continue
+        if classes := classes_if_at_hand(name):
+            vocabulary.require_names(classes, f'Data set "{name}"')
+
+
+def classifier_factory(
+    cfg: CfgNode, classification: Classification, num_classes: int, vocabulary: Vocabulary | None
+) -> Callable[[int], nn.Module]:
+    """What makes the classifier, called with the width of the decoder's states.
+
+    Args:
+        cfg: config.
+        classification: how the logits will be read.
+        num_classes: of a linear classifier.
+        vocabulary: of a text classifier; None makes a linear one.
+    """
+    if vocabulary is None:
+        return partial(
+            classification_head,
+            num_classes=classification.num_logits(num_classes),
+            prior_prob=classification.prior_prob,
+        )
+    return partial(
+        TextClassifier,
+        vocabulary=vocabulary,
+        temperature=cfg.MODEL.CLIP.TEMPERATURE,
+        prior_prob=classification.prior_prob,
+        no_object=classification.num_logits(len(vocabulary)) > len(vocabulary),
+    )

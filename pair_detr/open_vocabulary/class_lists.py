@@ -1,0 +1,107 @@
+"""Names and synonyms of the classes that a text classifier is to know."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASS_NAMES
+
+from pair_detr.data import class_names_of
+from pair_detr.data.json_files import read_json
+
+# Class name -> all words for it, the name first; in the order of the classes.
+ClassList = dict[str, tuple[str, ...]]
+
+# Known, but without names in Detectron2.
+_WITHOUT_NAMES = ("objects365", "openimages")
+
+
+def _coco() -> ClassList:
+    return class_list(_get_builtin_metadata("coco")["thing_classes"])
+
+
+def _lvis() -> ClassList:
+    # As Detectron2's metadata do, the first synonym names the class.
+    categories = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
+    return class_list([category["synonyms"][0] for category in categories], [c["synonyms"] for c in categories])
+
+
+def _voc() -> ClassList:
+    return class_list(VOC_CLASS_NAMES)
+
+
+_BUILTIN: dict[str, Callable[[], ClassList]] = {"coco": _coco, "lvis": _lvis, "voc": _voc}
+
+
+def class_list(names: Iterable[str], synonyms: Sequence[Iterable[str]] | None = None) -> ClassList:
+    """Puts names and synonyms together.
+
+    Raises:
+        ValueError: there is no name, one is empty, or one occurs twice.
+    """
+    classes: ClassList = {}
+    for index, name in enumerate(names):
+        name = name.strip()
+        if not name:
+            raise ValueError(f"class {index} has an empty name: remove or name it")
+        if name in classes:
+            raise ValueError(f'class "{name}" occurs twice: remove or rename one of them')
+        words = [word.strip() for word in synonyms[index]] if synonyms else []
+        classes[name] = tuple(dict.fromkeys([name, *filter(None, words)]))
+    if not classes:
+        raise ValueError("there are no class names")
+    return classes
+
+
+def read_class_list(source: str) -> ClassList:
+    """Classes by the name of a list, from a file, or as they are written.
+
+    Args:
+        source: "coco", "lvis" (v1) or "voc"; a data set in Detectron2's catalog; a file; or names with commas between
+            them, "cat,dog,traffic cone". A .txt file has a class a line; a .json file is a list of names, an annotation
+            file with "categories" (ordered by their ids, with "synonyms" if they have any), or what is written beside
+            text weights. In text, "|" separates synonyms: "sofa|couch". The first one names the class.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no names can be taken from it.
+    """
+    if source in _BUILTIN:
+        return _BUILTIN[source]()
+    if source in _WITHOUT_NAMES:
+        raise ValueError(
+            f'Detectron2 does not have the class names of "{source}". Give a file that has them: the data set\'s '
+            "annotations (.json with categories), or a .txt file with a class a line."
+        )
+    try:
+        if source in DatasetCatalog:
+            return class_list(class_names_of(source) or [])
+        path = Path(source).expanduser()
+        if path.suffix.lower() in (".txt", ".json"):
+            if not path.is_file():
+                raise FileNotFoundError(f"{source} does not exist: give a file of class names that does.")
+            if path.suffix.lower() == ".json":
+                return _from_json(read_json(path))
+            return _from_lines(path.read_text(encoding="utf-8").splitlines())
+        return _from_lines(source.split(","), keep_empty=True)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'"{source}" cannot be read as a list of classes ({error}).') from error
+
+
+def _from_lines(lines: Iterable[str], keep_empty: bool = False) -> ClassList:
+    words = [line.split("|") for line in lines if keep_empty or line.strip()]
+    return class_list([w[0] for w in words], words)
+
+
+def _from_json(content: Any) -> ClassList:
+    if isinstance(content, list):
+        return class_list(content)
+    if "categories" in content:
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        return class_list([c["name"] for c in categories], [c.get("synonyms", ()) for c in categories])
+    if "names" in content:
+        return class_list(content["names"], content.get("synonyms"))
+    raise ValueError('it is neither a list of names nor has it "categories" or "names"')

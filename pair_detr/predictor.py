@@ -1,0 +1,123 @@
+"""Detection in single images, with Detectron2's ``DefaultPredictor`` as the model and any classes on top."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import Metadata
+from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from pair_detr.data import build_augmentation
+from pair_detr.data.classes import classes_if_at_hand
+from pair_detr.engine.weights import load_weights, read_weights, require_weights
+from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor:
+    """Detects objects in one image at a time: ``Predictor(cfg, vocabulary=["helmet", "forklift"])(image)``.
+
+    Attributes:
+        model: in evaluation mode, with the weights of MODEL.WEIGHTS.
+        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes.
+    """
+
+    def __init__(self, cfg: CfgNode, vocabulary: Vocabulary | Sequence[str] | None = None) -> None:
+        """
+        Args:
+            cfg: config of the model; MODEL.WEIGHTS is its checkpoint.
+            vocabulary: what to detect: names, or a vocabulary with weights. Names that are all in MODEL.CLIP's
+                vocabulary take its weights; others are encoded by MODEL.CLIP.ENCODER, whose weights have to be in the
+                file MODEL.CLIP.CHECKPOINT. None takes the classes that the config describes.
+
+        Raises:
+            ValueError: the config has a linear classifier, and ``vocabulary`` is given; or names cannot be encoded.
+            FileNotFoundError: a file that the config names does not exist.
+        """
+        self.cfg = cfg.clone()
+        if self.cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise ValueError(f'INPUT.FORMAT is {self.cfg.INPUT.FORMAT!r}; the predictor needs "RGB" or "BGR".')
+        build = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
+        options = {} if vocabulary is None else {"vocabulary": self._resolve(vocabulary)}
+        self.model = build(self.cfg, **options).to(self.cfg.MODEL.DEVICE).eval()
+        if self.cfg.MODEL.WEIGHTS:
+            require_weights(self.cfg)
+            load_weights(self.model, read_weights(self.cfg.MODEL.WEIGHTS, self.model.num_classes), complete=True)
+        else:
+            logger.warning("MODEL.WEIGHTS is empty: the predictor has random weights.")
+        self.augmentation = T.AugmentationList(build_augmentation(self.cfg, is_train=False))
+        self._name_classes()
+
+    def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str]) -> None:
+        """Detects other classes from now on; argument and errors as of the constructor."""
+        vocabulary = self._resolve(vocabulary)
+        self.model.set_vocabulary(vocabulary.names, vocabulary.weights)
+        self._name_classes()
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> dict[str, Any]:
+        """Detects.
+
+        Args:
+            image: (H, W, 3) uint8 in BGR order, as OpenCV and ``detectron2.data.detection_utils.read_image(file,
+                "BGR")`` read it.
+
+        Returns:
+            {"instances": Instances} with ``pred_boxes`` (xyxy pixels of ``image``), ``scores`` and ``pred_classes``,
+            best first.
+
+        Raises:
+            ValueError: the image has another shape.
+        """
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"the image has the shape {image.shape}; it must be (height, width, 3), in BGR order")
+        height, width = image.shape[:2]
+        if self.cfg.INPUT.FORMAT == "RGB":
+            image = image[:, :, ::-1]
+        inputs = T.AugInput(np.ascontiguousarray(image))
+        self.augmentation(inputs)
+        pixels = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        return self.model([{"image": pixels, "height": height, "width": width}])[0]
+
+    def _name_classes(self) -> None:
+        names = self.model.vocabulary
+        if names is None:
+            count = self.model.num_classes
+            datasets = () if self.model.class_agnostic else (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)
+            found = (classes_if_at_hand(name) or [] for name in datasets)
+            names = next((x for x in found if len(x) == count), [f"class {i}" for i in range(count)])
+        self.metadata = Metadata(name="predictor", thing_classes=list(names))
+
+    def _resolve(self, vocabulary: Vocabulary | Sequence[str]) -> Vocabulary:
+        clip = self.cfg.MODEL.CLIP
+        if not clip.TEXT_WEIGHTS:
+            raise ValueError(
+                "The config describes a model with a linear classifier, which cannot take other classes: "
+                "MODEL.CLIP.TEXT_WEIGHTS is empty. Use the config of a model that was trained with text weights."
+            )
+        if isinstance(vocabulary, Vocabulary):
+            return vocabulary
+        if isinstance(vocabulary, str):
+            raise ValueError(f"vocabulary is the text {vocabulary!r}; give a list of class names.")
+        classes = class_list(vocabulary)
+        names = list(classes)
+        # With a text encoder at hand the config's text weights are not needed.
+        if not clip.CHECKPOINT or Path(clip.TEXT_WEIGHTS).expanduser().is_file():
+            known = load_vocabulary(self.cfg)
+            unknown = [name for name, i in zip(names, known.find(names), strict=True) if i is None]
+            if not unknown:
+                return known.select(names)
+            if not clip.CHECKPOINT:
+                raise ValueError(
+                    f"{', '.join(unknown)}: not among the {len(known)} classes of {clip.TEXT_WEIGHTS}. To encode new "
+                    f"names set MODEL.CLIP.CHECKPOINT to a file with the weights of {clip.ENCODER}; or make text "
+                    'weights with "python -m pair_detr.tools.text_weights" where they are, and give '
+                    "Vocabulary.load(FILE)."
+                )
+        return encode_classes(build_text_encoder(clip.ENCODER, clip.CHECKPOINT), classes, clip.PROMPTS)

@@ -1,0 +1,65 @@
+"""Makes the annotation files of OV-COCO from COCO's: ``python -m pair_detr.tools.make_ov_coco``."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from pair_detr.data import datasets_root
+from pair_detr.data.json_files import read_json, write_json
+from pair_detr.data.ov_coco import (
+    IMAGE_LABEL_FILE,
+    TRAIN_FILE,
+    VAL_FILE,
+    labels_from_boxes,
+    labels_from_captions,
+    training_boxes,
+    validation_boxes,
+)
+
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.make_ov_coco")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the tool.
+
+    Raises:
+        OSError, ValueError: COCO's annotations cannot be read, or are not those of COCO.
+    """
+    parser = argparse.ArgumentParser(
+        description="Writes ovcoco_2017_train_base, ovcoco_2017_val and ovcoco_2017_train_image_labels from "
+        "coco/annotations/instances_{train,val}2017.json. From the full files come 107761 training and 4836 "
+        "validation images."
+    )
+    parser.add_argument(
+        "--root",
+        default=str(datasets_root()),
+        help="folder that holds coco (default: DETECTRON2_DATASETS, %(default)s)",
+    )
+    parser.add_argument(
+        "--captions",
+        action="store_true",
+        help="take the image labels from class names in captions_train2017.json rather than from the withheld boxes",
+    )
+    args = parser.parse_args(arguments)
+    setup_logger(name="pair_detr")
+    root = Path(args.root).expanduser()
+    annotations = root / "coco" / "annotations"
+    train = read_json(annotations / "instances_train2017.json")
+    if args.captions:
+        labels = labels_from_captions(read_json(annotations / "captions_train2017.json"))
+    else:
+        labels = labels_from_boxes(train)
+    for file, content in (
+        (TRAIN_FILE, training_boxes(train)),
+        (IMAGE_LABEL_FILE, labels),
+        (VAL_FILE, validation_boxes(read_json(annotations / "instances_val2017.json"))),
+    ):
+        write_json(content, root / file)
+        logger.info("%s: %d images, %d boxes", root / file, len(content["images"]), len(content["annotations"]))
+
+
+if __name__ == "__main__":
+    main()

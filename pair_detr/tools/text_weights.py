@@ -1,0 +1,55 @@
+"""Makes text weights, the classes of an open-vocabulary model: ``python -m pair_detr.tools.text_weights``."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list
+
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.text_weights")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the tool.
+
+    Raises:
+        SystemExit: the classes or the text encoder cannot be read; standard error says why.
+    """
+    parser = argparse.ArgumentParser(description="Encodes class names; writes a .npy file, and a .json file beside it.")
+    parser.add_argument(
+        "--vocabulary",
+        required=True,
+        help='coco, lvis, voc, a registered data set, a .txt or .json file, or "cat,dog,traffic cone"; '
+        '"sofa|couch" are synonyms; objects365 and openimages need a file',
+    )
+    parser.add_argument("--encoder", default="clip:ViT-B/32", help="clip:MODEL or open_clip:MODEL; default %(default)s")
+    parser.add_argument("--checkpoint", default="", help="the encoder's weights: TorchScript archive or state dict")
+    parser.add_argument("--prompt", nargs="+", default=["a {}"], help='averaged over; default "a {}"')
+    parser.add_argument("--no-synonyms", action="store_true", help="encode the name of a class alone")
+    parser.add_argument("--from", dest="source", help="take the classes from this .npy file; nothing is encoded")
+    parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file beside it tells")
+    parser.add_argument("--output", required=True, type=Path, help="the .npy file to write")
+    args = parser.parse_args(arguments)
+    setup_logger(name="pair_detr")
+    if args.output.suffix != ".npy":
+        parser.error(f"--output {args.output}: its name must end with .npy")
+    try:
+        classes = read_class_list(args.vocabulary)
+        if args.source:
+            names = list(read_class_list(args.from_vocabulary)) if args.from_vocabulary else None
+            vocabulary = Vocabulary.load(args.source, names).select(list(classes))
+        else:
+            encoder = build_text_encoder(args.encoder, args.checkpoint)
+            vocabulary = encode_classes(encoder, classes, args.prompt, use_synonyms=not args.no_synonyms)
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        # What to do about it is in the message; where it was raised is of no use.
+        parser.exit(1, f"{error}\n")
+    vocabulary.save(args.output)
+    logger.info("%d classes x %d written to %s", len(vocabulary), vocabulary.dim, args.output)
+
+
+if __name__ == "__main__":
+    main()

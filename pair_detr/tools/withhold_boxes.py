@@ -1,0 +1,58 @@
+"""Turns the boxes of some classes into image labels: ``python -m pair_detr.tools.withhold_boxes``."""
+
+import argparse
+import logging
+
+from detectron2.utils.logger import setup_logger
+
+from pair_detr.data.json_files import read_json, write_json
+from pair_detr.data.withhold import as_image_labels, category_ids, without_boxes
+
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.withhold_boxes")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the tool.
+
+    Raises:
+        OSError: the annotations cannot be read.
+        ValueError: they are not JSON, or have no such class.
+    """
+    parser = argparse.ArgumentParser(
+        description="Writes OUTPUT_boxes.json, the annotations without the boxes of some classes, and "
+        "OUTPUT_image_labels.json, the images that show these classes with labels in place of all boxes. Both keep all "
+        "categories. Register them with FORMAT coco and FORMAT image_labels."
+    )
+    parser.add_argument("input", metavar="INPUT.json", help="annotations in COCO's format")
+    parser.add_argument("output", metavar="OUTPUT", help="path of the files to write, without their endings")
+    parser.add_argument("--classes", required=True, help="names of the classes to withhold, separated by commas")
+    parser.add_argument(
+        "--all-labels",
+        action="store_true",
+        help="label these images with all the classes that they show, not with the withheld ones alone",
+    )
+    args = parser.parse_args(arguments)
+    setup_logger(name="pair_detr")
+    content = read_json(args.input)
+    try:
+        withheld = category_ids(content, [name.strip() for name in args.classes.split(",")])
+    except ValueError as error:
+        raise ValueError(f"--classes: {error} (of {args.input}).") from error
+    labels = {category["id"] for category in content["categories"]} if args.all_labels else withheld
+    boxes, images = without_boxes(content, withheld), as_image_labels(content, labels, shown=withheld)
+    write_json(boxes, f"{args.output}_boxes.json")
+    write_json(images, f"{args.output}_image_labels.json")
+    logger.info(
+        "%s_boxes.json: %d of %d boxes; %s_image_labels.json: %d of %d images",
+        args.output,
+        len(boxes["annotations"]),
+        len(content["annotations"]),
+        args.output,
+        len(images["images"]),
+        len(content["images"]),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The trial of open vocabulary on generated shapes: which image is where, what is known of it, and its text weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from data_helpers import restored_catalogs
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from open_vocabulary_helpers import make_vocabulary
+
+from pair_detr.config_files import load_config
+from pair_detr.data import load_dataset, make_shapes
+from pair_detr.data.open_shapes import register_open_shapes
+from pair_detr.data.shapes import CLASS_NAMES, register_shapes
+from pair_detr.open_vocabulary import Vocabulary, build_class_selection
+from pair_detr.tools import make_open_shapes, text_weights
+
+NAMES = ("open_shapes_train_boxes", "open_shapes_train_image_labels", "open_shapes_val")
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with restored_catalogs():
+        root = tmp_path / "shapes"
+        make_shapes(str(root), num_train=60, num_val=5)
+        monkeypatch.setattr(make_open_shapes, "make_shapes", lambda folder: False)
+        make_open_shapes.main(["--output", str(root)])
+        for name in (*NAMES, "shapes_train", "shapes_val"):
+            DatasetCatalog.pop(name)
+            MetadataCatalog.pop(name)
+        register_shapes(str(root))
+        register_open_shapes(root)
+        yield root
+
+
+@pytest.mark.usefixtures("shapes")
+def test_images_are_divided_by_what_they_show() -> None:
+    truth = {x["file_name"]: {a["category_id"] for a in x["annotations"]} for x in load_dataset("shapes_train")}
+    boxes, labels = (load_dataset(name) for name in NAMES[:2])
+    assert {x["file_name"] for x in boxes} == {file for file, classes in truth.items() if 2 not in classes}
+    assert all({a["category_id"] for a in x["annotations"]} == truth[x["file_name"]] for x in boxes)
+    assert len(boxes) > 5
+    assert {x["file_name"] for x in labels} == {file for file, classes in truth.items() if classes == {2}}
+    assert all(x["pos_category_ids"] == [2] and not x["annotations"] for x in labels)
+    assert len(labels) > 2
+    assert load_dataset(NAMES[2])[0]["annotations"] == load_dataset("shapes_val")[0]["annotations"]
+
+
+@pytest.mark.usefixtures("shapes")
+def test_triangles_are_novel() -> None:
+    for name in NAMES:
+        assert MetadataCatalog.get(name).novel_classes == ["triangle"]
+    cfg = load_config("detic/quickstart_boxsup")
+    assert build_class_selection(cfg)(torch.tensor([0])).tolist() == [True, True, False]
+
+
+def test_texts_are_as_alike_as_clips(shapes: Path) -> None:
+    texts = Vocabulary.load(shapes / "texts.npy")
+    assert texts.names == CLASS_NAMES
+    cosines = texts.weights @ texts.weights.T
+    assert ((cosines - 0.8).abs() < 0.05).sum() == 6
+    assert torch.equal(texts.weights, make_open_shapes.random_texts().weights)
+
+
+def test_text_weights_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    known = make_vocabulary(["cat", "traffic cone", "dog"])
+    known.save(tmp_path / "known.npy")
+    output = tmp_path / "some.npy"
+    arguments = ["--from", str(tmp_path / "known.npy"), "--output", str(output), "--vocabulary"]
+    text_weights.main([*arguments, "dog,traffic_cone"])
+    found = Vocabulary.load(output)
+    assert found.names == ("dog", "traffic_cone")
+    torch.testing.assert_close(found.weights, known.weights[[2, 1]])
+    assert found.metadata["encoder"] == "test"
+    with pytest.raises(SystemExit):
+        text_weights.main([*arguments, "dog,owl"])
+    assert "has no owl" in capsys.readouterr().err
+    # As published, without names.
+    (tmp_path / "known.json").unlink()
+    with pytest.raises(SystemExit):
+        text_weights.main([*arguments, "dog"])
+    text_weights.main([*arguments, "dog", "--from-vocabulary", "cat,traffic cone,dog"])
+    torch.testing.assert_close(Vocabulary.load(output).weights, known.weights[2:])

@@ -1,0 +1,153 @@
+"""pair_detr.Predictor on tiny models."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from model_helpers import build, tiny_cfg
+from open_vocabulary_helpers import NAMES, build_text_model, make_vocabulary, text_cfg
+
+import pair_detr
+from pair_detr import predictor as predictor_module
+from pair_detr.engine import AtomicCheckpointer, CheckpointError
+from pair_detr.open_vocabulary import Vocabulary
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> CfgNode:
+    """Of a tiny model for NAMES, whose checkpoint is in MODEL.WEIGHTS."""
+    cfg = text_cfg(tmp_path)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
+    AtomicCheckpointer(build_text_model(tmp_path), str(tmp_path)).save("model")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    return cfg
+
+
+def scores(predictor: Any) -> torch.Tensor:
+    """(Q, C) scores of the predictor's image by box, in an order that does not depend on the classes."""
+    instances = predictor(IMAGE)["instances"]
+    table = {}
+    boxes, labels = instances.pred_boxes.tensor.round(decimals=2).tolist(), instances.pred_classes.tolist()
+    for box, label, score in zip(boxes, labels, instances.scores.tolist(), strict=True):
+        table.setdefault(tuple(box), {})[label] = score
+    return torch.tensor([[row[c] for c in sorted(row)] for _, row in sorted(table.items())])
+
+
+def test_it_detects_what_detectron2s_predictor_does(cfg: CfgNode) -> None:
+    found = pair_detr.Predictor(cfg)(IMAGE)["instances"]
+    expected = DefaultPredictor(cfg)(IMAGE)["instances"]
+    assert found.image_size == (60, 80)
+    assert len(found) == 21
+    torch.testing.assert_close(found.scores, expected.scores)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+
+
+def test_channels_are_turned_for_rgb_models(cfg: CfgNode) -> None:
+    rgb = pair_detr.Predictor(cfg)(IMAGE)["instances"]
+    cfg.INPUT.FORMAT = "BGR"
+    torch.testing.assert_close(pair_detr.Predictor(cfg)(IMAGE[:, :, ::-1])["instances"].scores, rgb.scores)
+    cfg.INPUT.FORMAT = "L"
+    with pytest.raises(ValueError, match=r"INPUT\.FORMAT is 'L'"):
+        pair_detr.Predictor(cfg)
+
+
+def test_known_names_take_their_rows(cfg: CfgNode) -> None:
+    everything = pair_detr.Predictor(cfg)
+    assert everything.metadata.thing_classes == list(NAMES)
+    predictor = pair_detr.Predictor(cfg, vocabulary=["Traffic_cone", "helmet"])
+    assert predictor.metadata.thing_classes == ["Traffic_cone", "helmet"]
+    torch.testing.assert_close(scores(predictor), scores(everything)[:, [2, 0]])
+    predictor.set_vocabulary(["forklift"])
+    assert predictor.metadata.thing_classes == ["forklift"]
+    torch.testing.assert_close(scores(predictor), scores(everything)[:, [1]])
+
+
+def test_a_vocabulary_needs_no_file(cfg: CfgNode) -> None:
+    vocabulary = Vocabulary.load(cfg.MODEL.CLIP.TEXT_WEIGHTS).select(["forklift"])
+    expected = scores(pair_detr.Predictor(cfg))[:, [1]]
+    cfg.MODEL.CLIP.TEXT_WEIGHTS = "nowhere.npy"
+    predictor = pair_detr.Predictor(cfg, vocabulary=vocabulary)
+    torch.testing.assert_close(scores(predictor), expected)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npy do not exist"):
+        pair_detr.Predictor(cfg)
+
+
+def test_unknown_names_are_encoded(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the config's encoder, checkpoint and prompts."""
+    with pytest.raises(
+        ValueError, match=r"^dog, owl: not among the 3 classes .*MODEL\.CLIP\.CHECKPOINT.*clip:ViT-B/32"
+    ):
+        pair_detr.Predictor(cfg, vocabulary=["dog", "helmet", "owl"])
+
+    texts = {"the dog": make_vocabulary(["x"], seed=1), "the helmet": make_vocabulary(["x"], seed=2)}
+
+    class Encoder:
+        name = "test"
+
+        def encode(self, words: list[str]) -> torch.Tensor:
+            return torch.cat([texts[word].weights for word in words])
+
+    loaded = []
+    monkeypatch.setattr(predictor_module, "build_text_encoder", lambda *args: loaded.append(args) or Encoder())
+    cfg.MODEL.CLIP.CHECKPOINT, cfg.MODEL.CLIP.ENCODER = "file.pt", "clip:RN50"
+    cfg.MODEL.CLIP.PROMPTS = ["the {}"]
+    for path in (cfg.MODEL.CLIP.TEXT_WEIGHTS, "nowhere.npy"):
+        cfg.MODEL.CLIP.TEXT_WEIGHTS = path
+        predictor = pair_detr.Predictor(cfg, vocabulary=["dog", "helmet"])
+        assert predictor.metadata.thing_classes == ["dog", "helmet"]
+        expected = torch.cat([texts["the dog"].weights, texts["the helmet"].weights])
+        torch.testing.assert_close(predictor.model.detector.class_head.texts, expected)
+    assert loaded == [("clip:RN50", "file.pt")] * 2
+
+
+def test_bad_input(cfg: CfgNode, tmp_path: Path) -> None:
+    predictor = pair_detr.Predictor(cfg)
+    for image in (IMAGE[..., 0], IMAGE[..., :2]):
+        with pytest.raises(ValueError, match=r"shape \(60, 80.*\(height, width, 3\), in BGR"):
+            predictor(image)
+    for vocabulary, message in (
+        ("helmet", "give a list of class names"),
+        ([], "no class names"),
+        (["helmet", "helmet"], 'class "helmet" occurs twice'),
+        (make_vocabulary(dim=5), "have 5 columns, but the model was trained with 12"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predictor.set_vocabulary(vocabulary)
+    assert predictor.metadata.thing_classes == list(NAMES)
+    with pytest.raises(CheckpointError, match=r"(?s)cannot be evaluated.*class_head\.projection\.weight"):
+        pair_detr.Predictor(cfg, vocabulary=make_vocabulary(dim=5))
+    cfg.MODEL.WEIGHTS = str(tmp_path / "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        pair_detr.Predictor(cfg)
+
+
+def test_linear_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = tiny_cfg()
+    with caplog.at_level(logging.WARNING, logger="pair_detr"):
+        predictor = pair_detr.Predictor(cfg)
+    assert "random weights" in caplog.text
+    assert predictor.metadata.thing_classes == ["class 0", "class 1", "class 2"]
+    assert len(predictor(IMAGE)["instances"]) == 21
+    for action in (lambda: pair_detr.Predictor(cfg, vocabulary=["cat"]), lambda: predictor.set_vocabulary(["cat"])):
+        with pytest.raises(ValueError, match=r"linear classifier.*MODEL\.CLIP\.TEXT_WEIGHTS is empty"):
+            action()
+    AtomicCheckpointer(build(cfg), str(tmp_path)).save("model")
+    assert torch.load(tmp_path / "model.pth", weights_only=True)["pair_detr"]["class_names"] is None
+
+
+def test_importing_the_package_does_not_import_it() -> None:
+    code = "import sys, pair_detr; print('pair_detr.predictor' in sys.modules, 'clip' in sys.modules)"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]
+    with pytest.raises(AttributeError, match="has no attribute 'Predict'"):
+        pair_detr.Predict  # noqa: B018
