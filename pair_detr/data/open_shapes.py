@@ -1,4 +1,4 @@
-"""Open vocabulary on generated shapes: boxes of circles and rectangles, image labels of triangles."""
+"""Open vocabulary on generated shapes: boxes of rectangles and triangles, image labels of circles."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from pair_detr.data.json_files import read_json, write_json
 from pair_detr.data.shapes import CLASS_NAMES
 from pair_detr.data.withhold import as_image_labels, category_ids
 
-NOVEL_CLASS = "triangle"
+NOVEL_CLASS = "circle"
 
 # Files below the folder of the shapes.
 _ALL_BOXES_FILE = "annotations/shapes_train.json"
@@ -22,25 +22,25 @@ def register_open_shapes(root: str | Path) -> None:
     """Registers ``open_shapes_train_boxes``, ``open_shapes_train_image_labels`` and ``open_shapes_val``.
 
     The first two are what :func:`make_open_shapes` writes below ``root``, the folder of the shapes; the third has the
-    validation images with the boxes of all classes, and is evaluated for base and novel classes apart.
+    validation images with the boxes of all classes, and is evaluated for base and novel classes apart. Images with
+    boxes show no circle, and so are fully annotated: circles are negatives there.
     """
     root = Path(root)
     shared: dict[str, Any] = {
         "thing_classes": list(CLASS_NAMES),
-        "novel_classes": [NOVEL_CLASS],
         "remedy": 'Run "python -m pair_detr.tools.make_open_shapes"; DETECTRON2_DATASETS names the folder of "shapes".',
     }
     boxes = shared | {"thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(CLASS_NAMES))}}
     register_coco("open_shapes_train_boxes", str(root / _BOX_FILE), str(root / "train"), **boxes)
-    register_coco("open_shapes_val", str(root / _VAL_FILE), str(root / "val"), **boxes)
+    register_coco("open_shapes_val", str(root / _VAL_FILE), str(root / "val"), novel_classes=[NOVEL_CLASS], **boxes)
     register_image_labels("open_shapes_train_image_labels", root / _LABEL_FILE, root / "train", **shared)
 
 
 def make_open_shapes(root: str | Path) -> dict[str, int]:
     """Divides the training images of the shapes in two, and writes an annotation file for each part below ``root``.
 
-    Images without a triangle get their boxes, those with nothing but triangles the image label; all others, where a
-    label would leave open what it is about, are not used.
+    Images without a circle get their boxes, those with nothing but circles the image label; all others, where a label
+    would leave open what it is about, are not used.
 
     Returns:
         number of images in each file of annotations.
