@@ -10,7 +10,7 @@ from pair_detr.open_vocabulary.image_labels import (
     build_image_label_criterion,
 )
 from pair_detr.open_vocabulary.text_encoders import TextEncoder, build_text_encoder, encode_classes
-from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary
+from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, require_output
 
 __all__ = [
     "IMAGE_LABEL_LOSSES",
@@ -30,4 +30,5 @@ __all__ = [
     "encode_classes",
     "load_vocabulary",
     "read_class_list",
+    "require_output",
 ]
