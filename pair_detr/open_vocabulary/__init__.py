@@ -11,7 +11,7 @@ from pair_detr.open_vocabulary.image_labels import (
 )
 from pair_detr.open_vocabulary.random_texts import random_texts
 from pair_detr.open_vocabulary.text_encoders import TextEncoder, build_text_encoder, encode_classes
-from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary
+from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, require_output
 
 __all__ = [
     "IMAGE_LABEL_LOSSES",
@@ -32,4 +32,5 @@ __all__ = [
     "load_vocabulary",
     "random_texts",
     "read_class_list",
+    "require_output",
 ]
