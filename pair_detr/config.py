@@ -17,6 +17,7 @@ def add_pair_detr_config(cfg: CN) -> None:
     """
     _adapt_detectron2_defaults(cfg)
     _add_model_keys(cfg)
+    _add_mask_keys(cfg)
     _add_clip_keys(cfg)
     _add_backbone_keys(cfg)
     _add_input_keys(cfg)
@@ -84,6 +85,10 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.LOSS.PRIOR_PROB = 0.01
     # Relative weight of the no-object column (softmax only; DETR section 4).
     cfg.MODEL.DETR.LOSS.NO_OBJECT_WEIGHT = 0.1
+    # Weights of the focal loss (alpha 0.25, gamma 2) and of the dice loss of the last layer's masks (MODEL.MASK_ON):
+    # DETR's.
+    cfg.MODEL.DETR.LOSS.MASK = 1.0
+    cfg.MODEL.DETR.LOSS.DICE = 1.0
     # Federated loss (arXiv 2104.05892), for data sets that annotate a class in some of their images only, as LVIS: the
     # number of classes in the classification loss of a batch, those of its objects and a sample of the others (LVIS:
     # 50; 0 is all), drawn in proportion to the number of their images to the given power (Detic's). Classes without
@@ -128,6 +133,28 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LAYERS = "last"
     # Width of a linear projection of each decoder's output before the comparison; 0 compares the outputs themselves.
     cfg.MODEL.DETR.PAIR.PROJECTION_DIM = 0
+
+
+def _add_mask_keys(cfg: CN) -> None:
+    # DETR's mask head (its section 4.4 and appendix A.3) on any variant; Detectron2's key. Training data need masks.
+    cfg.MODEL.MASK_ON = False
+    cfg.MODEL.DETR.MASK = CN()
+    # Pair DETR: the decoder whose last state asks for the mask, "center" or "top_left".
+    cfg.MODEL.DETR.MASK.QUERY_DECODER = "center"
+    # Conditional DETR and Pair DETR: add the spatial part of the query, the sine embedding of its reference point, to
+    # the state, as their cross-attention does. Own.
+    cfg.MODEL.DETR.MASK.SPATIAL_QUERY = False
+    # Train the mask head alone, on a detector that stays as it is (no dropout, no own losses): the second stage of
+    # DETR's schedule, whose MODEL.WEIGHTS is the result of the first.
+    cfg.MODEL.DETR.MASK.FREEZE_DETECTOR = False
+
+    # Panoptic segmentation from the masks (needs MODEL.MASK_ON, and data sets whose classes are things and stuff).
+    cfg.MODEL.DETR.PANOPTIC = CN()
+    # Whether inference returns "panoptic_seg" and "sem_seg" beside "instances".
+    cfg.MODEL.DETR.PANOPTIC.ENABLED = False
+    # DETR's merging: queries with a lower score and segments of at most so many pixels are left out.
+    cfg.MODEL.DETR.PANOPTIC.SCORE_THRESHOLD = 0.85
+    cfg.MODEL.DETR.PANOPTIC.MIN_AREA = 4
 
 
 def _add_clip_keys(cfg: CN) -> None:
