@@ -12,6 +12,7 @@ from pair_detr.data.image_labels import register_image_labels
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.multi_sampler import MultiDatasetBatchSampler
+from pair_detr.data.panoptic_classes import PanopticClasses, panoptic_classes
 from pair_detr.data.registration import register_from_config
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.shapes import make_shapes, register_shapes
@@ -24,6 +25,7 @@ __all__ = [
     "DetectionMapper",
     "MultiDatasetBatchSampler",
     "MultiDatasetMapper",
+    "PanopticClasses",
     "TrainingBatchSampler",
     "VocabularyMatch",
     "build_augmentation",
@@ -38,6 +40,7 @@ __all__ = [
     "load_training_dicts",
     "make_shapes",
     "match_classes",
+    "panoptic_classes",
     "register_coco",
     "register_from_config",
     "register_image_folder",
