@@ -58,5 +58,5 @@ def test_other_numberings_are_an_error(things: dict[int, int], stuff: dict[int, 
         thing_dataset_id_to_contiguous_id=things,
         stuff_dataset_id_to_contiguous_id=stuff,
     )
-    with pytest.raises(ValueError, match=r'"odd": thing_dataset_id_to_contiguous_id .* Correct the metadata'):
+    with pytest.raises(ValueError, match=r'"odd": its thing_dataset_id_to_contiguous_id .* Correct the metadata'):
         panoptic_classes("odd")

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from detectron2.data import MetadataCatalog
-
-from pair_detr.data.catalog import load_dataset
+from detectron2.data import Metadata
 
 # Dataset id that the separated form gives to all things together, in its semantic annotations.
 _THINGS = 0
@@ -30,43 +28,40 @@ class PanopticClasses:
     channels: tuple[int, ...]
 
 
-def panoptic_classes(name: str) -> PanopticClasses:
-    """Classes of a registered data set as a panoptic model numbers them.
-
-    They are those of the metadata in Detectron2's standard form, where things and stuff share one numbering; in the
-    separated form, where each has its own, stuff follows the things. Without stuff, all classes are things. The
-    annotations are loaded only where the metadata are filled by loading.
+def classes_from_metadata(metadata: Metadata) -> PanopticClasses:
+    """As :func:`pair_detr.data.catalog.panoptic_classes`, from metadata that are complete.
 
     Raises:
-        KeyError, OSError, ValueError: as :func:`pair_detr.data.catalog.load_dataset`; or the metadata number the
-            classes in none of the two ways.
+        ValueError: there are no ``thing_classes``, or the metadata number the classes in none of Detectron2's two ways.
     """
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("thing_classes") is None:
-        load_dataset(name)
-    things = list(metadata.get("thing_classes") or ())
-    stuff_ids: Mapping[int, int] = metadata.get("stuff_dataset_id_to_contiguous_id") or {}
+    things = tuple(metadata.get("thing_classes") or ())
     if not things:
-        raise ValueError(f'Data set "{name}" has no thing_classes in its metadata, so that its classes are unknown.')
+        raise ValueError(f'Data set "{metadata.name}" has no thing_classes in its metadata: its classes are unknown.')
+    own = tuple(range(len(things)))
+    stuff_ids: Mapping[int, int] = metadata.get("stuff_dataset_id_to_contiguous_id") or {}
     if not stuff_ids:
-        own = tuple(range(len(things)))
-        return PanopticClasses(tuple(things), (True,) * len(things), own, own)
+        return PanopticClasses(things, (True,) * len(things), own, own)
     thing_values = set(metadata.thing_dataset_id_to_contiguous_id.values())
     stuff_values = set(stuff_ids.values())
-    if thing_values.isdisjoint(stuff_values) and thing_values | stuff_values == set(range(len(things))):
-        own = tuple(range(len(things)))
-        return PanopticClasses(tuple(things), tuple(i in thing_values for i in own), own, own)
-    names = list(metadata.get("stuff_classes") or ())
-    if stuff_ids.get(_THINGS) != 0 or thing_values != set(range(len(things))) or stuff_values != set(range(len(names))):
-        raise ValueError(
-            f'Data set "{name}": thing_dataset_id_to_contiguous_id and stuff_dataset_id_to_contiguous_id are in none of '
-            "Detectron2's two forms. In the standard one they number thing_classes together, in the separated one stuff "
-            "0 is all things together. Correct the metadata."
-        )
-    stuff = range(1, len(names))
-    return PanopticClasses(
-        names=(*things, *names[1:]),
-        is_thing=(True,) * len(things) + (False,) * len(stuff),
-        category_ids=(*range(len(things)), *stuff),
-        channels=(0,) * len(things) + tuple(stuff),
+    if thing_values.isdisjoint(stuff_values) and thing_values | stuff_values == set(own):
+        return PanopticClasses(things, tuple(i in thing_values for i in own), own, own)
+    if is_separated(metadata) and thing_values == set(own):
+        stuff = tuple(metadata.stuff_classes)[1:]
+        stuff_own = tuple(range(1, 1 + len(stuff)))
+        if stuff_values == {0, *stuff_own}:
+            return PanopticClasses(
+                names=things + stuff,
+                is_thing=(True,) * len(things) + (False,) * len(stuff),
+                category_ids=own + stuff_own,
+                channels=(0,) * len(things) + stuff_own,
+            )
+    raise ValueError(
+        f'Data set "{metadata.name}": its thing_dataset_id_to_contiguous_id and stuff_dataset_id_to_contiguous_id are '
+        "in none of Detectron2's two forms. In the standard one they number thing_classes together, in the separated "
+        "one stuff 0 is all things together. Correct the metadata."
     )
+
+
+def is_separated(metadata: Metadata) -> bool:
+    """Whether things and stuff have numberings of their own, with stuff 0 for all things together."""
+    return (metadata.get("stuff_dataset_id_to_contiguous_id") or {}).get(_THINGS) == 0
