@@ -12,6 +12,7 @@ from pair_detr.data.image_labels import register_image_labels
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.multi_sampler import MultiDatasetBatchSampler
+from pair_detr.data.panoptic import register_coco_panoptic
 from pair_detr.data.panoptic_classes import PanopticClasses
 from pair_detr.data.registration import register_from_config
 from pair_detr.data.sampler import TrainingBatchSampler
@@ -42,6 +43,7 @@ __all__ = [
     "match_classes",
     "panoptic_classes",
     "register_coco",
+    "register_coco_panoptic",
     "register_from_config",
     "register_image_folder",
     "register_image_labels",
