@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools import mask as mask_util
@@ -54,15 +53,27 @@ def register_coco_panoptic(
         _check(content, json_file)
         classes = _class_metadata(content["categories"])
         MetadataCatalog.get(name).set(**classes)
-        records = load_coco_panoptic_json(json_file, image_root, panoptic_root, classes)
+        # Detectron2's loader takes images to be JPEG files with the names of the PNG files.
+        ids = {**classes["thing_dataset_id_to_contiguous_id"], **classes["stuff_dataset_id_to_contiguous_id"]}
         images = {image["id"]: image for image in content["images"]}
-        for record in records:
-            # Detectron2 takes them to be JPEG files that are called as the PNG files.
-            image = images[record["image_id"]]
-            record.update(
-                file_name=str(Path(image_root, image["file_name"])), height=image["height"], width=image["width"]
-            )
-        return records
+        return [
+            {
+                "file_name": str(Path(image_root, images[annotation["image_id"]]["file_name"])),
+                "image_id": annotation["image_id"],
+                "height": images[annotation["image_id"]]["height"],
+                "width": images[annotation["image_id"]]["width"],
+                "pan_seg_file_name": str(Path(panoptic_root, annotation["file_name"])),
+                "segments_info": [
+                    {
+                        **segment,
+                        "category_id": ids[segment["category_id"]],
+                        "isthing": segment["category_id"] in classes["thing_dataset_id_to_contiguous_id"],
+                    }
+                    for segment in annotation["segments_info"]
+                ],
+            }
+            for annotation in content["annotations"]
+        ]
 
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(

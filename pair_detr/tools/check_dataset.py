@@ -70,8 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
             logger.info("%s: classes\n%s", report.name, class_table(report))
         labels = report.annotation_type == "image"
         count, what = (report.num_labels, "image labels") if labels else (report.num_boxes, "boxes")
-        if not labels:
-            what += f", {report.num_masks or 'no'} of them with masks"
+        if report.num_masks:
+            what += f", {report.num_masks} of them with masks"
         logger.info("%s: %d images, %d %s: %s", report.name, report.num_images, count, what, verdict)
     return 0 if trainable else 1
 
