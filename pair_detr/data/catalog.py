@@ -4,6 +4,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pair_detr.data.panoptic_classes import PanopticClasses, classes_from_metadata, is_separated
+
 _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python before the config is used"
 
 
@@ -52,7 +54,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
 
 
 def class_names_of(name: str) -> list[str] | None:
-    """Names of the classes of a registered data set, in the order of their contiguous ids.
+    """Names of the classes of a registered data set, in the order of their contiguous ids; things before stuff.
 
     The annotations are loaded only where the metadata are filled by loading, as with ``register_coco_instances``.
 
@@ -66,7 +68,24 @@ def class_names_of(name: str) -> list[str] | None:
     if metadata.get("thing_classes") is None:
         load_dataset(name)
     classes = metadata.get("thing_classes")
+    if classes is not None and is_separated(metadata):
+        classes = classes_from_metadata(metadata).names
     return None if classes is None else list(classes)
+
+
+def panoptic_classes(name: str) -> PanopticClasses:
+    """Classes of a registered data set as a panoptic model numbers them: which are things, and their other numbers.
+
+    They are those of the metadata in Detectron2's standard form, where things and stuff share one numbering; in the
+    separated form, where each has its own, stuff follows the things. Without stuff, all classes are things. The
+    annotations are loaded only where the metadata are filled by loading.
+
+    Raises:
+        KeyError, OSError, ValueError: as :func:`load_dataset`; or the metadata have no classes, or number them in none
+            of the two ways.
+    """
+    class_names_of(name)
+    return classes_from_metadata(MetadataCatalog.get(name))
 
 
 def annotation_type_of(name: str) -> str:
