@@ -5,7 +5,7 @@ from functools import partial
 
 from detectron2.config import CfgNode
 
-from pair_detr.data.panoptic_classes import panoptic_classes
+from pair_detr.data import panoptic_classes
 from pair_detr.segmentation.head import MaskHead
 from pair_detr.segmentation.inference import PanopticOptions
 
@@ -35,7 +35,7 @@ def build_panoptic(cfg: CfgNode, num_classes: int) -> PanopticOptions | None:
 
     Raises:
         ValueError: there is no data set, its classes are not as many as the model's, or a threshold is impossible.
-        KeyError, OSError: see :func:`pair_detr.data.panoptic_classes.panoptic_classes`.
+        KeyError, OSError: see :func:`pair_detr.data.panoptic_classes`.
     """
     options = cfg.MODEL.DETR.PANOPTIC
     if not options.ENABLED:

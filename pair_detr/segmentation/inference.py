@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pair_detr.data.panoptic_classes import PanopticClasses
+from pair_detr.data import PanopticClasses
 from pair_detr.modeling import MaskQueries
 from pair_detr.segmentation.head import MaskHead
 from pair_detr.segmentation.panoptic import merge_panoptic, semantic
