@@ -1,11 +1,15 @@
 """What the evaluation of panoptic data needs beside Detectron2's evaluators."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from PIL import Image
+from pycocotools.cocoeval import COCOeval
 
 from pair_detr.data.catalog import panoptic_classes
 from pair_detr.data.json_files import read_json
@@ -22,6 +26,18 @@ class ThingsEvaluator(COCOEvaluator):
         """As Detectron2's."""
         detections = [output["instances"] for output in outputs]
         super().process(inputs, [{"instances": x[x.pred_classes < self._num_things]} for x in detections])
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        # In the standard form thing_classes are all classes.
+        return super()._derive_coco_results(coco_eval, iou_type, class_names and class_names[: self._num_things])
+
+
+def read_classes(file: str, dtype: Any) -> np.ndarray:
+    """(H, W) classes of a PNG file of the separated form; Detectron2's own function fails with NumPy 2."""
+    with Image.open(file) as image:
+        return np.array(image, dtype=dtype)
 
 
 def require_panoptic_quality(name: str) -> None:

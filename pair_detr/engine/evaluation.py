@@ -22,7 +22,7 @@ from pair_detr.data import check_dataset, class_names_of
 from pair_detr.data.lvis_evaluation import LVISEvaluator
 from pair_detr.data.open_vocabulary_evaluation import OpenVocabularyCOCOEvaluator
 from pair_detr.data.panoptic_classes import is_separated
-from pair_detr.data.panoptic_evaluation import ThingsEvaluator, require_panoptic_quality
+from pair_detr.data.panoptic_evaluation import ThingsEvaluator, read_classes, require_panoptic_quality
 from pair_detr.data.validation import check_files, warn_without_boxes
 from pair_detr.data.voc_evaluation import VOCEvaluator
 from pair_detr.engine.class_agnostic import merge_classes
@@ -167,7 +167,7 @@ def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
         require_panoptic_quality(name)
         evaluators.append(COCOPanopticEvaluator(name, folder))
         if is_separated(metadata):
-            evaluators.append(SemSegEvaluator(name, output_dir=folder))
+            evaluators.append(SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=read_classes))
     instances = metadata.get("json_file")
     if instances and Path(instances).is_file():
         evaluators.append(_coco(cfg, name, folder))
