@@ -23,7 +23,7 @@ FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.y
 COCO_MODELS = [
     f"{folder}{name}.yaml"
     for folder in ("", "conditional_detr/", "detr/")
-    for name in ("r50", "r101", "dc5_r50", "dc5_r101")
+    for name in ("r50", "r101", "dc5_r50", "dc5_r101", "segm_r50", "panoptic_boxes_r50", "panoptic_r50")
 ]
 CLASSES = {
     "pair_detr": (PairDETR, PairCriterion),
@@ -39,6 +39,7 @@ def merged(name: str) -> CfgNode:
     # Building needs no data, and texts have to be made first.
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
+    cfg.MODEL.DETR.PANOPTIC.ENABLED = False
     return cfg
 
 
