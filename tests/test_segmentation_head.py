@@ -188,11 +188,11 @@ def test_spatial_queries_and_keys_are_located(variant: str) -> None:
 
 
 def test_config_errors() -> None:
-    with pytest.raises(ValueError, match="SPATIAL_QUERY is True, but the queries of MODEL.DETR.VARIANT detr"):
+    with pytest.raises(ValueError, match=r"SPATIAL_QUERY is True, but the queries of MODEL\.DETR\.VARIANT detr"):
         build(mask_cfg("detr", MASK__SPATIAL_QUERY=True))
-    with pytest.raises(ValueError, match="FREEZE_DETECTOR is True, but MODEL.MASK_ON is False"):
+    with pytest.raises(ValueError, match=r"FREEZE_DETECTOR is True, but MODEL\.MASK_ON is False"):
         build(tiny_cfg("detr", MASK__FREEZE_DETECTOR=True))
-    with pytest.raises(ValueError, match="HIDDEN_DIM is 8; with MODEL.MASK_ON and 3 feature maps"):
+    with pytest.raises(ValueError, match=r"HIDDEN_DIM is 8; with MODEL\.MASK_ON and 3 feature maps"):
         MaskHead(8, 2, [4, 4, 4])
-    with pytest.raises(ValueError, match="LOSS.DICE is -1"):
+    with pytest.raises(ValueError, match=r"LOSS\.DICE is -1"):
         build(mask_cfg("detr", LOSS__DICE=-1.0))

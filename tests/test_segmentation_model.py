@@ -194,12 +194,12 @@ def test_panoptic_outputs(variant: str) -> None:
 def test_panoptic_errors() -> None:
     cfg = panoptic_cfg("detr", "masks_panoptic_test")
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-    with pytest.raises(ValueError, match="PANOPTIC.ENABLED is True, but neither DATASETS.TEST nor DATASETS.TRAIN"):
+    with pytest.raises(ValueError, match=r"PANOPTIC\.ENABLED is True, but neither DATASETS\.TEST nor DATASETS\.TRAIN"):
         build(cfg)
     cfg = panoptic_cfg("detr", "masks_panoptic_test")
     cfg.MODEL.DETR.PANOPTIC.SCORE_THRESHOLD = 1.0
-    with pytest.raises(ValueError, match="SCORE_THRESHOLD is 1.0"):
+    with pytest.raises(ValueError, match=r"SCORE_THRESHOLD is 1\.0"):
         build(cfg)
     cfg = tiny_cfg("detr", PANOPTIC__ENABLED=True)
-    with pytest.raises(ValueError, match="PANOPTIC.ENABLED is True, but MODEL.MASK_ON is False"):
+    with pytest.raises(ValueError, match=r"PANOPTIC\.ENABLED is True, but MODEL\.MASK_ON is False"):
         build(cfg)
