@@ -26,6 +26,7 @@ def add_pair_detr_config(cfg: CN) -> None:
 
 
 def _adapt_detectron2_defaults(cfg: CN) -> None:
+    # The only meta-architecture of this project, for all of its variants.
     cfg.MODEL.META_ARCHITECTURE = "DetectionTransformer"
     # Detectron2 defaults to "cuda" and fails without a GPU; the same config should run on both.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
