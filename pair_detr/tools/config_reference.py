@@ -4,7 +4,6 @@ import argparse
 import ast
 import inspect
 import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +16,10 @@ logger = logging.getLogger("pair_detr.tools.config_reference")
 
 _INTRODUCTION = """# Config keys
 
-The keys that this project adds to Detectron2's, and the defaults of Detectron2's that it changes. Set them in a YAML file, or at
-the end of a command line, as in `train_net.py --config-file configs/r50.yaml MODEL.DETR.NUM_QUERIES 100`. Detectron2's own keys
-are in its [config reference](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references).
+The keys that this project adds to Detectron2's, and the defaults of Detectron2's that it changes. Set them in a YAML
+file, or at the end of a command line, as in `train_net.py --config-file configs/r50.yaml MODEL.DETR.NUM_QUERIES 100`.
+Detectron2's own keys are in its
+[config reference](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references).
 
 Made from the comments in `pair_detr/config.py` by `python -m pair_detr.tools.config_reference`.
 """
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.output.with_name(args.output.name + ".tmp")
     temporary.write_text(to_markdown(entries), encoding="utf-8")
-    os.replace(temporary, args.output)
+    temporary.replace(args.output)
     logger.info("%d keys written to %s", sum(len(entry.keys) for entry in entries), args.output)
 
 
