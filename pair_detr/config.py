@@ -216,13 +216,15 @@ def _add_input_keys(cfg: CN) -> None:
     # Own data to put into Detectron2's catalogs, a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder}
     # and {NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train}, the latter optionally with CLASSES (default: all
     # names in the annotations, sorted) and YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). With
-    # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Image labels are {NAME: my_labels,
+    # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Panoptic data are {NAME: my_train,
+    # FORMAT: coco_panoptic, JSON: file, SEGMENTS: folder of PNG files, IMAGES: folder}, optionally with INSTANCES, the
+    # things in a COCO JSON file of their own, for their AP. Image labels are {NAME: my_labels,
     # FORMAT: image_labels, JSON: file, IMAGES: folder} or, with one folder a class, {NAME: my_photos, FORMAT:
     # image_folder, ROOT: folder}, optionally with CLASSES ({folder: class name} or a file with such lines). Paths are
     # relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry. Own.
     cfg.DATASETS.REGISTER = []
-    # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" or
-    # "lvis" forces one. Own.
+    # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc",
+    # "lvis" or "coco_panoptic_seg" forces one. Own.
     cfg.TEST.EVALUATOR = "auto"
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
     # of one size. Own.

@@ -12,7 +12,9 @@ from pair_detr.data.image_labels import register_image_labels
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.multi_sampler import MultiDatasetBatchSampler
+from pair_detr.data.panoptic import register_coco_panoptic
 from pair_detr.data.panoptic_classes import PanopticClasses
+from pair_detr.data.panoptic_shapes import make_panoptic_shapes
 from pair_detr.data.registration import register_from_config
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.shapes import make_shapes, register_shapes
@@ -38,10 +40,12 @@ __all__ = [
     "images_per_process",
     "load_dataset",
     "load_training_dicts",
+    "make_panoptic_shapes",
     "make_shapes",
     "match_classes",
     "panoptic_classes",
     "register_coco",
+    "register_coco_panoptic",
     "register_from_config",
     "register_image_folder",
     "register_image_labels",

@@ -4,6 +4,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pair_detr.data.panoptic import complete_records
 from pair_detr.data.panoptic_classes import PanopticClasses, classes_from_metadata, is_separated
 
 _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python before the config is used"
@@ -13,7 +14,8 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     """Loads a data set of the catalog.
 
     Returns:
-        its images in Detectron2's standard format; not validated.
+        its images in Detectron2's standard format, panoptic ones as :func:`pair_detr.data.panoptic.complete_records`
+        makes them; not validated.
 
     Raises:
         KeyError: ``name`` is not registered.
@@ -27,7 +29,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         raise KeyError(f'Data set "{name}" is not registered: {_WHERE_TO_REGISTER}; or correct the name.')
     metadata = MetadataCatalog.get(name)
     try:
-        dicts = DatasetCatalog.get(name)
+        dicts = complete_records(DatasetCatalog.get(name), metadata)
     except OSError as error:
         remedy = metadata.get(
             "remedy", "Correct its path, or set the environment's DETECTRON2_DATASETS to the folder of the data sets."

@@ -94,7 +94,9 @@ def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     vocabulary = require_class_names(options[0].name)
     dicts: list[dict[str, Any]] = []
     for number, source in enumerate(options):
-        images = validate(source.name, load_dataset(source.name), annotation_type=source.ann_type)
+        images = validate(
+            source.name, load_dataset(source.name), annotation_type=source.ann_type, masks=cfg.MODEL.MASK_ON
+        )
         match = _match(source, vocabulary, options[0].name)
         images = _with_vocabulary(source, images, match)
         if source.ann_type == "box":
