@@ -96,11 +96,14 @@ def peak_bytes(loss: Callable[[], Tensor]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
+_HEADS_BY_NAME = {"matched queries, shared features": our_loss, "all queries, copied features": plain_loss}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     parser = argparse.ArgumentParser(
-        description="Memory of a training step of DETR-R50's mask head and of its losses, without the detector: what is "
-        "kept for the backward pass, which any machine can count, and the peak on a GPU."
+        description="Memory of a training step of DETR-R50's mask head and of its losses, without the detector: what "
+        "is kept for the backward pass, which any machine can count, and the peak on a GPU."
     )
     parser.add_argument("--queries", type=int, nargs="+", default=[100, 300], help="of an image (default: 100 300)")
     parser.add_argument("--images", type=int, default=2, help="of a batch (default: %(default)s)")
@@ -111,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     has_gpu = torch.cuda.is_available()
     rows = []
     for queries in args.queries:
-        for name, loss in (("matched queries, shared features", our_loss), ("all queries, copied features", plain_loss)):
+        for name, loss in _HEADS_BY_NAME.items():
             row: list[object] = [name, queries]
             for device in ("meta", "cuda") if has_gpu else ("meta",):
                 asked = make_queries(args.images, tuple(args.size), queries, torch.device(device))
