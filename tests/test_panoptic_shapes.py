@@ -10,6 +10,7 @@ import torch
 from data_helpers import restored_catalogs
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pair_detr import Predictor
 from pair_detr.config_files import load_config
 from pair_detr.data import (
     DetectionMapper,
@@ -76,3 +77,21 @@ def test_training_and_evaluation(shapes: Path, tmp_path: Path) -> None:
     predictions = json.loads((folder / "predictions.json").read_text())
     assert len(predictions["annotations"]) == 2
     assert any(annotation["segments_info"] for annotation in predictions["annotations"])
+
+
+def test_predictions_can_be_drawn(shapes: Path) -> None:
+    """By Detectron2's Visualizer, from a predictor of the config."""
+    pytest.importorskip("cv2")
+    from detectron2.utils.visualizer import Visualizer
+
+    options = ["MODEL.DEVICE", "cpu", "MODEL.DETR.NUM_CLASSES", "4", "MODEL.DETR.PANOPTIC.SCORE_THRESHOLD", "0.0"]
+    predictor = Predictor(load_config("quickstart_panoptic", options))
+    assert predictor.metadata.stuff_classes == ["things"] * 3 + ["background"]
+    image = np.zeros((80, 120, 3), dtype=np.uint8)
+    output = predictor(image)
+    segment_map, segments = output["panoptic_seg"]
+    assert segment_map.shape == (80, 120) and segments
+    drawn = Visualizer(image, predictor.metadata).draw_panoptic_seg(segment_map, segments).get_image()
+    assert drawn.any()
+    instances = output["instances"][:3]
+    assert Visualizer(image, predictor.metadata).draw_instance_predictions(instances).get_image().any()
