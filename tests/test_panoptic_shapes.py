@@ -53,6 +53,15 @@ def test_segments_are_the_drawn_pixels(shapes: Path) -> None:
         assert torch.equal(instances.gt_masks.tensor[-1], ~expected.any(0))
 
 
+def test_classes_are_known_before_the_shapes_are_made(tmp_path: Path) -> None:
+    with restored_catalogs():
+        for split in ("train", "val"):
+            for catalog in (DatasetCatalog, MetadataCatalog):
+                catalog.pop(f"panoptic_shapes_{split}", None)
+        register_panoptic_shapes(tmp_path)
+        assert panoptic_classes("panoptic_shapes_val").is_thing == (True, True, True, False)
+
+
 def test_made_once_for_the_same_shapes(shapes: Path) -> None:
     assert not make_panoptic_shapes(shapes)
     make_shapes(str(shapes), num_train=3, num_val=2)
