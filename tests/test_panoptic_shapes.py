@@ -10,6 +10,7 @@ import torch
 from data_helpers import restored_catalogs
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pair_detr import Predictor
 from pair_detr.config_files import load_config
 from pair_detr.data import (
     DetectionMapper,
@@ -52,6 +53,15 @@ def test_segments_are_the_drawn_pixels(shapes: Path) -> None:
         assert torch.equal(instances.gt_masks.tensor[-1], ~expected.any(0))
 
 
+def test_classes_are_known_before_the_shapes_are_made(tmp_path: Path) -> None:
+    with restored_catalogs():
+        for split in ("train", "val"):
+            for catalog in (DatasetCatalog, MetadataCatalog):
+                catalog.pop(f"panoptic_shapes_{split}", None)
+        register_panoptic_shapes(tmp_path)
+        assert panoptic_classes("panoptic_shapes_val").is_thing == (True, True, True, False)
+
+
 def test_made_once_for_the_same_shapes(shapes: Path) -> None:
     assert not make_panoptic_shapes(shapes)
     make_shapes(str(shapes), num_train=3, num_val=2)
@@ -76,3 +86,21 @@ def test_training_and_evaluation(shapes: Path, tmp_path: Path) -> None:
     predictions = json.loads((folder / "predictions.json").read_text())
     assert len(predictions["annotations"]) == 2
     assert any(annotation["segments_info"] for annotation in predictions["annotations"])
+
+
+def test_predictions_can_be_drawn(shapes: Path) -> None:
+    """By Detectron2's Visualizer, from a predictor of the config."""
+    pytest.importorskip("cv2")
+    from detectron2.utils.visualizer import Visualizer
+
+    options = ["MODEL.DEVICE", "cpu", "MODEL.DETR.NUM_CLASSES", "4", "MODEL.DETR.PANOPTIC.SCORE_THRESHOLD", "0.0"]
+    predictor = Predictor(load_config("quickstart_panoptic", options))
+    assert predictor.metadata.stuff_classes == ["things"] * 3 + ["background"]
+    image = np.zeros((80, 120, 3), dtype=np.uint8)
+    output = predictor(image)
+    segment_map, segments = output["panoptic_seg"]
+    assert segment_map.shape == (80, 120) and segments
+    drawn = Visualizer(image, predictor.metadata).draw_panoptic_seg(segment_map, segments).get_image()
+    assert drawn.any()
+    instances = output["instances"][:3]
+    assert Visualizer(image, predictor.metadata).draw_instance_predictions(instances).get_image().any()

@@ -11,10 +11,14 @@ from pycocotools import mask as mask_util
 
 from pair_detr.data.json_files import read_json, write_json
 from pair_detr.data.masks import compressed
-from pair_detr.data.panoptic import register_coco_panoptic
+from pair_detr.data.panoptic import class_metadata, register_coco_panoptic
 from pair_detr.data.shapes import CLASS_NAMES, SPLITS
 
 BACKGROUND = "background"
+_CATEGORIES = [
+    *({"id": i, "name": name, "isthing": 1} for i, name in enumerate(CLASS_NAMES, start=1)),
+    {"id": len(CLASS_NAMES) + 1, "name": BACKGROUND, "isthing": 0},
+]
 
 
 def register_panoptic_shapes(root: str | Path) -> None:
@@ -28,7 +32,13 @@ def register_panoptic_shapes(root: str | Path) -> None:
     for split in SPLITS:
         json_file, segments, instances = _files(root, split)
         register_coco_panoptic(
-            f"panoptic_shapes_{split}", json_file, segments, root / split, instances_json=instances, remedy=remedy
+            f"panoptic_shapes_{split}",
+            json_file,
+            segments,
+            root / split,
+            instances_json=instances,
+            remedy=remedy,
+            **class_metadata(_CATEGORIES),
         )
 
 
@@ -71,10 +81,8 @@ def _make_split(root: Path, split: str) -> bool:
         if folder.exists():
             folder.replace(Path(temporary) / "old")
         new.replace(folder)
-    categories = [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(CLASS_NAMES, start=1)]
-    categories.append({"id": len(CLASS_NAMES) + 1, "name": BACKGROUND, "isthing": 0})
     # Last, as the sign that all is there.
-    write_json({"images": content["images"], "annotations": annotations, "categories": categories}, json_file)
+    write_json({"images": content["images"], "annotations": annotations, "categories": _CATEGORIES}, json_file)
     return True
 
 

@@ -16,8 +16,8 @@ from pair_detr.data.voc import register_voc
 # Keys of an entry by its format: the required ones and the optional ones.
 _KEYS = {
     "coco": ({"NAME", "FORMAT", "JSON", "IMAGES"}, {"NOVEL_CLASSES"}),
-    "coco_panoptic": ({"NAME", "FORMAT", "JSON", "SEGMENTS", "IMAGES"}, {"INSTANCES"}),
     "voc": ({"NAME", "FORMAT", "ROOT", "SPLIT"}, {"CLASSES", "YEAR"}),
+    "coco_panoptic": ({"NAME", "FORMAT", "JSON", "SEGMENTS", "IMAGES"}, {"INSTANCES"}),
     "image_folder": ({"NAME", "FORMAT", "ROOT"}, {"CLASSES"}),
     "image_labels": ({"NAME", "FORMAT", "JSON", "IMAGES"}, set()),
 }
