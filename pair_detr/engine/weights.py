@@ -62,8 +62,8 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
 
     Args:
         weights: local file, folder of transformers, URL, or name that Detectron2 resolves (``detectron2://...``).
-        num_classes: of the model; a classifier over COCO's raw ids, 91 or 250, is reduced to the 80 or 133 classes unless it
-            is one of these.
+        num_classes: of the model; a classifier over COCO's raw ids, 91 or 250 of panoptic models, is reduced to the 80
+            or 133 classes unless it is one of these.
 
     Raises:
         FileNotFoundError: it does not exist or cannot be reached.
