@@ -252,10 +252,13 @@ def test_tool_writes_weights_and_description(model: CLIP, checkpoints: dict[str,
     torch.testing.assert_close(Vocabulary.load(output).weights[0], F.normalize(features, dim=0), atol=1e-5, rtol=1e-4)
 
 
-def test_tool_without_weights_ends_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tool_without_weights_ends_with_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for options, message in (
         (["--vocabulary", "coco", "--checkpoint", str(tmp_path / "nowhere.pt")], "two ways out"),
-        (["--vocabulary", "objects365"], "Give a file"),
+        (["--vocabulary", "objects365"], "DETECTRON2_DATASETS"),
         (["--vocabulary", "coco", "--encoder", "bert"], "no text encoder"),
     ):
         with pytest.raises(SystemExit) as error:

@@ -52,13 +52,28 @@ def test_lists_from_text_and_files(tmp_path: Path) -> None:
     assert list(read_class_list(str(tmp_path / "c.json"))) == list(expected)
 
 
+def test_names_in_the_annotations_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"DETECTRON2_DATASETS.*a \.txt file with a class a line"):
+        read_class_list("openimages")
+    folder = tmp_path / "oid/annotations"
+    folder.mkdir(parents=True)
+    categories = [{"id": 3, "name": "Bench"}, {"id": 1, "name": "Bench"}, {"id": 2, "name": "Tea "}]
+    (folder / "oid_challenge_2019_train_bbox.json").write_text(json.dumps({"categories": categories}))
+    # In the order of the ids; two classes of one name are told apart, but have the same text.
+    assert list(read_class_list("openimages").items()) == [
+        ("Bench (1)", ("Bench",)),
+        ("Tea", ("Tea",)),
+        ("Bench (3)", ("Bench",)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("cat,dog,cat", 'class "cat" occurs twice'),
         ("cat,,dog", "class 1 has an empty name"),
-        ("objects365", r"does not have the class names of.*Give a file.*zhiyuan_objv2_val\.json"),
-        ("openimages", r"does not have the class names of.*Give a file.*oid\.py"),
+        ("traffic light,Traffic_Light", 'class "Traffic_Light" occurs twice, as "traffic light"'),
         ("{folder}/names.csv", r"names\.csv.*does not end with \.txt"),
         ("{folder}/empty.txt", "there are no class names"),
         ("{folder}/other.json", "neither a list of names nor"),
@@ -126,6 +141,7 @@ def test_weights_and_description_belong_together(tmp_path: Path) -> None:
         (np.array([[np.inf, 1], [1, 0], [0, 1]]), r"not finite in 1 rows: 0 \(helmet\)"),
         (np.ones((3, 0)), r"shape \(3, 0\)"),
         (np.array([["a"], ["b"], ["c"]]), "not numbers"),
+        (np.ones((3, 4), dtype=complex), "complex"),
     ],
 )
 def test_bad_weights_name_the_file(tmp_path: Path, content: np.ndarray, message: str) -> None:

@@ -150,7 +150,8 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
         architecture = infer_architecture(shapes, variant)
     except LackingError as error:
         raise ConversionError(
-            f"The state dict lacks {', '.join(error.keys)}. Only whole models with a ResNet can be converted."
+            f"The state dict lacks {', '.join(error.keys)}. Only whole models with a ResNet and a linear classifier "
+            "can be converted."
         ) from error
     expected = architecture.shapes()
     if wrong := [key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key)]:

@@ -150,8 +150,9 @@ def _pascal_voc(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 
 def _require_lvis(name: str) -> None:
-    if find_spec("lvis") is None:
-        raise ImportError(f'The evaluator of {name} needs the package lvis: run "pip install lvis".')
+    # lvis imports OpenCV, even to evaluate.
+    if find_spec("lvis") is None or find_spec("cv2") is None:
+        raise ImportError(f'The evaluator of {name} needs the packages lvis and OpenCV: run "pip install lvis".')
 
 
 def _lvis(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:

@@ -1,5 +1,6 @@
 """Names and synonyms of the classes that a text classifier is to know."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,24 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASS_NAMES
 
 from pair_detr.data import class_names_of
+from pair_detr.data.builtin import datasets_root
 from pair_detr.data.json_files import read_json
+from pair_detr.data.vocabulary import normalize_name
 
-# Class name -> all words for it, the name first; in the order of the classes.
+# Class name -> all words for it, those that are encoded; in the order of the classes.
 ClassList = dict[str, tuple[str, ...]]
 
-# Known, but without names in Detectron2; and where these are, in the order of the text weights that Detic publishes.
-_WITHOUT_NAMES = {
-    "objects365": "the annotations of Objects365 v2 (zhiyuan_objv2_val.json), or the list in detic/data/datasets/"
-    "objects365.py of Detic's repository",
-    "openimages": "the list in detic/data/datasets/oid.py of Detic's repository, where two classes are called Bench: "
-    "rename one of them",
+# Detectron2 has no names of these: they are in the data sets' annotations, below the folder of the data sets; the names
+# of files are Detic's, then the original ones.
+_ANNOTATIONS = {
+    "objects365": tuple(
+        f"objects365/annotations/zhiyuan_objv2_{part}.json"
+        for part in ("val_fixname", "train_fixname_fixmiss", "val", "train")
+    ),
+    "openimages": tuple(
+        f"oid/annotations/oid_challenge_2019_{part}.json"
+        for part in ("val_expanded", "val_expanded_rare", "train_bbox")
+    ),
 }
 
 
@@ -38,6 +46,24 @@ def _voc() -> ClassList:
     return class_list(VOC_CLASS_NAMES)
 
 
+def _from_annotations(name: str) -> ClassList:
+    candidates = [datasets_root() / path for path in _ANNOTATIONS[name]]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f'The class names of "{name}" are in its annotations, and there is none of '
+            f"{', '.join(map(str, candidates))}. Set the environment's DETECTRON2_DATASETS to the folder with the "
+            f'data set; or give a file in place of "{name}": any .json file with its categories, or a .txt file with a '
+            "class a line."
+        )
+    categories = sorted(read_json(path)["categories"], key=lambda category: category["id"])
+    names = [category["name"].strip() for category in categories]
+    counts = Counter(names)
+    # OpenImages has two classes of one name. They need names of their own, and share the text.
+    unique = [name if counts[name] == 1 else f"{name} ({c['id']})" for name, c in zip(names, categories, strict=True)]
+    return {own: (name,) for own, name in zip(unique, names, strict=True)}
+
+
 _BUILTIN: dict[str, Callable[[], ClassList]] = {"coco": _coco, "lvis": _lvis, "voc": _voc}
 
 
@@ -45,15 +71,18 @@ def class_list(names: Iterable[str], synonyms: Sequence[Iterable[str]] | None = 
     """Puts names and synonyms together.
 
     Raises:
-        ValueError: there is no name, one is empty, or one occurs twice.
+        ValueError: there is no name, one is empty, or one occurs twice; case, underscores and hyphens do not matter.
     """
     classes: ClassList = {}
+    seen: dict[str, str] = {}
     for index, name in enumerate(names):
         name = name.strip()
         if not name:
             raise ValueError(f"class {index} has an empty name: remove or name it")
-        if name in classes:
-            raise ValueError(f'class "{name}" occurs twice: remove or rename one of them')
+        other = seen.setdefault(normalize_name(name), name)
+        if len(seen) == len(classes):
+            again = "" if other == name else f', as "{other}"'
+            raise ValueError(f'class "{name}" occurs twice{again}: remove or rename one of them')
         words = [word.strip() for word in synonyms[index]] if synonyms else []
         classes[name] = tuple(dict.fromkeys([name, *filter(None, words)]))
     if not classes:
@@ -65,10 +94,12 @@ def read_class_list(source: str) -> ClassList:
     """Classes by the name of a list, from a file, or as they are written.
 
     Args:
-        source: "coco", "lvis" (v1) or "voc"; a data set in Detectron2's catalog; a file; or names with commas between
-            them, "cat,dog,traffic cone". A .txt file has a class a line; a .json file is a list of names, an annotation
-            file with "categories" (ordered by their ids, with "synonyms" if they have any), or what is written beside
-            text weights. In text, "|" separates synonyms: "sofa|couch". The first one names the class.
+        source: "coco", "lvis" (v1) or "voc"; "objects365" or "openimages", whose names are in their annotations, in the
+            folder that the environment's DETECTRON2_DATASETS names; a data set in Detectron2's catalog; a file; or
+            names with commas between them, "cat,dog,traffic cone". A .txt file has a class a line; a .json file is a
+            list of names, an annotation file with "categories" (ordered by their ids, with "synonyms" if they have
+            any), or what is written beside text weights. In text, "|" separates synonyms: "sofa|couch". The first one
+            names the class.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -76,12 +107,9 @@ def read_class_list(source: str) -> ClassList:
     """
     if source in _BUILTIN:
         return _BUILTIN[source]()
-    if source in _WITHOUT_NAMES:
-        raise ValueError(
-            f'Detectron2 does not have the class names of "{source}". Give a file that has them (.json with categories '
-            f"or names, or .txt with a class a line): {_WITHOUT_NAMES[source]}."
-        )
     try:
+        if source in _ANNOTATIONS:
+            return _from_annotations(source)
         if source in DatasetCatalog:
             return class_list(class_names_of(source) or [])
         path = Path(source).expanduser()

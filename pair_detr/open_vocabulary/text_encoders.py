@@ -94,7 +94,7 @@ def encode_classes(
         encoder: encodes.
         classes: names and synonyms. Underscores become spaces in the texts.
         prompts: texts with "{}" where the word goes.
-        use_synonyms: average over them; otherwise the name stands alone.
+        use_synonyms: average over them; otherwise the first one stands alone.
 
     Raises:
         ValueError: a prompt has no "{}", or there is none.
@@ -103,7 +103,7 @@ def encode_classes(
     unusable = [prompt for prompt in prompts if prompt.count("{}") != 1]
     if unusable or not prompts:
         raise ValueError(f'Prompts need one "{{}}" where the class name goes, as "a {{}}"; found {unusable or "none"}.')
-    words = [synonyms if use_synonyms else (name,) for name, synonyms in classes.items()]
+    words = [synonyms if use_synonyms else synonyms[:1] for synonyms in classes.values()]
     texts = [prompt.replace("{}", word.replace("_", " ")) for group in words for word in group for prompt in prompts]
     logger.info("Encoding %d texts for %d classes with %s.", len(texts), len(classes), encoder.name)
     by_prompt = F.normalize(encoder.encode(texts), dim=-1).unflatten(0, (-1, len(prompts)))

@@ -56,6 +56,8 @@ class Vocabulary:
 
     def _validated(self, weights: Any) -> Tensor:
         try:
+            if np.iscomplexobj(weights):
+                raise TypeError("they are complex")
             weights = torch.as_tensor(weights, dtype=torch.float32, device="cpu").detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{self.source}: the text weights are not numbers ({error}); {_MAKE}.") from error

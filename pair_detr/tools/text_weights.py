@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--vocabulary",
         required=True,
-        help='coco, lvis, voc, a registered data set, a .txt or .json file, or "cat,dog,traffic cone"; '
-        '"sofa|couch" are synonyms; objects365 and openimages need a file',
+        help="coco, lvis, voc; objects365 or openimages (if their annotations are in DETECTRON2_DATASETS); a "
+        'registered data set, a .txt or .json file, or "cat,dog,traffic cone"; "sofa|couch" are synonyms',
     )
     parser.add_argument("--encoder", default="clip:ViT-B/32", help="clip:MODEL or open_clip:MODEL; default %(default)s")
     parser.add_argument("--checkpoint", default="", help="the encoder's weights: TorchScript archive or state dict")
