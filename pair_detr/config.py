@@ -267,6 +267,11 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    # Gradient accumulation, for batches that do not fit into memory: the SOLVER.IMS_PER_BATCH images of an optimizer
+    # step are computed in so many parts, one after the other. Iterations, schedule, learning rate and checkpoints stay
+    # what they are. The losses of a part are normalised by the objects of that part (in all processes), and the
+    # gradients of the parts are averaged; of one large batch, they would be normalised by the objects of all. Own.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
     # Autocast type where SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16". Losses and matching stay fp32.
     # Own.
     cfg.SOLVER.AMP.DTYPE = "bfloat16"

@@ -89,13 +89,17 @@ def images_per_process(cfg: CfgNode) -> int:
     """Images of a batch in each process.
 
     Raises:
-        ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes.
+        ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes, and over the parts of
+            ``SOLVER.ACCUMULATE_STEPS`` in each.
     """
-    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if images < 1 or images % processes:
+    images, processes, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATE_STEPS
+    if parts < 1:
+        raise ValueError(f"SOLVER.ACCUMULATE_STEPS is {parts}; it must be 1 or more.")
+    if images < 1 or images % (processes * parts):
+        divided = f"{processes} processes" + (f" in SOLVER.ACCUMULATE_STEPS {parts} parts each" if parts > 1 else "")
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided over {processes} processes: set a positive "
-            f"multiple of {processes}."
+            f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided over {divided}: set a positive multiple of "
+            f"{processes * parts}."
         )
     return images // processes
 

@@ -63,6 +63,7 @@ class Trainer(DefaultTrainer):
             optimizer=optimizer,
             precision=autocast_precision(cfg),
             seed=cfg.SEED if cfg.SEED >= 0 else None,
+            accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, needs=needs_of(cfg), trainer=weakref.proxy(self))
