@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pair_detr.data.catalog import annotation_type_of, class_names_of, load_dataset
 from pair_detr.data.mapper import DetectionMapper
+from pair_detr.data.mosaic import MosaicMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.sampler_arguments import orientations, repeat_factors
@@ -34,13 +35,13 @@ class SeededDataset(Dataset):
     """Images mapped with random numbers of their own, so that augmentation depends on nothing but the seed.
 
     Args:
-        dicts: images in Detectron2's standard format.
+        dicts: images in Detectron2's standard format; serialised, as Python objects shared with the workers would be
+            copied there bit by bit, by reference counting.
         mapper: makes the model's input of one.
     """
 
     def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        # Serialised: Python objects shared with the workers would be copied there bit by bit, by reference counting.
-        self._dicts = DatasetFromList(list(dicts), copy=False, serialize=True)
+        self._dicts = dicts
         self._mapper = mapper
 
     def __len__(self) -> int:
@@ -130,6 +131,7 @@ def build_train_loader(
         )
     images = images_per_process(cfg)
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
+    serialised = DatasetFromList(list(dicts), copy=False, serialize=True)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     place = {"rank": comm.get_rank(), "world_size": comm.get_world_size(), "start_batch": start_iter}
     if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
@@ -137,6 +139,8 @@ def build_train_loader(
         mapper: Callable = MultiDatasetMapper(cfg, source_options(cfg))
     else:
         mapper = DetectionMapper(cfg, is_train=True)
+        if cfg.INPUT.MOSAIC.ENABLED:
+            mapper = MosaicMapper(cfg, mapper, serialised)
         sampler = TrainingBatchSampler(
             len(dicts),
             images,
@@ -149,7 +153,7 @@ def build_train_loader(
         )
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
-        SeededDataset(dicts, mapper),
+        SeededDataset(serialised, mapper),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=trivial_batch_collator,

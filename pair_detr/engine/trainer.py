@@ -15,7 +15,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pair_detr.conversion import needs_of
-from pair_detr.data import build_test_loader, build_train_loader, images_per_process, load_training_dicts
+from pair_detr.data import (
+    build_test_loader,
+    build_train_loader,
+    check_input,
+    images_per_process,
+    load_training_dicts,
+)
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
@@ -48,6 +54,7 @@ class Trainer(DefaultTrainer):
         warn_of_ignored_iterations(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         images_per_process(cfg)
+        check_input(cfg)
         self._dataset_dicts = load_training_dicts(cfg)
         for name in cfg.DATASETS.TEST:
             # Else it would be noticed after hours of training.
