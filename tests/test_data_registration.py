@@ -66,7 +66,11 @@ def test_registering_from_config(coco_file: Path, voc_root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"FORMAT": "kitti"}, ValueError, r"REGISTER\[0\]: FORMAT is 'kitti'; it must be one of coco, coco_panoptic, voc"),
+        (
+            {"FORMAT": "kitti"},
+            ValueError,
+            r"REGISTER\[0\]: FORMAT is 'kitti'; it must be one of coco, coco_panoptic, voc",
+        ),
         ({"FORMAT": None}, ValueError, "FORMAT is None"),
         ({"JSON": None}, ValueError, "JSON is missing; FORMAT coco needs"),
         ({"IMAGE": "x"}, ValueError, "FORMAT coco has no IMAGE; its keys are"),
