@@ -25,7 +25,8 @@ class Predictor:
 
     Attributes:
         model: in evaluation mode, with the weights of MODEL.WEIGHTS.
-        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes.
+        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes; a panoptic model has
+            ``stuff_classes``, too.
     """
 
     def __init__(self, cfg: CfgNode, vocabulary: Vocabulary | Sequence[str] | None = None) -> None:
@@ -70,7 +71,7 @@ class Predictor:
 
         Returns:
             {"instances": Instances} with ``pred_boxes`` (xyxy pixels of ``image``), ``scores`` and ``pred_classes``,
-            best first.
+            best first; further what :meth:`DetectionTransformer.forward` adds with masks and for panoptic models.
 
         Raises:
             ValueError: the image has another shape.
@@ -93,6 +94,8 @@ class Predictor:
             found = (classes_if_at_hand(name) or [] for name in datasets)
             names = next((x for x in found if len(x) == count), [f"class {i}" for i in range(count)])
         self.metadata = Metadata(name="predictor", thing_classes=list(names))
+        if self.model.panoptic is not None:
+            self.metadata.set(stuff_classes=self.model.panoptic.classes.stuff_names)
 
     def _resolve(self, vocabulary: Vocabulary | Sequence[str]) -> Vocabulary:
         clip = self.cfg.MODEL.CLIP

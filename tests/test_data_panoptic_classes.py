@@ -22,6 +22,7 @@ def test_standard_form() -> None:
     assert classes.is_thing == tuple(category["isthing"] == 1 for category in COCO_CATEGORIES)
     assert classes.is_thing == (True,) * 80 + (False,) * 53
     assert classes.category_ids == classes.channels == tuple(range(133))
+    assert classes.stuff_names == ["things"] * 80 + list(classes.names[80:])
 
 
 def test_separated_form_puts_stuff_after_things() -> None:
@@ -36,12 +37,14 @@ def test_separated_form_puts_stuff_after_things() -> None:
         names = metadata.get(f"{id_map}_classes")
         assert classes.names[index] == names[ids[category["id"]]]
     assert classes.channels == (0,) * 80 + tuple(range(1, 54))
+    assert classes.stuff_names == metadata.stuff_classes
 
 
 def test_without_stuff_all_are_things() -> None:
     classes = panoptic_classes("coco_2017_val")
     assert classes.is_thing == (True,) * 80
     assert classes.category_ids == classes.channels == tuple(range(80))
+    assert classes.stuff_names == []
 
 
 @pytest.mark.parametrize(

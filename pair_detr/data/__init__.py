@@ -15,6 +15,7 @@ from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset
 from pair_detr.data.multi_sampler import MultiDatasetBatchSampler
 from pair_detr.data.panoptic import register_coco_panoptic
 from pair_detr.data.panoptic_classes import PanopticClasses
+from pair_detr.data.panoptic_shapes import make_panoptic_shapes
 from pair_detr.data.registration import register_from_config
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.shapes import make_shapes, register_shapes
@@ -43,6 +44,7 @@ __all__ = [
     "images_per_process",
     "load_dataset",
     "load_training_dicts",
+    "make_panoptic_shapes",
     "make_shapes",
     "match_classes",
     "panoptic_classes",

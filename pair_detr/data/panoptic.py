@@ -4,6 +4,7 @@ In the standard form an image's segments are listed with their boxes, and drawn 
 instances are annotated as for detection, and a second PNG file has the classes of stuff.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def register_coco_panoptic(
     def load() -> list[dict[str, Any]]:
         content = read_json(json_file)
         _check(content, json_file)
-        classes = _class_metadata(content["categories"])
+        classes = class_metadata(content["categories"])
         MetadataCatalog.get(name).set(**classes)
         # Detectron2's loader takes images to be JPEG files with the names of the PNG files.
         ids = {**classes["thing_dataset_id_to_contiguous_id"], **classes["stuff_dataset_id_to_contiguous_id"]}
@@ -190,7 +191,12 @@ def _read(file: str, mode: str, record: dict[str, Any]) -> np.ndarray:
     return pixels
 
 
-def _class_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
+def class_metadata(categories: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What Detectron2's metadata say of classes in the standard form, things first, each part in the order of ids.
+
+    Args:
+        categories: with "id", "name" and "isthing".
+    """
     ordered = sorted(categories, key=lambda category: (not category["isthing"], category["id"]))
     names = [category["name"] for category in ordered]
     return {

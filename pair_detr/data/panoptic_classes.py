@@ -27,6 +27,13 @@ class PanopticClasses:
     category_ids: tuple[int, ...]
     channels: tuple[int, ...]
 
+    @property
+    def stuff_names(self) -> list[str]:
+        """What ``stuff_classes`` are in the metadata: names by ``category_ids``, "things" where that is no stuff."""
+        kinds = zip(self.category_ids, self.names, self.is_thing, strict=True)
+        names = {category: name for category, name, thing in kinds if not thing}
+        return [names.get(category, "things") for category in range(max(names, default=-1) + 1)]
+
 
 def classes_from_metadata(metadata: Metadata) -> PanopticClasses:
     """As :func:`pair_detr.data.catalog.panoptic_classes`, from metadata that are complete.

@@ -18,8 +18,8 @@ from pair_detr.data.yolo import register_yolo, yolo_file
 # Keys of an entry by its format: the required ones and the optional ones.
 _KEYS = {
     "coco": ({"NAME", "FORMAT", "JSON", "IMAGES"}, {"NOVEL_CLASSES", "SPLIT"}),
-    "coco_panoptic": ({"NAME", "FORMAT", "JSON", "SEGMENTS", "IMAGES"}, {"INSTANCES"}),
     "voc": ({"NAME", "FORMAT", "ROOT", "SPLIT"}, {"CLASSES", "YEAR"}),
+    "coco_panoptic": ({"NAME", "FORMAT", "JSON", "SEGMENTS", "IMAGES"}, {"INSTANCES"}),
     "yolo": ({"NAME", "FORMAT", "ROOT", "SPLIT"}, set()),
     "image_folder": ({"NAME", "FORMAT", "ROOT"}, {"CLASSES", "SPLIT"}),
     "image_labels": ({"NAME", "FORMAT", "JSON", "IMAGES"}, {"SPLIT"}),

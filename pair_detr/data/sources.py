@@ -146,6 +146,12 @@ def _with_vocabulary(
     source: SourceOptions, images: Sequence[dict[str, Any]], match: VocabularyMatch
 ) -> list[dict[str, Any]]:
     if source.ann_type == "box":
+        same = all(own == index for own, index in match.to_vocabulary.items())
+        if not same and any("first_stuff_class" in record for record in images):
+            raise ValueError(
+                f'Data set "{source.name}" is in Detectron2\'s separated panoptic form, but not the first of '
+                "DATASETS.TRAIN, whose classes count: put it first, or use the standard form (without _separated)."
+            )
         return [
             {
                 **record,
