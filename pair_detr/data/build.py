@@ -138,9 +138,7 @@ def build_train_loader(
         sampler: Sampler = build_multi_dataset_sampler(cfg, dicts, seed=seed, **place)
         mapper: Callable = MultiDatasetMapper(cfg, source_options(cfg))
     else:
-        mapper = DetectionMapper(cfg, is_train=True)
-        if cfg.INPUT.MOSAIC.ENABLED:
-            mapper = MosaicMapper(cfg, mapper, serialised)
+        mapper = training_mapper(cfg, serialised)
         sampler = TrainingBatchSampler(
             len(dicts),
             images,
@@ -159,6 +157,19 @@ def build_train_loader(
         collate_fn=trivial_batch_collator,
         persistent_workers=workers > 0,
     )
+
+
+def training_mapper(
+    cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What makes the model's input of an image of one data set.
+
+    Args:
+        cfg: config.
+        dataset_dicts: images that a mosaic may take in.
+    """
+    mapper = DetectionMapper(cfg, is_train=True)
+    return MosaicMapper(cfg, mapper, dataset_dicts) if cfg.INPUT.MOSAIC.ENABLED else mapper
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
