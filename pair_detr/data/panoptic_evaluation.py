@@ -1,6 +1,8 @@
 """What the evaluation of panoptic data needs beside Detectron2's evaluators."""
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,22 @@ from pair_detr.data.json_files import read_json
 
 
 class ThingsEvaluator(COCOEvaluator):
-    """Detectron2's evaluator for data sets with stuff: detections of stuff are left out, as COCO's AP has none."""
+    """Detectron2's evaluator for data sets with stuff: it evaluates things alone, as COCO's AP does.
+
+    Detections and annotations of stuff are left out.
+    """
 
     def __init__(self, dataset_name: str, **options: Any) -> None:
         super().__init__(dataset_name, **options)
         self._num_things = sum(panoptic_classes(dataset_name).is_thing)
+        # panopticapi converts segments of stuff to annotations, too.
+        things, content = self._metadata.thing_dataset_id_to_contiguous_id, self._coco_api.dataset
+        content["categories"] = [category for category in content["categories"] if category["id"] in things]
+        if "annotations" in content:
+            content["annotations"] = [a for a in content["annotations"] if a["category_id"] in things]
+        # pycocotools prints.
+        with redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """As Detectron2's."""

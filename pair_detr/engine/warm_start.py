@@ -64,7 +64,8 @@ def adapt(
     - Queries: the first ones are taken; what the model has beyond them keeps its random start.
     - Pair DETR from Conditional DETR: the top-left decoder starts as the decoder, its head from the box head.
     - Models with masks from those without: the mask head keeps its random start.
-    - The reverse of these two, and a backbone alone: what the model does not have, or the weights do not have, is left out.
+    - The reverse of these two, and a backbone alone: what the model does not have, or the weights do not have, is left
+      out.
 
     Args:
         weights: state dict.
