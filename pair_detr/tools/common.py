@@ -53,6 +53,16 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def without_data(cfg: CfgNode) -> CfgNode:
+    """A config to measure a model with: random weights, and 80 classes where the data would say how many there are."""
+    cfg = cfg.clone()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    cfg.MODEL.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = ""
+    if cfg.MODEL.DETR.NUM_CLASSES == 0:
+        cfg.MODEL.DETR.NUM_CLASSES = 80
+    return cfg
+
+
 def load_predictor(args: argparse.Namespace, vocabulary: Sequence[str] | None = None) -> Predictor:
     """The model of a tool's arguments.
 
