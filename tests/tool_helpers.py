@@ -17,7 +17,7 @@ def save_model(folder: Path, cfg: CfgNode | None = None, variant: str = "pair_de
     cfg = tiny_cfg(variant, **detr) if cfg is None else cfg
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
     model = build(cfg)
-    model.class_names = list(CLASSES)
+    model.class_names = list(CLASSES[: model.num_classes])
     AtomicCheckpointer(model, str(folder)).save("model")
     (folder / "config.yaml").write_text(cfg.dump())
     return ["--config-file", str(folder / "config.yaml"), "--weights", str(folder / "model.pth")]
