@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp
 
 
 def exact(cost: np.ndarray) -> np.ndarray:
@@ -69,8 +68,8 @@ def sinkhorn(cost: np.ndarray, temperature: float = 0.1, iterations: int = 100) 
         log_mass[-1] = np.log(num_queries - num_objects)
     columns = np.zeros(num_queries)
     for _ in range(iterations):
-        rows = log_mass - logsumexp(log_kernel + columns, axis=1)
-        columns = -logsumexp(log_kernel + rows[:, None], axis=0)
+        rows = log_mass - np.logaddexp.reduce(log_kernel + columns, axis=1)
+        columns = -np.logaddexp.reduce(log_kernel + rows[:, None], axis=0)
     return (log_kernel[:-1] + columns).argmax(1)
 
 

@@ -56,7 +56,8 @@ def prepare(predictor: Predictor, record: dict[str, Any], dataset: str) -> dict[
     scale = TransformList([ScaleTransform(item["height"], item["width"], *size)])
     # Boxes and classes alone: masks play no part in the matching.
     objects = [
-        {key: a[key] for key in ("bbox", "bbox_mode", "category_id")}
+        # Detectron2's transforms would round the coordinates of integer boxes.
+        {"bbox": list(map(float, a["bbox"])), "bbox_mode": a["bbox_mode"], "category_id": a["category_id"]}
         for a in record["annotations"]
         if not a.get("iscrowd", 0)
     ]
