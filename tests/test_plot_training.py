@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_helpers import restored_catalogs
+from engine_helpers import tiny_config, write_dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from tool_helpers import write_metrics
 
+from pair_detr.engine import Trainer
 from pair_detr.tools import plot_training
 from pair_detr.visualization.training_curves import read_published, read_run, summarise
 from pair_detr.visualization.training_figure import draw_training
@@ -122,3 +125,11 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         read_published(tmp_path / "x.csv")
     with pytest.raises(FileNotFoundError, match=r"no \.csv files"):
         plot_training.main([str(tmp_path / "c10"), "--published", str(tmp_path / "a")])
+
+
+def test_trainings_tell_their_epochs(tmp_path: Path) -> None:
+    """8 images in batches of 4."""
+    with restored_catalogs():
+        entry = write_dataset(tmp_path, "plotted")
+        Trainer(tiny_config(entry, tmp_path / "out")).train()
+    assert read_run(tmp_path / "out").epoch_length == pytest.approx(2)

@@ -4,12 +4,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from tool_helpers import write_metrics
 
 from pair_detr.data import make_shapes
-from pair_detr.tools import benchmark
+from pair_detr.tools import (
+    analyze,
+    benchmark,
+    demo,
+    explain_matching,
+    plot_training,
+    study_matching,
+    visualize_attention,
+)
+from pair_detr.tools.common import run
 
 
 def test_measure_times_in_turn_and_leaves_the_warm_up_out() -> None:
@@ -43,6 +53,35 @@ def test_benchmark_reports_ratios(options: list[str], monkeypatch: pytest.Monkey
     assert [row[0] for row in rows] == ["conditional_detr", "pair_detr"]
     assert rows[0][2] == "1.00"
     assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [analyze, demo, explain_matching, plot_training, study_matching, visualize_attention],
+    ids=lambda t: t.__name__,
+)
+def test_help_teaches_by_an_example(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        tool.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Example: {tool.__name__.rpartition('.')[2]} " in text
+    assert "None" not in text
+
+
+def test_a_program_ends_with_a_status_and_a_line() -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    for error, text in (
+        (KeyError('set "x" is missing'), 'error: set "x" is missing'),
+        (OSError("no file"), "error: no file"),
+    ):
+        with pytest.raises(SystemExit) as raised:
+            run(lambda error=error: fail(error))
+        assert raised.value.code == text
+    with pytest.raises(SystemExit) as raised:
+        run(lambda: 1)
+    assert raised.value.code == 1
 
 
 @pytest.mark.slow

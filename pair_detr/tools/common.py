@@ -17,12 +17,19 @@ from pair_detr.engine.launch import configure_cpu
 from pair_detr.predictor import Predictor
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def tool_parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser whose ``--help`` ends with an example."""
     return argparse.ArgumentParser(
         description=description,
         epilog=f"Example: {example}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
     )
 
 

@@ -67,12 +67,12 @@ def judge(method_name: str, costs: Sequence[np.ndarray]) -> Outcome:
 
 def _draw(outcomes: dict[str, dict[str, Outcome]]) -> Figure:
     panels = {
-        "optimal": ("optimal assignments", lambda o: o.optimal),
-        "changed": ("objects with another query", lambda o: o.changed),
-        "gap": ("cost above the least, an object", lambda o: o.gap),
-        "microseconds": ("time of a problem (microseconds, log)", lambda o: o.microseconds),
+        "missed": ("problems without a valid assignment\nof the least cost", lambda o: 1 - o.optimal),
+        "changed": ("objects with another query\nthan the exact method's", lambda o: o.changed),
+        "gap": ("cost above the least,\nan object (valid ones)", lambda o: o.gap),
+        "microseconds": ("median time of a problem\n(microseconds, log)", lambda o: o.microseconds),
     }
-    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
     axes = figure.subplots(1, len(panels))
     stages = list(outcomes)
     for axis, (key, (title, value)) in zip(axes, panels.items(), strict=True):
@@ -82,8 +82,8 @@ def _draw(outcomes: dict[str, dict[str, Outcome]]) -> Figure:
         axis.set_title(title, fontsize=10)
         axis.set_xticks(range(len(stages)), stages, fontsize=8)
         axis.set_xlabel("checkpoint", fontsize=8)
-        if key in ("optimal", "changed"):
-            axis.yaxis.set_major_formatter("{x:.0%}")
+        if key in ("missed", "changed"):
+            axis.yaxis.set_major_formatter("{x:.1%}")
         if key == "microseconds":
             axis.set_yscale("log")
     handles, labels = axes[0].get_legend_handles_labels()
