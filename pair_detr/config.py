@@ -103,8 +103,8 @@ def _add_model_keys(cfg: CN) -> None:
     # Weight of the loss (Detic's), which is a sum over decoder layers. Where gradients are clipped to a norm that they
     # always exceed, it matters little: DATALOADER.DATASET_RATIO does.
     cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = 0.1
-    # Let image labels train the classifier alone. The states that it classifies are those that boxes are predicted
-    # from: learning from labels only they drift, until boxes do not fit any more (docs/results.md). Own.
+    # Let image labels train the classifier alone, and not the states that it classifies, which boxes are made
+    # of, too. It gave the novel class more, and the others less, in docs/results.md. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.CLASSIFIER_ONLY = False
 
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the

@@ -81,6 +81,12 @@ def test_federated_loss_needs_frequencies(cfg: CfgNode) -> None:
         build_class_selection(cfg)
 
 
+def test_negative_limit(cfg: CfgNode) -> None:
+    cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = -5
+    with pytest.raises(ValueError, match=r"FEDERATED_CLASSES is -5; it must be 0"):
+        build_class_selection(cfg)
+
+
 def test_unknown_novel_class(cfg: CfgNode) -> None:
     MetadataCatalog.get(DATASET).novel_classes = ["dog", "cow"]
     with pytest.raises(ValueError, match=rf'"{DATASET}": the novel classes cow are not among its classes'):

@@ -73,6 +73,25 @@ def test_losses_are_logged_for_their_own_iterations() -> None:
     assert "data_time" in histories
 
 
+def test_losses_that_a_batch_does_not_have_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of image labels have zeros for the losses of boxes, in some of the processes or in all."""
+    trainer = make_trainer(None, batches=iter([torch.ones(1, 4), torch.zeros(1, 4)]))
+    nn.init.zeros_(trainer.model.linear.bias)
+    with EventStorage() as storage:
+        for trainer.iter in range(2):
+            trainer.run_step()
+            nn.init.zeros_(trainer.model.linear.bias)
+        expected = trainer._pending[0].losses.tolist()
+        # The other process has a batch of labels first.
+        monkeypatch.setattr(comm, "all_gather", lambda records: [[{**r, "loss_box": 0.0} for r in records], records])
+        trainer.flush_metrics()
+        assert storage.history("loss_box").values() == [(pytest.approx(expected[0]), 0)]
+        assert storage.history("loss_class").values() == [(pytest.approx(expected[1]), 0)]
+        # What is minimised: the mean over the processes.
+        totals = [total for total, _ in storage.history("total_loss").values()]
+        assert totals == pytest.approx([expected[0] / 2 + expected[1], 0.0])
+
+
 def test_not_a_number_is_reported_with_its_iteration() -> None:
     trainer = make_trainer(None, batches=iter([torch.ones(1, 4), torch.full((1, 4), math.nan)]))
     with EventStorage():

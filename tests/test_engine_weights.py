@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_helpers import build, default_cfg, make_batch, tiny_cfg, tiny_resnet_cfg
+from open_vocabulary_helpers import text_cfg
 from torch import Tensor, nn
 
 from pair_detr.conversion import export_official, needs_of
@@ -171,6 +172,20 @@ def test_own_weights_say_what_they_need(tmp_path: Path) -> None:
         require_weights(cfg)
     cfg.MODEL.DETR.VARIANT = "pair_detr"
     require_weights(cfg)
+
+
+def test_own_weights_of_text_classifiers_say_what_they_need(tmp_path: Path) -> None:
+    cfg = text_cfg(tmp_path, PAIR__CLASS_DECODER="top_left")
+    AtomicCheckpointer(build(cfg), str(tmp_path), needs=needs_of(cfg)).save("model")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    require_weights(cfg)
+    for key, value in {"MODEL.CLIP.TEMPERATURE": 10.0, "MODEL.DETR.PAIR.CLASS_DECODER": "center"}.items():
+        other = cfg.clone()
+        other.merge_from_list([key, value])
+        with pytest.raises(CheckpointError, match=f"{key} is {value}, the weights need"):
+            require_weights(other)
+    # Neither says anything about other models.
+    assert not {"MODEL.CLIP.TEMPERATURE", "MODEL.DETR.PAIR.CLASS_DECODER"} & needs_of(tiny_cfg("detr")).keys()
 
 
 def test_ninety_one_own_classes(tmp_path: Path) -> None:

@@ -243,6 +243,7 @@ def test_fp32_under_autocast() -> None:
     ("options", "message"),
     [
         ({"IMAGE_LABELS.LOSS": "largest"}, r"IMAGE_LABELS\.LOSS is 'largest'; choose one of max_size, max_score"),
+        ({"IMAGE_LABELS.WEIGHT": float("nan")}, r"IMAGE_LABELS\.WEIGHT is nan; a weight must be 0 or more"),
         ({"IMAGE_LABELS.WEIGHT": -1.0}, r"IMAGE_LABELS\.WEIGHT is -1\.0; a weight must be 0 or more"),
         ({"IMAGE_LABELS.LOSS": "pair_score", "VARIANT": "detr"}, "pair_score.*two decoders.*'detr'.*max_size"),
         ({"IMAGE_LABELS.LOSS": "pair_score", "PAIR.BOX_DECODING": "pair"}, "pair_score.*BOX_DECODING to center"),

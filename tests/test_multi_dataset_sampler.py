@@ -212,17 +212,29 @@ def test_the_first_source_gives_the_classes(cfg: CfgNode) -> None:
     [
         ("DATASET_RATIO", [1], r"DATASET_RATIO has 1 entries \[1\] for the 2 data sets"),
         ("DATASET_RATIO", [1, 0], r"DATASET_RATIO is 0 for photos; it must be positive"),
+        ("DATASET_RATIO", [1, "4"], r"DATASET_RATIO is '4' for photos; it must be positive"),
+        ("DATASET_RATIO", [1, float("inf")], r"DATASET_RATIO is inf for photos; it must be positive"),
+        ("DATASET_BS", [2, True], r"DATASET_BS is True for photos; it must be a positive number"),
         ("DATASET_BS", [2, 0], r"DATASET_BS is 0 for photos; it must be a positive number"),
         ("DATASET_ANN", ["box", "caption"], r"DATASET_ANN is 'caption' for photos; it must be box or image"),
         ("DATASET_ANN", ["box", "box"], r"DATASET_ANN is box for photos, which has image labels"),
         ("USE_RFS", [1, True], r"USE_RFS is 1 for tiny; it must be True or False"),
         ("DATASET_MIN_SIZES", [[], [3]], r"DATASET_MIN_SIZES is \[\] for tiny"),
+        ("DATASET_MIN_SIZES", [480, 240], r"DATASET_MIN_SIZES is 480 for tiny; it must be a list of sizes in pixels"),
+        ("DATASET_MIN_SIZES", [[480], ["a"]], r"DATASET_MIN_SIZES is \['a'\] for photos"),
+        ("DATASET_MAX_SIZES", [[1333], [667]], r"DATASET_MAX_SIZES is \[1333\] for tiny; it must be a size in pixels"),
     ],
 )
 def test_bad_keys(cfg: CfgNode, key: str, value: list, message: str) -> None:
     setattr(cfg.DATALOADER, key, value)
     with pytest.raises(ValueError, match=message):
         build_train_loader(cfg)
+
+
+def test_image_labels_of_a_single_class_are_refused(cfg: CfgNode) -> None:
+    cfg.MODEL.DETR.CLASS_AGNOSTIC = True
+    with pytest.raises(ValueError, match=r"CLASS_AGNOSTIC is True, and photos has image labels.*remove it"):
+        load_training_dicts(cfg)
 
 
 def test_epochs_are_refused(cfg: CfgNode) -> None:

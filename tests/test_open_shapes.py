@@ -13,7 +13,7 @@ from pair_detr.config_files import load_config
 from pair_detr.data import load_dataset, make_shapes
 from pair_detr.data.open_shapes import register_open_shapes
 from pair_detr.data.shapes import CLASS_NAMES, register_shapes
-from pair_detr.open_vocabulary import Vocabulary, build_class_selection
+from pair_detr.open_vocabulary import Vocabulary, build_class_selection, random_texts
 from pair_detr.tools import make_open_shapes, text_weights
 
 NAMES = ("open_shapes_train_boxes", "open_shapes_train_image_labels", "open_shapes_val")
@@ -59,7 +59,7 @@ def test_texts_are_as_alike_as_clips(shapes: Path) -> None:
     assert texts.names == CLASS_NAMES
     cosines = texts.weights @ texts.weights.T
     assert ((cosines - 0.8).abs() < 0.05).sum() == 6
-    assert torch.equal(texts.weights, make_open_shapes.random_texts().weights)
+    assert torch.equal(texts.weights, random_texts(CLASS_NAMES).weights)
 
 
 def test_text_weights_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -77,6 +77,8 @@ def test_texts_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"have 10 columns, but the model was trained with 12.*text encoder"):
         head.set_vocabulary(make_vocabulary(dim=10))
     assert head.names == NAMES
+    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.TEMPERATURE is nan"):
+        TextClassifier(8, make_vocabulary(), temperature=float("nan"))
     with pytest.raises(ValueError, match=r"MODEL\.CLIP\.TEMPERATURE is 0"):
         TextClassifier(8, make_vocabulary(), temperature=0)
 

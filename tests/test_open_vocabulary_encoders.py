@@ -266,3 +266,11 @@ def test_tool_without_weights_ends_with_a_message(tmp_path: Path, capsys: pytest
         text_weights.main(["--vocabulary", "coco", "--output", str(tmp_path / "x.pt")])
     assert "must end with .npy" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_tool_looks_at_the_output_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.json").write_text('{"images": []}')
+    with pytest.raises(SystemExit) as error:
+        text_weights.main(["--vocabulary", "coco", "--output", str(tmp_path / "x.npy")])
+    assert error.value.code == 1
+    assert "x.json would be overwritten" in capsys.readouterr().err

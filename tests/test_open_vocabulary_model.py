@@ -1,6 +1,7 @@
 """Text classifiers in every variant: training, exchange of the vocabulary, checkpoints, evaluation."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,35 @@ def test_checkpoints_hold_names_but_no_texts(tmp_path: Path) -> None:
         torch.testing.assert_close(found, expected)
 
 
+def test_what_is_new_in_the_vocabulary_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = text_cfg(tmp_path)
+    cfg.OUTPUT_DIR = str(tmp_path)
+    AtomicCheckpointer(build(cfg), str(tmp_path)).save("model")
+    weights = read_weights(str(tmp_path / "model.pth"))
+
+    def logged(*names: str, resume: bool = False) -> str:
+        model = build(text_cfg(tmp_path, names=names))
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            if resume:
+                AtomicCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+            else:
+                load_weights(model, weights, complete=True)
+        return " ".join(record.getMessage() for record in caplog.records if "vocabulary" in record.getMessage())
+
+    for resume in (False, True):
+        assert not logged(*NAMES, resume=resume)
+        found = logged("Forklift", "cat", "dog", resume=resume)
+        assert "New classes: cat, dog. Classes that are gone: helmet, traffic cone." in found
+    assert "New classes: none. Classes that are gone: helmet." in logged(*NAMES[1:])
+    assert "in another order" in logged(*NAMES[::-1])
+
+
 def test_checkpoints_of_another_text_encoder_are_refused(tmp_path: Path) -> None:
     cfg = text_cfg(tmp_path)
     AtomicCheckpointer(build(cfg), str(tmp_path)).save("model")
     make_vocabulary(dim=10).save(cfg.MODEL.CLIP.TEXT_WEIGHTS)
-    with pytest.raises(CheckpointError, match=r"(?s)cannot be evaluated.*class_head\.projection\.weight.*random start"):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot be.*projection\.weight.*random start.*TEXT_WEIGHTS of the"):
         load_weights(build(cfg), read_weights(str(tmp_path / "model.pth")), complete=True)
 
 

@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from model_helpers import tiny_cfg
 from open_vocabulary_helpers import NAMES, PUBLISHED, make_texts, make_vocabulary
 
+from pair_detr.data import sharing_classes
 from pair_detr.open_vocabulary import (
     UnnamedClassesError,
     Vocabulary,
@@ -56,8 +57,9 @@ def test_lists_from_text_and_files(tmp_path: Path) -> None:
     [
         ("cat,dog,cat", 'class "cat" occurs twice'),
         ("cat,,dog", "class 1 has an empty name"),
-        ("objects365", "does not have the class names of.*Give a file"),
-        ("openimages", "does not have the class names of.*Give a file"),
+        ("objects365", r"does not have the class names of.*Give a file.*zhiyuan_objv2_val\.json"),
+        ("openimages", r"does not have the class names of.*Give a file.*oid\.py"),
+        ("{folder}/names.csv", r"names\.csv.*does not end with \.txt"),
         ("{folder}/empty.txt", "there are no class names"),
         ("{folder}/other.json", "neither a list of names nor"),
         ("{folder}/number.json", "cannot be read as a list of classes"),
@@ -66,6 +68,7 @@ def test_lists_from_text_and_files(tmp_path: Path) -> None:
 )
 def test_bad_lists(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "names.csv").write_text("cat\ndog\n")
     (tmp_path / "other.json").write_text('{"images": []}')
     (tmp_path / "number.json").write_text("3")
     (tmp_path / "broken.json").write_text('{"names": [')
@@ -105,7 +108,7 @@ def test_weights_and_description_belong_together(tmp_path: Path) -> None:
     np.save(path, make_texts(3, seed=1).numpy())
     with pytest.raises(ValueError, match=r"texts\.npy is not the file that texts\.json describes"):
         Vocabulary.load(path)
-    with pytest.raises(ValueError, match=r"class names given.*does not agree with.*texts\.json.*another order"):
+    with pytest.raises(ValueError, match=r"class names .*VOCABULARY.*does not agree with.*texts\.json.*another order"):
         make_vocabulary().save(path)
         Vocabulary.load(path, ["forklift", "helmet", "traffic cone"])
     path.with_suffix(".json").write_text('{"names": "helmet"}')
@@ -214,10 +217,23 @@ def test_data_have_the_classes_of_the_vocabulary() -> None:
     same = register("vocabulary_same", ["Helmet", "forklift", "traffic_cone"])
     swapped = register("vocabulary_swapped", ["forklift", "helmet", "traffic cone"])
     fewer = register("vocabulary_fewer", ["helmet"])
-    labels = register("vocabulary_labels", ["helmet"], annotation_type="image")
-    check_vocabulary(vocabulary, (same, labels, "not_registered"))
-    check_vocabulary(None, (fewer,))
+    check_vocabulary(vocabulary, (same, "not_registered"), (same,))
+    check_vocabulary(None, (fewer,), ())
     with pytest.raises(ValueError, match=r'"vocabulary_swapped" does not agree.*2 names differ.*class 0: "forklift"'):
-        check_vocabulary(vocabulary, (same, swapped))
+        check_vocabulary(vocabulary, (same, swapped), ())
     with pytest.raises(ValueError, match=r'"vocabulary_fewer" does not agree.*1 classes \(helmet\) and 3 classes'):
-        check_vocabulary(vocabulary, (fewer,))
+        check_vocabulary(vocabulary, (fewer,), ())
+    with pytest.raises(ValueError, match=r'"vocabulary_swapped" does not.*one vocabulary: take vocabulary_swapped out'):
+        check_vocabulary(vocabulary, (), (same, swapped))
+    # Images with labels decide what the indices are, too, where they come first.
+    labels = register("vocabulary_labels", ["forklift", "helmet", "traffic cone"], annotation_type="image")
+    with pytest.raises(ValueError, match='"vocabulary_labels" does not agree'):
+        check_vocabulary(vocabulary, (labels,), ())
+
+
+def test_data_sets_that_are_mixed_by_name_may_differ_from_the_vocabulary() -> None:
+    cfg = tiny_cfg()
+    cfg.DATASETS.TRAIN = ("first", "second")
+    assert sharing_classes(cfg) == ("first", "second")
+    cfg.DATALOADER.SAMPLER_TRAIN = "MultiDatasetSampler"
+    assert sharing_classes(cfg) == ("first",)

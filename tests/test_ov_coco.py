@@ -14,6 +14,7 @@ import pytest
 import torch
 from data_helpers import make_cfg, restored_catalogs, write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -152,6 +153,32 @@ def test_withheld_boxes_become_labels(tmp_path: Path) -> None:
     ):
         withhold_boxes.main([str(source), str(tmp_path / "all"), "--classes", "dog,owl"])
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+    for content, lacking in (
+        ("[]", "images, annotations, categories"),
+        ('{"images": [], "annotations": []}', "categories"),
+    ):
+        source.write_text(content)
+        with pytest.raises(ValueError, match=rf"\.json has no {lacking}: .*COCO's format"):
+            withhold_boxes.main([str(source), str(tmp_path / "all"), "--classes", "dog"])
+
+
+def test_inputs_of_ov_coco_are_checked_first(tmp_path: Path) -> None:
+    folder = tmp_path / "coco" / "annotations"
+    folder.mkdir(parents=True)
+    categories = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
+    content = json.dumps({"images": [], "annotations": [], "categories": categories})
+    (folder / "instances_train2017.json").write_text(content)
+    with pytest.raises(FileNotFoundError, match=r"^\S*instances_val2017\.json do not exist.*--root"):
+        make_ov_coco.main(["--root", str(tmp_path)])
+    (folder / "instances_val2017.json").write_text(content)
+    with pytest.raises(FileNotFoundError, match=r"^\S*captions_train2017\.json do not exist"):
+        make_ov_coco.main(["--root", str(tmp_path), "--captions"])
+    (folder / "captions_train2017.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"captions_train2017\.json has no images, annotations: "):
+        make_ov_coco.main(["--root", str(tmp_path), "--captions"])
+    assert len(list(folder.iterdir())) == 3
+    make_ov_coco.main(["--root", str(tmp_path)])
+    assert len(list(folder.iterdir())) == 6
 
 
 def predictions(coco: COCO, seed: int) -> dict[int, Instances]:

@@ -190,6 +190,10 @@ def needs_of(cfg: CfgNode) -> dict[str, Any]:
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         for key in ("STRIDE_IN_1X1", "RES5_DILATION"):
             needs[f"MODEL.RESNETS.{key}"] = cfg.MODEL.RESNETS[key]
+    if cfg.MODEL.DETR.VARIANT == "pair_detr":
+        needs["MODEL.DETR.PAIR.CLASS_DECODER"] = cfg.MODEL.DETR.PAIR.CLASS_DECODER
+    if cfg.MODEL.CLIP.TEXT_WEIGHTS:
+        needs["MODEL.CLIP.TEMPERATURE"] = cfg.MODEL.CLIP.TEMPERATURE
     return needs
 
 

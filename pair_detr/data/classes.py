@@ -28,7 +28,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     if num_classes < 0:
         raise ValueError(f"{_KEY} is {num_classes}; set the number of classes, or 0 to take it from the data.")
     if num_classes > 0:
-        for name in dict.fromkeys((*_sharing_classes(cfg), *cfg.DATASETS.TEST)):
+        for name in dict.fromkeys((*sharing_classes(cfg), *cfg.DATASETS.TEST)):
             _check(num_classes, name, classes_if_at_hand(name))
         return num_classes
 
@@ -38,7 +38,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     classes = class_names_of(sources[0])
     if not classes:
         raise ValueError(f'{_KEY} is 0, but data set "{sources[0]}" has no thing_classes in its metadata: set either.')
-    for name in _sharing_classes(cfg)[1:]:
+    for name in sharing_classes(cfg)[1:]:
         if (other := class_names_of(name)) != classes:
             raise ValueError(
                 f'DATASETS.TRAIN mixes data sets of different classes: "{sources[0]}" has {_describe(classes)}, '
@@ -67,8 +67,8 @@ def resolve_class_names(cfg: CfgNode) -> list[str] | None:
     return None
 
 
-def _sharing_classes(cfg: CfgNode) -> tuple[str, ...]:
-    """The training sets whose classes are those of the model."""
+def sharing_classes(cfg: CfgNode) -> tuple[str, ...]:
+    """The training sets whose class indices are those of the model."""
     # Others that are mixed in are brought to the classes of the first, by name.
     mixed = cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER
     return tuple(cfg.DATASETS.TRAIN[:1] if mixed else cfg.DATASETS.TRAIN)

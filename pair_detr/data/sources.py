@@ -1,6 +1,7 @@
 """Data sets that are trained on together, with boxes or with image labels (``DATALOADER.DATASET_*``)."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,11 @@ def source_options(cfg: CfgNode) -> list[SourceOptions]:
         if values := list(loader[key]):
             columns[key] = _checked(key, values, names)
     for name, ann_type in zip(names, columns["DATASET_ANN"], strict=True):
+        if ann_type == "image" and cfg.MODEL.DETR.CLASS_AGNOSTIC:
+            raise ValueError(
+                f"MODEL.DETR.CLASS_AGNOSTIC is True, and {name} has image labels, which say nothing where there is one "
+                "class: remove it from DATASETS.TRAIN, or set CLASS_AGNOSTIC to False."
+            )
         if ann_type == "box" and annotation_type_of(name) == "image":
             raise ValueError(f"DATALOADER.DATASET_ANN is box for {name}, which has image labels: set it to image.")
     return [
@@ -173,14 +179,27 @@ def _checked(key: str, values: list[Any], names: Sequence[str]) -> list[Any]:
         )
     requirements = {
         "DATASET_ANN": ("box or image", lambda value: value in ANNOTATION_TYPES),
-        "DATASET_RATIO": ("positive", lambda value: value > 0),
-        "DATASET_BS": ("a positive number of images", lambda value: isinstance(value, int) and value > 0),
+        "DATASET_RATIO": ("positive", lambda value: _is_number(value) and 0 < value < math.inf),
+        "DATASET_BS": ("a positive number of images", _is_size),
         "USE_RFS": ("True or False", lambda value: isinstance(value, bool)),
-        "DATASET_MIN_SIZES": ("a list of sizes in pixels", lambda value: len(value) > 0 and min(value) > 0),
-        "DATASET_MAX_SIZES": ("a size in pixels", lambda value: value > 0),
+        "DATASET_MIN_SIZES": ("a list of sizes in pixels", _are_sizes),
+        "DATASET_MAX_SIZES": ("a size in pixels", _is_size),
     }
     what, good = requirements[key]
     for name, value in zip(names, values, strict=True):
         if not good(value):
             raise ValueError(f"{label} is {value!r} for {name}; it must be {what}.")
     return values
+
+
+def _is_number(value: Any) -> bool:
+    # A bool is an int in Python.
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_number(value) and isinstance(value, int) and value > 0
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(_is_size, value))

@@ -2,10 +2,32 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
+from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
 from pair_detr.data.vocabulary import normalize_name
+
+
+def read_annotations(file: str | Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, Any]:
+    """Content of a file in COCO's format.
+
+    Args:
+        file: JSON.
+        keys: lists that it must have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or of another format.
+    """
+    content = read_json(file)
+    lists = content if isinstance(content, dict) else {}
+    if missing := [key for key in keys if not isinstance(lists.get(key), list)]:
+        raise ValueError(
+            f"{file} has no {', '.join(missing)}: it does not hold annotations in COCO's format. Give a file that does."
+        )
+    return content
 
 
 def category_ids(content: dict[str, Any], class_names: Sequence[str]) -> set[int]:

@@ -105,7 +105,7 @@ class AutocastTrainer(AMPTrainer):
         records = [{**{name: next(values) for name in step.names}, "data_time": step.data_time} for step in pending]
         by_step = zip(*comm.all_gather(records), strict=True)
         for step, of_processes in zip(pending, by_step, strict=True):
-            losses = {name: float(np.mean([record[name] for record in of_processes])) for name in step.names}
+            losses = {name: [record[name] for record in of_processes] for name in step.names}
             data_time = max(record["data_time"] for record in of_processes)
             _log_step(step.iteration, losses, data_time)
 
@@ -116,8 +116,11 @@ class AutocastTrainer(AMPTrainer):
         super().load_state_dict(state_dict)
 
 
-def _log_step(iteration: int, losses: dict[str, float], data_time: float) -> None:
-    total = sum(losses.values())
+def _log_step(iteration: int, by_process: dict[str, list[float]], data_time: float) -> None:
+    total = float(np.sum([np.mean(values) for values in by_process.values()]))
+    # Batches that do not have a loss give exactly zero: of image labels for boxes, of boxes for image labels. Logged,
+    # these would drown the others: with four batches of labels for one of boxes their median is zero.
+    losses = {name: float(np.mean([v for v in values if v])) for name, values in by_process.items() if any(values)}
     if not np.isfinite(total):
         raise FloatingPointError(
             f"The loss is not finite at iteration {iteration}: {losses}. Lower SOLVER.BASE_LR or raise "

@@ -14,7 +14,7 @@ from torch import nn
 
 from pair_detr.conversion import METADATA
 from pair_detr.engine.warm_start import MisfitError, require_agreement
-from pair_detr.engine.weights import CheckpointError, load_weights, read_weights
+from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
         errors = []
         for candidate in self._candidates():
             try:
-                return self.load(str(candidate))
+                loaded = self.load(str(candidate))
+                metadata = loaded.get(METADATA, {})
+                log_exchanged_classes(self.model, metadata.get("class_names"), str(candidate))
+                return loaded
             except _UnreadableError as error:
                 logger.warning("%s Trying the checkpoint before it.", error)
                 errors.append(str(error))

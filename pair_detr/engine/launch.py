@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.config_files import find_config, load_config
-from pair_detr.data import register_from_config, resolve_num_classes
+from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
 from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.trainer import Trainer
@@ -64,7 +64,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DETR.NUM_CLASSES = resolve_num_classes(cfg)
     else:
         cfg.MODEL.DETR.NUM_CLASSES = len(vocabulary)
-        check_vocabulary(vocabulary, cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
+        check_vocabulary(vocabulary, () if args.eval_only else sharing_classes(cfg), cfg.DATASETS.TEST)
     cfg.freeze()
     default_setup(cfg, args)
     return cfg

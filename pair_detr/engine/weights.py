@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from pair_detr.conversion import ConversionError, convert, is_ours, misfits, read_checkpoint
 from pair_detr.conversion.classes import NUM_RAW_IDS
+from pair_detr.data.messages import join_some
+from pair_detr.data.vocabulary import normalize_name
 from pair_detr.engine.warm_start import MisfitError, adapt, require_agreement
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ _SILENT = (
     "MODEL.DETR.NUM_HEADS",
     "MODEL.DETR.VARIANT",
     "MODEL.DETR.LOSS.CLASSIFICATION",
+    "MODEL.DETR.PAIR.CLASS_DECODER",
+    "MODEL.CLIP.TEMPERATURE",
 )
 # One starts from the other, see warm_start.
 _RELATED = {"pair_detr", "conditional_detr"}
@@ -131,12 +135,37 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
         raise CheckpointError(
             f"MODEL.WEIGHTS {weights.path} cannot be evaluated with this config, as they are of another model:\n"
             f"{start.table()}\nUse the config that they were trained with (MODEL.DETR.VARIANT, MODEL.DETR.NUM_CLASSES, "
-            "MODEL.DETR.NUM_QUERIES), or train."
+            "MODEL.DETR.NUM_QUERIES, MODEL.CLIP.TEXT_WEIGHTS of the same text encoder), or train."
         )
     model.load_state_dict(start.state, strict=False)
     logger.info("Loaded %d tensors of %s (%s).", len(start.state), weights.path, weights.layout)
     if start.rows:
         logger.warning("What does not come from %s as it is:\n%s", weights.path, start.table())
+    log_exchanged_classes(model, weights.class_names, weights.path)
+
+
+def log_exchanged_classes(model: nn.Module, class_names: Sequence[str] | None, path: str) -> None:
+    """Says how the vocabulary of a model differs from the classes that its weights were trained with, if it does.
+
+    Args:
+        model: a meta-architecture.
+        class_names: of the weights, if known.
+        path: of the weights.
+    """
+    vocabulary = getattr(model, "vocabulary", None)
+    if vocabulary is None or class_names is None:
+        return
+    before, now = ({normalize_name(name): name for name in names} for names in (class_names, vocabulary))
+    new, gone = ([a[key] for key in a if key not in b] for a, b in ((now, before), (before, now)))
+    if new or gone:
+        logger.warning(
+            "The vocabulary is not that of the training of %s. New classes: %s. Classes that are gone: %s.",
+            path,
+            join_some(new) or "none",
+            join_some(gone) or "none",
+        )
+    elif list(before) != list(now):
+        logger.info("The vocabulary is that of the training of %s, in another order.", path)
 
 
 def _fetch(weights: str) -> str:

@@ -9,8 +9,9 @@ from pair_detr.open_vocabulary.image_labels import (
     ImageLabelCriterion,
     build_image_label_criterion,
 )
+from pair_detr.open_vocabulary.random_texts import random_texts
 from pair_detr.open_vocabulary.text_encoders import TextEncoder, build_text_encoder, encode_classes
-from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary
+from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, require_output
 
 __all__ = [
     "IMAGE_LABEL_LOSSES",
@@ -29,5 +30,7 @@ __all__ = [
     "classifier_factory",
     "encode_classes",
     "load_vocabulary",
+    "random_texts",
     "read_class_list",
+    "require_output",
 ]

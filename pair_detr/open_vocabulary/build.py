@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from torch import nn
 
 from pair_detr.classification import Classification
@@ -42,21 +41,30 @@ def load_vocabulary(cfg: CfgNode) -> Vocabulary | None:
         raise
 
 
-def check_vocabulary(vocabulary: Vocabulary | None, datasets: Sequence[str]) -> None:
+def check_vocabulary(vocabulary: Vocabulary | None, training: Sequence[str], test: Sequence[str]) -> None:
     """Makes sure that labels mean the same in the vocabulary and in data sets.
 
-    Data sets of images with labels, but no boxes, may have other classes: theirs are found by name.
+    Args:
+        vocabulary: of the model; None if it has a linear classifier.
+        training: data sets whose class indices are the model's, see :func:`pair_detr.data.sharing_classes`.
+        test: data sets to evaluate on.
 
     Raises:
         ValueError: a data set has other classes, or the same in another order.
     """
     if vocabulary is None:
         return
+    datasets = list(dict.fromkeys((*training, *test)))
     for name in datasets:
-        if MetadataCatalog.get(name).get("annotation_type") == "image":
-            continue
-        if classes := classes_if_at_hand(name):
-            vocabulary.require_names(classes, f'Data set "{name}"')
+        try:
+            vocabulary.require_names(classes_if_at_hand(name) or vocabulary.names, f'Data set "{name}"')
+        except ValueError as error:
+            if name in training or len(datasets) == 1:
+                raise
+            raise ValueError(
+                f"{error} A run has one vocabulary: take {name} out of DATASETS.TEST, and evaluate on it in a run "
+                "of its own, --eval-only with the text weights of its classes."
+            ) from error
 
 
 def classifier_factory(

@@ -15,8 +15,13 @@ from pair_detr.data.json_files import read_json
 # Class name -> all words for it, the name first; in the order of the classes.
 ClassList = dict[str, tuple[str, ...]]
 
-# Known, but without names in Detectron2.
-_WITHOUT_NAMES = ("objects365", "openimages")
+# Known, but without names in Detectron2; and where these are, in the order of the text weights that Detic publishes.
+_WITHOUT_NAMES = {
+    "objects365": "the annotations of Objects365 v2 (zhiyuan_objv2_val.json), or the list in detic/data/datasets/"
+    "objects365.py of Detic's repository",
+    "openimages": "the list in detic/data/datasets/oid.py of Detic's repository, where two classes are called Bench: "
+    "rename one of them",
+}
 
 
 def _coco() -> ClassList:
@@ -73,8 +78,8 @@ def read_class_list(source: str) -> ClassList:
         return _BUILTIN[source]()
     if source in _WITHOUT_NAMES:
         raise ValueError(
-            f'Detectron2 does not have the class names of "{source}". Give a file that has them: the data set\'s '
-            "annotations (.json with categories), or a .txt file with a class a line."
+            f'Detectron2 does not have the class names of "{source}". Give a file that has them (.json with categories '
+            f"or names, or .txt with a class a line): {_WITHOUT_NAMES[source]}."
         )
     try:
         if source in DatasetCatalog:
@@ -86,6 +91,8 @@ def read_class_list(source: str) -> ClassList:
             if path.suffix.lower() == ".json":
                 return _from_json(read_json(path))
             return _from_lines(path.read_text(encoding="utf-8").splitlines())
+        if "," not in source and path.is_file():
+            raise ValueError("it is a file, but its name does not end with .txt (a class a line) or .json: rename it")
         return _from_lines(source.split(","), keep_empty=True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'"{source}" cannot be read as a list of classes ({error}).') from error

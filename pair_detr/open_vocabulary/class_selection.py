@@ -47,10 +47,12 @@ def build_class_selection(cfg: CfgNode) -> ClassSelection | None:
     Classes without annotations are the ``novel_classes`` of its metadata, and those whose ``class_image_count`` is 0.
 
     Raises:
-        ValueError: MODEL.DETR.LOSS.FEDERATED_CLASSES is set, and the data set does not say how often its classes are;
-            or a novel class is not among its classes.
+        ValueError: MODEL.DETR.LOSS.FEDERATED_CLASSES is negative, or set where the data set does not say how often its
+            classes are; or a novel class is not among its classes.
     """
     limit = cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES
+    if limit < 0:
+        raise ValueError(f"MODEL.DETR.LOSS.FEDERATED_CLASSES is {limit}; it must be 0, for all classes, or more.")
     name = next(iter(cfg.DATASETS.TRAIN), None)
     if name not in DatasetCatalog or cfg.MODEL.DETR.CLASS_AGNOSTIC:
         return None

@@ -45,7 +45,7 @@ class TextClassifier(nn.Module):
             no_object: adds a last logit, for no object.
         """
         super().__init__()
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"MODEL.CLIP.TEMPERATURE is {temperature}; it must be above 0, for example 50.")
         self.temperature = temperature
         self.names = vocabulary.names

@@ -7,6 +7,7 @@ and all others, other labels of the image included, are negative, as in Detic. T
 predictions only the logits of the chosen query get one, the boxes never.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -141,7 +142,7 @@ class ImageLabelCriterion(nn.Module):
                 "MODEL.DETR.IMAGE_LABELS.LOSS is 'pair_score', but with MODEL.DETR.PAIR.BOX_DECODING 'pair' boxes are "
                 "made of both decoders' points, which cannot disagree: set BOX_DECODING to center, or another loss."
             )
-        if options.WEIGHT < 0:
+        if not 0 <= options.WEIGHT < math.inf:
             raise ValueError(
                 f"MODEL.DETR.IMAGE_LABELS.WEIGHT is {options.WEIGHT}; a weight must be 0 or more, for example 0.1."
             )

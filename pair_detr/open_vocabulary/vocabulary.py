@@ -122,7 +122,7 @@ class Vocabulary:
                 len(weights),
             )
         if names is not None and own_names is not None:
-            require_same_names(names, own_names, "The class names given", str(description))
+            require_same_names(names, own_names, "The list of class names (MODEL.CLIP.VOCABULARY)", str(description))
         return cls(tuple(own_names or names), weights, metadata, str(path))
 
     def save(self, path: str | os.PathLike) -> None:
@@ -133,14 +133,7 @@ class Vocabulary:
             FileExistsError: there is a .json file of that name already, of something else.
         """
         path = Path(path)
-        if path.suffix != ".npy":
-            raise ValueError(f"text weights go to a .npy file, not to {path}: change its name")
-        description = path.with_suffix(".json")
-        if description.is_file() and "names" not in read_json(description):
-            raise FileExistsError(
-                f"{description} would be overwritten, and does not belong to text weights: choose another name than "
-                f"{path.name}."
-            )
+        require_output(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
         try:
@@ -155,7 +148,7 @@ class Vocabulary:
         finally:
             temporary.unlink(missing_ok=True)
         # Should this one not be reached, the checksum tells that the old one does not belong to the weights.
-        write_json(content, description)
+        write_json(content, path.with_suffix(".json"))
 
     def find(self, names: Sequence[str]) -> list[int | None]:
         """The class of each name, None where there is none; case, underscores and hyphens do not matter."""
@@ -178,6 +171,18 @@ class Vocabulary:
     def require_names(self, names: Sequence[str], owner: str) -> None:
         """Raises a ValueError unless the classes are these, in this order; ``owner`` has them in the message."""
         require_same_names(names, self.names, owner, self.source)
+
+
+def require_output(path: Path) -> None:
+    """Makes sure that text weights may be written to ``path``; errors as of :meth:`Vocabulary.save`."""
+    if path.suffix != ".npy":
+        raise ValueError(f"text weights go to a .npy file, not to {path}: change its name")
+    description = path.with_suffix(".json")
+    if description.is_file() and "names" not in read_json(description):
+        raise FileExistsError(
+            f"{description} would be overwritten, and does not belong to text weights: choose another name than "
+            f"{path.name}."
+        )
 
 
 def require_same_names(names: Sequence[str], expected: Sequence[str], owner: str, source: str) -> None:

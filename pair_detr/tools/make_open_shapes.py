@@ -3,21 +3,15 @@
 import argparse
 import logging
 
-import torch
-import torch.nn.functional as F
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root, make_shapes
 from pair_detr.data.open_shapes import make_open_shapes
 from pair_detr.data.shapes import CLASS_NAMES
-from pair_detr.open_vocabulary import Vocabulary
+from pair_detr.open_vocabulary import random_texts
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.make_open_shapes")
-
-_TEXT_DIM = 64
-# Of two texts, on average: that of COCO's class names.
-_COSINE = 0.8
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,16 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     for file, count in make_open_shapes(args.output).items():
         logger.info("%s: %d images", file, count)
     texts = f"{args.output}/texts.npy"
-    random_texts().save(texts)
+    random_texts(CLASS_NAMES).save(texts)
     logger.info("text weights: MODEL.CLIP.TEXT_WEIGHTS %s", texts)
-
-
-def random_texts() -> Vocabulary:
-    """Directions that have nothing to do with the names, as alike as CLIP's texts are: no text encoder is needed."""
-    generator = torch.Generator().manual_seed(0)
-    common, *own = F.normalize(torch.randn(1 + len(CLASS_NAMES), _TEXT_DIM, generator=generator), dim=1)
-    weights = _COSINE**0.5 * common + (1 - _COSINE) ** 0.5 * torch.stack(own)
-    return Vocabulary(CLASS_NAMES, weights, {"encoder": "random"})
 
 
 if __name__ == "__main__":

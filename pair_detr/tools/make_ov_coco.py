@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root
-from pair_detr.data.json_files import read_json, write_json
+from pair_detr.data.json_files import write_json
 from pair_detr.data.ov_coco import (
     IMAGE_LABEL_FILE,
     TRAIN_FILE,
@@ -17,6 +17,7 @@ from pair_detr.data.ov_coco import (
     training_boxes,
     validation_boxes,
 )
+from pair_detr.data.withhold import read_annotations
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.make_ov_coco")
@@ -47,15 +48,22 @@ def main(arguments: list[str] | None = None) -> None:
     setup_logger(name="pair_detr")
     root = Path(args.root).expanduser()
     annotations = root / "coco" / "annotations"
-    train = read_json(annotations / "instances_train2017.json")
+    inputs = [annotations / f"{name}.json" for name in ("instances_train2017", "instances_val2017")]
+    captions = annotations / "captions_train2017.json"
+    if missing := [str(path) for path in [*inputs, *([captions] if args.captions else [])] if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{', '.join(missing)} do not exist. Put COCO's annotations of 2017 there, or name the folder that holds "
+            "coco by --root or DETECTRON2_DATASETS."
+        )
+    train, val = map(read_annotations, inputs)
     if args.captions:
-        labels = labels_from_captions(read_json(annotations / "captions_train2017.json"))
+        labels = labels_from_captions(read_annotations(captions, keys=("images", "annotations")))
     else:
         labels = labels_from_boxes(train)
     for file, content in (
         (TRAIN_FILE, training_boxes(train)),
         (IMAGE_LABEL_FILE, labels),
-        (VAL_FILE, validation_boxes(read_json(annotations / "instances_val2017.json"))),
+        (VAL_FILE, validation_boxes(val)),
     ):
         write_json(content, root / file)
         logger.info("%s: %d images, %d boxes", root / file, len(content["images"]), len(content["annotations"]))

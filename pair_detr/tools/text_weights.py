@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list
+from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list, require_output
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.text_weights")
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
-        SystemExit: the classes or the text encoder cannot be read; standard error says why.
+        SystemExit: the classes or the text encoder cannot be read, or the output not written; standard error says why.
     """
     parser = argparse.ArgumentParser(description="Encodes class names; writes a .npy file, and a .json file beside it.")
     parser.add_argument(
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.output.suffix != ".npy":
         parser.error(f"--output {args.output}: its name must end with .npy")
     try:
+        require_output(args.output)
         classes = read_class_list(args.vocabulary)
         if args.source:
             names = list(read_class_list(args.from_vocabulary)) if args.from_vocabulary else None
@@ -44,10 +45,10 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             encoder = build_text_encoder(args.encoder, args.checkpoint)
             vocabulary = encode_classes(encoder, classes, args.prompt, use_synonyms=not args.no_synonyms)
-    except (FileNotFoundError, ValueError, ImportError) as error:
+        vocabulary.save(args.output)
+    except (OSError, ValueError, ImportError) as error:
         # What to do about it is in the message; where it was raised is of no use.
         parser.exit(1, f"{error}\n")
-    vocabulary.save(args.output)
     logger.info("%d classes x %d written to %s", len(vocabulary), vocabulary.dim, args.output)
 
 

@@ -5,8 +5,8 @@ import logging
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.data.json_files import read_json, write_json
-from pair_detr.data.withhold import as_image_labels, category_ids, without_boxes
+from pair_detr.data.json_files import write_json
+from pair_detr.data.withhold import as_image_labels, category_ids, read_annotations, without_boxes
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.withhold_boxes")
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     Raises:
         OSError: the annotations cannot be read.
-        ValueError: they are not JSON, or have no such class.
+        ValueError: they are not in COCO's format, or have no such class.
     """
     parser = argparse.ArgumentParser(
         description="Writes OUTPUT_boxes.json, the annotations without the boxes of some classes, and "
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
-    content = read_json(args.input)
+    content = read_annotations(args.input)
     try:
         withheld = category_ids(content, [name.strip() for name in args.classes.split(",")])
     except ValueError as error:
