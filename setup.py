@@ -43,9 +43,12 @@ setup(
         # Text encoders for class names that no published text weights have. One of them is enough. The first one
         # imports pkg_resources, which setuptools 81 no longer has.
         "clip": ["clip-anytorch>=2.6", "open_clip_torch>=2.24", "setuptools<81"],
+        # Detectron2's Visualizer, and videos. opencv-python serves as well, where a window system is installed.
+        "demo": ["opencv-python-headless>=4.8"],
         "dev": [
             "clip-anytorch>=2.6",
             "open_clip_torch>=2.24",
+            "opencv-python-headless>=4.8",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist>=2.5",

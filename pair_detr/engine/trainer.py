@@ -25,7 +25,7 @@ from pair_detr.data import (
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
-from pair_detr.engine.hooks import GracefulStop
+from pair_detr.engine.hooks import EpochCounter, GracefulStop
 from pair_detr.engine.optimizer import build_optimizer
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
 
@@ -121,7 +121,8 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks, between those that feed them losses and that stop the training."""
         flush = MetricsFlush(_WRITE_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD)
-        return [flush, *super().build_hooks(), GracefulStop()]
+        epochs = EpochCounter(len(self._dataset_dicts) / self.cfg.SOLVER.IMS_PER_BATCH)
+        return [flush, epochs, *super().build_hooks(), GracefulStop()]
 
     @classmethod
     def test(
