@@ -214,9 +214,37 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.RESIZE_CROP.PROB = 0.5
     cfg.INPUT.RESIZE_CROP.SCALES = [400, 500, 600]
     cfg.INPUT.RESIZE_CROP.SIZE_RANGE = [384, 600]
-    # Own data to put into Detectron2's catalogs, a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder}
-    # and {NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train}, the latter optionally with CLASSES (default: all
-    # names in the annotations, sorted) and YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). With
+    # Letterbox: height and width in pixels of the model's input, () for sizes that follow from the image. Images are
+    # resized to fit (in place of INPUT.MIN_SIZE_* and MAX_SIZE_*), for testing too, and padded at the right and at the
+    # bottom. There is no padding mask: the padding is a part of the image, and attention runs unmasked. Own.
+    cfg.INPUT.FIXED_SIZE = ()
+    # Large-scale jitter (arXiv 2012.07177, whose range this is): resize so that the image fits into INPUT.FIXED_SIZE
+    # times a factor drawn from SCALE_RANGE, and crop what is larger than INPUT.FIXED_SIZE. Excludes RESIZE_CROP.
+    cfg.INPUT.LARGE_SCALE_JITTER = CN()
+    cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = False
+    cfg.INPUT.LARGE_SCALE_JITTER.SCALE_RANGE = [0.1, 2.0]
+    # Mosaic (YOLOv4, arXiv 2004.10934), with probability PROB and before all other augmentation: four images on a
+    # canvas of twice the sides of the first one, around a point drawn from CENTER_RANGE of them. SCALE_RANGE is of
+    # their sizes, where 1 fits into the first one's. Not with MultiDatasetSampler. The values are own.
+    cfg.INPUT.MOSAIC = CN()
+    cfg.INPUT.MOSAIC.ENABLED = False
+    cfg.INPUT.MOSAIC.PROB = 0.5
+    cfg.INPUT.MOSAIC.CENTER_RANGE = [0.25, 0.75]
+    cfg.INPUT.MOSAIC.SCALE_RANGE = [0.5, 1.5]
+    # torchvision's ColorJitter, with probability PROB: factors of brightness, contrast and saturation from 1 - value to
+    # 1 + value, and shifts of the hue up to HUE turns. The values are own.
+    cfg.INPUT.COLOR_JITTER = CN()
+    cfg.INPUT.COLOR_JITTER.ENABLED = False
+    cfg.INPUT.COLOR_JITTER.PROB = 0.5
+    cfg.INPUT.COLOR_JITTER.BRIGHTNESS = 0.4
+    cfg.INPUT.COLOR_JITTER.CONTRAST = 0.4
+    cfg.INPUT.COLOR_JITTER.SATURATION = 0.4
+    cfg.INPUT.COLOR_JITTER.HUE = 0.1
+    # Own data to put into Detectron2's catalogs, a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder},
+    # {NAME: my_train, FORMAT: yolo, ROOT: folder with data.yaml, SPLIT: train} and {NAME: my_train, FORMAT: voc, ROOT:
+    # folder, SPLIT: train}, the last one optionally with CLASSES (default: all names in the annotations, sorted) and
+    # YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). Where there is only one set, SPLIT: {VAL:
+    # 0.2, SEED: 0} registers my_train and my_val of NAME: my; for all formats but coco_panoptic. With
     # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Panoptic data are {NAME: my_train,
     # FORMAT: coco_panoptic, JSON: file, SEGMENTS: folder of PNG files, IMAGES: folder}, optionally with INSTANCES, the
     # things in a COCO JSON file of their own, for their AP. Image labels are {NAME: my_labels,
@@ -224,8 +252,8 @@ def _add_input_keys(cfg: CN) -> None:
     # image_folder, ROOT: folder}, optionally with CLASSES ({folder: class name} or a file with such lines). Paths are
     # relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry. Own.
     cfg.DATASETS.REGISTER = []
-    # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc",
-    # "lvis" or "coco_panoptic_seg" forces one. Own.
+    # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" (both
+    # COCO's AP, as "bbox", and Pascal VOC's, as "voc"), "lvis" or "coco_panoptic_seg" forces one. Own.
     cfg.TEST.EVALUATOR = "auto"
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
     # of one size. Own.
@@ -268,6 +296,11 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    # Gradient accumulation, for batches that do not fit into memory: the SOLVER.IMS_PER_BATCH images of an optimizer
+    # step are computed in so many parts, one after the other. Iterations, schedule, learning rate and checkpoints stay
+    # what they are. The losses of a part are normalised by the objects of that part (in all processes), and the
+    # gradients of the parts are averaged; of one large batch, they would be normalised by the objects of all. Own.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
     # Autocast type where SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16". Losses and matching stay fp32.
     # Own.
     cfg.SOLVER.AMP.DTYPE = "bfloat16"

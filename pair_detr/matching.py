@@ -90,12 +90,17 @@ class HungarianMatcher:
         Returns:
             (L, T, Q) fp32.
         """
+        class_cost, l1, giou = self.cost_terms(logits, boxes, targets)
+        return class_cost + l1 + giou
+
+    def cost_terms(self, logits: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted class, L1 and generalised IoU terms of :meth:`pairwise_cost`; arguments and shapes as there."""
         candidates = boxes[:, targets.image_of]
         wanted = targets.boxes[:, None]
         l1 = (candidates - wanted).abs().sum(-1)
         _, giou = box_iou_pairs(cxcywh_to_xyxy(candidates), cxcywh_to_xyxy(wanted))
         class_cost = self.classification.cost(logits, targets)
-        return self.class_weight * class_cost + self.l1_weight * l1 - self.giou_weight * giou
+        return self.class_weight * class_cost, self.l1_weight * l1, -self.giou_weight * giou
 
     def _explain(self, cost: Tensor, logits: Tensor, boxes: Tensor, targets: Targets) -> NonFiniteCostError:
         for culprit, tensor in (("class logits", logits), ("predicted boxes", boxes)):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from pair_detr.open_vocabulary import (
     classifier_factory,
     load_vocabulary,
 )
+from pair_detr.padding import pad_images
 from pair_detr.segmentation import (
     BatchMasks,
     PanopticOptions,
@@ -61,6 +62,7 @@ class DetectionTransformer(nn.Module):
         image_label_criterion: ImageLabelCriterion | None = None,
         panoptic: PanopticOptions | None = None,
         freeze_detector: bool = False,
+        fixed_size: tuple[int, int] | None = None,
     ) -> None:
         """
         Args:
@@ -76,6 +78,8 @@ class DetectionTransformer(nn.Module):
             image_label_criterion: loss of images with labels, but no boxes; None if there are none.
             panoptic: of a panoptic model; None for others.
             freeze_detector: train the mask head alone.
+            fixed_size: height and width that every image is padded to, as a part of it: nothing is masked, and boxes
+                are relative to it inside of the model. None pads to the largest image of a batch, and masks that.
         """
         super().__init__()
         self.detector = detector
@@ -88,6 +92,7 @@ class DetectionTransformer(nn.Module):
         self.image_label_criterion = image_label_criterion
         self.panoptic = panoptic
         self.freeze_detector = freeze_detector
+        self.fixed_size = fixed_size
         if freeze_detector:
             self.detector.requires_grad_(False)
             self.detector.mask_head.requires_grad_(True)
@@ -133,6 +138,7 @@ class DetectionTransformer(nn.Module):
             "image_label_criterion": build_image_label_criterion(cfg, classification),
             "panoptic": build_panoptic(cfg, num_classes),
             "freeze_detector": cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
+            "fixed_size": tuple(cfg.INPUT.FIXED_SIZE) or None,
         }
 
     @property
@@ -215,17 +221,13 @@ class DetectionTransformer(nn.Module):
         """Normalises and pads the images.
 
         Returns:
-            (B, 3, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is padded.
+            (B, 3, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is to be masked.
+
+        Raises:
+            ValueError: an image is larger than the fixed size.
         """
         images = [upload(x["image"], self.device) for x in batched_inputs]
-        batch = ImageList.from_tensors([(x - self.pixel_mean) / self.pixel_std for x in images])
-        height, width = batch.tensor.shape[-2:]
-        if all(size == (height, width) for size in batch.image_sizes):
-            return batch.tensor, None
-        sizes = upload(torch.tensor(batch.image_sizes), self.device)
-        below = torch.arange(height, device=self.device) >= sizes[:, :1]
-        beside = torch.arange(width, device=self.device) >= sizes[:, 1:]
-        return batch.tensor, below[:, :, None] | beside[:, None, :]
+        return pad_images([(x - self.pixel_mean) / self.pixel_std for x in images], self.fixed_size)
 
     def pack_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
         """Ground truth on the model's device, boxes as normalised cxcywh.
@@ -240,7 +242,7 @@ class DetectionTransformer(nn.Module):
         boxes, labels = [], []
         for item in batched_inputs:
             instances = item["instances"]
-            height, width = instances.image_size
+            height, width = self.fixed_size or instances.image_size
             scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
             boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
             labels.append(torch.zeros_like(instances.gt_classes) if self.class_agnostic else instances.gt_classes)
@@ -254,7 +256,7 @@ class DetectionTransformer(nn.Module):
                 )
         targets = Targets.pack(boxes, labels)
         if self.detector.mask_head is not None:
-            targets.masks = pack_masks(batched_inputs)
+            targets.masks = pack_masks(batched_inputs, self.fixed_size)
         return targets.to(self.device)
 
     def _pack_image_labels(self, batched_inputs: list[dict[str, Any]], kinds: set[str]) -> Targets:
@@ -277,15 +279,18 @@ class DetectionTransformer(nn.Module):
         scores, labels, queries = self.classification.detections(logits, self.detections_per_image, wanted)
         boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
         sizes = [(x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])) for x in batched_inputs]
-        scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=boxes.dtype)
-        boxes = boxes * upload(scale, boxes.device)[:, None]
+        image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+        scale = torch.tensor(sizes, dtype=boxes.dtype)
+        if self.fixed_size is not None:
+            # Boxes are relative to the padded image.
+            scale *= torch.tensor(self.fixed_size) / torch.tensor(image_sizes)
+        boxes = boxes * upload(scale.flip(-1).repeat(1, 2), boxes.device)[:, None]
         results = [
             {"instances": Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)}
             for size, b, s, c in zip(sizes, boxes, scores, labels, strict=True)
         ]
         if predictions.mask_queries is not None:
-            image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
-            masks = BatchMasks(self.detector.mask_head, predictions.mask_queries, image_sizes, sizes)
+            masks = BatchMasks(self.detector.mask_head, predictions.mask_queries, image_sizes, sizes, self.fixed_size)
             for i, result in enumerate(results):
                 if self.panoptic is None:
                     result["instances"].pred_masks = segment_instances(masks, i, queries[i])

@@ -1,4 +1,11 @@
-"""Detection in single images, with Detectron2's ``DefaultPredictor`` as the model and any classes on top."""
+"""Detection in single images, with Detectron2's ``DefaultPredictor`` as the model and any classes on top.
+
+In three lines::
+
+    from pair_detr import Predictor
+    predictor = Predictor.from_files("configs/r50.yaml", "output/pair_detr/r50/model_final.pth")
+    instances = predictor("street.jpg")["instances"]
+"""
 
 import logging
 from collections.abc import Sequence
@@ -12,9 +19,11 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
 from pair_detr.data.classes import classes_if_at_hand
-from pair_detr.engine.weights import load_weights, read_weights, require_weights
+from pair_detr.engine.weights import Weights, load_weights, read_weights, require_weights
+from pair_detr.image_input import ImageInput, as_bgr
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -25,6 +34,7 @@ class Predictor:
 
     Attributes:
         model: in evaluation mode, with the weights of MODEL.WEIGHTS.
+        datasets: names of the data sets of the config, which need not be there.
         metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes; a panoptic model has
             ``stuff_classes``, too.
     """
@@ -42,18 +52,44 @@ class Predictor:
             FileNotFoundError: a file that the config names does not exist.
         """
         self.cfg = cfg.clone()
+        self.cfg.defrost()
         if self.cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ValueError(f'INPUT.FORMAT is {self.cfg.INPUT.FORMAT!r}; the predictor needs "RGB" or "BGR".')
         build = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
         options = {} if vocabulary is None else {"vocabulary": self._resolve(vocabulary)}
-        self.model = build(self.cfg, **options).to(self.cfg.MODEL.DEVICE).eval()
+        weights = None
         if self.cfg.MODEL.WEIGHTS:
             require_weights(self.cfg)
-            load_weights(self.model, read_weights(self.cfg.MODEL.WEIGHTS, self.model.num_classes), complete=True)
+            weights = read_weights(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DETR.NUM_CLASSES)
         else:
             logger.warning("MODEL.WEIGHTS is empty: the predictor has random weights.")
+        self.datasets = tuple(dict.fromkeys((*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)))
+        self._names = self._take_classes(weights)
+        self.model = build(self.cfg, **options).to(self.cfg.MODEL.DEVICE).eval()
+        if weights:
+            load_weights(self.model, weights, complete=True)
         self.augmentation = T.AugmentationList(build_augmentation(self.cfg, is_train=False))
         self._name_classes()
+
+    @classmethod
+    def from_files(
+        cls,
+        config_file: str,
+        weights: str,
+        vocabulary: Vocabulary | Sequence[str] | None = None,
+        options: Sequence[str] = (),
+    ) -> "Predictor":
+        """A predictor of a config file and a checkpoint, from which the names of the classes come.
+
+        Args:
+            config_file: as of :func:`pair_detr.config_files.load_config`, like ``options``.
+            weights: MODEL.WEIGHTS.
+            vocabulary: as of the constructor.
+
+        Raises:
+            FileNotFoundError, ValueError, KeyError: as the constructor and ``load_config``.
+        """
+        return cls(load_config(config_file, [*options, "MODEL.WEIGHTS", weights]), vocabulary)
 
     def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str]) -> None:
         """Detects other classes from now on; argument and errors as of the constructor."""
@@ -62,35 +98,48 @@ class Predictor:
         self._name_classes()
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> dict[str, Any]:
+    def __call__(self, image: ImageInput) -> dict[str, Any]:
         """Detects.
 
         Args:
-            image: (H, W, 3) uint8 in BGR order, as OpenCV and ``detectron2.data.detection_utils.read_image(file,
-                "BGR")`` read it.
+            image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order: see
+                :func:`pair_detr.image_input.as_bgr`, also for the errors.
 
         Returns:
-            {"instances": Instances} with ``pred_boxes`` (xyxy pixels of ``image``), ``scores`` and ``pred_classes``,
-            best first; further what :meth:`DetectionTransformer.forward` adds with masks and for panoptic models.
-
-        Raises:
-            ValueError: the image has another shape.
+            {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
+            ``pred_classes``, best first; further what :meth:`DetectionTransformer.forward` adds with masks and for
+            panoptic models.
         """
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"the image has the shape {image.shape}; it must be (height, width, 3), in BGR order")
+        return self.model([self.prepare(image)])[0]
+
+    def prepare(self, image: ImageInput) -> dict[str, Any]:
+        """The model's input: "image", (3, h, w) at the size of the model; "height" and "width" of the given image."""
+        image = as_bgr(image)
         height, width = image.shape[:2]
         if self.cfg.INPUT.FORMAT == "RGB":
             image = image[:, :, ::-1]
         inputs = T.AugInput(np.ascontiguousarray(image))
         self.augmentation(inputs)
         pixels = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        return self.model([{"image": pixels, "height": height, "width": width}])[0]
+        return {"image": pixels, "height": height, "width": width}
+
+    def _take_classes(self, weights: Weights | None) -> list[str] | None:
+        """Names of the classes that weights of a linear classifier bring along; the data sets then play no part."""
+        detr = self.cfg.MODEL.DETR
+        if not weights or not weights.class_names or self.cfg.MODEL.CLIP.TEXT_WEIGHTS or detr.CLASS_AGNOSTIC:
+            return None
+        names = list(weights.class_names)
+        if detr.NUM_CLASSES not in (0, len(names)):
+            return None
+        detr.NUM_CLASSES = len(names)
+        self.cfg.DATASETS.TRAIN = self.cfg.DATASETS.TEST = ()
+        return names
 
     def _name_classes(self) -> None:
-        names = self.model.vocabulary
+        names = self._names if self.model.vocabulary is None else self.model.vocabulary
         if names is None:
             count = self.model.num_classes
-            datasets = () if self.model.class_agnostic else (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)
+            datasets = () if self.model.class_agnostic else self.datasets
             found = (classes_if_at_hand(name) or [] for name in datasets)
             names = next((x for x in found if len(x) == count), [f"class {i}" for i in range(count)])
         self.metadata = Metadata(name="predictor", thing_classes=list(names))

@@ -15,6 +15,7 @@ from model_helpers import VARIANTS, build, default_cfg, tiny_cfg
 import pair_detr.config
 from pair_detr.config_files import config_file, find_config, load_config
 from pair_detr.criterion import PairCriterion, SetCriterion
+from pair_detr.data import check_input
 from pair_detr.meta_arch import DetectionTransformer
 from pair_detr.modeling import DETR, ConditionalDETR, PairDETR
 
@@ -29,6 +30,7 @@ COCO_MODELS = [
 MASK_MODELS = [
     f"{folder}{name}.yaml" for folder in ("", "conditional_detr/", "detr/") for name in ("segm_r50", "panoptic_r50")
 ]
+FIXED_SIZE_MODELS = {"detr/fixed_1024_r50.yaml": (1024, 1024), "detr/voc_fixed_512_r50.yaml": (512, 512)}
 CLASSES = {
     "pair_detr": (PairDETR, PairCriterion),
     "conditional_detr": (ConditionalDETR, SetCriterion),
@@ -82,7 +84,7 @@ def test_load_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_promised_configs_exist() -> None:
-    assert set(COCO_MODELS + MASK_MODELS) <= set(FILES)
+    assert {*COCO_MODELS, *MASK_MODELS, *FIXED_SIZE_MODELS} <= set(FILES)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -169,6 +171,27 @@ def test_mask_configs_are_the_second_stage_of_those_of_boxes(name: str) -> None:
     for key in ("MASK", "PANOPTIC"):
         cfg.MODEL.DETR[key] = first.MODEL.DETR[key]
     cfg.SOLVER.EPOCHS, cfg.OUTPUT_DIR = first.SOLVER.EPOCHS, first.OUTPUT_DIR
+    assert cfg == first
+
+
+@pytest.mark.parametrize("name", FIXED_SIZE_MODELS)
+def test_fixed_size_configs(name: str) -> None:
+    cfg = load_config(name)
+    assert f"output/{name.removesuffix('.yaml')}" == cfg.OUTPUT_DIR
+    assert FIXED_SIZE_MODELS[name] == tuple(cfg.INPUT.FIXED_SIZE)
+    check_input(cfg)
+    solver = cfg.SOLVER
+    assert (solver.BASE_LR, solver.BACKBONE_MULTIPLIER, solver.WEIGHT_DECAY) == (1e-4, 1, 1e-4)
+    assert (solver.EPOCHS.MAX, tuple(solver.EPOCHS.STEPS), solver.GAMMA) == (500, (400,), 0.1)
+    # All else is the config of DETR on COCO.
+    first = load_config("detr/r50")
+    if name.startswith("detr/voc"):
+        assert cfg.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval")
+        assert cfg.DATASETS.TEST == ("voc_2007_test",)
+        cfg.DATASETS = first.DATASETS
+    assert cfg.DATASETS == first.DATASETS
+    solver.EPOCHS, solver.BACKBONE_MULTIPLIER = first.SOLVER.EPOCHS, first.SOLVER.BACKBONE_MULTIPLIER
+    cfg.INPUT.FIXED_SIZE, cfg.OUTPUT_DIR = first.INPUT.FIXED_SIZE, first.OUTPUT_DIR
     assert cfg == first
 
 

@@ -66,7 +66,11 @@ def test_registering_from_config(coco_file: Path, voc_root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"FORMAT": "yolo"}, ValueError, r"REGISTER\[0\]: FORMAT is 'yolo'; it must be one of coco, voc"),
+        (
+            {"FORMAT": "kitti"},
+            ValueError,
+            r"REGISTER\[0\]: FORMAT is 'kitti'; it must be one of coco, voc",
+        ),
         ({"FORMAT": None}, ValueError, "FORMAT is None"),
         ({"JSON": None}, ValueError, "JSON is missing; FORMAT coco needs"),
         ({"IMAGE": "x"}, ValueError, "FORMAT coco has no IMAGE; its keys are"),
@@ -75,6 +79,11 @@ def test_registering_from_config(coco_file: Path, voc_root: Path) -> None:
         ({"IMAGES": "/nowhere"}, FileNotFoundError, "IMAGES names /nowhere"),
         ({"IMAGES": __file__}, FileNotFoundError, r"IMAGES names .*\.py, which is a file, not a folder"),
         ({"FORMAT": "voc", "JSON": None, "IMAGES": None, "ROOT": ".", "SPLIT": "x"}, FileNotFoundError, "SPLIT names"),
+        ({"FORMAT": "yolo", "JSON": None, "IMAGES": None, "ROOT": "/nowhere", "SPLIT": "x"}, FileNotFoundError, "ROOT"),
+        ({"SPLIT": "train"}, ValueError, r"SPLIT is 'train'; for FORMAT coco it is \{VAL: 0\.2, SEED: 0\}"),
+        ({"SPLIT": {"SEED": 1}}, ValueError, r"keys: VAL, SEED\)"),
+        ({"SPLIT": {"VAL": 20}}, ValueError, "VAL 20; it must be between 0 and 1"),
+        ({"SPLIT": {"VAL": 0.2, "SEED": "x"}}, ValueError, "SEED 'x'; it must be a whole number"),
     ],
 )
 def test_bad_entry(coco_file: Path, change: dict, error: type[Exception], message: str) -> None:

@@ -7,12 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import edit, make_cfg, predict, restored_catalogs, voc_annotation, voc_object, write_image, write_voc
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from data_helpers import (
+    edit,
+    make_cfg,
+    predict,
+    restored_catalogs,
+    voc_annotation,
+    voc_object,
+    write_coco,
+    write_image,
+    write_voc,
+)
+from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from pair_detr.data import load_dataset, register_voc
+from pair_detr.data import load_dataset, register_coco, register_voc
 from pair_detr.data.voc_evaluation import VOCEvaluator
 from pair_detr.engine import build_evaluator
 
@@ -31,7 +41,8 @@ def root(tmp_path: Path) -> Path:
 def evaluate(evaluator: DatasetEvaluator, inputs: list[dict], outputs: list[dict]) -> dict[str, float]:
     evaluator.reset()
     evaluator.process(inputs, outputs)
-    return evaluator.evaluate()["bbox"]
+    results = evaluator.evaluate()
+    return results.get("voc", results.get("bbox"))
 
 
 def found(boxes: list[list[float]], classes: list[int], scores: list[float]) -> dict[str, Instances]:
@@ -52,11 +63,39 @@ def test_perfect_predictions_of_whatever_can_be_loaded(root: Path, tmp_path: Pat
     register_voc("perfect", str(root), "train")
     inputs, outputs = predict(load_dataset("perfect"), noise=0)
     cfg = make_cfg()
-    for kind, evaluator_type in (("auto", VOCEvaluator), ("coco", COCOEvaluator)):
+    for kind, tasks in (("auto", {"voc", "bbox"}), ("coco", {"bbox"})):
         cfg.TEST.EVALUATOR = kind
         evaluator = build_evaluator(cfg, "perfect", str(tmp_path / "out"))
-        assert type(evaluator) is evaluator_type
-        assert evaluate(evaluator, inputs, outputs)["AP"] == pytest.approx(100)
+        evaluator.reset()
+        evaluator.process(inputs, outputs)
+        results = evaluator.evaluate()
+        assert set(results) == tasks
+        assert all(result["AP"] == pytest.approx(100) for result in results.values())
+
+
+def test_both_metrics_are_those_of_either_evaluator(root: Path, tmp_path: Path) -> None:
+    """One of the two dogs is found, at an IoU of 0.6: VOC interpolates precision by points, COCO at 101 recalls."""
+    edit(root / "Annotations" / "b.xml", "</annotation>", f"{voc_object('dog', 1, 1, 10, 10)}</annotation>")
+    register_voc("both", str(root), "train", ["cat", "dog"])
+    inputs = load_dataset("both")
+    outputs = [found([[0, 0, 40, 18], [9, 4, 20, 15]], [1, 0], [0.9, 0.8]), found([], [], [])]
+    evaluator = build_evaluator(make_cfg(), "both", str(tmp_path / "out"))
+    evaluator.reset()
+    evaluator.process(inputs, outputs)
+    results = evaluator.evaluate()
+    assert results["voc"]["AP50"] == pytest.approx((100 + 50) / 2)
+    assert results["bbox"]["AP50"] == pytest.approx((100 + 100 * 51 / 101) / 2)
+
+
+def test_voc_metric_of_other_data(tmp_path: Path) -> None:
+    """Boxes as x, y, width, height, and a crowd that nobody needs to find."""
+    boxes = [{"image_id": 1, "bbox": [5, 5, 10, 10]}, {"image_id": 1, "bbox": [0, 20, 9, 9], "iscrowd": 1}]
+    register_coco("other", str(write_coco(tmp_path, boxes, [(40, 30)])), str(tmp_path))
+    cfg = make_cfg()
+    cfg.TEST.EVALUATOR = "pascal_voc"
+    evaluator = build_evaluator(cfg, "other", str(tmp_path / "out"))
+    output = found([[5, 5, 15, 15], [0, 20, 9, 29]], [0, 0], [0.5, 0.9])
+    assert evaluate(evaluator, load_dataset("other"), [output])["AP"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("year", [2007, 2012])

@@ -1,5 +1,6 @@
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +141,55 @@ def test_precision_of_the_config() -> None:
     cfg.SOLVER.AMP.DTYPE = "half"
     with pytest.raises(ValueError, match=r"SOLVER.AMP.DTYPE.*bfloat16, float16"):
         autocast_precision(cfg)
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
+def test_parts_of_a_batch_equal_the_batch(precision: torch.dtype | None) -> None:
+    """Gradients, updates and the losses that are logged; by the second step the parameters have changed, too."""
+    batches = torch.randn(2, 6, 4)
+    results = []
+    for steps in (1, 3):
+        torch.manual_seed(5)
+        trainer = make_trainer(precision, batches=iter(batches), accumulate_steps=steps)
+        with EventStorage() as storage:
+            for trainer.iter in range(2):
+                trainer.run_step()
+            trainer.flush_metrics()
+        assert len(trainer.model.seen) == 2 * steps
+        assert len(storage.history("total_loss").values()) == 2
+        averages = [trainer.optimizer.state[p]["exp_avg"].flatten() for p in trainer.model.parameters()]
+        losses = torch.tensor([value for value, _ in storage.history("loss_class").values()])
+        results.append(torch.cat([*averages, *(p.detach().flatten() for p in trainer.model.parameters()), losses]))
+    tolerance = 1e-6 if precision is None else 2e-3
+    assert torch.allclose(*results, rtol=tolerance, atol=1e-7 if precision is None else 1e-5)
+
+
+def test_overflow_in_a_part_skips_the_update() -> None:
+    batch = torch.cat([torch.ones(2, 4), torch.full((2, 4), 6e4), torch.ones(2, 4)])
+    trainer = make_trainer(torch.float16, batches=iter([batch]), accumulate_steps=3)
+    before, scale = trainer.model.linear.weight.clone(), trainer.grad_scaler.get_scale()
+    trainer.run_step()
+    assert torch.equal(trainer.model.linear.weight, before)
+    assert trainer.grad_scaler.get_scale() == scale / 2
+
+
+def test_processes_exchange_gradients_once_a_step(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        trainer = make_trainer(None, accumulate_steps=2)
+        plain = trainer.model
+        trainer.model = nn.parallel.DistributedDataParallel(plain)
+        exchanges = []
+
+        def exchange(state: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+            exchanges.append(len(plain.seen))
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        trainer.model.register_comm_hook(None, exchange)
+        for trainer.iter in range(2):
+            trainer.run_step()
+        assert exchanges == [2, 4]
+    finally:
+        torch.distributed.destroy_process_group()

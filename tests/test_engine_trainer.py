@@ -69,6 +69,28 @@ def test_resumed_run_equals_the_uninterrupted_one(dataset: dict[str, str], tmp_p
     assert len(set(expected.losses.values())) == 6
 
 
+def test_accumulation_counts_optimizer_steps(dataset: dict[str, str], tmp_path: Path) -> None:
+    """Same images, schedule, checkpoints and log as without; a run that is resumed equals the one that is not."""
+    changes = {"SOLVER__EPOCHS__MAX": 3, "SOLVER__EPOCHS__STEPS": (2,), "SOLVER__EPOCHS__CHECKPOINT_PERIOD": 2}
+    whole, expected = train(tiny_config(dataset, tmp_path / "whole", SOLVER__ACCUMULATE_STEPS=2, **changes))
+    assert whole.max_iter == 3 * NUM_IMAGES // 4 and list(expected.losses) == list(range(6))
+    assert (tmp_path / "whole" / "model_0000003.pth").is_file()
+    assert metrics(tmp_path / "whole")[-1]["lr"] == pytest.approx(1e-4)
+    cfg = tiny_config(dataset, tmp_path / "parts", SOLVER__ACCUMULATE_STEPS=2, **changes)
+    with pytest.raises(RuntimeError, match="lost power"):
+        train(cfg, after_step={4: lambda: (_ for _ in ()).throw(RuntimeError("lost power"))})
+    _, resumed = train(cfg, resume=True)
+    assert resumed.losses == {iteration: expected.losses[iteration] for iteration in (4, 5)}
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"), [(3, r"IMS_PER_BATCH is 4, .* 1 processes in .*multiple of 3"), (0, "or more")]
+)
+def test_batches_that_cannot_be_divided(dataset: dict[str, str], tmp_path: Path, steps: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(tiny_config(dataset, tmp_path, SOLVER__ACCUMULATE_STEPS=steps))
+
+
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """Fails if the handlers of signals are not restored."""

@@ -13,10 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from model_helpers import build, tiny_cfg
 from open_vocabulary_helpers import NAMES, build_text_model, make_vocabulary, text_cfg
+from PIL import Image
 
 import pair_detr
 from pair_detr import predictor as predictor_module
 from pair_detr.engine import AtomicCheckpointer, CheckpointError
+from pair_detr.image_input import as_bgr
 from pair_detr.open_vocabulary import Vocabulary
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -151,3 +153,58 @@ def test_importing_the_package_does_not_import_it() -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]
     with pytest.raises(AttributeError, match="has no attribute 'Predict'"):
         pair_detr.Predict  # noqa: B018
+
+
+def test_three_lines(tmp_path: Path, project_root: Path) -> None:
+    """A file, a PIL image and an array are the same image; classes come from the checkpoint, not from data."""
+    cfg = tiny_cfg(NUM_CLASSES=2)
+    model = build(cfg)
+    model.class_names = ["cat", "dog"]
+    AtomicCheckpointer(model, str(tmp_path)).save("model")
+    cfg.DATASETS.TRAIN = ("not_registered",)
+    cfg.MODEL.DETR.NUM_CLASSES = 0
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    Image.fromarray(IMAGE[:, :, ::-1]).save(tmp_path / "image.png")
+
+    predictor = pair_detr.Predictor.from_files(str(tmp_path / "config.yaml"), str(tmp_path / "model.pth"))
+    instances = predictor(tmp_path / "image.png")["instances"]
+
+    assert predictor.metadata.thing_classes == ["cat", "dog"]
+    assert len(instances) == 14
+    for same in (str(tmp_path / "image.png"), Image.open(tmp_path / "image.png"), IMAGE):
+        assert torch.equal(predictor(same)["instances"].pred_boxes.tensor, instances.pred_boxes.tensor)
+
+
+def test_files_of_every_mode_are_read_upright(tmp_path: Path) -> None:
+    rgb = Image.fromarray(IMAGE)
+    expected = IMAGE[:, :, ::-1]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # "rotate by 90 degrees clockwise to see it upright"
+    rgb.rotate(90, expand=True).save(tmp_path / "turned.png", exif=turned)
+    assert np.array_equal(as_bgr(tmp_path / "turned.png"), expected)
+    alpha = rgb.copy()
+    alpha.putalpha(0)
+    alpha.save(tmp_path / "alpha.png")
+    assert np.array_equal(as_bgr(tmp_path / "alpha.png"), expected)
+    grey = rgb.convert("L")
+    assert np.array_equal(as_bgr(grey), np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+    palette = rgb.quantize(16)
+    assert np.array_equal(as_bgr(palette), np.asarray(palette.convert("RGB"))[:, :, ::-1])
+
+
+def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
+    Image.fromarray(IMAGE).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:5000])
+    (tmp_path / "text.png").write_text("no image")
+    for name in ("half", "text"):
+        with pytest.raises(OSError, match=rf"{name}\.png cannot be read as an image .* Replace"):
+            as_bgr(tmp_path / f"{name}.png")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png does not exist"):
+        as_bgr("nowhere.png")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
+        as_bgr(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"type float32; it must be uint8"):
+        as_bgr(IMAGE.astype(np.float32))
+    with pytest.raises(TypeError, match="is a list; give a path"):
+        as_bgr([1])

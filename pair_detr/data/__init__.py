@@ -9,6 +9,7 @@ from pair_detr.data.classes import resolve_class_names, resolve_num_classes, sha
 from pair_detr.data.coco import register_coco
 from pair_detr.data.image_folder import register_image_folder
 from pair_detr.data.image_labels import register_image_labels
+from pair_detr.data.input_checks import check_input
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.multi_sampler import MultiDatasetBatchSampler
@@ -18,9 +19,11 @@ from pair_detr.data.panoptic_shapes import make_panoptic_shapes
 from pair_detr.data.registration import register_from_config
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.shapes import make_shapes, register_shapes
+from pair_detr.data.split import register_split
 from pair_detr.data.validation import DatasetReport, check_dataset
 from pair_detr.data.voc import register_voc
 from pair_detr.data.vocabulary import VocabularyMatch, match_classes
+from pair_detr.data.yolo import register_yolo
 
 __all__ = [
     "DatasetReport",
@@ -35,6 +38,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_dataset",
+    "check_input",
     "class_names_of",
     "datasets_root",
     "images_per_process",
@@ -50,7 +54,9 @@ __all__ = [
     "register_image_folder",
     "register_image_labels",
     "register_shapes",
+    "register_split",
     "register_voc",
+    "register_yolo",
     "resolve_class_names",
     "resolve_num_classes",
     "sharing_classes",

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pair_detr.data.catalog import annotation_type_of, class_names_of, load_dataset
 from pair_detr.data.mapper import DetectionMapper
+from pair_detr.data.mosaic import MosaicMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.sampler_arguments import orientations, repeat_factors
@@ -34,13 +35,13 @@ class SeededDataset(Dataset):
     """Images mapped with random numbers of their own, so that augmentation depends on nothing but the seed.
 
     Args:
-        dicts: images in Detectron2's standard format.
+        dicts: images in Detectron2's standard format; serialised, as Python objects shared with the workers would be
+            copied there bit by bit, by reference counting.
         mapper: makes the model's input of one.
     """
 
     def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        # Serialised: Python objects shared with the workers would be copied there bit by bit, by reference counting.
-        self._dicts = DatasetFromList(list(dicts), copy=False, serialize=True)
+        self._dicts = dicts
         self._mapper = mapper
 
     def __len__(self) -> int:
@@ -89,13 +90,17 @@ def images_per_process(cfg: CfgNode) -> int:
     """Images of a batch in each process.
 
     Raises:
-        ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes.
+        ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes, and over the parts of
+            ``SOLVER.ACCUMULATE_STEPS`` in each.
     """
-    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if images < 1 or images % processes:
+    images, processes, parts = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATE_STEPS
+    if parts < 1:
+        raise ValueError(f"SOLVER.ACCUMULATE_STEPS is {parts}; it must be 1 or more.")
+    if images < 1 or images % (processes * parts):
+        divided = f"{processes} processes" + (f" in SOLVER.ACCUMULATE_STEPS {parts} parts each" if parts > 1 else "")
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided over {processes} processes: set a positive "
-            f"multiple of {processes}."
+            f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided over {divided}: set a positive multiple of "
+            f"{processes * parts}."
         )
     return images // processes
 
@@ -126,13 +131,14 @@ def build_train_loader(
         )
     images = images_per_process(cfg)
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
+    serialised = DatasetFromList(list(dicts), copy=False, serialize=True)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     place = {"rank": comm.get_rank(), "world_size": comm.get_world_size(), "start_batch": start_iter}
     if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
         sampler: Sampler = build_multi_dataset_sampler(cfg, dicts, seed=seed, **place)
         mapper: Callable = MultiDatasetMapper(cfg, source_options(cfg))
     else:
-        mapper = DetectionMapper(cfg, is_train=True)
+        mapper = training_mapper(cfg, serialised)
         sampler = TrainingBatchSampler(
             len(dicts),
             images,
@@ -145,12 +151,25 @@ def build_train_loader(
         )
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
-        SeededDataset(dicts, mapper),
+        SeededDataset(serialised, mapper),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=trivial_batch_collator,
         persistent_workers=workers > 0,
     )
+
+
+def training_mapper(
+    cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What makes the model's input of an image of one data set.
+
+    Args:
+        cfg: config.
+        dataset_dicts: images that a mosaic may take in.
+    """
+    mapper = DetectionMapper(cfg, is_train=True)
+    return MosaicMapper(cfg, mapper, dataset_dicts) if cfg.INPUT.MOSAIC.ENABLED else mapper
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:

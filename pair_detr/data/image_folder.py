@@ -2,21 +2,15 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import ExifTags, Image
 
+from pair_detr.data.image_files import IMAGE_SUFFIXES, image_sizes
 from pair_detr.data.messages import join_some
 
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
-# The values of EXIF's orientation that swap width and height.
-_TRANSPOSED = frozenset({5, 6, 7, 8})
-_READERS = 16
 
 
 def register_image_folder(
@@ -67,9 +61,7 @@ def load_image_folder(name: str, root: Path, folders: Sequence[str]) -> list[dic
         if not images:
             empty.append(folder)
         files.extend((index, path) for path in images)
-    # Reading headers is waiting for the disk.
-    with ThreadPoolExecutor(_READERS) as readers:
-        sizes = list(readers.map(_image_size, (path for _, path in files)))
+    sizes = image_sizes([path for _, path in files])
     unreadable = [
         path.relative_to(root).as_posix() for (_, path), size in zip(files, sizes, strict=True) if size is None
     ]
@@ -122,14 +114,3 @@ def _read_class_names(file: Path) -> dict[str, list[str]]:
     if not classes:
         raise ValueError(f"{file} is empty; write one line a class: the folder, a space, names separated by commas")
     return classes
-
-
-def _image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height as Detectron2 will load the image; None if it is none."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-    return (height, width) if turned else (width, height)

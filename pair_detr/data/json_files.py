@@ -1,11 +1,12 @@
 """Reading and writing JSON files of annotations."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
+
+from pair_detr.atomic import replacing
 
 
 def read_json(file: str | Path) -> Any:
@@ -24,11 +25,5 @@ def read_json(file: str | Path) -> Any:
 
 def write_json(content: Any, file: str | Path) -> None:
     """Writes a file, which is complete or as it was at any time; its folder is made if need be."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with replacing(file) as temporary:
         temporary.write_text(json.dumps(content))
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)

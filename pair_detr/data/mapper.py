@@ -1,17 +1,19 @@
 """From an entry of a data set to the input of the model."""
 
+import copy
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 from detectron2.structures import BitMasks
 from fvcore.transforms.transform import CropTransform
-from PIL import Image
 
 from pair_detr.data.augmentation import build_augmentation
+from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import compressed
 from pair_detr.data.panoptic import annotate
 
@@ -37,28 +39,47 @@ class DetectionMapper(DatasetMapper):
         return options | {"augmentations": augmentations, "instance_mask_format": "bitmask"}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Maps one entry, which stays unchanged.
+        """Maps one entry, which stays unchanged; errors as of :meth:`read`."""
+        return self.augment(*self.read(dataset_dict))
+
+    def read(self, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """The (H, W, C) pixels of an entry, and a copy of it, with size and, in training, complete annotations.
 
         Raises:
             OSError: the image cannot be read; the message names the file.
+            ValueError: it has more than 8 bits a channel.
             SizeMismatchError: it is of another size than its annotations say; the message names the file.
         """
         if self.is_train:
             dataset_dict = annotate(dataset_dict, masks=self.use_instance_mask)
+        record = copy.deepcopy(dataset_dict)
+        image = read_pixels(record["file_name"], self.image_format)
         try:
-            return super().__call__(dataset_dict)
+            check_image_size(record, image)
         except SizeMismatchError as error:
             # Detectron2's message names the file and both sizes.
             raise SizeMismatchError(
                 f"{error} It is <size> in Pascal VOC's XML, width and height of images in COCO's JSON, of the image "
                 "turned as its EXIF data say; the boxes must be those of the turned image, too."
             ) from error
-        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            # All that Pillow raises for a file that is missing, truncated or not an image.
-            raise OSError(
-                f"{dataset_dict['file_name']} cannot be read as an image ({type(error).__name__}: {error}). Remove it "
-                "from the data set or replace the file."
-            ) from error
+        return image, record
+
+    def augment(self, image: np.ndarray, record: dict[str, Any]) -> dict[str, Any]:
+        """The model's input made of :meth:`read`'s, or of what was put together from several of them.
+
+        Args:
+            image: (H, W, C) uint8.
+            record: of this image; it is changed.
+        """
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if self.is_train:
+            self._transform_annotations(record, transforms, augmented.image.shape[:2])
+        else:
+            for key in ("annotations", "sem_seg_file_name"):
+                record.pop(key, None)
+        return record
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]

@@ -17,8 +17,8 @@ class MultiDatasetMapper:
     """Maps a dict of :func:`pair_detr.data.sources.load_source_dicts` in the way of its data set.
 
     Output is as of :class:`DetectionMapper`, plus ``dataset_source``, ``ann_type`` and, of images with labels,
-    ``pos_category_ids``; these have ``instances``, too, without any. They are not cropped by ``INPUT.RESIZE_CROP``,
-    which might leave nothing of what the label is about.
+    ``pos_category_ids``; these have ``instances``, too, without any. They are not cropped, which might leave
+    nothing of what the label is about.
 
     Args:
         cfg: config.
@@ -81,5 +81,5 @@ def _input_of(cfg: CfgNode, source: SourceOptions) -> CfgNode:
     cfg.INPUT.MIN_SIZE_TRAIN = source.min_sizes
     cfg.INPUT.MAX_SIZE_TRAIN = source.max_size
     if source.ann_type == "image":
-        cfg.INPUT.RESIZE_CROP.ENABLED = False
+        cfg.INPUT.RESIZE_CROP.ENABLED = cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = False
     return cfg

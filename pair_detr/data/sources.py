@@ -72,6 +72,12 @@ def source_options(cfg: CfgNode) -> list[SourceOptions]:
     for key in columns:
         if values := list(loader[key]):
             columns[key] = _checked(key, values, names)
+    parts = cfg.SOLVER.ACCUMULATE_STEPS
+    if parts > 1 and any(size % parts for size in columns["DATASET_BS"]):
+        raise ValueError(
+            f"DATALOADER.DATASET_BS is {columns['DATASET_BS']}, which SOLVER.ACCUMULATE_STEPS {parts} does not divide: "
+            f"set multiples of {parts}."
+        )
     for name, ann_type in zip(names, columns["DATASET_ANN"], strict=True):
         if ann_type == "image" and cfg.MODEL.DETR.CLASS_AGNOSTIC:
             raise ValueError(

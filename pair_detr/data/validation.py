@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 
 from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
+from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import MaskFault, mask_fault
 from pair_detr.data.messages import join_some
 from pair_detr.data.panoptic import annotate, mask_file
@@ -220,7 +221,7 @@ def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
     """
     for record in dicts:
         try:
-            image = read_image(record["file_name"])
+            image = read_pixels(record["file_name"], "RGB")
             check_image_size(dict(record), image)
             if mask_file(record):
                 annotate(record, masks=True)

@@ -18,7 +18,12 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def register_voc(
-    name: str, root: str, split: str, class_names: Sequence[str] | None = None, year: int = 2012, **metadata: Any
+    name: str,
+    root: str,
+    split: str | None,
+    class_names: Sequence[str] | None = None,
+    year: int = 2012,
+    **metadata: Any,
 ) -> None:
     """Registers a folder in Pascal VOC's layout; nothing is read until the data set is used.
 
@@ -28,7 +33,7 @@ def register_voc(
     Args:
         name: name in the catalogs.
         root: folder that holds ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
-        split: ``ImageSets/Main/<split>.txt`` lists the images.
+        split: ``ImageSets/Main/<split>.txt`` lists the images; None takes all that have annotations.
         class_names: the classes in the order of their ids. By default all names in ``Annotations``, sorted, so
             that all splits of a folder have the same classes.
         year: 2007 or 2012, the way in which the VOC evaluator computes AP.
@@ -51,7 +56,14 @@ def register_voc(
 
     DatasetCatalog.register(name, load)
     entries = MetadataCatalog.get(name)
-    entries.set(dirname=str(root), split=split, year=year, evaluator_type="pascal_voc", **metadata)
+    entries.set(
+        dirname=str(root),
+        image_root=str(Path(root) / "JPEGImages"),
+        split=split,
+        year=year,
+        evaluator_type="pascal_voc",
+        **metadata,
+    )
     if class_names is not None:
         entries.thing_classes = list(class_names)
 
@@ -69,9 +81,11 @@ def infer_class_names(root: str) -> list[str]:
     return sorted({_text(obj, "name", file) for file in files for obj in _parse(file).iter("object")})
 
 
-def load_voc(root: str, split: str, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Reads one split, as Detectron2's ``load_voc_instances`` does, but accepts other image formats than .jpg and lists
-    of a single image, and says which file is at fault.
+def load_voc(root: str, split: str | None, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Reads one split, or all images with annotations if it is None.
+
+    As Detectron2's ``load_voc_instances``, but it accepts other image formats than .jpg and lists of a single image,
+    and says which file is at fault.
 
     Coordinates become 0-based: ``xmin`` and ``ymin`` less one, in xyxy pixels.
 
@@ -86,12 +100,14 @@ def load_voc(root: str, split: str, class_names: Sequence[str]) -> list[dict[str
         ValueError: a malformed annotation, or a class that is not in ``class_names``.
     """
     folder = Path(root)
-    list_file = folder / "ImageSets" / "Main" / f"{split}.txt"
-    if not list_file.is_file():
-        splits = sorted(file.stem for file in list_file.parent.glob("*.txt"))
-        raise FileNotFoundError(f'there is no {list_file} that lists the images of split "{split}" (splits: {splits})')
-    # The second column, in VOC's lists of a single class, says whether the image shows it.
-    image_ids = [line.split()[0] for line in list_file.read_text().splitlines() if line.strip()]
+    if split is None:
+        list_file = folder / "Annotations"
+        image_ids = [file.stem for file in sorted(list_file.glob("*.xml"))]
+        if not image_ids:
+            raise FileNotFoundError(f"no .xml files in {list_file}")
+    else:
+        list_file = folder / "ImageSets" / "Main" / f"{split}.txt"
+        image_ids = _read_list(list_file)
     images = {file.stem: file for file in sorted((folder / "JPEGImages").glob("*"))}
     missing = [image_id for image_id in image_ids if image_id not in images]
     if missing:
@@ -101,6 +117,14 @@ def load_voc(root: str, split: str, class_names: Sequence[str]) -> list[dict[str
         )
     class_ids = {class_name: index for index, class_name in enumerate(class_names)}
     return [_read_image(folder / "Annotations" / f"{i}.xml", images[i], class_ids) for i in image_ids]
+
+
+def _read_list(file: Path) -> list[str]:
+    if not file.is_file():
+        splits = sorted(other.stem for other in file.parent.glob("*.txt"))
+        raise FileNotFoundError(f'there is no {file} that lists the images of split "{file.stem}" (splits: {splits})')
+    # The second column, in VOC's lists of a single class, says whether the image shows it.
+    return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
 
 
 def _read_image(annotation_file: Path, image_file: Path, class_ids: dict[str, int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pascal VOC's AP for whatever :func:`pair_detr.data.voc.load_voc` reads."""
+"""Pascal VOC's AP, for data sets of its own layout and for all others."""
 
 import logging
 from typing import Any
@@ -8,11 +8,12 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import voc_ap
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from pair_detr.data.catalog import class_names_of
+from pair_detr.data.catalog import class_names_of, load_dataset
 from pair_detr.data.voc import load_voc
 
 logger = logging.getLogger(__name__)
@@ -21,16 +22,18 @@ _IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 
 
 class VOCEvaluator(DatasetEvaluator):
-    """AP as Detectron2's ``PascalVOCDetectionEvaluator`` defines it, from the boxes that :func:`load_voc` returns.
+    """AP as Detectron2's ``PascalVOCDetectionEvaluator`` defines it, from the boxes of a registered data set.
 
     Detectron2's reads the XML files by itself and ends at those without ``pose``, ``truncated`` or ``difficult``, at
     coordinates with a fraction, and at lists of two columns. It also counts a class without objects as AP 0, or as NaN
     once the class is predicted; here such a class is left out of the mean.
 
-    Objects marked ``difficult`` need not be found, and finding them is no error.
+    Objects marked ``difficult``, and crowds, need not be found, and finding them is no error.
 
     Args:
-        name: registered data set, with ``dirname``, ``split`` and ``year`` in its metadata.
+        name: registered data set. If its metadata have ``dirname`` and ``split``, :func:`load_voc` reads the
+            annotations, as Detectron2's do not say which objects are difficult. ``year``, 2007 or 2012 (the default),
+            is the way in which AP is computed.
     """
 
     def __init__(self, name: str) -> None:
@@ -49,28 +52,31 @@ class VOCEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, dict[str, float]]:
         """
         Returns:
-            ``{"bbox": {"AP": ..., "AP50": ..., "AP75": ...}}`` in percent, NaN if there are no objects to find; empty
+            ``{"voc": {"AP": ..., "AP50": ..., "AP75": ...}}`` in percent, NaN if there are no objects to find; empty
             in other processes than the first.
         """
         gathered = comm.gather(self._predictions, dst=0)
         if not comm.is_main_process():
             return {}
         predictions = {image_id: p for part in gathered for image_id, p in part.items()}
-        metadata = MetadataCatalog.get(self._name)
         class_names = class_names_of(self._name)
-        objects = {
-            record["image_id"]: record["annotations"]
-            for record in load_voc(metadata.dirname, metadata.split, class_names)
-        }
+        year = MetadataCatalog.get(self._name).get("year", 2012)
+        objects = {record["image_id"]: record["annotations"] for record in self._records(class_names)}
         aps = []
         for class_id in range(len(class_names)):
-            ap = _class_ap(objects, predictions, class_id, use_07_metric=metadata.year == 2007)
+            ap = _class_ap(objects, predictions, class_id, use_07_metric=year == 2007)
             if ap is not None:
                 aps.append(ap)
         mean = 100 * np.mean(aps, axis=0) if aps else np.full(len(_IOU_THRESHOLDS), np.nan)
         results = {"AP": mean.mean(), "AP50": mean[0], "AP75": mean[5]}
-        logger.info("Pascal VOC %d's AP of %s: %s", metadata.year, self._name, results)
-        return {"bbox": {key: float(value) for key, value in results.items()}}
+        logger.info("Pascal VOC %d's AP of %s: %s", year, self._name, results)
+        return {"voc": {key: float(value) for key, value in results.items()}}
+
+    def _records(self, class_names: list[str]) -> list[dict[str, Any]]:
+        metadata = MetadataCatalog.get(self._name).as_dict()
+        if "dirname" in metadata and "split" in metadata:
+            return load_voc(metadata["dirname"], metadata["split"], class_names)
+        return load_dataset(self._name)
 
 
 def _class_ap(
@@ -88,7 +94,8 @@ def _class_ap(
             boxes, image_scores, classes = predictions[image_id]
             chosen = classes == class_id
             # VOC's areas include the last pixel, which 0-based corners have beyond them: the IoU is the same.
-            truth = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float64).reshape(-1, 4)
+            corners = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+            truth = torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
             if len(annotations):
                 overlap, target = box_iou(boxes[chosen], truth).max(dim=1)
             else:
@@ -96,7 +103,7 @@ def _class_ap(
             scores.append(image_scores[chosen].double())
             overlaps.append(overlap.double())
             targets.append(target.long() + len(difficult))
-        difficult.extend(a["difficult"] for a in annotations)
+        difficult.extend(a.get("difficult", 0) or a.get("iscrowd", 0) for a in annotations)
     required = ~np.array(difficult, dtype=bool)
     if not required.any():
         return None

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,11 +39,11 @@ class _StepMetrics(NamedTuple):
 class AutocastTrainer(AMPTrainer):
     """Detectron2's ``AMPTrainer`` for every device and precision, fp32 included.
 
-    Three things differ. Gradients are unscaled before ``optimizer.step``, which clips them: a fused optimizer would
+    Four things differ. Gradients are unscaled before ``optimizer.step``, which clips them: a fused optimizer would
     otherwise be handed scaled ones. Losses are kept on the device until :meth:`flush_metrics`, because reading them
     after each backward would keep the device idle. The generators of random numbers are seeded from
     (seed, process, iteration), which makes dropout of a resumed run that of the uninterrupted one, with any number of
-    processes and whatever else draws random numbers in between.
+    processes and whatever else draws random numbers in between. A batch may be computed in parts.
     """
 
     def __init__(
@@ -53,19 +54,23 @@ class AutocastTrainer(AMPTrainer):
         *,
         precision: torch.dtype | None = None,
         seed: int | None = None,
+        accumulate_steps: int = 1,
     ) -> None:
         """
         Args:
-            model: returns a dict of scalar losses for a batch of ``data_loader``.
-            data_loader: iterable of batches.
+            model: returns a dict of scalar losses, means over a batch or a part of it.
+            data_loader: iterable of batches, whose lengths ``accumulate_steps`` divides.
             optimizer: of the model's parameters.
             precision: type to autocast to; None computes in the parameters' own. float16 scales the loss.
             seed: of the random numbers of each step; None leaves the generators alone.
+            accumulate_steps: parts of a batch that are computed one after the other, for the memory of one. Their
+                gradients are averaged, and so are the losses that are logged.
         """
         self._device_type = next(model.parameters()).device.type
         scaler = torch.amp.GradScaler(self._device_type, enabled=precision == torch.float16)
         super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=precision)
         self._seed = seed
+        self._accumulate_steps = accumulate_steps
         self._pending: list[_StepMetrics] = []
 
     def run_step(self) -> None:
@@ -78,15 +83,25 @@ class AutocastTrainer(AMPTrainer):
             torch.manual_seed(int(state[0]))
 
         self.optimizer.zero_grad()
-        with torch.autocast(self._device_type, dtype=self.precision, enabled=self.precision is not None):
-            losses = self.model(data)
-        self.grad_scaler.scale(sum(losses.values())).backward()
+        parts = [self._backward(data, part) for part in range(self._accumulate_steps)]
         self.after_backward()
-        self._write_metrics(losses, data_time)
+        self._write_metrics({name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}, data_time)
 
         self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _backward(self, data: Any, part: int) -> dict[str, torch.Tensor]:
+        """Adds the gradients of a part of the batch; returns its losses, without the graph."""
+        size = len(data) // self._accumulate_steps
+        is_last = part + 1 == self._accumulate_steps
+        # Processes exchange the sum over the parts, once. DDP decides in the forward whether they do.
+        unsynchronised = isinstance(self.model, nn.parallel.DistributedDataParallel) and not is_last
+        with self.model.no_sync() if unsynchronised else nullcontext():
+            with torch.autocast(self._device_type, dtype=self.precision, enabled=self.precision is not None):
+                losses = self.model(data[part * size : (part + 1) * size])
+            self.grad_scaler.scale(sum(losses.values()) / self._accumulate_steps).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = "") -> None:
         losses = torch.stack([loss.detach().float() for loss in loss_dict.values()])

@@ -142,11 +142,8 @@ def _complete(coco: COCO) -> None:
 
 
 def _pascal_voc(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    metadata = MetadataCatalog.get(name).as_dict()
-    missing = [key for key in ("dirname", "split", "year") if key not in metadata]
-    if missing:
-        raise ValueError(f'{name} has no {", ".join(missing)} in its metadata; set TEST.EVALUATOR "coco".')
-    return VOCEvaluator(name)
+    """COCO's AP as "bbox", as of any other data set, and Pascal VOC's as "voc"."""
+    return DatasetEvaluators([_coco(cfg, name, folder), VOCEvaluator(name)])
 
 
 def _require_lvis(name: str) -> None:

@@ -23,6 +23,16 @@ class TrainingInterrupted(SystemExit):
     """The training was stopped by a signal after writing a checkpoint; the code is the shell's, 128 + signal."""
 
 
+class EpochCounter(HookBase):
+    """Writes "epoch", how often the training set has been seen, beside the losses; register it before the writers."""
+
+    def __init__(self, iterations_per_epoch: float) -> None:
+        self._length = iterations_per_epoch
+
+    def after_step(self) -> None:
+        self.trainer.storage.put_scalar("epoch", (self.trainer.iter + 1) / self._length, smoothing_hint=False)
+
+
 class GracefulStop(HookBase):
     """On SIGINT or SIGTERM finishes the iteration, writes a checkpoint and raises :class:`TrainingInterrupted`.
 

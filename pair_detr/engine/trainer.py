@@ -15,11 +15,17 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pair_detr.conversion import needs_of
-from pair_detr.data import build_test_loader, build_train_loader, images_per_process, load_training_dicts
+from pair_detr.data import (
+    build_test_loader,
+    build_train_loader,
+    check_input,
+    images_per_process,
+    load_training_dicts,
+)
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
-from pair_detr.engine.hooks import GracefulStop
+from pair_detr.engine.hooks import EpochCounter, GracefulStop
 from pair_detr.engine.optimizer import build_optimizer
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
 
@@ -48,6 +54,7 @@ class Trainer(DefaultTrainer):
         warn_of_ignored_iterations(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         images_per_process(cfg)
+        check_input(cfg)
         self._dataset_dicts = load_training_dicts(cfg)
         for name in cfg.DATASETS.TEST:
             # Else it would be noticed after hours of training.
@@ -63,6 +70,7 @@ class Trainer(DefaultTrainer):
             optimizer=optimizer,
             precision=autocast_precision(cfg),
             seed=cfg.SEED if cfg.SEED >= 0 else None,
+            accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, needs=needs_of(cfg), trainer=weakref.proxy(self))
@@ -113,7 +121,8 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks, between those that feed them losses and that stop the training."""
         flush = MetricsFlush(_WRITE_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD)
-        return [flush, *super().build_hooks(), GracefulStop()]
+        epochs = EpochCounter(len(self._dataset_dicts) / self.cfg.SOLVER.IMS_PER_BATCH)
+        return [flush, epochs, *super().build_hooks(), GracefulStop()]
 
     @classmethod
     def test(

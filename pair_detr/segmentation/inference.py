@@ -22,21 +22,27 @@ class BatchMasks:
     """Masks of a batch at the output size, for whatever queries they are asked for."""
 
     def __init__(
-        self, head: MaskHead, asked: MaskQueries, image_sizes: Sequence[Size], output_sizes: Sequence[Size]
+        self,
+        head: MaskHead,
+        asked: MaskQueries,
+        image_sizes: Sequence[Size],
+        output_sizes: Sequence[Size],
+        padded_size: Size | None = None,
     ) -> None:
         """
         Args:
             head: predicts the masks.
             asked: the queries of the batch, and the images.
-            image_sizes: height and width in pixels of each image, before it was padded to the largest of each.
+            image_sizes: height and width in pixels of each image, before it was padded.
             output_sizes: height and width of the masks of each image.
+            padded_size: height and width that they were padded to; None is the largest of each.
         """
         self._head = head
         self._asked = asked
         self._parts = head.image_parts(asked.memory)
         self._image_sizes = image_sizes
         self._output_sizes = output_sizes
-        self._padded_size = tuple(max(sides) for sides in zip(*image_sizes, strict=True))
+        self._padded_size = padded_size or tuple(max(sides) for sides in zip(*image_sizes, strict=True))
 
     def chunks(self, image: int, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The (n,) queries of an image, a few at a time, each time with their (few, height, width) probabilities."""

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pack_masks(batched_inputs: list[dict[str, Any]]) -> Tensor:
+def pack_masks(batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int] | None = None) -> Tensor:
     """The masks of all objects of a batch, image after image.
 
     Args:
         batched_inputs: dicts with "image", (3, H, W), and "instances" with ``gt_masks``, BitMasks of that size. Only
             images without objects may lack them.
+        padded_size: height and width of the padded batch; None is the largest of each.
 
     Returns:
         (T, height, width) bool at the size of the padded batch, false in the padding.
@@ -21,7 +22,7 @@ def pack_masks(batched_inputs: list[dict[str, Any]]) -> Tensor:
         ValueError: an image has objects, but no masks.
     """
     sizes = [item["image"].shape[-2:] for item in batched_inputs]
-    height, width = (max(side) for side in zip(*sizes, strict=True))
+    height, width = padded_size or (max(side) for side in zip(*sizes, strict=True))
     packed = [torch.zeros(0, height, width, dtype=torch.bool)]
     for item, (h, w) in zip(batched_inputs, sizes, strict=True):
         instances = item["instances"]

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pair_detr.config_files import load_config
 from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
+from pair_detr.tools.common import without_data
 from pair_detr.variants import VARIANTS
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
@@ -111,11 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     steps = []
     for variant in args.variants:
-        cfg = load_config(args.config_file, [*args.opts, "MODEL.DETR.VARIANT", variant])
-        # No data are read; their number of classes does not matter for speed.
-        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-        if cfg.MODEL.DETR.NUM_CLASSES == 0:
-            cfg.MODEL.DETR.NUM_CLASSES = 80
+        cfg = without_data(load_config(args.config_file, [*args.opts, "MODEL.DETR.VARIANT", variant]))
         batch = make_batch(args.images, tuple(args.size), args.boxes, cfg.MODEL.DETR.NUM_CLASSES)
         steps.append((inference_step if args.inference else training_step)(cfg, batch))
     seconds = measure(steps, args.repeats, cfg.MODEL.DEVICE)

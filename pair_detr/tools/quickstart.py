@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pycocotools import mask as mask_util
 
+from pair_detr.atomic import replacing
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
 from pair_detr.data.masks import compressed
@@ -158,9 +159,8 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
         pixels = read_image(image["file_name"], "RGB")
         _draw(left, pixels, truth, f"{Path(image['file_name']).name}: truth")
         _draw(right, pixels, predicted[image["image_id"]], "predicted")
-    temporary = output.with_suffix(".tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(output)
+    with replacing(output) as temporary:
+        figure.savefig(temporary)
 
 
 class _Object(NamedTuple):

@@ -1,0 +1,1 @@
+"""What a model costs, and how it is trained. Nothing here is imported by training."""

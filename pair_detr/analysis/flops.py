@@ -1,0 +1,58 @@
+"""Floating-point operations of a detector, counted by fvcore; its unit is the fused multiply-add."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import Tensor, nn
+
+from pair_detr.modeling import Detector
+
+_PREFIX = "detector"
+
+
+class _Tensors(nn.Module):
+    """A detector that returns a tuple, as tracing asks for."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        predictions = self.detector(images, None)
+        return predictions.logits, predictions.boxes
+
+
+def attention_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Multiply-adds of ``scaled_dot_product_attention``: query times key, and weights times value.
+
+    The softmax between them is not counted, as fvcore counts no softmax elsewhere.
+    """
+    (*batch, num_queries, width), (*_, num_keys, _), (*_, value_width) = (x.type().sizes() for x in inputs[:3])
+    return Counter(attention=math.prod(batch) * num_queries * num_keys * (width + value_width))
+
+
+def count_flops(detector: Detector, height: int, width: int) -> tuple[Counter[str], Counter[str]]:
+    """Counts the inference of one image without padding.
+
+    Args:
+        detector: in evaluation mode: without the parts that only training has.
+        height: of the image, in pixels.
+        width: likewise.
+
+    Returns:
+        Operations by module, "" being all, and calls of the operators that fvcore met and does not count: elementwise
+        ones, as a rule.
+    """
+    device = next(detector.parameters()).device
+    analysis = FlopCountAnalysis(_Tensors(detector), torch.zeros(1, 3, height, width, device=device))
+    analysis.set_op_handle("aten::scaled_dot_product_attention", attention_flops)
+    analysis.unsupported_ops_warnings(False)
+    analysis.uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    by_module = {
+        name.removeprefix(_PREFIX).removeprefix("."): count for name, count in analysis.by_module().items() if name
+    }
+    return Counter(by_module), analysis.unsupported_ops()

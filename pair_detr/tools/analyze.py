@@ -1,0 +1,174 @@
+"""What a model costs: ``python -m pair_detr.tools.analyze``."""
+
+import argparse
+import logging
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from fvcore.nn import parameter_count
+from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
+
+from pair_detr.analysis.flops import count_flops
+from pair_detr.analysis.speed import PRECISIONS, inference_seconds, saved_bytes
+from pair_detr.data.json_files import write_json
+from pair_detr.tools.benchmark import make_batch
+from pair_detr.tools.common import add_model_arguments, load_model_config, run, tool_parser, without_data
+
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.analyze")
+
+_BOXES = 8
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, separator, width = text.partition("x")
+    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 800x1066")
+    return int(height), int(width)
+
+
+def default_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width of an image of 4:3 as the config resizes it."""
+    short, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    width = min(round(short * 4 / 3), longest)
+    return min(short, round(width * 3 / 4)), width
+
+
+def module_table(model: nn.Module, flops: dict[tuple[int, int], Counter[str]], depth: int) -> list[dict[str, Any]]:
+    """Parameters, trained ones, and operations of the modules of a detector, to a depth of its tree.
+
+    Args:
+        model: the detector.
+        flops: by module, for each size.
+        depth: 1 is the detector's own parts.
+    """
+    parameters = parameter_count(model)
+    rows = []
+    for name, module in model.named_modules():
+        if name.count(".") >= depth or not (parameters[name] or any(counts[name] for counts in flops.values())):
+            continue
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        rows.append(
+            {
+                "module": name,
+                "parameters": parameters[name],
+                "trained": trained,
+                "flops": {f"{h}x{w}": counts[name] for (h, w), counts in flops.items()},
+            }
+        )
+    return rows
+
+
+def _print_modules(rows: list[dict[str, Any]], sizes: Sequence[str]) -> str:
+    lines = [
+        [
+            row["module"] or "all",
+            f"{row['parameters'] / 1e6:.3f}",
+            f"{row['trained'] / 1e6:.3f}",
+            *(f"{row['flops'][size] / 1e9:.3f}" for size in sizes),
+        ]
+        for row in rows
+    ]
+    headers = ["module", "parameters (M)", "trained (M)", *(f"GFLOPs {size}" for size in sizes)]
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+
+
+def _print_speed(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        [
+            row["size"],
+            row["batch"],
+            row["precision"],
+            f"{row['saved_bytes'] / 2**20:.1f}",
+            f"{row['seconds'] * 1000:.1f}",
+            f"{row['batch'] / row['seconds']:.2f}",
+        ]
+        for row in rows
+    ]
+    headers = ["size", "batch", "precision", "activations of a training step (MiB)", "inference (ms)", "images/s"]
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+
+
+def _describe_machine(device: str) -> str:
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    threads = "" if device.startswith("cuda") else f", {torch.get_num_threads()} threads"
+    return f"{device} ({name}{threads}), torch {torch.__version__}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the tool.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: the config cannot be used.
+    """
+    parser = tool_parser(
+        "Counts parameters and operations of each module, and measures the memory of activations, latency and images a "
+        "second by batch size and precision, on random images and random weights.",
+        "analyze --config-file r50 --sizes 480x640 800x1066 --batches 1 4 --precisions fp32 bf16",
+    )
+    add_model_arguments(parser, weights=False)
+    parser.add_argument(
+        "--sizes", nargs="+", type=_size, metavar="HxW", help="in pixels; without it, the config's for a 4:3 image"
+    )
+    parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="N", help="images of a batch")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=list(PRECISIONS), default=["fp32"], help="of the computation"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds, after 2 to warm up")
+    parser.add_argument("--depth", type=int, default=2, help="of the tree of modules in the table")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the numbers to a JSON file")
+    args = parser.parse_args(arguments)
+    if min(*args.batches, args.repeats, args.depth) < 1:
+        parser.error("--batches, --repeats and --depth must be 1 or more")
+    cfg = without_data(load_model_config(args))
+    device = cfg.MODEL.DEVICE
+    sizes = args.sizes or [default_size(cfg)]
+    model = build_model(cfg)
+
+    model.eval()
+    counts, uncounted = {}, Counter()
+    for size in sizes:
+        counts[size], operators = count_flops(model.detector, *size)
+        uncounted |= operators
+    modules = module_table(model.detector, counts, args.depth)
+    names = [f"{h}x{w}" for h, w in sizes]
+    logger.info(
+        "%s, inference of one image; an operation is a multiply-add\n%s\nNot counted, by number of calls: %s",
+        args.config_file,
+        _print_modules(modules, names),
+        ", ".join(f"{name.removeprefix('aten::')} {count}" for name, count in uncounted.most_common()) or "nothing",
+    )
+
+    speed = []
+    cases = [(size, precision) for size in sizes for precision in args.precisions]
+    for size, precision in tqdm(cases, "speed", unit="case", disable=None):
+        batches = [make_batch(images, size, _BOXES, model.num_classes) for images in args.batches]
+        seconds = inference_seconds(model.eval(), batches, device, precision, args.repeats)
+        model.train()
+        for batch, second in zip(batches, seconds, strict=True):
+            speed.append(
+                {
+                    "size": f"{size[0]}x{size[1]}",
+                    "batch": len(batch),
+                    "precision": precision,
+                    "saved_bytes": saved_bytes(model, batch, device, precision),
+                    "seconds": second,
+                }
+            )
+    machine = _describe_machine(device)
+    logger.info("%s; median of %d rounds\n%s", machine, args.repeats, _print_speed(speed))
+    if args.output:
+        write_json({"machine": machine, "modules": modules, "uncounted": uncounted, "speed": speed}, args.output)
+        logger.info("Numbers: %s", args.output)
+
+
+if __name__ == "__main__":
+    run(main)

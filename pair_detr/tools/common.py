@@ -1,0 +1,99 @@
+"""What the tools that use a trained model share: arguments, the model, and how they end."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+
+from pair_detr.config_files import load_config
+from pair_detr.data import register_from_config
+from pair_detr.engine import CheckpointError
+from pair_detr.engine.launch import configure_cpu
+from pair_detr.predictor import Predictor
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+def tool_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` ends with an example."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=f"Example: {example}",
+        formatter_class=_Formatter,
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -> None:
+    """Adds the arguments that choose a model; see :func:`load_model_config`."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model, such as r50")
+    if weights:
+        parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint; '' takes MODEL.WEIGHTS")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config options; put them last"
+    )
+
+
+def load_model_config(args: argparse.Namespace) -> CfgNode:
+    """The config of a tool's arguments; sets up loggers and the CPU.
+
+    Raises:
+        FileNotFoundError, KeyError: see :func:`pair_detr.config_files.load_config`.
+        ValueError: the config asks for a GPU that is not there.
+    """
+    setup_logger(name="pair_detr")
+    configure_cpu(1)
+    cfg = load_config(args.config_file, args.opts)
+    if getattr(args, "weights", ""):
+        cfg.MODEL.WEIGHTS = args.weights
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no GPU: add --opts MODEL.DEVICE cpu")
+    return cfg
+
+
+def without_data(cfg: CfgNode) -> CfgNode:
+    """A config to measure a model with: random weights, and 80 classes where the data would say how many there are."""
+    cfg = cfg.clone()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    cfg.MODEL.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = ""
+    if cfg.MODEL.DETR.NUM_CLASSES == 0:
+        cfg.MODEL.DETR.NUM_CLASSES = 80
+    return cfg
+
+
+def load_predictor(args: argparse.Namespace, vocabulary: Sequence[str] | None = None) -> Predictor:
+    """The model of a tool's arguments.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError, CheckpointError: see :func:`load_model_config` and
+            :class:`pair_detr.Predictor`; or there are no weights.
+    """
+    cfg = load_model_config(args)
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("There are no weights: name a checkpoint with --weights, or MODEL.WEIGHTS in the config.")
+    try:
+        register_from_config(cfg)
+    except FileNotFoundError as error:
+        # The checkpoint knows its classes: a model can be used where its training data are not.
+        logging.getLogger("pair_detr").warning("A data set of the config is left out. %s", error)
+    return Predictor(cfg, vocabulary)
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Ends the process with the status that ``main`` returns, or with 1 and a line that says what is wrong."""
+    try:
+        sys.exit(main())
+    except (OSError, ValueError, KeyError, ImportError, AssertionError, CheckpointError) as error:
+        # The text of a KeyError is the repr of its message.
+        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) and error.args else error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,158 @@
+"""What the attention of a detector looked at in one image, as arrays by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.modeling import PairDETR
+from pair_detr.modeling.decoder import ConditionalDecoder
+from pair_detr.visualization.attention import AttentionRecorder, RecordedAttention
+
+CENTER, TOP_LEFT = "center", "top_left"
+
+
+@dataclass
+class AttentionReport:
+    """K detections and what they attended to. Maps are (h, w), the cells of the feature map; pixels are the image's.
+
+    Attributes:
+        boxes: (K, 4) xyxy in pixels.
+        scores: (K,).
+        labels: (K,) class indices.
+        queries: (K,) the query of each.
+        layer: decoder layer of the maps, counted from 0.
+        cross: (K, H, h, w) maps of H heads, by decoder ("center", or "top_left" of Pair DETR) and kind: "combined",
+            what the model uses, and for conditional attention "spatial" and "content"; each sums to 1.
+        reference: (K, 2) reference points of a conditional decoder, by decoder, in pixels.
+        encoder: (P, H, h, w) maps of the encoder's last self-attention; None if there is no encoder.
+        encoder_points: (P, 2) x and y in pixels of whose cell they are.
+        extent: width and height in pixels of what the feature map covers; padded images are smaller.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
+    layer: int
+    cross: dict[str, dict[str, np.ndarray]]
+    reference: dict[str, np.ndarray]
+    encoder: np.ndarray | None
+    encoder_points: np.ndarray
+    extent: tuple[float, float]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything by flat names, such as "top_left_spatial", for :func:`numpy.savez`."""
+        flat = {f"{decoder}_{kind}": maps for decoder, kinds in self.cross.items() for kind, maps in kinds.items()}
+        flat |= {f"{decoder}_reference": points for decoder, points in self.reference.items()}
+        flat |= {name: getattr(self, name) for name in ("boxes", "scores", "labels", "queries", "encoder_points")}
+        flat |= {"layer": np.array(self.layer), "extent": np.array(self.extent)}
+        return flat if self.encoder is None else flat | {"encoder": self.encoder}
+
+
+@torch.no_grad()
+def report_attention(
+    model: DetectionTransformer,
+    item: dict[str, Any],
+    num_detections: int,
+    layer: int = -1,
+    points: Sequence[tuple[float, float]] | None = None,
+) -> AttentionReport:
+    """Detects in one image and recomputes the attention.
+
+    Args:
+        model: in evaluation mode.
+        item: input of the model, with "height" and "width" of the image, see :meth:`pair_detr.Predictor.prepare`.
+        num_detections: at most so many, of different queries, best first.
+        layer: of the decoder; negative ones count from the last.
+        points: x and y in pixels of the image, for the encoder's self-attention; None takes the centres of the boxes.
+
+    Raises:
+        ValueError: there is no such layer, or a point lies outside of the image.
+    """
+    detector = model.detector
+    num_layers = len(detector.decoder.layers)
+    if not -num_layers <= layer < num_layers:
+        raise ValueError(f"The decoder has {num_layers} layers: choose one from 0 to {num_layers - 1}, not {layer}.")
+    layer %= num_layers
+    height, width = item["height"], item["width"]
+    for x, y in points or ():
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"Point {x:g},{y:g} lies outside of the image, which has {width} x {height} pixels.")
+
+    shapes: list[torch.Size] = []
+    handle = detector.input_proj.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    try:
+        with AttentionRecorder(detector) as recorder:
+            images, padding_mask = model.preprocess([item])
+            memory = detector.encode(images, padding_mask)
+            predictions = detector.decode(memory)
+            if isinstance(detector, PairDETR) and ("top_left_decoder", layer, "cross_attn") not in recorder.calls:
+                # Inference leaves it out where boxes need the centre decoder alone.
+                detector.top_left_decoder(memory, detector.query_embed.weight)
+    finally:
+        handle.remove()
+    grid = (shapes[0][-2], shapes[0][-1])
+
+    limit = predictions.logits.shape[2] * predictions.logits.shape[3]
+    scores, labels, queries = (x[0] for x in model.classification.detections(predictions.logits[-1], limit))
+    best = _first_of_each(queries)[:num_detections]
+    scores, labels, queries = scores[best], labels[best], queries[best]
+    size = queries.new_tensor([width, height], dtype=torch.float32)
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1, 0, queries]).float() * size.repeat(2)
+
+    cross, reference = {}, {}
+    for stage, name in (("decoder", CENTER), ("top_left_decoder", TOP_LEFT)):
+        if (stage, layer, "cross_attn") not in recorder.calls:
+            continue
+        decoder = getattr(detector, stage)
+        cross[name] = _maps(recorder.calls[stage, layer, "cross_attn"], queries, grid, decoder)
+        if isinstance(decoder, ConditionalDecoder):
+            at = decoder.ref_point_head(detector.query_embed.weight[queries]).float().sigmoid()
+            reference[name] = (at * size).cpu().numpy()
+
+    stride = detector.backbone.output_shape()[detector.in_feature].stride
+    scale = width / item["image"].shape[-1], height / item["image"].shape[-2]
+    extent = grid[1] * stride * scale[0], grid[0] * stride * scale[1]
+    chosen = (boxes[:, :2] + boxes[:, 2:]) / 2 if points is None else boxes.new_tensor(points).reshape(-1, 2)
+    chosen = chosen.clamp(min=chosen.new_zeros(2), max=size - 1)
+    encoder = None
+    if calls := [call for (stage, _, _), call in recorder.calls.items() if stage == "encoder"]:
+        cells = (chosen / size.new_tensor(extent) * size.new_tensor([grid[1], grid[0]])).long()
+        weights = calls[-1].weights()[0, :, cells[:, 1] * grid[1] + cells[:, 0]]
+        encoder = weights.transpose(0, 1).unflatten(-1, grid).cpu().numpy()
+    arrays = [x.float().cpu().numpy() if x.is_floating_point() else x.cpu().numpy() for x in (boxes, scores)]
+    return AttentionReport(
+        *arrays,
+        labels.cpu().numpy(),
+        queries.cpu().numpy(),
+        layer,
+        cross,
+        reference,
+        encoder,
+        chosen.cpu().numpy(),
+        extent,
+    )
+
+
+def _first_of_each(queries: Tensor) -> Tensor:
+    """Positions at which a query occurs for the first time."""
+    _, positions = np.unique(queries.cpu().numpy(), return_index=True)
+    return torch.from_numpy(np.sort(positions)).to(queries.device)
+
+
+def _maps(
+    call: RecordedAttention, queries: Tensor, grid: tuple[int, int], decoder: torch.nn.Module
+) -> dict[str, np.ndarray]:
+    kinds = {"combined": call.weights()}
+    if isinstance(decoder, ConditionalDecoder):
+        kinds = {"spatial": call.spatial, "content": call.content} | kinds
+    return {
+        kind: weights[0, :, queries].transpose(0, 1).unflatten(-1, grid).cpu().numpy()
+        for kind, weights in kinds.items()
+    }

@@ -1,0 +1,117 @@
+"""Images and videos by file, folder and glob; frames in and out of videos."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pair_detr.visualization.opencv import require_opencv
+
+_VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
+_DEFAULT_FPS = 25.0
+
+
+def is_video(file: Path) -> bool:
+    """Whether a file is a video, by its name."""
+    return file.suffix.lower() in _VIDEOS
+
+
+def find_media(inputs: Sequence[str]) -> list[Path]:
+    """Images and videos that are named, lie in folders that are named, or match patterns such as "photos/**/*.jpg".
+
+    Raises:
+        FileNotFoundError: an input names nothing.
+    """
+    files: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            found = [file for file in sorted(path.iterdir()) if file.is_file() and _is_medium(file)]
+            remedy = f'it has no images or videos; for those of its folders write "{path}/**/*.jpg"'
+        elif path.is_file():
+            found, remedy = [path], ""
+        else:
+            # With a path of its own a file is taken at its word; of those that match, what is no medium is left out.
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
+            found = [file for file in matches if file.is_file() and _is_medium(file)]
+            remedy = "there is no such file or folder, and no image or video matches it; correct the path"
+        if not found:
+            raise FileNotFoundError(f"--input {text}: {remedy}.")
+        files.update(dict.fromkeys(found))
+    return list(files)
+
+
+def _is_medium(file: Path) -> bool:
+    return is_video(file) or file.suffix.lower() in Image.registered_extensions()
+
+
+class Frames:
+    """Frames of a video or a webcam: iterate over it for (H, W, 3) uint8 arrays in BGR order.
+
+    Attributes:
+        expected: number of frames as the file says; None if it doesn't, as a webcam.
+        fps: frames a second.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        """
+        Args:
+            source: a file, or the number of a webcam.
+
+        Raises:
+            OSError: it cannot be opened.
+            ImportError: OpenCV is not installed.
+        """
+        cv2 = require_opencv()
+        if isinstance(source, Path) and not source.is_file():
+            raise FileNotFoundError(f"{source} does not exist or is no file: correct the path.")
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        if not self._capture.isOpened():
+            if isinstance(source, int):
+                raise OSError(f"There is no webcam {source}, or another program uses it: connect one, or give --input.")
+            raise OSError(f"{source} cannot be read as a video: replace it, or convert it to MP4.")
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.expected = count if count > 0 else None
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps <= 1000 else _DEFAULT_FPS
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            while True:
+                is_there, frame = self._capture.read()
+                if not is_there:
+                    return
+                yield frame
+        finally:
+            self._capture.release()
+
+
+class VideoFile:
+    """An MP4 file that is written frame by frame; its size is that of the first."""
+
+    def __init__(self, file: Path, fps: float) -> None:
+        self._file = file
+        self._fps = fps
+        self._writer = None
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends an (H, W, 3) uint8 frame in RGB order.
+
+        Raises:
+            OSError: OpenCV cannot write MP4 files.
+        """
+        cv2 = require_opencv()
+        height, width = (side - side % 2 for side in frame.shape[:2])  # The codec has no odd sizes.
+        if self._writer is None:
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._file), codec, self._fps, (width, height))
+            if not self._writer.isOpened():
+                raise OSError(f"{self._file} cannot be written: this OpenCV has no codec for MP4, reinstall it.")
+        self._writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
+
+    def close(self) -> None:
+        """Completes the file."""
+        if self._writer is not None:
+            self._writer.release()

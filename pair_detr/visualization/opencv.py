@@ -1,0 +1,20 @@
+"""OpenCV, which Detectron2's Visualizer and videos need and nothing else does."""
+
+from types import ModuleType
+
+
+def require_opencv() -> ModuleType:
+    """The module ``cv2``.
+
+    Raises:
+        ImportError: it is not installed; the message says how to install it.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            f"Drawing detections needs OpenCV ({error}): pip install opencv-python-headless, or the extra "
+            "pair_detr[demo].",
+            name="cv2",
+        ) from error
+    return cv2

@@ -1,0 +1,181 @@
+"""Losses and AP of trainings, from the ``metrics.json`` that they leave behind, and of published ones."""
+
+import csv
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+logger = logging.getLogger(__name__)
+
+TOTAL = "total_loss"
+_PUBLISHED_COLUMNS = ("epoch", "train_loss", "ap")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values of one run after the given numbers of iterations, or epochs."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def reached(self, threshold: float) -> float:
+        """Steps to ``threshold``, linear between two points; NaN if it was not reached."""
+        above = np.flatnonzero(self.values >= threshold)
+        if not len(above):
+            return float("nan")
+        last = above[0]
+        first = max(last - 1, 0)
+        return float(np.interp(threshold, self.values[first : last + 1], self.steps[first : last + 1]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training.
+
+    Attributes:
+        ap: 0..1, by iteration; None without an evaluation.
+        losses: weighted terms, by name and iteration, "total_loss" among them.
+        epoch_length: iterations of an epoch; None if the run doesn't say.
+    """
+
+    ap: Curve | None
+    losses: dict[str, Curve]
+    epoch_length: float | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """Curves of somebody else's training: AP, 0..1, and loss by epoch."""
+
+    name: str
+    ap: Curve
+    loss: Curve
+
+
+def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
+    """Reads the ``metrics.json`` of a training's output folder.
+
+    Args:
+        folder: OUTPUT_DIR.
+        metric: what is plotted as AP; in percent in the file.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+        ValueError: it has neither losses nor evaluations, cannot be understood, or holds two runs on top of each other.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {folder} is not the OUTPUT_DIR of a training.")
+    rows = _read_rows(path)
+    losses = {
+        name: _last_of_each([(row["iteration"] + 1, row[name]) for row in rows if name in row])
+        for name in sorted({key for row in rows for key in row if key.startswith("loss_") or key == TOTAL})
+    }
+    # Detectron2 writes the evaluation at the end of a training with the iteration after the last.
+    length = 1 + max((row["iteration"] for row in rows if TOTAL in row), default=sys.maxsize)
+    points = [(min(row["iteration"] + 1, length), row[metric] / 100) for row in rows if metric in row]
+    if not points and not losses:
+        raise ValueError(f"{path} has neither losses nor {metric}: train for at least 20 iterations.")
+    ap = None
+    if points:
+        steps, values = np.array(sorted(points)).T
+        if len(np.unique(steps)) < len(steps):
+            raise ValueError(f"{path} holds several runs: give each an OUTPUT_DIR of its own.")
+        ap = Curve(steps.astype(int), values)
+    else:
+        logger.warning("%s has no %s: train with TEST.EVAL_PERIOD set and a data set in DATASETS.TEST.", path, metric)
+    lengths = [(row["iteration"] + 1) / row["epoch"] for row in rows if row.get("epoch")]
+    return Run(ap, losses, float(np.median(lengths)) if lengths else None)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            # The last line of a training that is running, or was killed, may be incomplete.
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: {error}. Remove the line.") from error
+    return rows
+
+
+def _last_of_each(points: Sequence[tuple[int, float]]) -> Curve:
+    """A resumed run repeats what came after the checkpoint."""
+    steps, values = np.array(sorted(dict(points).items())).T
+    return Curve(steps.astype(int), values)
+
+
+def read_published(path: Path) -> Published:
+    """Reads a CSV file with the columns epoch, train_loss and ap (0..1); others are ignored.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, or a value is no number.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--published: {path} does not exist: name a CSV file, or a folder of them.")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in _PUBLISHED_COLUMNS if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"{path} has no column {', '.join(missing)}: it needs {', '.join(_PUBLISHED_COLUMNS)}.")
+        try:
+            rows = [[float(row[name]) for name in _PUBLISHED_COLUMNS] for row in reader]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}. Correct the line.") from error
+    if not rows:
+        raise ValueError(f"{path} has no lines: replace the file.")
+    epoch, loss, ap = np.array(rows).T
+    # Epoch 0 is the first; its values were measured at its end.
+    return Published(path.stem.replace("_", " "), Curve(epoch + 1, ap), Curve(epoch + 1, loss))
+
+
+def mean_and_range(curves: Sequence[Curve], name: str) -> tuple[Curve, np.ndarray, np.ndarray]:
+    """Mean, least and greatest value over the seeds of a run.
+
+    Raises:
+        ValueError: they were measured after different numbers of iterations.
+    """
+    if any(not np.array_equal(curve.steps, curves[0].steps) for curve in curves):
+        raise ValueError(f"The runs of {name} were evaluated at different iterations: plot them apart.")
+    values = np.stack([curve.values for curve in curves])
+    return Curve(curves[0].steps, values.mean(0)), values.min(0), values.max(0)
+
+
+def common_part(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves at the steps that all have."""
+    steps = curves[0].steps
+    for curve in curves[1:]:
+        steps = np.intersect1d(steps, curve.steps)
+    return [Curve(steps, curve.values[np.isin(curve.steps, steps)]) for curve in curves]
+
+
+def summarise(groups: dict[str, list[Run]], threshold: float) -> str:
+    """A table in Markdown: iterations to ``threshold`` and final AP of each group, a value a seed and their mean."""
+    rows = []
+    for name, runs in groups.items():
+        curves = [run.ap for run in runs if run.ap is not None]
+        if not curves:
+            rows.append([name, *["-"] * 4])
+            continue
+        reached = [curve.reached(threshold) for curve in curves]
+        final = [curve.values[-1] for curve in curves]
+        rows.append(
+            [
+                name,
+                " / ".join("-" if np.isnan(x) else f"{x:.0f}" for x in reached),
+                "not by all" if np.isnan(reached).any() else f"{np.mean(reached):.0f}",
+                " / ".join(f"{x:.3f}" for x in final),
+                f"{np.mean(final):.3f}",
+            ]
+        )
+    headers = ["", f"iterations to AP {threshold:.2f}, by seed", "mean", "final AP, by seed", "mean"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

@@ -1,0 +1,174 @@
+"""Detection in images and videos by the demo."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import restored_catalogs, write_image
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+from tool_helpers import CLASSES, save_model
+
+import pair_detr
+from pair_detr.tools import demo
+from pair_detr.visualization import opencv
+from pair_detr.visualization.coco_results import CocoResults
+from pair_detr.visualization.detections import draw_detections
+from pair_detr.visualization.media import Frames, VideoFile, find_media
+
+cv2 = pytest.importorskip("cv2", reason="the demo needs opencv-python-headless")
+
+
+def make_instances(size: tuple[int, int], boxes: list[list[float]], classes: list[int]) -> Instances:
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
+    instances.scores = torch.linspace(0.9, 0.5, len(boxes))
+    instances.pred_classes = torch.tensor(classes)
+    return instances
+
+
+def write_video(file: Path, frames: int, fps: float = 10) -> None:
+    video = VideoFile(file, fps)
+    for i in range(frames):
+        video.write(np.full((48, 64, 3), (i * 20, 0, 255 - i * 20), dtype=np.uint8))
+    video.close()
+
+
+def test_images_and_videos_go_on_beside_a_broken_file(tmp_path: Path) -> None:
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    model = save_model(tmp_path)
+    write_image(inputs / "a.png", 60, 40)
+    write_image(inputs / "b.jpg", 30, 50)
+    (inputs / "c.png").write_bytes((inputs / "a.png").read_bytes()[:2000])
+    write_video(inputs / "d.mp4", 4)
+    (inputs / "e.mp4").write_text("no video")
+    (inputs / "notes.txt").write_text("no image")
+    expected = pair_detr.Predictor.from_files(model[1], model[3])(inputs / "a.png")["instances"]
+    confidence = float(expected.scores[9:11].mean())
+    expected = expected[:10]
+    output = tmp_path / "out"
+    arguments = [*model, "--input", str(inputs), "--output", str(output), "--confidence", str(confidence), "--opts"]
+    assert demo.main([*arguments, "MODEL.DEVICE", "cpu"]) == 1
+
+    assert sorted(path.name for path in output.iterdir()) == ["a.png", "b.jpg", "d.mp4", "results.json"]
+    content = COCO(str(output / "results.json"))
+    assert [cat["name"] for cat in content.loadCats([1, 2, 3])] == list(CLASSES)
+    images = list(content.imgs.values())
+    assert [(x["width"], x["height"]) for x in images] == [(60, 40), (30, 50), *[(64, 48)] * 4]
+    assert [x.get("frame") for x in images] == [None, None, 0, 1, 2, 3]
+    found = content.loadAnns(content.getAnnIds(imgIds=[1]))
+    assert [x["category_id"] - 1 for x in found] == expected.pred_classes.tolist()
+    x1, y1, x2, y2 = expected.pred_boxes.tensor.T
+    np.testing.assert_allclose([x["bbox"] for x in found], torch.stack((x1, y1, x2 - x1, y2 - y1), 1), atol=1e-3)
+    assert content.loadRes(content.dataset["annotations"]).getAnnIds(imgIds=[6]) != []
+    frames = Frames(output / "d.mp4")
+    assert (frames.expected, round(frames.fps), len(list(frames))) == (4, 10, 4)
+
+
+def test_category_ids_are_those_of_the_data_set(tmp_path: Path) -> None:
+    with restored_catalogs():
+        MetadataCatalog.get("pets").set(
+            thing_classes=list(CLASSES), thing_dataset_id_to_contiguous_id={17: 0, 18: 1, 90: 2}
+        )
+        predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2], options=["DATASETS.TEST", "('pets',)"])
+        assert demo._dataset_ids(predictor) == [17, 18, 90]
+
+
+def test_results_hold_masks(tmp_path: Path) -> None:
+    results = CocoResults(CLASSES, [3, 5, 9])
+    instances = make_instances((20, 30), [[1, 2, 11, 7], [0, 0, 5, 5]], [1, 2])
+    instances.pred_masks = torch.zeros(2, 20, 30, dtype=torch.bool)
+    instances.pred_masks[0, 2:7, 1:11] = True
+    results.add("x.jpg", instances)
+    results.add("empty.jpg", make_instances((20, 30), [], []))
+    results.write(tmp_path / "results.json")
+    content = COCO(str(tmp_path / "results.json"))
+    first, second = content.loadAnns(content.getAnnIds())
+    assert (first["category_id"], first["bbox"], first["area"]) == (5, [1, 2, 10, 5], 50)
+    assert mask_util.area(first["segmentation"]) == 50
+    assert second["category_id"] == 9
+    assert content.getAnnIds(imgIds=[2]) == []
+
+
+def test_boxes_masks_and_panoptic_segments_are_drawn_where_they_are() -> None:
+    image = np.full((400, 600, 3), 128, dtype=np.uint8)
+    metadata = Metadata(name="test", thing_classes=list(CLASSES), stuff_classes=["grass"], stuff_colors=[[0, 255, 0]])
+    metadata.thing_dataset_id_to_contiguous_id = {0: 0}
+    instances = make_instances((400, 600), [[100, 50, 300, 250]], [0])
+    picture = draw_detections(image, {"instances": instances}, metadata)
+    assert picture.shape == (480, 720, 3)
+    changed = np.argwhere((picture != 128).any(-1)) / 1.2
+    assert np.abs(changed.min(0) - (50, 100)).max() < 6
+    assert np.abs(changed.max(0)[1] - 300) < 6
+    inside = picture[180, 240]
+    assert (inside == 128).all()
+    instances.pred_masks = torch.zeros(1, 400, 600, dtype=torch.bool)
+    instances.pred_masks[0, 60:240, 110:290] = True
+    assert (draw_detections(image, {"instances": instances}, metadata)[180, 240] != 128).any()
+    segments = torch.zeros(400, 600, dtype=torch.int32)
+    segments[300:] = 1
+    info = [{"id": 1, "isthing": False, "category_id": 0, "area": 60000}]
+    drawn = draw_detections(image, {"instances": instances, "panoptic_seg": (segments, info)}, metadata)
+    red, green, blue = drawn[470, 20]
+    assert green > max(red, blue)
+    assert (drawn[60, 60] == 128).all()
+
+
+def test_inputs_are_found_and_outputs_have_names_of_their_own(tmp_path: Path) -> None:
+    for name in ("a/x.jpg", "b/x.jpg", "b/x.png", "b/deep/y.png", "b/z.MOV", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files = find_media([str(tmp_path / "a" / "x.jpg"), str(tmp_path / "b"), str(tmp_path / "b/**/*")])
+    assert [str(f.relative_to(tmp_path)) for f in files] == ["a/x.jpg", "b/x.jpg", "b/x.png", "b/z.MOV", "b/deep/y.png"]
+    names = [path.name for path in demo.name_outputs(files, tmp_path / "out")]
+    assert names == ["x.jpg", "x_2.jpg", "x.png", "z.mp4", "y.png"]
+    with pytest.raises(ValueError, match=r"a/x\.jpg is one of the inputs"):
+        demo.name_outputs(files[:1], tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    for text, message in (("empty", r"no images or videos.*\*\*"), ("no*.jpg", "matches it; correct the path")):
+        with pytest.raises(FileNotFoundError, match=message):
+            find_media([str(tmp_path / text)])
+
+
+def test_a_damaged_video_keeps_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "x.mp4", 5)
+    predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2])
+    iterate = Frames.__iter__
+    monkeypatch.setattr(Frames, "__iter__", lambda self: (f for f, _ in zip(iterate(self), range(2), strict=False)))
+    shown = demo.Demo(predictor, 0.5)
+    with pytest.raises(OSError, match=r"x\.mp4 ends after 2 of 5 frames"):
+        shown.video(tmp_path / "x.mp4", tmp_path / "out" / "x.mp4")
+    assert shown.results.num_images == 2
+    assert (tmp_path / "out" / "x.mp4").is_file()
+    with pytest.raises(OSError, match="no webcam 99"):
+        shown.video(99, tmp_path / "out" / "webcam.mp4")
+
+
+def test_bad_arguments_stop_before_the_model_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "a.png", 8, 8)
+    arguments = ["--config-file", "quickstart", "--output", str(tmp_path / "out"), "--input", str(tmp_path / "a.png")]
+    with pytest.raises(ValueError, match="--weights"):
+        demo.main(arguments)
+    with pytest.raises(SystemExit):
+        demo.main([*arguments, "--confidence", "50"])
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match="pip install opencv-python-headless"):
+        opencv.require_opencv()
+    with pytest.raises(ImportError, match="opencv"):
+        demo.main(arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_any_mode_are_drawn(tmp_path: Path) -> None:
+    arguments = save_model(tmp_path)
+    for mode in ("L", "P", "RGBA", "CMYK"):
+        Image.new("RGB", (40, 30), "red").convert(mode).save(tmp_path / f"{mode}.tiff")
+    inputs = ["--input", str(tmp_path / "*.tiff"), "--output", str(tmp_path / "out")]
+    assert demo.main([*arguments, *inputs, "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    assert {Image.open(file).size for file in (tmp_path / "out").glob("*.png")} == {(200, 150)}

@@ -1,0 +1,153 @@
+"""Why an object has its query, and other ways to assign them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import restored_catalogs, write_coco
+from model_helpers import build, make_batch, tiny_cfg
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from tool_helpers import CLASSES, save_model
+from torchvision.ops import generalized_box_iou
+
+import pair_detr
+from pair_detr.analysis.assignment import METHODS, auction, exact, greedy, sinkhorn
+from pair_detr.analysis.matching_report import MatchingReport, report_matching
+from pair_detr.analysis.training_costs import training_costs
+from pair_detr.data import register_coco
+from pair_detr.tools import explain_matching, study_matching
+from pair_detr.visualization.matching_figure import shown_queries
+
+TRAP = np.array([[1.0, 2.0, 9.0], [2.0, 10.0, 9.0]])
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    """An image of 60 x 40 pixels with a dog, a crowd and a cat, and one without objects; its classes are cat, dog."""
+    annotations = [
+        {"image_id": 1, "bbox": [5, 10, 20, 15], "category_id": 2},
+        {"image_id": 1, "bbox": [0, 0, 30, 30], "iscrowd": 1},
+        {"image_id": 1, "bbox": [30, 5, 12, 24], "category_id": 1},
+    ]
+    with restored_catalogs():
+        register_coco("pets", str(write_coco(tmp_path / "pets", annotations, [(60, 40), (50, 50)])), tmp_path / "pets")
+        yield "pets"
+
+
+def test_report_adds_up_to_the_assignment_of_scipy(tmp_path: Path, dataset: str) -> None:
+    """Terms against torchvision, on the original image's scale, with the weights of the config."""
+    predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2])
+    record = explain_matching.find_image(dataset, "1.png")
+    report = report_matching(predictor.model, explain_matching.prepare(predictor, record, dataset))
+    assert report.labels.tolist() == [1, 0]
+    np.testing.assert_allclose(report.truth, [[5, 10, 25, 25], [30, 5, 42, 29]], atol=1e-3)
+    found = predictor(tmp_path / "pets" / "1.png")["instances"].pred_boxes.tensor
+    assert {tuple(b) for b in report.boxes.round(2).tolist()} >= {tuple(b) for b in found.numpy().round(2).tolist()}
+    assert report.query.tolist() == linear_sum_assignment(report.cost)[1].tolist()
+    giou = generalized_box_iou(torch.tensor(report.truth), torch.tensor(report.boxes))
+    np.testing.assert_allclose(report.terms[2], -2 * giou, atol=1e-4)
+    scale = np.array([60, 40, 60, 40])
+
+    def cxcywh(boxes: np.ndarray) -> np.ndarray:
+        return np.concatenate(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), 1) / scale
+
+    l1 = np.abs(cxcywh(report.truth)[:, None] - cxcywh(report.boxes)).sum(-1)
+    np.testing.assert_allclose(report.terms[1], 5 * l1, atol=1e-4)
+    row = report.rows(list(CLASSES))[0]
+    assert row["class"] == "dog"
+    assert row["cost"] == pytest.approx(row["class cost"] + row["L1 cost"] + row["GIoU cost"], abs=1e-5)
+    assert row["its cost"] == pytest.approx(report.cost[0].min())
+
+
+def test_queries_are_shown_with_the_matched_ones_first() -> None:
+    cost = np.array([[5.0, 1.0, 2.0, 0.5], [4.0, 1.5, 0.0, 9.0]])
+    report = MatchingReport(cost[None], np.array([1, 2]), np.array([0, 0]), np.zeros((2, 4)), np.zeros((4, 4)))
+    assert shown_queries(report).tolist() == [1, 2, 3, 0]
+
+
+def test_tool_writes_a_picture_and_a_table(tmp_path: Path, dataset: str) -> None:
+    arguments = [*save_model(tmp_path), "--dataset", dataset]
+    output = tmp_path / "out" / "matching.png"
+    options = ["--opts", "MODEL.DEVICE", "cpu"]
+    explain_matching.main([*arguments, "--image", "#0", "--output", str(output), *options])
+    assert min(Image.open(output).size) > 400
+    content = json.loads(output.with_suffix(".json").read_text())
+    assert [row["class"] for row in content["matches"]] == ["dog", "cat"]
+    assert np.array(content["terms"]["giou"]).shape == (2, 7)
+    for image, message in (("9.png", r'no such image among its 2.* "#0" to "#1"'), ("2.png", "no objects to match")):
+        with pytest.raises(ValueError, match=message):
+            explain_matching.main([*arguments, "--image", image, *options])
+
+
+def test_classes_are_matched_by_name(tmp_path: Path, dataset: str) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    cfg = tiny_cfg()
+    arguments = save_model(folder, cfg)
+    state = torch.load(folder / "model.pth", weights_only=True)
+    state["pair_detr"]["class_names"] = ["owl", "dog", "hen"]
+    torch.save(state, folder / "model.pth")
+    predictor = pair_detr.Predictor.from_files(*arguments[1::2])
+    record = explain_matching.find_image(dataset, "1")
+    with pytest.raises(ValueError, match=r'1\.png of "pets" has objects of cat, which the model does not know'):
+        explain_matching.prepare(predictor, record, dataset)
+
+
+def test_other_methods_on_a_trap_for_the_greedy() -> None:
+    """The cheapest pair costs 1 and leaves 9 for the other object, 10 in all; the best is 2 + 2."""
+    assert exact(TRAP).tolist() == [1, 0]
+    assert greedy(TRAP).tolist() == [0, 2]
+    assert auction(TRAP).tolist() == [1, 0]
+    # Both want query 0: nothing keeps a high temperature from giving it to both.
+    assert sinkhorn(TRAP, temperature=0.05).tolist() == [1, 0]
+    assert sinkhorn(np.array([[0.0, 1.0], [0.0, 1.0]])).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("objects", "queries"), [(1, 1), (1, 5), (6, 6), (8, 20)])
+def test_auction_is_within_its_bound(objects: int, queries: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        cost = rng.normal(size=(objects, queries)).round(1)
+        rows, best = linear_sum_assignment(cost)
+        columns = auction(cost, epsilon=0.01)
+        assert len(set(columns.tolist())) == objects
+        assert cost[rows, columns].sum() <= cost[rows, best].sum() + objects * 0.01 + 1e-9
+
+
+def test_outcomes_are_judged_against_the_exact_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = study_matching.judge("greedy", [TRAP, -TRAP])
+    # Of -TRAP: exact takes 10 and 9, as greedy does.
+    assert (outcome.valid, outcome.optimal, outcome.changed) == (1, 0.5, 0.5)
+    assert outcome.gap == pytest.approx((6 / 2 + 0) / 2)
+    monkeypatch.setitem(METHODS, "greedy", lambda cost: np.zeros(len(cost), dtype=int))
+    invalid = study_matching.judge("greedy", [TRAP])
+    assert (invalid.valid, invalid.optimal) == (0, 0)
+    assert np.isnan(invalid.gap)
+
+
+def test_training_costs_are_those_of_the_matcher() -> None:
+    """Of every decoder layer and image with objects."""
+    model = build(tiny_cfg())
+    batch = make_batch([(40, 56), (32, 24), (40, 40)], [2, 0, 3])
+    costs = training_costs(model, [batch])
+    assert [cost.shape for cost in costs] == [(2, 7)] * 3 + [(3, 7)] * 3
+    with torch.no_grad():
+        predictions, targets = model.detector(*model.preprocess(batch)), model.pack_targets(batch)
+        assignment = model.criterion.matcher(predictions.logits, predictions.boxes, targets)
+    last_of_third = (assignment.layer == 2) & (assignment.image == 2)
+    assert exact(costs[5]).tolist() == assignment.query[last_of_third].tolist()
+
+
+def test_study_writes_a_figure_and_the_costs(tmp_path: Path, dataset: str) -> None:
+    config, weights = save_model(tmp_path, tiny_cfg(NUM_CLASSES=2))[1::2]
+    output = tmp_path / "out" / "study.png"
+    arguments = ["--config-file", config, "--stages", weights, "--images", "2", "--output", str(output)]
+    options = ["DATASETS.TRAIN", f"('{dataset}',)", "MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(40,)"]
+    options += ["INPUT.RESIZE_CROP.ENABLED", "False"]
+    study_matching.main([*arguments, "--dump", str(tmp_path / "costs.npz"), "--opts", *options])
+    assert min(Image.open(output).size) > 300
+    costs = np.load(tmp_path / "costs.npz")
+    assert [cost.shape for cost in costs.values()] == [(2, 7)] * 3

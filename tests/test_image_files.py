@@ -1,0 +1,90 @@
+"""Images as people have them: turned, transparent, with a palette, grey, broken, without objects."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_helpers import make_cfg
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from pair_detr.data import DetectionMapper
+from pair_detr.data.image_files import image_sizes, read_pixels
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "L", "LA", "1", "CMYK", "YCbCr", "HSV"])
+def test_every_mode_of_8_bits_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    colour = (255, 255, 255) if mode in ("1", "L", "LA") else (255, 0, 0)
+    suffix = {"CMYK": "tif", "YCbCr": "tif", "HSV": "tif", "PA": "tif"}.get(mode, "png")
+    image = Image.new("RGB", (6, 4), colour)
+    image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+    try:
+        image.save(tmp_path / f"image.{suffix}")
+    except OSError:
+        pytest.skip(f"this Pillow cannot write {mode}")
+    pixels = read_pixels(str(tmp_path / f"image.{suffix}"), "RGB")
+    assert pixels.shape == (4, 6, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels[0, 0].astype(int) - colour).max() <= 3
+    assert np.array_equal(read_pixels(str(tmp_path / f"image.{suffix}"), "BGR")[..., ::-1], pixels)
+
+
+def test_transparency_is_dropped(tmp_path: Path) -> None:
+    Image.new("RGBA", (6, 4), (10, 20, 30, 0)).save(tmp_path / "clear.png")
+    palette = Image.new("P", (6, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "palette.png", transparency=b"\xff\x80")
+    for name in ("clear.png", "palette.png"):
+        assert read_pixels(str(tmp_path / name), "RGB")[0, 0].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("I;16", "png"), ("I", "tif"), ("F", "tif")])
+def test_more_than_8_bits_are_named(tmp_path: Path, mode: str, suffix: str) -> None:
+    """Pillow would clip them at 255, and everything would be white."""
+    Image.fromarray(np.full((4, 6), 3000, dtype={"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])).save(
+        tmp_path / f"deep.{suffix}"
+    )
+    with pytest.raises(ValueError, match=rf"deep\.{suffix} has more than 8 bits a channel .*scale it to 0\.\.255"):
+        read_pixels(str(tmp_path / f"deep.{suffix}"), "RGB")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_those_of_the_turned_image(tmp_path: Path, orientation: int) -> None:
+    """The corner of the turned image that is white is the one that its annotation says, for every turn."""
+    upright = np.zeros((16, 24, 3), dtype=np.uint8)
+    upright[:8, :8] = 255
+    # Pixels as a camera stores them: what EXIF's turn gives back as upright.
+    undo = {1: [], 2: ["h"], 3: ["h", "v"], 4: ["v"], 5: ["t"], 6: ["t", "v"], 7: ["t", "h", "v"], 8: ["t", "h"]}
+    stored = upright
+    for step in undo[orientation]:
+        stored = {"h": lambda x: x[:, ::-1], "v": lambda x: x[::-1], "t": lambda x: x.transpose(1, 0, 2)}[step](stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "turned.png", exif=exif)
+    assert image_sizes([tmp_path / "turned.png"]) == [(24, 16)]
+    assert np.array_equal(read_pixels(str(tmp_path / "turned.png"), "RGB"), upright)
+    cfg = make_cfg()
+    cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.ENABLED = "none", False
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (16,), 99
+    annotation = {"bbox": [0, 0, 8, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {"file_name": str(tmp_path / "turned.png"), "width": 24, "height": 16, "annotations": [annotation]}
+    mapped = DetectionMapper(cfg, is_train=True)(record)
+    assert mapped["instances"].gt_boxes.tensor.tolist() == [[0, 0, 8, 8]]
+    assert mapped["image"][:, :8, :8].min() == 255 and mapped["image"].float().mean() == pytest.approx(255 / 6)
+
+
+@pytest.mark.parametrize("annotations", [[], [{"bbox": [0, 0, 9, 9], "bbox_mode": 0, "category_id": 0, "iscrowd": 1}]])
+@pytest.mark.parametrize("masks", [False, True])
+def test_images_without_objects(tmp_path: Path, annotations: list[dict], masks: bool) -> None:
+    """None at all, or a crowd alone, which nothing is learnt from."""
+    Image.new("L", (30, 20)).save(tmp_path / "empty.png")
+    cfg = make_cfg()
+    cfg.MODEL.MASK_ON = masks
+    record = {"file_name": str(tmp_path / "empty.png"), "width": 30, "height": 20, "annotations": annotations}
+    instances = DetectionMapper(cfg, is_train=True)(record)["instances"]
+    assert len(instances) == 0 and instances.gt_boxes.tensor.shape == (0, 4)
+    assert instances.has("gt_masks") == masks
+
+
+def test_size_of_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("text")
+    assert image_sizes([tmp_path / "text.jpg", tmp_path / "absent.jpg"]) == [None, None]

@@ -1,0 +1,32 @@
+"""What the tests of tools that use a trained model share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from model_helpers import build, tiny_cfg
+
+from pair_detr.engine import AtomicCheckpointer
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def save_model(folder: Path, cfg: CfgNode | None = None, variant: str = "pair_detr", **detr: Any) -> list[str]:
+    """Saves a tiny model for CLASSES, and the arguments of a tool that choose it."""
+    cfg = tiny_cfg(variant, **detr) if cfg is None else cfg
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
+    model = build(cfg)
+    model.class_names = list(CLASSES[: model.num_classes])
+    AtomicCheckpointer(model, str(folder)).save("model")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return ["--config-file", str(folder / "config.yaml"), "--weights", str(folder / "model.pth")]
+
+
+def write_metrics(folder: Path, points: dict[int, float]) -> Path:
+    """A log in Detectron2's form: iterations count from 0 and AP is in percent."""
+    folder.mkdir()
+    rows = [{"iteration": i - 1, "bbox/AP": ap * 100, "total_loss": 1.0} for i, ap in points.items()]
+    rows.insert(1, {"iteration": rows[0]["iteration"] + 5, "total_loss": 2.0})
+    (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
