@@ -1,0 +1,103 @@
+"""Runs the Python commands of the documents in small, without loading PyTorch for each; see test_documentation.py.
+
+``python document_server.py SOCKET`` answers requests, one a line of JSON with "folder" and "arguments", with an exit status.
+Each runs in a process of its own, forked from this one; what it prints goes to ``log.txt`` beside the socket.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import socket
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pair_detr.config_files import load_config
+from pair_detr.engine import argument_parser, run
+
+# Appended to the options of every training and evaluation: a step on images of 64 pixels.
+SHORT = [
+    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"),
+    *("SOLVER.EPOCHS.MAX", "0", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "4"),
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "96", "INPUT.MIN_SIZE_TEST", "64"),
+    *("INPUT.MAX_SIZE_TEST", "96", "TEST.IMS_PER_BATCH", "8", "TEST.EVAL_PERIOD", "0"),
+]
+NARROW = ["MODEL.DETR.HIDDEN_DIM", "32", "MODEL.DETR.FFN_DIM", "32", "MODEL.DETR.ENC_LAYERS", "1"]
+NARROW += ["MODEL.DETR.DEC_LAYERS", "2", "MODEL.DETR.NUM_QUERIES", "20"]
+# Appended to the arguments of tools.
+BRIEF = {
+    "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1"],
+    "study_matching": ["--images", "2"],
+}
+
+
+def train(args: Namespace) -> None:
+    """Trains or evaluates in one process, for as short as it can be."""
+    args.num_gpus, args.num_machines, args.machine_rank = min(args.num_gpus, 1), 1, 0
+    cfg = load_config(args.config_file, args.opts)
+    args.opts += SHORT
+    if "resnet" in cfg.MODEL.BACKBONE.NAME:
+        args.opts += NARROW
+    if "://" in cfg.MODEL.WEIGHTS:
+        args.opts += ["MODEL.WEIGHTS", ""]
+    run(args)
+
+
+def execute(arguments: Sequence[str]) -> object:
+    """Does what the interpreter would, with these arguments; returns the exit status, in the forms of ``sys.exit``."""
+    program, *rest = arguments
+    if program == "-m":
+        tool, *rest = rest
+        return importlib.import_module(tool).main([*rest, *BRIEF.get(tool.rpartition(".")[2], [])])
+    if program == "-c":
+        return exec(rest[0], {})
+    if program == "train_net.py":
+        return train(argument_parser().parse_args(rest))
+    sys.argv = list(arguments)
+    return runpy.run_path(program, run_name="__main__") and None
+
+
+def answer(connection: socket.socket, log: Path) -> None:
+    """Runs the request of a connection, in a process that has nothing else to do."""
+    status: object = 1
+    try:
+        request = json.loads(connection.makefile().readline())
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(request["folder"])
+        status = execute(request["arguments"])
+    except SystemExit as error:
+        status = error.code
+    except BaseException:
+        traceback.print_exc()
+    if isinstance(status, str):
+        sys.stderr.write(f"{status}\n")
+        status = 1
+    sys.stdout.flush()
+    connection.sendall(f"{int(status or 0)}\n".encode())
+    os._exit(0)
+
+
+def main(address: str) -> None:
+    """Serves until it is stopped."""
+    torch.set_num_threads(1)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                child = os.fork()
+                if child == 0:
+                    answer(connection, Path(address).with_name("log.txt"))
+                os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
