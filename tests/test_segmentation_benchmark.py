@@ -24,7 +24,11 @@ def test_bytes_for_the_backward_pass_by_hand() -> None:
     assert tool.bytes_for_backward(lambda: (x * y).exp().exp() * y, [x, y]) == 80
 
 
-def test_memory_does_not_depend_on_the_number_of_queries(caplog: pytest.LogCaptureFixture) -> None:
+def test_memory_does_not_depend_on_the_number_of_queries(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Detectron2's loggers hand nothing on to the root, where the fixture listens.
+    monkeypatch.setattr(tool.logger, "handlers", [caplog.handler])
     tool.main(["--queries", "100", "300"])
     rows = [line.split("|") for line in caplog.text.splitlines() if " features " in line]
     kept = [float(row[3]) for row in rows]

@@ -16,7 +16,7 @@ class ConvNet(Backbone):
         Args:
             in_channels: of the image.
             channels: of each stage.
-            all_stages: emit those before the last, too, as "stage1", "stage2", ...
+            all_stages: emit those before the last, too, as "stage2", ...; like ResNets none finer than stride 4.
         """
         super().__init__()
         layers: list[nn.Module] = []
@@ -29,7 +29,7 @@ class ConvNet(Backbone):
                 ]
                 in_channels = out_channels
         self.layers = nn.Sequential(*layers)
-        first = 1 if all_stages else len(channels)
+        first = min(2, len(channels)) if all_stages else len(channels)
         names = [f"stage{i}" for i in range(first, len(channels))] + ["last"]
         self._spec = {name: ShapeSpec(channels=channels[i - 1], stride=2**i) for i, name in enumerate(names, first)}
         # The number of layers after which each feature map is complete.
