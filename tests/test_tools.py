@@ -13,11 +13,13 @@ from pair_detr.data import make_shapes
 from pair_detr.tools import (
     analyze,
     benchmark,
+    check_dataset,
     demo,
     explain_matching,
     plot_training,
     study_matching,
     visualize_attention,
+    visualize_data,
 )
 from pair_detr.tools.common import run
 
@@ -57,7 +59,16 @@ def test_benchmark_reports_ratios(options: list[str], monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     "tool",
-    [analyze, demo, explain_matching, plot_training, study_matching, visualize_attention],
+    [
+        analyze,
+        check_dataset,
+        demo,
+        explain_matching,
+        plot_training,
+        study_matching,
+        visualize_attention,
+        visualize_data,
+    ],
     ids=lambda t: t.__name__,
 )
 def test_help_teaches_by_an_example(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,6 @@
 """Counts classes of data sets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
 
-import argparse
 import logging
-import sys
 
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
@@ -11,6 +9,7 @@ from tqdm import tqdm
 from pair_detr.config_files import load_config
 from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config
 from pair_detr.data.validation import unreadable_images
+from pair_detr.tools.common import run, tool_parser
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.check_dataset")
@@ -22,13 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         the exit status: 1 if training would stop at one of the data sets.
     """
-    parser = argparse.ArgumentParser(
-        description="Counts boxes and images of every class, and lists missing images, unknown classes, degenerate "
-        "boxes, missing and malformed masks, duplicates and images without labels. Exits with 1 if training would stop "
-        "at one of the data sets."
+    parser = tool_parser(
+        "Counts boxes and images of every class, and lists missing images, unknown classes, degenerate boxes, missing "
+        "and malformed masks, duplicates and images without labels. Exits with 1 if training would stop at one of the "
+        "data sets.",
+        "check_dataset my_train my_val --config-file my.yaml --open-images",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="registered data set")
-    parser.add_argument("--config-file", help="config whose DATASETS.REGISTER registers the data sets")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="config that registers the data sets")
     parser.add_argument("--open-images", action="store_true", help="also read every image, which takes its time")
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
@@ -83,4 +83,4 @@ def class_table(report: DatasetReport) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

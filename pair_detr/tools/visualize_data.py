@@ -91,8 +91,8 @@ def augmented(
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = tool_parser(
-        "Draws images of data sets with their boxes, masks and labels: to see that classes, boxes and turned images are "
-        "right, and with --augmented what the model is trained on. Exits with 1 if images cannot be read.",
+        "Draws images of data sets with their boxes, masks and labels: to see that classes, boxes and turned images "
+        "are right, and with --augmented what the model is trained on. Exits with 1 if images cannot be read.",
         "visualize_data my_train --config-file my.yaml --augmented --views 4 --count 5 --output pictures",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="registered data set; none takes DATASETS.TRAIN")
