@@ -1,14 +1,15 @@
 """Images as people have them: turned, transparent, with a palette, grey, broken, without objects."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import make_cfg
+from data_helpers import make_cfg, restored_catalogs, write_coco
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from pair_detr.data import DetectionMapper
+from pair_detr.data import DetectionMapper, build_train_loader, register_coco
 from pair_detr.data.image_files import image_sizes, read_pixels
 
 
@@ -83,6 +84,32 @@ def test_images_without_objects(tmp_path: Path, annotations: list[dict], masks: 
     instances = DetectionMapper(cfg, is_train=True)(record)["instances"]
     assert len(instances) == 0 and instances.gt_boxes.tensor.shape == (0, 4)
     assert instances.has("gt_masks") == masks
+
+
+def test_the_training_loader_takes_them_all(tmp_path: Path) -> None:
+    """Colours of each kind, a turned image, one without objects and a crowd, in the batches of an epoch."""
+    with restored_catalogs():
+        modes = ("RGBA", "P", "L", "RGB", "RGB", "RGB")
+        turned, empty, crowd = 4, 5, 6
+        boxes = [{"image_id": i, "bbox": [0, 0, 10, 10]} for i in range(1, 7) if i != empty]
+        boxes[-1]["iscrowd"] = 1
+        file = write_coco(tmp_path, boxes, [(40, 30)] * 6)
+        for number, mode in enumerate(modes, start=1):
+            exif = Image.Exif()
+            exif[0x0112] = 6 if number == turned else 1
+            size = (30, 40) if number == turned else (40, 30)
+            Image.new("RGB", size, (90, 90, 90)).convert(mode).save(tmp_path / f"{number}.png", exif=exif)
+        register_coco("kinds", str(file), str(tmp_path))
+        cfg = make_cfg(TRAIN=("kinds",))
+        cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.ENABLED = "none", False
+        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (30,), 99
+        cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 6, 0
+        (batch,) = itertools.islice(build_train_loader(cfg), 1)
+    assert sorted(item["image_id"] for item in batch) == list(range(1, 7))
+    for item in batch:
+        assert item["image"].shape == (3, 30, 40) and (item["image"] == 90).all()
+        objects = [] if item["image_id"] in (empty, crowd) else [[0, 0, 10, 10]]
+        assert item["instances"].gt_boxes.tensor.tolist() == objects
 
 
 def test_size_of_what_is_no_image(tmp_path: Path) -> None:
