@@ -94,11 +94,12 @@ def test_the_training_loader_takes_them_all(tmp_path: Path) -> None:
         boxes = [{"image_id": i, "bbox": [0, 0, 10, 10]} for i in range(1, 7) if i != empty]
         boxes[-1]["iscrowd"] = 1
         file = write_coco(tmp_path, boxes, [(40, 30)] * 6)
+        # A colour that Pillow's palette has.
         for number, mode in enumerate(modes, start=1):
             exif = Image.Exif()
             exif[0x0112] = 6 if number == turned else 1
             size = (30, 40) if number == turned else (40, 30)
-            Image.new("RGB", size, (90, 90, 90)).convert(mode).save(tmp_path / f"{number}.png", exif=exif)
+            Image.new("RGB", size, (102, 102, 102)).convert(mode).save(tmp_path / f"{number}.png", exif=exif)
         register_coco("kinds", str(file), str(tmp_path))
         cfg = make_cfg(TRAIN=("kinds",))
         cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.ENABLED = "none", False
@@ -107,7 +108,7 @@ def test_the_training_loader_takes_them_all(tmp_path: Path) -> None:
         (batch,) = itertools.islice(build_train_loader(cfg), 1)
     assert sorted(item["image_id"] for item in batch) == list(range(1, 7))
     for item in batch:
-        assert item["image"].shape == (3, 30, 40) and (item["image"] == 90).all()
+        assert item["image"].shape == (3, 30, 40) and (item["image"] == 102).all()
         objects = [] if item["image_id"] in (empty, crowd) else [[0, 0, 10, 10]]
         assert item["instances"].gt_boxes.tensor.tolist() == objects
 
