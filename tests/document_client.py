@@ -4,9 +4,10 @@ import json
 import os
 import socket
 import sys
+from pathlib import Path
 
 with socket.socket(socket.AF_UNIX) as connection:
     connection.connect(os.environ["DOCUMENT_SERVER"])
-    request = {"folder": os.getcwd(), "arguments": sys.argv[1:]}
+    request = {"folder": str(Path.cwd()), "arguments": sys.argv[1:]}
     connection.sendall(json.dumps(request).encode() + b"\n")
     sys.exit(int(connection.makefile().readline() or 1))

@@ -1,6 +1,6 @@
 """Runs the Python commands of the documents in small, without loading PyTorch for each; see test_documentation.py.
 
-``python document_server.py SOCKET`` answers requests, one a line of JSON with "folder" and "arguments", with an exit status.
+``python document_server.py SOCKET`` takes requests, a line of JSON with "folder" and "arguments", with an exit status.
 Each runs in a process of its own, forked from this one; what it prints goes to ``log.txt`` beside the socket.
 """
 
@@ -32,6 +32,8 @@ NARROW += ["MODEL.DETR.DEC_LAYERS", "2", "MODEL.DETR.NUM_QUERIES", "20"]
 # Appended to the arguments of tools.
 BRIEF = {
     "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1"],
+    "make_open_shapes": ["--train", "60", "--val", "8"],
+    "make_shapes": ["--train", "60", "--val", "8"],
     "study_matching": ["--images", "2"],
 }
 

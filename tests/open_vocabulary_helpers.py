@@ -14,6 +14,19 @@ from pair_detr.open_vocabulary import Vocabulary
 
 TEXT_DIM = 12
 NAMES = ("helmet", "forklift", "traffic cone")
+# Arguments of clip's own model.
+TINY_CLIP = {
+    "embed_dim": 24,
+    "image_resolution": 32,
+    "vision_layers": 1,
+    "vision_width": 64,
+    "vision_patch_size": 16,
+    "context_length": 77,
+    "vocab_size": 49408,
+    "transformer_width": 64,
+    "transformer_heads": 1,
+    "transformer_layers": 2,
+}
 PUBLISHED = {
     "coco": ("coco_clip_a+cname.npy", 80),
     "lvis": ("lvis_v1_clip_a+cname.npy", 1203),

@@ -1,83 +1,143 @@
-"""Commands and links in the documents: they name configs, tools, options and files that exist."""
+"""Commands and links in the documents: all commands run, all links lead somewhere."""
 
-import argparse
-import importlib
+import json
+import os
 import re
-import shlex
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from clip.model import CLIP
+from data_helpers import write_coco, write_image, write_voc
+from open_vocabulary_helpers import TINY_CLIP
 
-import train_net
-from pair_detr.config_files import load_config
-from pair_detr.engine import argument_parser
+from pair_detr.visualization.media import VideoFile
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+# What the commands of each document read, beside the configs and the data that all have: see the functions below.
+PREPARATION = {
+    "README.md": ("own_data", "published_weights", "text_encoder", "photos_and_video", "quickstart_weights"),
+    "model_zoo.md": ("published_weights",),
+    "recipes.md": ("own_data", "detector_weights"),
+}
 
 
-class ParsedError(Exception):
-    """The arguments were read."""
+def code_blocks(document: Path, language: str) -> list[str]:
+    """Blocks of code in a language; shell commands have none."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    return [code for name, code in blocks if name == language]
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """Document and command, of all blocks of code, loops taken apart and continued lines joined."""
-    for document in DOCUMENTS:
-        for block in re.findall(r"^```\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE):
-            for line in re.split(r"\n|; do |;", block.replace("\\\n", " ")):
-                if line.strip().startswith("python "):
-                    yield document.name, line.strip()
+def commands_of(document: Path) -> list[str]:
+    """Blocks of commands, less those that install."""
+    blocks = [block for block in code_blocks(document, "") if re.search(r"^python ", block, re.MULTILINE)]
+    kept = [re.sub(r"^(make|source|pip) .*\n", "", block, flags=re.MULTILINE) for block in blocks]
+    # A training of one step has no checkpoints from its midst.
+    return [re.sub(r"model_\d{7}\.pth", "model_final.pth", block) for block in kept]
 
 
-COMMANDS = sorted(set(commands()))
+def own_data(document: Path, run: Callable[[str], None]) -> None:
+    """my.yaml, as the document has it, and the data that it names."""
+    Path("my.yaml").write_text(next(config for config in code_blocks(document, "yaml") if "my_train" in config))
+    boxes = [{"image_id": 1 + i % 4, "bbox": [5, 5, 20, 15], "category_id": 1 + i % 2} for i in range(8)]
+    for split in ("train", "val"):
+        file = write_coco(Path("data", split), boxes, [(60, 40)] * 4)
+        content = json.loads(file.read_text())
+        content["categories"] = [{"id": 1, "name": "helmet"}, {"id": 2, "name": "forklift"}]
+        Path("data", f"{split}.json").write_text(json.dumps(content))
+    voc = write_voc(Path("data/voc"))
+    (voc / "ImageSets/Main/train.txt").rename(voc / "ImageSets/Main/val.txt")
+    annotation = voc / "Annotations/a.xml"
+    annotation.write_text(annotation.read_text().replace("dog", "helmet").replace("cat", "forklift"))
 
 
-def arguments_of(command: str) -> list[str]:
-    # Variables of loops stand for names and numbers.
-    values = {"variant": "pair_detr", "loss": "first", "start": ""}
-    command = re.sub(r"\$\{?(\w+)\}?", lambda match: values.get(match[1], "1"), command)
-    return shlex.split(command, comments=True)[1:]
+def published_weights(document: Path, run: Callable[[str], None]) -> None:
+    run(
+        "python train_net.py --config-file configs/conditional_detr/r50.yaml\n"
+        "python -m pair_detr.tools.convert_weights output/conditional_detr/r50/model_final.pth ConditionalDETR_r50.pth "
+        "--reverse official"
+    )
 
 
-@pytest.fixture
-def stop_after_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def patched(parse: Callable) -> Callable:
-        def parse_args(*args: object, **kwargs: object) -> None:
-            raise ParsedError(parse(*args, **kwargs))
-
-        return parse_args
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", patched(argparse.ArgumentParser.parse_args))
+def detector_weights(document: Path, run: Callable[[str], None]) -> None:
+    run("python train_net.py --config-file configs/r50.yaml")
 
 
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 20
+def text_encoder(document: Path, run: Callable[[str], None]) -> None:
+    torch.save(CLIP(**TINY_CLIP).state_dict(), "ViT-B-32.pt")
+    Path("coco_clip_a+cname.npy").symlink_to("../shared/clip_text_weights/coco_clip_a+cname.npy")
 
 
-@pytest.mark.parametrize(("document", "command"), COMMANDS)
-@pytest.mark.usefixtures("stop_after_parsing")
-def test_commands_are_understood(document: str, command: str) -> None:
-    """Tools take the arguments; a training's config exists and has the keys."""
-    arguments = arguments_of(command)
-    if arguments[0] == "-c" or arguments[0] == "my_script.py":
-        pytest.skip("not one of the project's programs")
-    if arguments[0] == "-m":
-        module = importlib.import_module(arguments[1])
-        with pytest.raises(ParsedError):
-            module.main(arguments[2:])
-        return
-    assert (ROOT / arguments[0]).is_file()
-    if arguments[0] != Path(train_net.__file__).name:
-        return
-    with pytest.raises(ParsedError) as parsed:
-        argument_parser().parse_args(arguments[1:])
-    args = parsed.value.args[0]
-    if (ROOT / args.config_file).is_file():
-        load_config(str(ROOT / args.config_file), args.opts)
-    else:
-        assert args.config_file == "my.yaml"
-        load_config("r50", args.opts)
+def photos_and_video(document: Path, run: Callable[[str], None]) -> None:
+    Path("photos").mkdir()
+    Path("more/trip").mkdir(parents=True)
+    for file in ("photo.jpg", "photos/1.jpg", "more/trip/2.jpg"):
+        write_image(Path(file), 60, 40)
+    video = VideoFile(Path("clip.mp4"), fps=5)
+    video.write(np.zeros((48, 64, 3), dtype=np.uint8))
+    video.close()
+
+
+def quickstart_weights(document: Path, run: Callable[[str], None]) -> None:
+    run(
+        "python -m pair_detr.tools.make_shapes\n"
+        "python train_net.py --config-file configs/quickstart.yaml OUTPUT_DIR output/quickstart/pair_detr"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_run(document: Path, shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell runs all commands of a document, from top to bottom; programs in small, see document_server.py."""
+    commands = commands_of(document)
+    if not commands:
+        pytest.skip("a document without commands")
+    folder = tmp_path / "repository"
+    for path in ("bin", "docs", "repository"):
+        (tmp_path / path).mkdir()
+    (folder / "docs").mkdir()
+    for name in ("configs", "scripts", "train_net.py"):
+        (folder / name).symlink_to(ROOT / name)
+    # The data that there are, beside those that the commands make.
+    (tmp_path / "shared/datasets").mkdir(parents=True)
+    for path in [*shared_dir.iterdir(), *(shared_dir / "datasets").iterdir()]:
+        if path.name != "datasets":
+            (tmp_path / "shared" / path.relative_to(shared_dir)).symlink_to(path)
+    (folder / "datasets").symlink_to(tmp_path / "shared/datasets")
+    python = tmp_path / "bin/python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S {ROOT / "tests/document_client.py"} "$@"\n')
+    python.chmod(0o755)
+    address = tmp_path / "server"
+    environment = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "DOCUMENT_SERVER": str(address),
+        "DETECTRON2_DATASETS": "datasets",
+        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    log = tmp_path / "log.txt"
+
+    def run(script: str) -> None:
+        done = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + "\n".join(log.read_text().splitlines()[-40:])
+
+    monkeypatch.chdir(folder)
+    server = [sys.executable, "-W", "ignore", str(ROOT / "tests/document_server.py"), str(address)]
+    with log.open("w") as output, subprocess.Popen(server, cwd=folder, env=environment, stderr=output) as process:
+        try:
+            while not address.exists() and process.poll() is None:
+                time.sleep(0.1)
+            for name in PREPARATION.get(document.name, ()):
+                globals()[name](document, run)
+            for block in commands:
+                run(block)
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -20,21 +20,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     clip = pytest.importorskip("clip", reason="needs the package clip")
 from clip.model import CLIP
+from open_vocabulary_helpers import TINY_CLIP
 
 open_clip = pytest.importorskip("open_clip", reason="needs the package open_clip")
 
-TINY = {
-    "embed_dim": 24,
-    "image_resolution": 32,
-    "vision_layers": 1,
-    "vision_width": 64,
-    "vision_patch_size": 16,
-    "context_length": 77,
-    "vocab_size": 49408,
-    "transformer_width": 64,
-    "transformer_heads": 1,
-    "transformer_layers": 2,
-}
 TEXTS = ["a cat", "a photo of a dog", "a traffic cone"]
 
 
@@ -42,7 +31,7 @@ TEXTS = ["a cat", "a photo of a dog", "a traffic cone"]
 def model() -> CLIP:
     """CLIP's own model, with random weights that half precision can hold."""
     torch.manual_seed(0)
-    network = CLIP(**TINY).eval()
+    network = CLIP(**TINY_CLIP).eval()
     for parameter in network.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -97,7 +86,7 @@ def test_weights_are_not_rounded_to_half_precision(model: CLIP, tmp_path: Path) 
     """As clip's own loader would."""
     state = {k: v + 1e-4 * torch.randn_like(v) for k, v in model.state_dict().items()}
     torch.save(state, tmp_path / "fine.pt")
-    network = CLIP(**TINY).eval()
+    network = CLIP(**TINY_CLIP).eval()
     network.load_state_dict(state)
     found = build_text_encoder("clip", tmp_path / "fine.pt").encode(TEXTS)
     torch.testing.assert_close(found, expected_features(network, TEXTS), atol=1e-6, rtol=1e-5)
@@ -165,7 +154,7 @@ def test_weights_that_clip_has_downloaded_are_found(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_encoders_module, "_CLIP_CACHE", tmp_path)
-    monkeypatch.setitem(text_encoders_module._CLIP_DIMS, "ViT-L/14@336px", TINY["embed_dim"])
+    monkeypatch.setitem(text_encoders_module._CLIP_DIMS, "ViT-L/14@336px", TINY_CLIP["embed_dim"])
     (tmp_path / "ViT-L-14-336px.pt").write_bytes(checkpoints["archive"].read_bytes())
     assert build_text_encoder("clip:ViT-L/14@336px").encode(["a"]).shape == (1, 24)
 
