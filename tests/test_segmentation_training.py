@@ -7,12 +7,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from model_helpers import VARIANTS, build, make_batch
+from detectron2.config import CfgNode
+from model_helpers import VARIANTS, build, make_batch, tiny_cfg
 from open_vocabulary_helpers import make_vocabulary
 from segmentation_helpers import build_sharp, make_mask_batch, mask_cfg
 from torch.nn.parallel import DistributedDataParallel
 
 from pair_detr.data.sources import source_options
+from pair_detr.engine import AtomicCheckpointer, CheckpointError, load_weights, read_weights, require_weights
+from pair_detr.engine.weights import Weights
 from pair_detr.meta_arch import DetectionTransformer
 
 SIZES = [(40, 48), (64, 96)]
@@ -158,3 +161,40 @@ def test_two_processes_with_empty_images_and_image_labels(tmp_path: Path) -> Non
         alone = detic_model(tmp_path, variant, **options)(_batch(STEPS[0][0], 0, 0))
         torch.testing.assert_close(first[setting, 0][0]["loss_dice"], 2 * alone["loss_dice"])
         assert second[setting, 0][0]["loss_dice"] == 0
+
+
+def save(folder: Path, cfg: CfgNode) -> str:
+    """The checkpoint of a model, of whose classes the names are known."""
+    model = build(cfg)
+    model.class_names = ["a", "b", "c"]
+    AtomicCheckpointer(model, str(folder)).save(cfg.MODEL.DETR.VARIANT)
+    return str(folder / f"{cfg.MODEL.DETR.VARIANT}.pth")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_second_stage_starts_from_a_checkpoint_of_the_first(tmp_path: Path, variant: str) -> None:
+    cfg = mask_cfg(variant, MASK__FREEZE_DETECTOR=True)
+    cfg.MODEL.WEIGHTS = save(tmp_path, tiny_cfg(variant))
+    require_weights(cfg)
+    model = build(cfg, randomize=False)
+    model.class_names = ["a", "b", "c"]
+    weights = read_weights(cfg.MODEL.WEIGHTS)
+    load_weights(model, weights)
+    of_detector = {key: tensor for key, tensor in model.state_dict().items() if "mask_head" not in key}
+    assert of_detector.keys() == weights.state.keys()
+    assert all(torch.equal(tensor, weights.state[key]) for key, tensor in of_detector.items())
+
+
+def test_a_frozen_detector_needs_weights(tmp_path: Path) -> None:
+    """Or the masks would be those of a random one."""
+    cfg = mask_cfg("detr", MASK__FREEZE_DETECTOR=True)
+    with pytest.raises(ValueError, match=r'FREEZE_DETECTOR is True, but MODEL\.WEIGHTS is "".*trained detector'):
+        require_weights(cfg)
+    weights = read_weights(save(tmp_path, tiny_cfg("detr")))
+    model = build(cfg)
+    model.class_names = ["a", "b", "other"]
+    with pytest.raises(CheckpointError, match=r"(?s)not those of the whole detector.*class_head.*FREEZE_DETECTOR to"):
+        load_weights(model, weights)
+    backbone = {key: tensor for key, tensor in weights.state.items() if ".backbone." in key}
+    with pytest.raises(CheckpointError, match=r"(?s)not those of the whole detector.*encoder.*random start"):
+        load_weights(build(cfg), Weights("backbone.pth", "this package's", backbone, None, {}))

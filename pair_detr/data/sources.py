@@ -80,8 +80,8 @@ def source_options(cfg: CfgNode) -> list[SourceOptions]:
             )
         if ann_type == "image" and cfg.MODEL.DETR.MASK.FREEZE_DETECTOR:
             raise ValueError(
-                f"MODEL.DETR.MASK.FREEZE_DETECTOR is True, so that masks alone are learnt, and {name} has image labels, "
-                "which say nothing about masks: remove it from DATASETS.TRAIN, or set FREEZE_DETECTOR to False."
+                f"MODEL.DETR.MASK.FREEZE_DETECTOR is True, and {name} has image labels, which say nothing about masks: "
+                "remove it from DATASETS.TRAIN, or set FREEZE_DETECTOR to False."
             )
         if ann_type == "box" and annotation_type_of(name) == "image":
             raise ValueError(f"DATALOADER.DATASET_ANN is box for {name}, which has image labels: set it to image.")
