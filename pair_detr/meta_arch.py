@@ -263,7 +263,7 @@ class DetectionTransformer(nn.Module):
         if self.image_label_criterion is None:
             raise ValueError(
                 "A batch has image labels, but the model learns from boxes alone: it needs DATALOADER.SAMPLER_TRAIN "
-                "MultiDatasetSampler, and MODEL.DETR.CLASS_AGNOSTIC must be False."
+                "MultiDatasetSampler; MODEL.DETR.CLASS_AGNOSTIC and MODEL.DETR.MASK.FREEZE_DETECTOR must be False."
             )
         if kinds != {"image"}:
             raise ValueError(

@@ -95,3 +95,12 @@ def test_convnet() -> None:
     assert net.output_shape() == {"last": ShapeSpec(channels=16, stride=8)}
     assert net(torch.randn(2, 3, 40, 61))["last"].shape == (2, 16, 5, 8)
     assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 6
+
+
+def test_masks_of_a_config_that_is_frozen() -> None:
+    """As that of every training is."""
+    cfg = tiny_resnet_cfg()
+    cfg.MODEL.MASK_ON = True
+    cfg.freeze()
+    assert build(cfg).detector.finer_features == ["res4", "res3", "res2"]
+    assert cfg.MODEL.RESNETS.OUT_FEATURES == ["res5"]

@@ -80,12 +80,25 @@ def compressed(segmentation: list | dict[str, Any], height: int, width: int) -> 
 def rle_fault(segmentation: dict[str, Any], image_size: tuple[int, int] | None = None) -> str | None:
     """Says what makes run lengths unusable, as :func:`mask_fault`; None if nothing does."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(size, (list, tuple)) or len(size) != 2 or not isinstance(counts, (list, str, bytes)):
+    if not _are_lengths(size) or len(size) != 2 or not isinstance(counts, (list, str, bytes)):
         return "run lengths without size [height, width] and counts"
     height, width = size
     if image_size is not None and (width, height) != tuple(image_size):
         return f"run lengths of {width}x{height} pixels, but the image has {image_size[0]}x{image_size[1]}"
-    # pycocotools would write past the end of the mask.
-    if isinstance(counts, list) and sum(counts) != height * width:
-        return f"run lengths of {sum(counts)} pixels in a mask of {width}x{height}"
-    return None
+    if isinstance(counts, list):
+        if not _are_lengths(counts):
+            return "run lengths that are not all whole numbers from 0 on"
+        # pycocotools would write past the end of the mask.
+        if sum(counts) != height * width:
+            return f"run lengths of {sum(counts)} pixels in a mask of {width}x{height}"
+        return None
+    try:
+        # Without any run pycocotools returns whatever is in memory.
+        broken = not counts or mask_util.decode(segmentation).shape != (height, width)
+    except ValueError:
+        broken = True
+    return f"compressed run lengths that are not those of a mask of {width}x{height}" if broken else None
+
+
+def _are_lengths(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(type(value) is int and value >= 0 for value in values)

@@ -84,6 +84,11 @@ def source_options(cfg: CfgNode) -> list[SourceOptions]:
                 f"MODEL.DETR.CLASS_AGNOSTIC is True, and {name} has image labels, which say nothing where there is one "
                 "class: remove it from DATASETS.TRAIN, or set CLASS_AGNOSTIC to False."
             )
+        if ann_type == "image" and cfg.MODEL.DETR.MASK.FREEZE_DETECTOR:
+            raise ValueError(
+                f"MODEL.DETR.MASK.FREEZE_DETECTOR is True, and {name} has image labels, which say nothing about masks: "
+                "remove it from DATASETS.TRAIN, or set FREEZE_DETECTOR to False."
+            )
         if ann_type == "box" and annotation_type_of(name) == "image":
             raise ValueError(f"DATALOADER.DATASET_ANN is box for {name}, which has image labels: set it to image.")
     return [

@@ -10,11 +10,11 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from pair_detr.conversion import ConversionError, convert, is_ours, misfits, read_checkpoint
+from pair_detr.conversion import PREFIX, ConversionError, convert, is_ours, misfits, read_checkpoint
 from pair_detr.conversion.classes import RAW_IDS
 from pair_detr.data.messages import join_some
 from pair_detr.data.vocabulary import normalize_name
-from pair_detr.engine.warm_start import MisfitError, adapt, require_agreement
+from pair_detr.engine.warm_start import MisfitError, WarmStart, adapt, require_agreement
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ _SILENT = (
     "MODEL.DETR.PAIR.CLASS_DECODER",
     "MODEL.CLIP.TEMPERATURE",
 )
+_MASK_HEAD = f"{PREFIX}mask_head."
 # One starts from the other, see warm_start.
 _RELATED = {"pair_detr", "conditional_detr"}
 
@@ -93,8 +94,14 @@ def require_weights(cfg: CfgNode) -> None:
     Raises:
         FileNotFoundError, CheckpointError: as :func:`read_weights`, or they were trained with another channel order,
             other pixel statistics or another backbone than the config says.
+        ValueError: there are none, but the detector is frozen.
     """
     if not cfg.MODEL.WEIGHTS:
+        if cfg.MODEL.DETR.MASK.FREEZE_DETECTOR:
+            raise ValueError(
+                'MODEL.DETR.MASK.FREEZE_DETECTOR is True, but MODEL.WEIGHTS is "": the detector would stay random. '
+                "Set MODEL.WEIGHTS to a trained detector, or FREEZE_DETECTOR to False."
+            )
         return
     weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
     needs = {key: value for key, value in weights.needs.items() if key.startswith(_SILENT)}
@@ -141,11 +148,23 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
             f"{start.table()}\nUse the config that they were trained with (MODEL.DETR.VARIANT, MODEL.DETR.NUM_CLASSES, "
             "MODEL.DETR.NUM_QUERIES, MODEL.CLIP.TEXT_WEIGHTS of the same text encoder), or train."
         )
+    if getattr(model, "freeze_detector", False):
+        _require_detector(start, weights.path)
     model.load_state_dict(start.state, strict=False)
     logger.info("Loaded %d tensors of %s (%s).", len(start.state), weights.path, weights.layout)
     if start.rows:
         logger.warning("What does not come from %s as it is:\n%s", weights.path, start.table())
     log_exchanged_classes(model, weights.class_names, weights.path)
+
+
+def _require_detector(start: WarmStart, path: str) -> None:
+    """What is frozen would keep its random start for ever."""
+    if any(not key.startswith(_MASK_HEAD) for key in start.undetermined):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {path} are not those of the whole detector, which MODEL.DETR.MASK.FREEZE_DETECTOR does not "
+            f"train:\n{start.table()}\nTake the weights of a detector with this config's classes and queries, or set "
+            "FREEZE_DETECTOR to False."
+        )
 
 
 def log_exchanged_classes(model: nn.Module, class_names: Sequence[str] | None, path: str) -> None:

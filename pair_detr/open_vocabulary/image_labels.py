@@ -183,8 +183,9 @@ def build_image_label_criterion(cfg: CfgNode, classification: Classification) ->
         ValueError: a key under MODEL.DETR.IMAGE_LABELS has a value that it cannot have.
     """
     mixed = cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER
-    # With a single class an image label says nothing.
-    return ImageLabelCriterion(cfg, classification) if mixed and not cfg.MODEL.DETR.CLASS_AGNOSTIC else None
+    # With a single class an image label says nothing, and to masks neither.
+    useless = cfg.MODEL.DETR.CLASS_AGNOSTIC or cfg.MODEL.DETR.MASK.FREEZE_DETECTOR
+    return ImageLabelCriterion(cfg, classification) if mixed and not useless else None
 
 
 def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:

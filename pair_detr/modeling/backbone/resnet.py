@@ -22,6 +22,7 @@ def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         )
     if cfg.MODEL.MASK_ON:
         cfg = cfg.clone()
+        cfg.defrost()
         last = max(cfg.MODEL.RESNETS.OUT_FEATURES)
         cfg.MODEL.RESNETS.OUT_FEATURES = [name for name in ("res2", "res3", "res4", "res5") if name <= last]
     backbone = build_resnet_backbone(cfg, input_shape)
