@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # What `make quickstart` trains.
 MODEL = pair_detr
+# 1 also predicts masks.
+MASKS =
 # Processes that share the tests.
 JOBS ?= 2
 
@@ -11,7 +13,8 @@ STAMP = $(VENV)/.pair_detr-installed
 
 define HELP
 make install      build the environment $(VENV)
-make quickstart   train on generated shapes and show the AP  (MODEL=pair_detr|conditional_detr|detr)
+make quickstart   train on generated shapes and show the AP
+                  (MODEL=pair_detr|conditional_detr|detr; MASKS=1 for masks as well as boxes)
 make test         run all tests  (JOBS=2 processes; PAIR_DETR_SKIP_SLOW=1 leaves out the slow ones)
 make lint         check style and layout with ruff
 make format       repair what ruff can repair
@@ -42,7 +45,7 @@ $(STAMP): setup.py pyproject.toml $(wildcard requirements/*.txt) scripts/install
 	@touch $@
 
 quickstart: $(STAMP)
-	$(RUN) -m pair_detr.tools.quickstart --model $(MODEL)
+	$(RUN) -m pair_detr.tools.quickstart --model $(MODEL) $(if $(filter 1,$(MASKS)),--masks)
 
 # One thread a process: the processes share the cores.
 test: $(STAMP)

@@ -58,12 +58,26 @@ class Classification(ABC):
         """
 
     @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> (..., C) fp32 probabilities, with that of no object the last if there is one."""
+
+    @abstractmethod
     def binary_logits(self, logits: Tensor) -> Tensor:
         """(..., C) logits -> (..., K) log odds of each class against all else, without a no-object class."""
 
     @abstractmethod
-    def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, Q, C) logits -> score, label and query of an image's ``limit`` best detections, (B, limit) each."""
+    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The best detections of each image.
+
+        Args:
+            logits: (B, Q, C).
+            limit: at most so many an image.
+            wanted: (K,) bool, the classes to detect, of the K without a no-object class; others get a score of 0.
+                None: all.
+
+        Returns:
+            Score, label and query, (B, limit) each.
+        """
 
 
 class SigmoidFocal(Classification):
@@ -104,14 +118,19 @@ class SigmoidFocal(Classification):
             loss = loss * selected
         return loss.sum((1, 2, 3)) / num_boxes
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each class by itself."""
+        return logits.float().sigmoid()
+
     def binary_logits(self, logits: Tensor) -> Tensor:
         """The logits themselves."""
         return logits
 
-    def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of query and class; a query can be detected under several labels."""
         num_classes = logits.shape[-1]
-        scores = logits.float().sigmoid().flatten(1)
+        scores = self.probabilities(logits)
+        scores = (scores if wanted is None else scores * wanted).flatten(1)
         scores, index = scores.topk(min(limit, scores.shape[1]), dim=1)
         return scores, index % num_classes, index // num_classes
 
@@ -151,15 +170,20 @@ class Softmax(Classification):
         loss = F.cross_entropy(logits.flatten(0, 2), expected.flatten(), reduction="none").view_as(weight)
         return (loss * weight).sum((1, 2)) / mean_over_processes(weight.sum((1, 2)), targets.has_boxes).clamp(min=1e-6)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of all classes and of no object, which sum to 1."""
+        return logits.float().softmax(-1)
+
     def binary_logits(self, logits: Tensor) -> Tensor:
         """log p - log (1 - p)."""
         # Where p rounds to 1 the odds would be infinite.
         log_prob = logits.log_softmax(-1)[..., :-1].clamp(max=-1e-6)
         return log_prob - (-log_prob.expm1()).log()
 
-    def detections(self, logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Each query under its best label."""
-        scores, labels = logits.float().softmax(-1)[..., :-1].max(-1)
+        scores = self.probabilities(logits)[..., :-1]
+        scores, labels = (scores if wanted is None else scores * wanted).max(-1)
         scores, query = scores.topk(min(limit, scores.shape[1]), dim=1)
         return scores, labels.gather(1, query), query
 

@@ -17,6 +17,7 @@ def add_pair_detr_config(cfg: CN) -> None:
     """
     _adapt_detectron2_defaults(cfg)
     _add_model_keys(cfg)
+    _add_mask_keys(cfg)
     _add_clip_keys(cfg)
     _add_backbone_keys(cfg)
     _add_input_keys(cfg)
@@ -84,6 +85,10 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.LOSS.PRIOR_PROB = 0.01
     # Relative weight of the no-object column (softmax only; DETR section 4).
     cfg.MODEL.DETR.LOSS.NO_OBJECT_WEIGHT = 0.1
+    # Weights of the focal loss (alpha 0.25, gamma 2) and of the dice loss of the last layer's masks (MODEL.MASK_ON):
+    # DETR's.
+    cfg.MODEL.DETR.LOSS.MASK = 1.0
+    cfg.MODEL.DETR.LOSS.DICE = 1.0
     # Federated loss (arXiv 2104.05892), for data sets that annotate a class in some of their images only, as LVIS: the
     # number of classes in the classification loss of a batch, those of its objects and a sample of the others (LVIS:
     # 50; 0 is all), drawn in proportion to the number of their images to the given power (Detic's). Classes without
@@ -128,6 +133,28 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LAYERS = "last"
     # Width of a linear projection of each decoder's output before the comparison; 0 compares the outputs themselves.
     cfg.MODEL.DETR.PAIR.PROJECTION_DIM = 0
+
+
+def _add_mask_keys(cfg: CN) -> None:
+    # DETR's mask head (its section 4.4 and appendix A.3) on any variant; Detectron2's key. Training data need masks.
+    cfg.MODEL.MASK_ON = False
+    cfg.MODEL.DETR.MASK = CN()
+    # Pair DETR: the decoder whose last state asks for the mask, "center" or "top_left".
+    cfg.MODEL.DETR.MASK.QUERY_DECODER = "center"
+    # Conditional DETR and Pair DETR: add the spatial part of the query, the sine embedding of its reference point, to
+    # the state, as their cross-attention does. Own.
+    cfg.MODEL.DETR.MASK.SPATIAL_QUERY = False
+    # Train the mask head alone, on a detector that stays as it is (no dropout, no own losses): the second stage of
+    # DETR's schedule, whose MODEL.WEIGHTS is the result of the first.
+    cfg.MODEL.DETR.MASK.FREEZE_DETECTOR = False
+
+    # Panoptic segmentation from the masks (needs MODEL.MASK_ON, and data sets whose classes are things and stuff).
+    cfg.MODEL.DETR.PANOPTIC = CN()
+    # Whether inference returns "panoptic_seg" and "sem_seg" beside "instances".
+    cfg.MODEL.DETR.PANOPTIC.ENABLED = False
+    # DETR's merging: queries with a lower score and segments of at most so many pixels are left out.
+    cfg.MODEL.DETR.PANOPTIC.SCORE_THRESHOLD = 0.85
+    cfg.MODEL.DETR.PANOPTIC.MIN_AREA = 4
 
 
 def _add_clip_keys(cfg: CN) -> None:
@@ -189,13 +216,15 @@ def _add_input_keys(cfg: CN) -> None:
     # Own data to put into Detectron2's catalogs, a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder}
     # and {NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train}, the latter optionally with CLASSES (default: all
     # names in the annotations, sorted) and YEAR (2007 or 2012, the default: how the VOC evaluator computes AP). With
-    # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Image labels are {NAME: my_labels,
+    # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Panoptic data are {NAME: my_train,
+    # FORMAT: coco_panoptic, JSON: file, SEGMENTS: folder of PNG files, IMAGES: folder}, optionally with INSTANCES, the
+    # things in a COCO JSON file of their own, for their AP. Image labels are {NAME: my_labels,
     # FORMAT: image_labels, JSON: file, IMAGES: folder} or, with one folder a class, {NAME: my_photos, FORMAT:
     # image_folder, ROOT: folder}, optionally with CLASSES ({folder: class name} or a file with such lines). Paths are
     # relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry. Own.
     cfg.DATASETS.REGISTER = []
-    # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" or
-    # "lvis" forces one. Own.
+    # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc",
+    # "lvis" or "coco_panoptic_seg" forces one. Own.
     cfg.TEST.EVALUATOR = "auto"
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
     # of one size. Own.

@@ -15,6 +15,7 @@ from pair_detr.losses import CONTRASTIVE_LOSSES
 from pair_detr.matching import HungarianMatcher
 from pair_detr.modeling import Predictions
 from pair_detr.open_vocabulary import ClassSelection, build_class_selection
+from pair_detr.segmentation import MaskCriterion, MaskHead
 from pair_detr.targets import Assignment, Targets
 
 
@@ -29,6 +30,8 @@ class SetCriterion(nn.Module):
         classification: Classification,
         weights: dict[str, float],
         class_selection: ClassSelection | None = None,
+        masks: MaskCriterion | None = None,
+        masks_only: bool = False,
     ) -> None:
         """
         Args:
@@ -36,18 +39,22 @@ class SetCriterion(nn.Module):
             classification: gives the classification loss.
             weights: weight of each loss term, by its name.
             class_selection: the classes that take part in the classification loss; None for all.
+            masks: supervises masks; None for a model without.
+            masks_only: leave out all other losses.
         """
         super().__init__()
         self.matcher = matcher
         self.classification = classification
         self.weights = weights
         self.class_selection = class_selection
+        self.masks = masks
+        self.masks_only = masks_only
 
     @classmethod
     def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
         """Reads the weights under MODEL.DETR and builds the matcher."""
         cost, loss = cfg.MODEL.DETR.COST, cfg.MODEL.DETR.LOSS
-        require_not_negative(cfg, "COST.L1", "COST.GIOU", "LOSS.L1", "LOSS.GIOU")
+        require_not_negative(cfg, "COST.L1", "COST.GIOU", "LOSS.L1", "LOSS.GIOU", "LOSS.MASK", "LOSS.DICE")
 
         def class_weight(value: float) -> float:
             return classification.default_weight if value < 0 else value
@@ -57,14 +64,24 @@ class SetCriterion(nn.Module):
             "classification": classification,
             "weights": {"class": class_weight(loss.CLASS), "box": loss.L1, "giou": loss.GIOU},
             "class_selection": build_class_selection(cfg),
+            "masks": MaskCriterion(loss.MASK, loss.DICE) if cfg.MODEL.MASK_ON else None,
+            "masks_only": cfg.MODEL.MASK_ON and cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
         }
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(
+        self, predictions: Predictions, targets: Targets, mask_head: MaskHead | None = None
+    ) -> dict[str, Tensor]:
         """Computes the weighted losses, in fp32 under autocast, too.
+
+        Args:
+            predictions: of the detector.
+            targets: of the batch.
+            mask_head: predicts the masks of matched queries, in models with masks.
 
         Returns:
             The last decoder layer's loss terms as "loss_class", "loss_box", "loss_giou", and the sums over the layers
-            before it as "loss_class_aux" and so on. Terms are there, connected to the graph, for empty images, too.
+            before it as "loss_class_aux" and so on; in models with masks those of :class:`MaskCriterion`. Terms are
+            there, connected to the graph, for empty images, too.
             Images whose objects are not known have zeros with gradients of zero.
 
         Raises:
@@ -75,13 +92,15 @@ class SetCriterion(nn.Module):
             count = torch.full((), float(len(targets.labels)), device=predictions.boxes.device)
             # Processes with image labels take part in all sums over processes, too, or the others would wait for them.
             num_boxes = mean_over_processes(count, targets.has_boxes).clamp(min=1)
-            terms = self.layer_terms(predictions, targets, assignment, num_boxes)
+            terms = {} if self.masks_only else self.layer_terms(predictions, targets, assignment, num_boxes)
         losses = {}
         for name, by_layer in terms.items():
             by_layer = by_layer * (self.weights[name] * targets.has_boxes)
             losses[f"loss_{name}"] = by_layer[-1]
             if len(by_layer) > 1:
                 losses[f"loss_{name}_aux"] = by_layer[:-1].sum()
+        if self.masks is not None:
+            losses |= self.masks(mask_head, predictions.mask_queries, targets, assignment, num_boxes)
         return losses
 
     def layer_terms(

@@ -27,6 +27,15 @@ from pair_detr.open_vocabulary import (
     classifier_factory,
     load_vocabulary,
 )
+from pair_detr.segmentation import (
+    BatchMasks,
+    PanopticOptions,
+    build_panoptic,
+    mask_head_factory,
+    pack_masks,
+    segment_all,
+    segment_instances,
+)
 from pair_detr.targets import Targets
 from pair_detr.transfer import upload
 from pair_detr.variants import variant_of
@@ -50,6 +59,8 @@ class DetectionTransformer(nn.Module):
         class_names: list[str] | None = None,
         class_agnostic: bool = False,
         image_label_criterion: ImageLabelCriterion | None = None,
+        panoptic: PanopticOptions | None = None,
+        freeze_detector: bool = False,
     ) -> None:
         """
         Args:
@@ -63,6 +74,8 @@ class DetectionTransformer(nn.Module):
             detections_per_image: at most so many are returned.
             class_agnostic: labels of the training data are all read as class 0.
             image_label_criterion: loss of images with labels, but no boxes; None if there are none.
+            panoptic: of a panoptic model; None for others.
+            freeze_detector: train the mask head alone.
         """
         super().__init__()
         self.detector = detector
@@ -73,6 +86,11 @@ class DetectionTransformer(nn.Module):
         self.detections_per_image = detections_per_image
         self.class_agnostic = class_agnostic
         self.image_label_criterion = image_label_criterion
+        self.panoptic = panoptic
+        self.freeze_detector = freeze_detector
+        if freeze_detector:
+            self.detector.requires_grad_(False)
+            self.detector.mask_head.requires_grad_(True)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -99,7 +117,7 @@ class DetectionTransformer(nn.Module):
         classification = build_classification(cfg, default=variant.classification)
         classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
         return {
-            "detector": variant.detector(cfg, classifier=classifier),
+            "detector": variant.detector(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
             "criterion": variant.criterion(cfg, classification),
             "classification": classification,
             "num_classes": num_classes,
@@ -113,6 +131,8 @@ class DetectionTransformer(nn.Module):
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "class_agnostic": class_agnostic,
             "image_label_criterion": build_image_label_criterion(cfg, classification),
+            "panoptic": build_panoptic(cfg, num_classes),
+            "freeze_detector": cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
         }
 
     @property
@@ -160,23 +180,36 @@ class DetectionTransformer(nn.Module):
         Returns:
             In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of
             :class:`ImageLabelCriterion` where there is one. In inference one {"instances": Instances} an image, with
-            ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first.
+            ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first; with masks also
+            ``pred_masks``, (N, height, width) bool. A panoptic model's instances are things alone; it adds
+            "panoptic_seg", an (height, width) int32 map of segments, 0 for none, with a list of dicts that describe
+            them, and "sem_seg", (channels, height, width) scores of classes, both as Detectron2's evaluators and
+            ``Visualizer`` take them.
 
         Raises:
             FloatingPointError: a cost is not finite; the message names file, layer and the tensor at fault.
         """
         images, padding_mask = self.preprocess(batched_inputs)
-        predictions = self.detector(images, padding_mask)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector):
+            predictions = self.detector(images, padding_mask)
         if not self.training:
             return self.postprocess(predictions, batched_inputs)
         targets = self.pack_targets(batched_inputs)
         try:
-            losses = self.criterion(predictions, targets)
+            losses = self.criterion(predictions, targets, self.detector.mask_head)
         except NonFiniteCostError as error:
             raise FloatingPointError(_describe(error, batched_inputs)) from error
         if self.image_label_criterion is not None:
             losses["loss_image"] = self.image_label_criterion(predictions, targets, self.detector.class_head)
         return losses
+
+    def train(self, mode: bool = True) -> "DetectionTransformer":
+        """Sets the mode of all modules; a frozen detector stays in that of evaluation."""
+        super().train(mode)
+        if self.freeze_detector:
+            self.detector.eval()
+            self.detector.mask_head.train(mode)
+        return self
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
         """Normalises and pads the images.
@@ -219,7 +252,10 @@ class DetectionTransformer(nn.Module):
                     n=5,
                     key="caller",
                 )
-        return Targets.pack(boxes, labels).to(self.device)
+        targets = Targets.pack(boxes, labels)
+        if self.detector.mask_head is not None:
+            targets.masks = pack_masks(batched_inputs)
+        return targets.to(self.device)
 
     def _pack_image_labels(self, batched_inputs: list[dict[str, Any]], kinds: set[str]) -> Targets:
         if self.image_label_criterion is None:
@@ -235,16 +271,30 @@ class DetectionTransformer(nn.Module):
         return Targets.pack_image_labels(labels).to(self.device)
 
     def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """The best detections of the last layer, in pixels of the output size."""
-        scores, labels, queries = self.classification.detections(predictions.logits[-1], self.detections_per_image)
+        """The best detections of the last layer, in pixels of the output size, with masks if the model has them."""
+        logits = predictions.logits[-1]
+        wanted = None if self.panoptic is None else torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
+        scores, labels, queries = self.classification.detections(logits, self.detections_per_image, wanted)
         boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
         sizes = [(x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])) for x in batched_inputs]
         scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=boxes.dtype)
         boxes = boxes * upload(scale, boxes.device)[:, None]
-        return [
+        results = [
             {"instances": Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)}
             for size, b, s, c in zip(sizes, boxes, scores, labels, strict=True)
         ]
+        if predictions.mask_queries is not None:
+            image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+            masks = BatchMasks(self.detector.mask_head, predictions.mask_queries, image_sizes, sizes)
+            for i, result in enumerate(results):
+                if self.panoptic is None:
+                    result["instances"].pred_masks = segment_instances(masks, i, queries[i])
+                    continue
+                probs = self.classification.probabilities(logits[i])
+                result |= segment_all(masks, i, queries[i], probs, self.panoptic)
+                result["instances"].pred_masks = result.pop("pred_masks")
+                result["instances"] = result["instances"][wanted[labels[i]]]
+        return results
 
 
 def _describe(error: NonFiniteCostError, batched_inputs: list[dict[str, Any]]) -> str:

@@ -35,7 +35,8 @@ class Predictor:
     Attributes:
         model: in evaluation mode, with the weights of MODEL.WEIGHTS.
         datasets: names of the data sets of the config, which need not be there.
-        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes.
+        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes; a panoptic model has
+            ``stuff_classes``, too.
     """
 
     def __init__(self, cfg: CfgNode, vocabulary: Vocabulary | Sequence[str] | None = None) -> None:
@@ -106,7 +107,8 @@ class Predictor:
 
         Returns:
             {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
-            ``pred_classes``, best first.
+            ``pred_classes``, best first; further what :meth:`DetectionTransformer.forward` adds with masks and for
+            panoptic models.
         """
         return self.model([self.prepare(image)])[0]
 
@@ -141,6 +143,8 @@ class Predictor:
             found = (classes_if_at_hand(name) or [] for name in datasets)
             names = next((x for x in found if len(x) == count), [f"class {i}" for i in range(count)])
         self.metadata = Metadata(name="predictor", thing_classes=list(names))
+        if self.model.panoptic is not None:
+            self.metadata.set(stuff_classes=self.model.panoptic.classes.stuff_names)
 
     def _resolve(self, vocabulary: Vocabulary | Sequence[str]) -> Vocabulary:
         clip = self.cfg.MODEL.CLIP

@@ -1,6 +1,7 @@
 """Ground truth of a batch as packed tensors, and which prediction is responsible for which object."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ class Targets:
         counts: objects of each image, on the host.
         image_labels: None if the objects are known. Otherwise there are no objects here, which says nothing about the
             images: this is all that is known.
+        masks: (T, H, W) bool at the size of the padded batch, false in the padding; None in models without masks and
+            where the objects are not known.
     """
 
     boxes: Tensor
@@ -52,6 +55,7 @@ class Targets:
     image_of: Tensor
     counts: list[int]
     image_labels: ImageLabels | None = None
+    masks: Tensor | None = None
 
     @classmethod
     def pack(cls, boxes: list[Tensor], labels: list[Tensor]) -> "Targets":
@@ -75,8 +79,14 @@ class Targets:
     def to(self, device: torch.device) -> "Targets":
         """A copy on ``device``; the host does not wait for it."""
         boxes, labels, image_of = (upload(x, device) for x in (self.boxes, self.labels, self.image_of))
-        image_labels = None if self.image_labels is None else self.image_labels.to(device)
-        return Targets(boxes, labels, image_of, self.counts, image_labels)
+        return replace(
+            self,
+            boxes=boxes,
+            labels=labels,
+            image_of=image_of,
+            image_labels=None if self.image_labels is None else self.image_labels.to(device),
+            masks=None if self.masks is None else upload(self.masks, device),
+        )
 
 
 def _image_of(counts: list[int]) -> Tensor:
@@ -87,7 +97,8 @@ def _image_of(counts: list[int]) -> Tensor:
 class Assignment:
     """N matches of all decoder layers: object ``target`` is the business of ``query`` in ``layer`` and ``image``.
 
-    All four are (N,) int64 on the device of the predictions.
+    All four are (N,) int64 on the device of the predictions: image after image, in each of them layer after layer, each
+    of which has the same number of matches.
     """
 
     layer: Tensor
@@ -98,3 +109,20 @@ class Assignment:
     def pick(self, predictions: Tensor) -> Tensor:
         """The matched (N, ...) of (L, B, Q, ...) predictions."""
         return predictions[self.layer, self.image, self.query]
+
+    def last_layer(self, counts: Sequence[int], num_queries: int) -> tuple["Assignment", list[int]]:
+        """The matches of the last layer, found without waiting for the device.
+
+        Args:
+            counts: objects of each image.
+            num_queries: of an image; it has no more matches.
+
+        Returns:
+            These matches, and how many each image has.
+        """
+        matched = [min(count, num_queries) for count in counts]
+        num_layers = len(self.layer) // max(sum(matched), 1)
+        stops = torch.tensor(matched, dtype=torch.int64).cumsum(0) * num_layers
+        rows = [torch.arange(stop - n, stop) for n, stop in zip(matched, stops.tolist(), strict=True)]
+        index = upload(torch.cat(rows), self.layer.device)
+        return Assignment(self.layer[index], self.image[index], self.query[index], self.target[index]), matched

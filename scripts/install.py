@@ -89,6 +89,7 @@ def install_pinned(environment: Environment) -> None:
     # Source packages build with the pinned setuptools, not with whatever is newest.
     packages = ("--requirement", REQUIREMENTS / "base.txt", "--editable", f"{ROOT}[dev]")
     environment.pip_install(*pins, "--no-build-isolation", *packages)
+    install_panopticapi(environment)
     install_detectron2(environment)
 
 
@@ -105,11 +106,19 @@ def install_detectron2(environment: Environment) -> None:
     environment.pip_install(*arguments)
 
 
+def install_panopticapi(environment: Environment) -> None:
+    """Installs what computes the panoptic quality, unless there is one, from wherever."""
+    if not environment.evaluate("import panopticapi; print(panopticapi.__name__)"):
+        file = REQUIREMENTS / "panopticapi.txt"
+        environment.pip_install("--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", file)
+
+
 def install_missing(environment: Environment) -> None:
     """Adds what the package lacks, and changes the version of nothing that is there."""
     setuptools = environment.evaluate("import setuptools; print(setuptools.__version__)").split(".")
     can_build = len(setuptools) >= 2 and (int(setuptools[0]), int(setuptools[1])) >= BUILD_SETUPTOOLS
     environment.pip_install("--no-deps", *(["--no-build-isolation"] if can_build else []), "--editable", ROOT)
+    install_panopticapi(environment)
     absent = environment.output(ROOT / "scripts" / "missing_requirements.py").splitlines()
     if not absent:
         return

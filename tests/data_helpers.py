@@ -127,3 +127,48 @@ def predict(dicts: list[dict], noise: float = 4) -> tuple[list[dict], list[dict]
         inputs.append(record)
         outputs.append({"instances": instances})
     return inputs, outputs
+
+
+PANOPTIC_SIZE = (48, 32)
+
+
+def write_panoptic(folder: Path) -> dict[str, Path]:
+    """Writes two noise images with segments of cat (a thing), sky and grass (stuff).
+
+    The first one has two cats, a crowd of cats, both kinds of stuff and unlabelled pixels, the second one sky alone.
+    Category ids are not contiguous, and stuff comes before things.
+
+    Returns:
+        the values of JSON, SEGMENTS and IMAGES in an entry of DATASETS.REGISTER.
+    """
+    paths = {"JSON": folder / "panoptic.json", "SEGMENTS": folder / "segments", "IMAGES": folder / "images"}
+    for key in ("SEGMENTS", "IMAGES"):
+        paths[key].mkdir(parents=True)
+    width, height = PANOPTIC_SIZE
+    first = np.zeros((height, width), dtype=np.int64)
+    first[:10] = 300
+    first[10:, :30] = 70000
+    first[12:20, 5:15] = 7
+    first[18:30, 20:40] = 256
+    first[22:28, 40:46] = 9
+    second = np.full((height, width), 1)
+    classes = {300: 2, 70000: 4, 7: 9, 256: 9, 9: 9, 1: 2}
+    images, annotations = [], []
+    for image_id, ids in enumerate((first, second), start=11):
+        write_image(paths["IMAGES"] / f"{image_id}.png", width, height)
+        colours = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
+        Image.fromarray(colours).save(paths["SEGMENTS"] / f"seg{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": width, "height": height})
+        segments = []
+        for segment in sorted(set(ids.flatten().tolist()) - {0}):
+            rows, columns = np.nonzero(ids == segment)
+            box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+            entry = {"id": segment, "category_id": classes[segment], "iscrowd": int(segment == 9), "area": len(rows)}
+            segments.append(entry | {"bbox": [int(x) for x in box]})
+        annotations.append({"image_id": image_id, "file_name": f"seg{image_id}.png", "segments_info": segments})
+    categories = [
+        {"id": i, "name": name, "isthing": thing} for i, name, thing in ((2, "sky", 0), (4, "grass", 0), (9, "cat", 1))
+    ]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    paths["JSON"].write_text(json.dumps(content))
+    return paths

@@ -23,7 +23,11 @@ FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.y
 COCO_MODELS = [
     f"{folder}{name}.yaml"
     for folder in ("", "conditional_detr/", "detr/")
-    for name in ("r50", "r101", "dc5_r50", "dc5_r101")
+    for name in ("r50", "r101", "dc5_r50", "dc5_r101", "panoptic_boxes_r50")
+]
+# The second stage, which trains the mask head.
+MASK_MODELS = [
+    f"{folder}{name}.yaml" for folder in ("", "conditional_detr/", "detr/") for name in ("segm_r50", "panoptic_r50")
 ]
 CLASSES = {
     "pair_detr": (PairDETR, PairCriterion),
@@ -39,6 +43,7 @@ def merged(name: str) -> CfgNode:
     # Building needs no data, and texts have to be made first.
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
+    cfg.MODEL.DETR.PANOPTIC.ENABLED = False
     return cfg
 
 
@@ -77,7 +82,7 @@ def test_load_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_promised_configs_exist() -> None:
-    assert set(COCO_MODELS) <= set(FILES)
+    assert set(COCO_MODELS + MASK_MODELS) <= set(FILES)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -141,6 +146,30 @@ def test_coco_configs_follow_the_published_recipe(name: str) -> None:
     model = cfg.MODEL.DETR
     assert (model.HIDDEN_DIM, model.NUM_HEADS, model.FFN_DIM, model.DROPOUT) == (256, 8, 2048, 0.1)
     assert (model.ENC_LAYERS, model.DEC_LAYERS, model.LOSS.DEEP_SUPERVISION) == (6, 6, True)
+
+
+@pytest.mark.parametrize("name", MASK_MODELS)
+def test_mask_configs_are_the_second_stage_of_those_of_boxes(name: str) -> None:
+    cfg = load_config(name)
+    folder, _, file = name.removesuffix(".yaml").rpartition("/")
+    panoptic = file == "panoptic_r50"
+    assert f"output/{folder or 'pair_detr'}/{file}" == cfg.OUTPUT_DIR
+    first = load_config(f"{folder}/{'panoptic_boxes_r50' if panoptic else 'r50'}".removeprefix("/"))
+    assert f"{first.OUTPUT_DIR}/model_final.pth" == cfg.MODEL.WEIGHTS
+    # 25 epochs with a step after 15, as in DETR's code.
+    assert (cfg.SOLVER.EPOCHS.MAX, tuple(cfg.SOLVER.EPOCHS.STEPS), cfg.SOLVER.BASE_LR) == (25, (15,), 1e-4)
+    assert panoptic == cfg.MODEL.DETR.PANOPTIC.ENABLED
+    assert cfg.DATASETS == first.DATASETS
+    assert ("panoptic" in cfg.DATASETS.TRAIN[0]) == panoptic
+    assert cfg.MODEL.MASK_ON
+    assert cfg.MODEL.DETR.MASK.FREEZE_DETECTOR
+    # Nothing else differs.
+    for key in ("WEIGHTS", "MASK_ON"):
+        cfg.MODEL[key] = first.MODEL[key]
+    for key in ("MASK", "PANOPTIC"):
+        cfg.MODEL.DETR[key] = first.MODEL.DETR[key]
+    cfg.SOLVER.EPOCHS, cfg.OUTPUT_DIR = first.SOLVER.EPOCHS, first.OUTPUT_DIR
+    assert cfg == first
 
 
 @pytest.mark.parametrize("name", [name for name in COCO_MODELS if name != "r50.yaml"])

@@ -102,6 +102,7 @@ def test_builtin_data_sets_are_found_through_the_environment(shared_dir: Path, m
         *("shapes_train", "shapes_val", "bccd_train", "bccd_val", "bccd_voc_train", "bccd_voc_val"),
         *("ovcoco_2017_train_base", "ovcoco_2017_val", "ovcoco_2017_train_image_labels", "lvis_v1_train_norare"),
         *("open_shapes_train_boxes", "open_shapes_train_image_labels", "open_shapes_val"),
+        *("panoptic_shapes_train", "panoptic_shapes_val"),
         *("coco_zeroshot_train", "coco_generalized_zeroshot_val"),
     }
     assert MetadataCatalog.get("bccd_train").thing_classes == MetadataCatalog.get("bccd_voc_val").thing_classes

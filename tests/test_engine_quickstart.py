@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 from PIL import Image
+from pycocotools import mask as mask_util
 
 from pair_detr.config_files import load_config
 from pair_detr.data import make_shapes, register_shapes
@@ -54,8 +55,29 @@ def test_from_nothing_to_the_result(
 
 def test_last_line_is_a_fraction() -> None:
     box = {"AP": 76.04, "AP50": 98.4, "AP75": 80.0, "APs": 1.0, "APm": 2.0}
-    summary = quickstart._summary(box, "detr", Path("o"), Path("p.png"), Path("d"))
+    summary = quickstart._summary({"bbox": box}, "detr", Path("o"), Path("p.png"), Path("d"))
     assert summary.splitlines()[-1] == "AP=0.760 AP50=0.984"
+    assert (
+        "make quickstart MODEL=pair_detr|conditional_detr\n  masks as well as boxes  make quickstart MASKS=1" in summary
+    )
+    both = {"bbox": box, "segm": box | {"AP": 61.26, "AP50": 90.0}}
+    summary = quickstart._summary(both, "detr", Path("o"), Path("p.png"), Path("d"))
+    assert summary.splitlines()[-1] == "AP=0.760 AP50=0.984 mask_AP=0.613 mask_AP50=0.900"
+    assert "make quickstart MASKS=1 MODEL=pair_detr|conditional_detr\n" in summary
+
+
+def test_with_masks(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quickstart.main(["--masks", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    number = r"[01]\.\d{3}"
+    assert re.fullmatch(rf"AP={number} AP50={number} mask_AP={number} mask_AP50={number}", last)
+    folder = Path("output", "quickstart", "pair_detr_masks")
+    assert (folder / "predictions.png").is_file()
+    metrics = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert any("segm/AP" in entry for entry in metrics)
 
 
 def test_data_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +112,36 @@ def test_pictures(tmp_path: Path) -> None:
     # A label is wider with its score; the frames themselves are the same.
     assert counts[0] == pytest.approx(counts[2], rel=0.02)
     assert counts[1] > 1.05 * counts[0]
+
+
+def test_pictures_of_masks(tmp_path: Path) -> None:
+    """A mask colours its pixels, half of the box, on both sides."""
+    metadata = Metadata(name="masks", thing_classes=["a"], thing_dataset_id_to_contiguous_id={1: 0})
+    Image.new("RGB", (60, 60)).save(tmp_path / "1.png")
+    half = [[10, 10, 50, 10, 50, 30, 10, 30]]
+    annotation = {"bbox": [10, 10, 50, 50], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "segmentation": half}
+    image = {"file_name": str(tmp_path / "1.png"), "image_id": 1, "height": 60, "width": 60}
+    (mask,) = mask_util.frPyObjects(half, 60, 60)
+    result = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40], "score": 0.9}
+    areas = {}
+    for name, entry in {
+        "boxes": result,
+        "masks": result | {"segmentation": {**mask, "counts": mask["counts"].decode()}},
+    }.items():
+        (tmp_path / "results.json").write_text(json.dumps([entry]))
+        output = tmp_path / f"{name}.png"
+        truth = image | {"annotations": [annotation]}
+        quickstart.draw_predictions([truth], tmp_path / "results.json", metadata, output)
+        drawn = np.asarray(Image.open(output).convert("RGB")).astype(int)
+        # The first colour of matplotlib's cycle over black; the frame has it undiluted.
+        blue = np.abs(drawn - 0.45 * np.array((31, 119, 180))).max(-1) < 3
+        black = drawn.max(-1) < 3
+        areas[name] = [[part.sum() for part in np.array_split(x, 4, axis=1)] for x in (blue, black)]
+    for side in (0, 1):
+        coloured, dark = (parts[side] for parts in areas["masks"])
+        assert areas["boxes"][0][side] < 0.01 * coloured
+        # 40 x 20 of 60 x 60 pixels, some of them below the frame.
+        assert coloured / (coloured + dark) == pytest.approx(800 / 3600, rel=0.15)
 
 
 @pytest.mark.parametrize("model", quickstart.MODELS)

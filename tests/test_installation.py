@@ -95,7 +95,7 @@ print(module.config_file("detr/r50"))
 
 
 def test_constraints_are_exact(project_root: Path) -> None:
-    files = [project_root / "requirements" / name for name in ("constraints.txt", "detectron2.txt")]
+    files = [project_root / "requirements" / name for name in ("constraints.txt", "detectron2.txt", "panopticapi.txt")]
     for requirement in [r for file in files for r in read_requirements(file)]:
         (specifier,) = requirement.specifier
         assert specifier.operator == "==", requirement
@@ -138,6 +138,13 @@ def test_detectron2_is_pinned_by_its_hash(project_root: Path) -> None:
     ]
 
 
+def test_panopticapi_is_pinned_by_its_hash(project_root: Path) -> None:
+    text = (project_root / "requirements" / "panopticapi.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^[^#\n].*", text, re.MULTILINE) == [
+        "panopticapi-lite==0.2.0 --hash=sha256:58d3ffa842a72240162e7fa744c602a0a5320baabbdb3295d770374f4639b486"
+    ]
+
+
 def test_packages_of_the_user_are_not_required() -> None:
     required = {canonicalize_name(Requirement(line).name) for line in metadata.requires("pair_detr")}
     assert required.isdisjoint({"torch", "torchvision", "detectron2", "sal-detectron2"})
@@ -159,7 +166,7 @@ def test_installation_names_missing_packages_and_keeps_others(
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_installs_again_only_after_a_change(project_root: Path, tmp_path: Path) -> None:
     sources = ["setup.py", "pyproject.toml", "Makefile", "scripts/install.py"]
-    sources += [f"requirements/{name}.txt" for name in ("constraints", "base", "detectron2")]
+    sources += [f"requirements/{name}.txt" for name in ("constraints", "base", "detectron2", "panopticapi")]
     for name in sources:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(project_root / name, tmp_path / name)

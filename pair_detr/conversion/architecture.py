@@ -14,6 +14,7 @@ from pair_detr.classification import build_classification
 from pair_detr.config import add_pair_detr_config
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.open_vocabulary import classifier_factory
+from pair_detr.segmentation import mask_head_factory
 from pair_detr.variants import VARIANTS, variant_of
 
 Shapes = Mapping[str, torch.Size]
@@ -29,6 +30,7 @@ _DEPTHS = {
 _STEM = "backbone.stem.conv1.weight"
 _BLOCK = "backbone.res2.0.conv{}.weight"
 _QUERIES, _CLASSES, _FFN = "query_embed.weight", "class_head.weight", "{}.layers.0.ffn.linear1.weight"
+_MASKS = "mask_head.blocks.0.conv.weight"
 
 
 class LackingError(ConversionError):
@@ -54,7 +56,8 @@ class ResNetShape:
 class TransformerShape:
     """Sizes of a transformer, by the names under MODEL.DETR, and the rows of its classifier.
 
-    The number of attention heads leaves no trace in the tensors.
+    The number of attention heads leaves no trace in the tensors, but in those of a mask head: ``mask_heads``, which is
+    None without one.
     """
 
     VARIANT: str
@@ -64,6 +67,7 @@ class TransformerShape:
     DEC_LAYERS: int
     FFN_DIM: int
     class_rows: int
+    mask_heads: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -87,6 +91,8 @@ class Architecture:
             settings["MODEL.DETR.NUM_CLASSES"] = self.transformer.num_classes
             # Other code bases train each variant with the loss of its paper.
             settings["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[self.transformer.VARIANT].classification
+            if self.transformer.mask_heads is not None:
+                settings |= {"MODEL.MASK_ON": True, "MODEL.DETR.NUM_HEADS": self.transformer.mask_heads}
         return settings
 
     def shapes(self) -> Shapes:
@@ -122,6 +128,7 @@ def infer_architecture(shapes: Shapes, variant: str | None) -> Architecture:
         DEC_LAYERS=_count(shapes, r"decoder\.layers\.(\d+)\."),
         FFN_DIM=shapes[_FFN.format("encoder")][0],
         class_rows=shapes[_CLASSES][0],
+        mask_heads=shapes[_MASKS][0] - dim if _MASKS in shapes else None,
     )
     return Architecture(resnet, transformer)
 
@@ -154,8 +161,9 @@ def _count(shapes: Shapes, pattern: str) -> int:
 @lru_cache(maxsize=32)
 def _shapes(architecture: Architecture) -> Shapes:
     cfg = config_of(architecture.settings())
-    # The shapes do not depend on it; the real number need not be known.
-    cfg.MODEL.DETR.NUM_HEADS = 1
+    if not cfg.MODEL.MASK_ON:
+        # The shapes do not depend on it; the real number need not be known.
+        cfg.MODEL.DETR.NUM_HEADS = 1
     # Nothing is allocated or initialised.
     with torch.device("meta"):
         if architecture.transformer is None:
@@ -164,7 +172,8 @@ def _shapes(architecture: Architecture) -> Shapes:
         variant = VARIANTS[architecture.transformer.VARIANT]
         classification = build_classification(cfg, default=variant.classification)
         num_classes = architecture.transformer.num_classes
-        detector = variant.detector(cfg, classifier=classifier_factory(cfg, classification, num_classes, None))
+        classifier = classifier_factory(cfg, classification, num_classes, None)
+        detector = variant.detector(cfg, classifier=classifier, mask_head=mask_head_factory(cfg))
     return {key: tensor.shape for key, tensor in detector.state_dict().items()}
 
 
@@ -194,6 +203,8 @@ def needs_of(cfg: CfgNode) -> dict[str, Any]:
         needs["MODEL.DETR.PAIR.CLASS_DECODER"] = cfg.MODEL.DETR.PAIR.CLASS_DECODER
     if cfg.MODEL.CLIP.TEXT_WEIGHTS:
         needs["MODEL.CLIP.TEMPERATURE"] = cfg.MODEL.CLIP.TEMPERATURE
+    if cfg.MODEL.MASK_ON:
+        needs |= {f"MODEL.DETR.MASK.{key}": cfg.MODEL.DETR.MASK[key] for key in ("QUERY_DECODER", "SPATIAL_QUERY")}
     return needs
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pair_detr.conversion.classes import COCO_NAMES, NUM_RAW_IDS, are_raw_ids, keep_used_ids, raw_names
+from pair_detr.conversion.classes import RAW_IDS
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.reading import METADATA, Checkpoint
 from pair_detr.conversion.sources import CAFFE2_PIXELS, Layout, Match, recognise
@@ -45,7 +45,8 @@ def convert(
         checkpoint: weights in the layout of a known code base.
         source: which one; "auto" recognises it.
         num_classes: required number of classes after the conversion; None takes what there is.
-        keep_91: keep classifiers over COCO's 91 raw ids rather than take the 80 classes out of them.
+        keep_91: keep classifiers over COCO's 91 raw ids (250 of panoptic models) rather than take the 80 (133) classes
+            out of them.
 
     Raises:
         ConversionError: the weights fit no code base exactly, or have another number of classes.
@@ -107,12 +108,13 @@ def _convert_classes(
     """The state dict, its number of classes, and their names where they are known."""
     state, count = match.renamed, match.architecture.transformer.num_classes
     names = checkpoint.hints.get("class_names")
-    if count == NUM_RAW_IDS and are_raw_ids(names):
-        if keep_91 or num_classes == NUM_RAW_IDS:
-            names = raw_names()
+    if (raw := RAW_IDS.get(count)) and raw.are_meant_by(names):
+        if keep_91 or num_classes == count:
+            names = raw.all_names()
         else:
-            logger.info("The classifier has %d rows for COCO's raw ids: took those of its 80 classes.", NUM_RAW_IDS)
-            state, count, names = keep_used_ids(state), len(COCO_NAMES), COCO_NAMES
+            message = "The classifier has %d rows for COCO's raw ids: took those of its %d classes."
+            logger.info(message, raw.count, len(raw.ids))
+            state, count, names = raw.keep_used(state), len(raw.ids), raw.names
     if num_classes is not None and count != num_classes:
         raise ConversionError(
             f"The weights are for {count} classes, --num-classes is {num_classes}. Convert them as they are; training "

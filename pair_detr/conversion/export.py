@@ -7,12 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from pair_detr.conversion.architecture import Architecture, LackingError, infer_architecture
-from pair_detr.conversion.classes import COCO_NAMES, raw_names, restore_raw_ids
+from pair_detr.conversion.classes import PANOPTIC, THINGS
 from pair_detr.conversion.convert import PREFIX, is_ours
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.sources import layout_named
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_NAMES = {"detr": "DETR", "conditional_detr": "Conditional DETR"}
 _MODELS = {"detr": "Detr", "conditional_detr": "ConditionalDetr"}
 # Pair DETR's second decoder and its heads; a box is predicted by the first alone, which is Conditional DETR's.
 _PAIR_PARTS = ("top_left_", "center_projection.")
@@ -41,6 +42,10 @@ class _Own:
     architecture: Architecture
     class_names: list[str]
 
+    @property
+    def has_masks(self) -> bool:
+        return self.architecture.transformer.mask_heads is not None
+
 
 def export_official(
     state: Mapping[str, Tensor], *, class_names: list[str] | None = None, keep_classes: bool = False
@@ -49,15 +54,17 @@ def export_official(
 
     Args:
         state: of a :class:`pair_detr.meta_arch.DetectionTransformer`.
-        class_names: of the classes; with 80 classes and no names they are taken for COCO's.
-        keep_classes: do not spread COCO's 80 classes over its 91 raw ids.
+        class_names: of the classes; with 80 classes and no names they are taken for COCO's, with 133 and masks for
+            those of its panoptic data.
+        keep_classes: do not spread COCO's 80 classes over its 91 raw ids, nor the 133 over 250.
 
     Raises:
         ConversionError: the state dict is no whole model with a ResNet, or a Pair DETR that decodes boxes from pairs.
     """
     own = _prepare(state, class_names, keep_classes)
     variant = own.architecture.transformer.VARIANT
-    layout = "official DETR" if variant == "detr" else "official Conditional DETR"
+    masks = " (with masks)" if own.has_masks else ""
+    layout = f"official{masks} {_NAMES[variant]}"
     return Exported(_renamed(own, layout), variant, len(own.class_names))
 
 
@@ -83,9 +90,8 @@ def export_transformers(
     own = _prepare(state, class_names, keep_classes)
     shape = own.architecture.transformer
     kind = "timm" if dilation else "resnet"
-    name = "DETR" if shape.VARIANT == "detr" else "Conditional DETR"
     config = {
-        "architectures": [f"{_MODELS[shape.VARIANT]}ForObjectDetection"],
+        "architectures": [f"{_MODELS[shape.VARIANT]}For{'Segmentation' if own.has_masks else 'ObjectDetection'}"],
         "model_type": shape.VARIANT,
         "d_model": shape.HIDDEN_DIM,
         "num_queries": shape.NUM_QUERIES,
@@ -100,11 +106,11 @@ def export_transformers(
         "auxiliary_loss": False,
         "id2label": {str(i): label for i, label in enumerate(own.class_names)},
         "label2id": {label: i for i, label in enumerate(own.class_names)},
-        **_backbone_config(own.architecture, dilation),
+        **_backbone_config(own.architecture, dilation, own.has_masks),
     }
     processor = {
         "image_processor_type": f"{_MODELS[shape.VARIANT]}ImageProcessor",
-        "format": "coco_detection",
+        "format": "coco_panoptic" if len(own.class_names) == PANOPTIC.count else "coco_detection",
         "do_resize": True,
         "size": {"shortest_edge": 800, "longest_edge": 1333},
         "do_rescale": True,
@@ -115,7 +121,8 @@ def export_transformers(
         "do_pad": True,
     }
     # Both releases read the names of release 4.
-    renamed = _renamed(own, f"transformers 4.x ({kind} backbone) {name}")
+    masks = ", with masks" if own.has_masks else ""
+    renamed = _renamed(own, f"transformers 4.x ({kind} backbone{masks}) {_NAMES[shape.VARIANT]}")
     files = {"config.json": config, "preprocessor_config.json": processor}
     return Exported(renamed, shape.VARIANT, len(own.class_names), files)
 
@@ -149,10 +156,13 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
     if wrong := [key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key)]:
         raise ConversionError(f"The state dict is no whole {variant}: see {', '.join(sorted(wrong)[:6])}.")
     count = architecture.transformer.num_classes
-    if count == len(COCO_NAMES) and class_names in (None, COCO_NAMES) and not keep_classes:
-        return _Own(restore_raw_ids(own), architecture, raw_names())
+    # Without names 133 classes may be anything, but for those of a segmentation model.
+    kinds = (THINGS, PANOPTIC) if architecture.transformer.mask_heads is not None or class_names else (THINGS,)
+    raw = next((kind for kind in kinds if count == len(kind.names) and class_names in (None, kind.names)), None)
+    if raw is not None and not keep_classes:
+        return _Own(raw.restore(own), architecture, raw.all_names())
     if class_names is None:
-        class_names = COCO_NAMES if count == len(COCO_NAMES) else [f"LABEL_{i}" for i in range(count)]
+        class_names = raw.names if raw is not None else [f"LABEL_{i}" for i in range(count)]
     if len(class_names) != count:
         raise ConversionError(f"There are {len(class_names)} class names, but the model has {count} classes.")
     return _Own(own, architecture, class_names)
@@ -166,7 +176,7 @@ def _renamed(own: _Own, layout: str) -> dict[str, Tensor]:
     return {key: tensor.clone().contiguous() for key, tensor in renamed.items()}
 
 
-def _backbone_config(architecture: Architecture, dilation: bool) -> dict[str, Any]:
+def _backbone_config(architecture: Architecture, dilation: bool, all_stages: bool) -> dict[str, Any]:
     resnet = architecture.resnet
     is_basic = resnet.DEPTH < 50
     is_standard = resnet.STEM_OUT_CHANNELS == 64 and (64 if is_basic else 256) == resnet.RES2_OUT_CHANNELS
@@ -187,6 +197,6 @@ def _backbone_config(architecture: Architecture, dilation: bool) -> dict[str, An
         "embedding_size": resnet.STEM_OUT_CHANNELS,
         "hidden_sizes": [resnet.RES2_OUT_CHANNELS * 2**stage for stage in range(4)],
         "depths": list(_DEPTHS[resnet.DEPTH]),
-        "out_features": ["stage4"],
+        "out_features": [f"stage{i}" for i in range(1 if all_stages else 4, 5)],
     }
     return {"dilation": False, "use_timm_backbone": False, "backbone": None, "backbone_config": backbone}

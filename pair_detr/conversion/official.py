@@ -1,6 +1,7 @@
 """Names in the files of DETR's and Conditional DETR's authors, and of DETR's wrapper for Detectron2."""
 
 from pair_detr.conversion import resnets
+from pair_detr.conversion.masks import with_masks
 from pair_detr.conversion.names import Names, under
 
 _ATTENTION: Names = {"in_proj_{p}": "in_proj_{p}", "out_proj.{p}": "out_proj.{p}"}
@@ -39,4 +40,9 @@ _BACKBONE = under("backbone.0.body.", "backbone.", resnets.TORCHVISION)
 
 DETR = _BACKBONE | _DETR
 CONDITIONAL_DETR = _BACKBONE | _CONDITIONAL
-D2_DETR = under("detr.", "", under("backbone.0.backbone.", "backbone.", resnets.DETECTRON2) | _DETR)
+DETR_MASKS = with_masks(DETR)
+# Of no file of Conditional DETR's authors, but of models that are converted to their names.
+CONDITIONAL_DETR_MASKS = with_masks(CONDITIONAL_DETR)
+_D2_DETR = under("backbone.0.backbone.", "backbone.", resnets.DETECTRON2) | _DETR
+D2_DETR = under("detr.", "", _D2_DETR)
+D2_DETR_MASKS = under("detr.", "", with_masks(_D2_DETR))

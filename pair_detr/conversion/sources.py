@@ -11,6 +11,7 @@ from torch import Tensor
 from pair_detr.conversion import detrex, huggingface, mmdet, official, resnets
 from pair_detr.conversion.architecture import Architecture, LackingError, infer_architecture
 from pair_detr.conversion.errors import ConversionError
+from pair_detr.conversion.masks import with_masks
 from pair_detr.conversion.names import Names, NameTable, under
 
 TORCHVISION_PIXELS: dict[str, Any] = {
@@ -96,6 +97,14 @@ LAYOUTS: tuple[Layout, ...] = (
         NameTable(official.D2_DETR),
         ignored=(_COUNTERS, r"criterion\.empty_weight"),
     ),
+    *_detectors("official (with masks)", "detr", official.DETR_MASKS, official.CONDITIONAL_DETR_MASKS),
+    Layout(
+        "DETR's wrapper for Detectron2 (with masks)",
+        ("d2_detr",),
+        "detr",
+        NameTable(official.D2_DETR_MASKS),
+        ignored=(_COUNTERS, r"criterion\.empty_weight"),
+    ),
     *_detectors("mmdetection's", "mmdet", mmdet.DETR, mmdet.CONDITIONAL_DETR),
     *_detectors(
         "detrex's", "detrex", detrex.DETR, detrex.CONDITIONAL_DETR, ignored=(_COUNTERS, r"criterion\.empty_weight")
@@ -108,6 +117,16 @@ LAYOUTS: tuple[Layout, ...] = (
             "transformers",
             backbone | huggingface.DETR[release],
             backbone | huggingface.CONDITIONAL_DETR[release],
+        )
+    ),
+    *(
+        layout
+        for (release, kind), backbone in huggingface.BACKBONES.items()
+        for layout in _detectors(
+            f"transformers {release}.x ({kind} backbone, with masks)",
+            "transformers",
+            with_masks(backbone | huggingface.DETR[release], "detr.", release),
+            with_masks(backbone | huggingface.CONDITIONAL_DETR[release], "conditional_detr.", release),
         )
     ),
     _backbone("torchvision's ResNet", ("torchvision", "timm"), resnets.TORCHVISION, ignored=(_COUNTERS, r"fc\..*")),

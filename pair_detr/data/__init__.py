@@ -4,7 +4,7 @@ from pair_detr.data import builtin  # noqa: F401  (registers the data sets)
 from pair_detr.data.augmentation import build_augmentation
 from pair_detr.data.build import build_test_loader, build_train_loader, images_per_process, load_training_dicts
 from pair_detr.data.builtin import datasets_root
-from pair_detr.data.catalog import class_names_of, load_dataset
+from pair_detr.data.catalog import class_names_of, load_dataset, panoptic_classes
 from pair_detr.data.classes import resolve_class_names, resolve_num_classes, sharing_classes
 from pair_detr.data.coco import register_coco
 from pair_detr.data.image_folder import register_image_folder
@@ -12,6 +12,9 @@ from pair_detr.data.image_labels import register_image_labels
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.multi_sampler import MultiDatasetBatchSampler
+from pair_detr.data.panoptic import register_coco_panoptic
+from pair_detr.data.panoptic_classes import PanopticClasses
+from pair_detr.data.panoptic_shapes import make_panoptic_shapes
 from pair_detr.data.registration import register_from_config
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.shapes import make_shapes, register_shapes
@@ -24,6 +27,7 @@ __all__ = [
     "DetectionMapper",
     "MultiDatasetBatchSampler",
     "MultiDatasetMapper",
+    "PanopticClasses",
     "TrainingBatchSampler",
     "VocabularyMatch",
     "build_augmentation",
@@ -36,9 +40,12 @@ __all__ = [
     "images_per_process",
     "load_dataset",
     "load_training_dicts",
+    "make_panoptic_shapes",
     "make_shapes",
     "match_classes",
+    "panoptic_classes",
     "register_coco",
+    "register_coco_panoptic",
     "register_from_config",
     "register_image_folder",
     "register_image_labels",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.data.build import (
     filter_images_with_only_crowd_annotations,
     print_instances_class_histogram,
@@ -18,7 +18,7 @@ from detectron2.data.build import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pair_detr.data.catalog import annotation_type_of, load_dataset
+from pair_detr.data.catalog import annotation_type_of, class_names_of, load_dataset
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.sampler import TrainingBatchSampler
@@ -70,13 +70,16 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             f"DATASETS.TRAIN: {', '.join(labelled)} has image labels, not boxes. Set DATALOADER.SAMPLER_TRAIN to "
             f"{MULTI_DATASET_SAMPLER} to train on both, or remove it."
         )
-    dicts = list(itertools.chain.from_iterable(validate(name, load_dataset(name)) for name in cfg.DATASETS.TRAIN))
+    masks = cfg.MODEL.MASK_ON
+    dicts = list(
+        itertools.chain.from_iterable(validate(name, load_dataset(name), masks=masks) for name in cfg.DATASETS.TRAIN)
+    )
     require_boxes(cfg.DATASETS.TRAIN, dicts)
     # Detectron2's get_detection_dataset_dicts would filter before degenerate boxes are dropped, and load everything
     # once more: these are its parts.
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = filter_images_with_only_crowd_annotations(dicts)
-    classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    classes = class_names_of(cfg.DATASETS.TRAIN[0])
     if classes:
         print_instances_class_histogram(dicts, classes)
     return dicts

@@ -9,6 +9,7 @@ from pair_detr.data.coco import register_coco
 from pair_detr.data.lvis import register_lvis_base
 from pair_detr.data.open_shapes import register_open_shapes
 from pair_detr.data.ov_coco import register_ov_coco
+from pair_detr.data.panoptic_shapes import register_panoptic_shapes
 from pair_detr.data.shapes import register_shapes
 from pair_detr.data.voc import register_voc
 
@@ -44,6 +45,7 @@ for _prefix, _register, _folder in (
     ("bccd", register_bccd, str(_root / "bccd")),
     ("shapes", register_shapes, str(_root / "shapes")),
     ("open_shapes", register_open_shapes, _root / "shapes"),
+    ("panoptic_shapes", register_panoptic_shapes, _root / "shapes"),
     ("ovcoco", register_ov_coco, _root),
     ("lvis_v1_train_norare", register_lvis_base, _root),
 ):

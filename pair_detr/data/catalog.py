@@ -4,6 +4,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pair_detr.data.panoptic import complete_records
+from pair_detr.data.panoptic_classes import PanopticClasses, classes_from_metadata, is_separated
+
 _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python before the config is used"
 
 
@@ -11,7 +14,8 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     """Loads a data set of the catalog.
 
     Returns:
-        its images in Detectron2's standard format; not validated.
+        its images in Detectron2's standard format, panoptic ones as :func:`pair_detr.data.panoptic.complete_records`
+        makes them; not validated.
 
     Raises:
         KeyError: ``name`` is not registered.
@@ -25,7 +29,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         raise KeyError(f'Data set "{name}" is not registered: {_WHERE_TO_REGISTER}; or correct the name.')
     metadata = MetadataCatalog.get(name)
     try:
-        dicts = DatasetCatalog.get(name)
+        dicts = complete_records(DatasetCatalog.get(name), metadata)
     except OSError as error:
         remedy = metadata.get(
             "remedy", "Correct its path, or set the environment's DETECTRON2_DATASETS to the folder of the data sets."
@@ -52,7 +56,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
 
 
 def class_names_of(name: str) -> list[str] | None:
-    """Names of the classes of a registered data set, in the order of their contiguous ids.
+    """Names of the classes of a registered data set, in the order of their contiguous ids; things before stuff.
 
     The annotations are loaded only where the metadata are filled by loading, as with ``register_coco_instances``.
 
@@ -66,7 +70,24 @@ def class_names_of(name: str) -> list[str] | None:
     if metadata.get("thing_classes") is None:
         load_dataset(name)
     classes = metadata.get("thing_classes")
+    if classes is not None and is_separated(metadata):
+        classes = classes_from_metadata(metadata).names
     return None if classes is None else list(classes)
+
+
+def panoptic_classes(name: str) -> PanopticClasses:
+    """Classes of a registered data set as a panoptic model numbers them: which are things, and their other numbers.
+
+    They are those of the metadata in Detectron2's standard form, where things and stuff share one numbering; in the
+    separated form, where each has its own, stuff follows the things. Without stuff, all classes are things. The
+    annotations are loaded only where the metadata are filled by loading.
+
+    Raises:
+        KeyError, OSError, ValueError: as :func:`load_dataset`; or the metadata have no classes, or number them in none
+            of the two ways.
+    """
+    class_names_of(name)
+    return classes_from_metadata(MetadataCatalog.get(name))
 
 
 def annotation_type_of(name: str) -> str:

@@ -1,6 +1,7 @@
 """Data sets in COCO's JSON format, checked before Detectron2 and pycocotools read them."""
 
 import json
+from collections import Counter, defaultdict
 from numbers import Real
 from typing import Any
 
@@ -9,6 +10,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
 from pair_detr.data.degenerate import is_box
+from pair_detr.data.masks import MaskFault, polygon_fault, rle_fault
 from pair_detr.data.messages import join_some
 
 # The lists of a file in the order in which they are checked, and what every entry needs.
@@ -25,6 +27,9 @@ _REMEDY = "Correct the file: " + "; ".join(
 def register_coco(name: str, json_file: str, image_root: str, **metadata: Any) -> None:
     """Registers data in COCO's JSON format; nothing is read until the data set is used.
 
+    Detectron2 leaves out polygons with less than three points or half a point, and objects that have no other. Images
+    list them under ``bad_polygons``.
+
     Args:
         name: name in the catalogs.
         json_file: annotations.
@@ -35,15 +40,25 @@ def register_coco(name: str, json_file: str, image_root: str, **metadata: Any) -
     json_file, image_root = str(json_file), str(image_root)
 
     def load() -> list[dict[str, Any]]:
-        check_coco_json(json_file)
-        return load_coco_json(json_file, image_root, name)
+        content = check_coco_json(json_file)
+        records = load_coco_json(json_file, image_root, name)
+        bad_polygons = _bad_polygons(content)
+        return [
+            record | {"bad_polygons": [MaskFault(record["file_name"], *fault) for fault in faults]}
+            if (faults := bad_polygons.get(record["image_id"]))
+            else record
+            for record in records
+        ]
 
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
 
 
-def check_coco_json(json_file: str) -> None:
+def check_coco_json(json_file: str) -> dict[str, Any]:
     """Makes sure that a file can be loaded: pycocotools would fail without saying where, or leave annotations out.
+
+    Returns:
+        what the file holds.
 
     Raises:
         OSError: the file cannot be read.
@@ -56,6 +71,20 @@ def check_coco_json(json_file: str) -> None:
             raise ValueError(f"{json_file} is not valid JSON ({error}). Correct or replace the file.") from error
     if faults := _faults_of(content):
         raise ValueError(f"{json_file}: {join_some(faults)}. {_REMEDY} (bbox is [x, y, width, height] in pixels).")
+    return content
+
+
+def _bad_polygons(content: dict[str, Any]) -> dict[int | str, list[tuple[int, str]]]:
+    """By image, the position of annotations with polygons that Detectron2 leaves out, and what is wrong with these."""
+    positions: Counter[int | str] = Counter()
+    bad: dict[int | str, list[tuple[int, str]]] = defaultdict(list)
+    for annotation in content.get("annotations", ()):
+        image, segmentation = annotation["image_id"], annotation.get("segmentation")
+        if isinstance(segmentation, list):
+            faults = (polygon_fault(polygon) for polygon in segmentation)
+            bad[image].extend((positions[image], fault) for fault in faults if fault)
+        positions[image] += 1
+    return bad
 
 
 def _faults_of(content: Any) -> list[str]:
@@ -96,9 +125,22 @@ def _fault_of(entry: Any, fields: tuple[str, ...], ids: dict[str, set[int | str]
             good = isinstance(value, (int, str))
         if not good:
             return f"has {field} {json.dumps(value)}"
+    if (fault := _segmentation_fault(entry.get("segmentation"))) is not None:
+        return f"has {fault}"
     for field, key in (("image_id", "images"), ("category_id", "categories")):
         if field in fields and entry[field] not in ids[key]:
             return f"has {field} {json.dumps(entry[field])}, which is not among the {key}"
+    return None
+
+
+def _segmentation_fault(segmentation: Any) -> str | None:
+    """What Detectron2 and pycocotools would fail on; polygons with too few numbers are left to Detectron2."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict):
+        return rle_fault(segmentation)
+    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+        return "a segmentation that is neither a list of polygons nor run lengths"
     return None
 
 

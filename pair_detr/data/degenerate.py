@@ -10,6 +10,8 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
+from pair_detr.data.masks import MaskFault
+
 logger = logging.getLogger(__name__)
 
 _NAMED_IN_A_MESSAGE = 3
@@ -70,8 +72,8 @@ def box_fault(bbox: Any, mode: Any, image_size: tuple[float, float] | None = Non
     return None
 
 
-def warn_of_dropped(name: str, faults: Sequence[BoxFault]) -> None:
-    """Logs one warning for all the dropped boxes of the data set ``name``; nothing if there are none."""
+def warn_of_dropped(name: str, faults: Sequence[BoxFault | MaskFault]) -> None:
+    """Logs one warning for all the boxes of the data set ``name`` dropped for themselves or their masks, if any."""
     if not faults:
         return
     shown = "; ".join(map(str, faults[:_NAMED_IN_A_MESSAGE])) + ("; ..." if len(faults) > _NAMED_IN_A_MESSAGE else "")

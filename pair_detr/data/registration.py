@@ -10,12 +10,14 @@ from detectron2.data import DatasetCatalog
 from pair_detr.data.coco import register_coco
 from pair_detr.data.image_folder import register_image_folder
 from pair_detr.data.image_labels import register_image_labels
+from pair_detr.data.panoptic import register_coco_panoptic
 from pair_detr.data.voc import register_voc
 
 # Keys of an entry by its format: the required ones and the optional ones.
 _KEYS = {
     "coco": ({"NAME", "FORMAT", "JSON", "IMAGES"}, {"NOVEL_CLASSES"}),
     "voc": ({"NAME", "FORMAT", "ROOT", "SPLIT"}, {"CLASSES", "YEAR"}),
+    "coco_panoptic": ({"NAME", "FORMAT", "JSON", "SEGMENTS", "IMAGES"}, {"INSTANCES"}),
     "image_folder": ({"NAME", "FORMAT", "ROOT"}, {"CLASSES"}),
     "image_labels": ({"NAME", "FORMAT", "JSON", "IMAGES"}, set()),
 }
@@ -30,6 +32,8 @@ def register_from_config(cfg: CfgNode) -> None:
     An entry is one of (keys in parentheses may be left out, paths are relative to the working directory)
 
     - ``{NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder, (NOVEL_CLASSES: [a, b])}``
+    - ``{NAME: my_train, FORMAT: coco_panoptic, JSON: file, SEGMENTS: folder of the PNG files, IMAGES: folder,
+      (INSTANCES: JSON file of the things)}``, see :func:`pair_detr.data.panoptic.register_coco_panoptic`
     - ``{NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train, (CLASSES: [a, b]), (YEAR: 2012)}``
     - ``{NAME: my_photos, FORMAT: image_folder, ROOT: folder, (CLASSES: file or {folder: class name})}``, see
       :func:`pair_detr.data.image_folder.register_image_folder`
@@ -70,6 +74,11 @@ def _register(key: str, entry: Mapping[str, Any]) -> None:
         json_file = _file(key, "JSON", entry["JSON"])
         novel = {"novel_classes": list(entry["NOVEL_CLASSES"])} if "NOVEL_CLASSES" in entry else {}
         register_coco(name, str(json_file), str(_folder(key, "IMAGES", entry["IMAGES"])), **novel)
+    elif data_format == "coco_panoptic":
+        json_file = _file(key, "JSON", entry["JSON"])
+        folders = [_folder(key, field, entry[field]) for field in ("SEGMENTS", "IMAGES")]
+        instances = _file(key, "INSTANCES", entry["INSTANCES"]) if "INSTANCES" in entry else None
+        register_coco_panoptic(name, json_file, *folders, instances_json=instances)
     elif data_format == "image_labels":
         json_file = _file(key, "JSON", entry["JSON"])
         register_image_labels(name, json_file, _folder(key, "IMAGES", entry["IMAGES"]))

@@ -100,7 +100,9 @@ def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     vocabulary = require_class_names(options[0].name)
     dicts: list[dict[str, Any]] = []
     for number, source in enumerate(options):
-        images = validate(source.name, load_dataset(source.name), annotation_type=source.ann_type)
+        images = validate(
+            source.name, load_dataset(source.name), annotation_type=source.ann_type, masks=cfg.MODEL.MASK_ON
+        )
         match = _match(source, vocabulary, options[0].name)
         images = _with_vocabulary(source, images, match)
         if source.ann_type == "box":
@@ -144,6 +146,12 @@ def _with_vocabulary(
     source: SourceOptions, images: Sequence[dict[str, Any]], match: VocabularyMatch
 ) -> list[dict[str, Any]]:
     if source.ann_type == "box":
+        same = all(own == index for own, index in match.to_vocabulary.items())
+        if not same and any("first_stuff_class" in record for record in images):
+            raise ValueError(
+                f'Data set "{source.name}" is in Detectron2\'s separated panoptic form, but not the first of '
+                "DATASETS.TRAIN, whose classes count: put it first, or use the standard form (without _separated)."
+            )
         return [
             {
                 **record,

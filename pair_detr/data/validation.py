@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from detectron2.data.detection_utils import SizeMismatchError, check_image_size,
 
 from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
+from pair_detr.data.masks import MaskFault, mask_fault
 from pair_detr.data.messages import join_some
+from pair_detr.data.panoptic import annotate, mask_file
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +46,12 @@ class DatasetReport:
         num_boxes: its usable boxes; crowds are none.
         num_labels: its image labels.
         classes: occurrences by class name, in the order of the classes; empty where the data set does not name them.
+        num_masks: usable boxes with a mask; those of panoptic data, whose masks are in files, all have one.
+        missing_masks: usable boxes without a mask; an error where masks are trained on.
+        bad_masks: masks, or polygons of them, that cannot be used.
         degenerate: boxes that training drops.
         unknown_classes: annotations and labels whose class does not exist; an error.
-        missing_files: images that do not exist; an error.
+        missing_files: images, or PNG files with their segments, that do not exist; an error.
         duplicate_files: images that occur more than once.
         unlabelled: images without a label, where labels are what there should be.
     """
@@ -56,6 +61,9 @@ class DatasetReport:
     annotation_type: str = "box"
     num_boxes: int = 0
     num_labels: int = 0
+    num_masks: int = 0
+    missing_masks: list[MaskFault] = field(default_factory=list)
+    bad_masks: list[MaskFault] = field(default_factory=list)
     classes: dict[str, ClassCount] = field(default_factory=dict)
     degenerate: list[BoxFault] = field(default_factory=list)
     unknown_classes: list[str] = field(default_factory=list)
@@ -80,10 +88,12 @@ def check_dataset(name: str) -> DatasetReport:
         KeyError, FileNotFoundError, ValueError: the data set cannot be loaded at all, see
             :func:`pair_detr.data.catalog.load_dataset`.
     """
-    return inspect_dicts(name, load_dataset(name))
+    return inspect_dicts(name, load_dataset(name), masks=True)
 
 
-def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | None = None) -> DatasetReport:
+def inspect_dicts(
+    name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | None = None, masks: bool = False
+) -> DatasetReport:
     """As :func:`check_dataset`, for images already loaded in Detectron2's standard format.
 
     Args:
@@ -91,6 +101,7 @@ def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]], annotation_type: s
         dicts: its images.
         annotation_type: "box" or "image", whether labels are the classes of an image's boxes where it has no
             ``pos_category_ids``; by default what the metadata say.
+        masks: whether to look at masks, too, which takes its time.
     """
     metadata = MetadataCatalog.get(name)
     classes = metadata.get("thing_classes")
@@ -106,6 +117,8 @@ def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]], annotation_type: s
         labels = image_labels_of(record) if report.annotation_type == "image" else record.get("pos_category_ids", [])
         report.num_boxes += boxes.total()
         report.num_labels += len(labels)
+        if masks:
+            _inspect_masks(report, record, faults)
         if report.annotation_type == "image" and not labels:
             report.unlabelled.append(record["file_name"])
         if classes is None:
@@ -129,7 +142,7 @@ def inspect_dicts(name: str, dicts: Sequence[dict[str, Any]], annotation_type: s
             counts[label].labelled_images += 1
     report.classes = dict(zip(classes or (), counts, strict=True))
     occurrences = Counter(record["file_name"] for record in dicts)
-    report.missing_files = _missing(occurrences)
+    report.missing_files = _missing([*occurrences, *filter(None, map(mask_file, dicts))])
     report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
     return report
 
@@ -141,24 +154,29 @@ def image_labels_of(record: dict[str, Any]) -> list[int]:
     return sorted({annotation["category_id"] for annotation in record.get("annotations", ())})
 
 
-def validate(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | None = None) -> list[dict[str, Any]]:
+def validate(
+    name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | None = None, masks: bool = False
+) -> list[dict[str, Any]]:
     """Makes sure that a data set can be trained on.
 
-    Degenerate boxes are dropped, with one warning that counts them; files that occur twice are a warning.
+    Degenerate boxes, and with ``masks`` unusable masks with their boxes, are dropped, with one warning that counts
+    them; files that occur twice are a warning.
 
     Args:
         name: the data set.
         dicts: its images in Detectron2's standard format; left unchanged.
         annotation_type: as of :func:`inspect_dicts`.
+        masks: whether every box needs a mask.
 
     Returns:
         the images without the degenerate boxes; each has "annotations", if only an empty list.
 
     Raises:
         FileNotFoundError: images are missing.
-        ValueError: annotations have classes that the data set's metadata do not know.
+        ValueError: annotations have classes that the data set's metadata do not know, or lack a mask.
     """
-    report = inspect_dicts(name, dicts, annotation_type)
+    masks = masks and (annotation_type or annotation_type_of(name)) == "box"
+    report = inspect_dicts(name, dicts, annotation_type, masks)
     check_files(report)
     if report.unknown_classes:
         classes = MetadataCatalog.get(name).thing_classes
@@ -166,6 +184,12 @@ def validate(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | 
             f'Data set "{name}": {join_some(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
             f"to {len(classes) - 1} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}). Correct the "
             "annotations, or the data set's thing_classes."
+        )
+    if report.missing_masks:
+        raise ValueError(
+            f'Data set "{name}": {join_some(list(map(str, report.missing_masks)))}, but MODEL.MASK_ON needs a mask for '
+            f"each of its {report.num_boxes} boxes. Add the masks to the annotations (segmentation: polygons or run "
+            "lengths, in COCO's format), or set MODEL.MASK_ON to False."
         )
     if report.duplicate_files:
         logger.warning(
@@ -177,7 +201,10 @@ def validate(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | 
         )
     kept, dropped = [], []
     for record in dicts:
-        faults = _faults_of(record)
+        faults: dict[int, BoxFault | MaskFault] = {
+            **(_mask_faults_of(record)[1] if masks else {}),
+            **_faults_of(record),
+        }
         dropped.extend(faults.values())
         annotations = [a for index, a in enumerate(record.get("annotations", ())) if index not in faults]
         kept.append({**record, "annotations": annotations})
@@ -186,11 +213,17 @@ def validate(name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | 
 
 
 def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Opens each image; yields what is wrong with those that cannot be read or are of another size than annotated."""
+    """Opens each image, and the file with its segments if there is one.
+
+    Yields:
+        what is wrong with those that cannot be read or are of another size than annotated.
+    """
     for record in dicts:
         try:
             image = read_image(record["file_name"])
             check_image_size(dict(record), image)
+            if mask_file(record):
+                annotate(record, masks=True)
         except (OSError, ValueError, SizeMismatchError) as error:
             yield f"{record['file_name']}: {error}"
 
@@ -238,6 +271,31 @@ def _faults_of(record: dict[str, Any]) -> dict[int, BoxFault]:
         for index, annotation in enumerate(record.get("annotations", ()))
         if (reason := box_fault(annotation.get("bbox"), annotation.get("bbox_mode"), size)) is not None
     }
+
+
+def _inspect_masks(report: DatasetReport, record: dict[str, Any], unusable_boxes: Container[int]) -> None:
+    report.bad_masks.extend(record.get("bad_polygons", ()))
+    missing, bad = _mask_faults_of(record)
+    report.missing_masks.extend(fault for index, fault in missing.items() if index not in unusable_boxes)
+    report.bad_masks.extend(bad.values())
+    report.num_masks += sum(
+        not annotation.get("iscrowd") and not any(index in faults for faults in (unusable_boxes, missing, bad))
+        for index, annotation in enumerate(record.get("annotations", ()))
+    )
+
+
+def _mask_faults_of(record: dict[str, Any]) -> tuple[dict[int, MaskFault], dict[int, MaskFault]]:
+    """Annotations without a mask and with an unusable one, by their position; crowds need none."""
+    missing: dict[int, MaskFault] = {}
+    bad: dict[int, MaskFault] = {}
+    if "pan_seg_file_name" in record:
+        return missing, bad
+    size = (record["width"], record["height"]) if "width" in record and "height" in record else None
+    for index, annotation in enumerate(record.get("annotations", ())):
+        segmentation = annotation.get("segmentation")
+        if not annotation.get("iscrowd") and (reason := mask_fault(segmentation, size)) is not None:
+            (bad if segmentation else missing)[index] = MaskFault(record["file_name"], index, reason)
+    return missing, bad
 
 
 def _missing(file_names: Sequence[str]) -> list[str]:

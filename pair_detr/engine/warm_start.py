@@ -12,13 +12,14 @@ from pair_detr.conversion import PREFIX
 
 # Parts of a model that may start from another one of the weights, where they have none of their own.
 _TWINS = {"top_left_decoder": "decoder", "top_left_head": "box_head"}
-# Parts without which a detector may start: they depend on the data, or belong to the training of a single variant.
-_OPTIONAL = {"class_head", "top_left_decoder", "top_left_head", "center_projection", "top_left_projection"}
+# Parts without which a detector may start: they depend on the data, are trained after it, or belong to one variant.
+_OPTIONAL = {"class_head", "top_left_decoder", "top_left_head", "center_projection", "top_left_projection", "mask_head"}
 # What to set for a part to fit.
 _CONFIG = {
     "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH",
     "input_proj": "MODEL.DETR.HIDDEN_DIM, MODEL.BACKBONE.NAME",
     "encoder": "MODEL.DETR.ENC_LAYERS, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.FFN_DIM",
+    "mask_head": "MODEL.BACKBONE.NAME, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.NUM_HEADS",
     "decoder": "MODEL.DETR.VARIANT, MODEL.DETR.DEC_LAYERS, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.FFN_DIM",
 }
 
@@ -62,7 +63,9 @@ def adapt(
       classifier is taken if it has as many rows, else it keeps its random start.
     - Queries: the first ones are taken; what the model has beyond them keeps its random start.
     - Pair DETR from Conditional DETR: the top-left decoder starts as the decoder, its head from the box head.
-    - The reverse, and a backbone alone: what the model does not have, or the weights do not have, is left out.
+    - Models with masks from those without: the mask head keeps its random start.
+    - The reverse of these two, and a backbone alone: what the model does not have, or the weights do not have, is left
+      out.
 
     Args:
         weights: state dict.

@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from pair_detr.conversion import ConversionError, convert, is_ours, misfits, read_checkpoint
-from pair_detr.conversion.classes import NUM_RAW_IDS
+from pair_detr.conversion.classes import RAW_IDS
 from pair_detr.data.messages import join_some
 from pair_detr.data.vocabulary import normalize_name
 from pair_detr.engine.warm_start import MisfitError, adapt, require_agreement
@@ -29,6 +29,7 @@ _SILENT = (
     "MODEL.RESNETS.",
     "MODEL.DETR.NUM_HEADS",
     "MODEL.DETR.VARIANT",
+    "MODEL.DETR.MASK.",
     "MODEL.DETR.LOSS.CLASSIFICATION",
     "MODEL.DETR.PAIR.CLASS_DECODER",
     "MODEL.CLIP.TEMPERATURE",
@@ -65,7 +66,8 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
 
     Args:
         weights: local file, folder of transformers, URL, or name that Detectron2 resolves (``detectron2://...``).
-        num_classes: of the model; a classifier over COCO's 91 raw ids is reduced to the 80 classes unless it is 91.
+        num_classes: of the model; a classifier over COCO's raw ids, 91 or 250 of panoptic models, is reduced to the 80
+            or 133 classes unless it is one of these.
 
     Raises:
         FileNotFoundError: it does not exist or cannot be reached.
@@ -78,7 +80,7 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
             metadata = checkpoint.hints.get("metadata", {})
             names, needs = metadata.get("class_names"), metadata.get("config", {})
             return Weights(weights, "this package's", checkpoint.state, names, needs)
-        converted = convert(checkpoint, keep_91=num_classes == NUM_RAW_IDS)
+        converted = convert(checkpoint, keep_91=num_classes in RAW_IDS)
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
     metadata = converted.metadata
@@ -96,6 +98,8 @@ def require_weights(cfg: CfgNode) -> None:
         return
     weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
     needs = {key: value for key, value in weights.needs.items() if key.startswith(_SILENT)}
+    if not cfg.MODEL.MASK_ON:
+        needs = {key: value for key, value in needs.items() if not key.startswith("MODEL.DETR.MASK.")}
     if {needs.get("MODEL.DETR.VARIANT"), cfg.MODEL.DETR.VARIANT} <= _RELATED:
         del needs["MODEL.DETR.VARIANT"]
     if found := misfits(needs, cfg):

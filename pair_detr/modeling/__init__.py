@@ -4,7 +4,17 @@ from pair_detr.modeling import backbone
 from pair_detr.modeling.conditional_detr import ConditionalDETR
 from pair_detr.modeling.detector import Detector
 from pair_detr.modeling.detr import DETR
-from pair_detr.modeling.features import Memory, Predictions
+from pair_detr.modeling.features import FeatureMaps, MaskQueries, Memory, Predictions
 from pair_detr.modeling.pair_detr import PairDETR
 
-__all__ = ["DETR", "ConditionalDETR", "Detector", "Memory", "PairDETR", "Predictions", "backbone"]
+__all__ = [
+    "DETR",
+    "ConditionalDETR",
+    "Detector",
+    "FeatureMaps",
+    "MaskQueries",
+    "Memory",
+    "PairDETR",
+    "Predictions",
+    "backbone",
+]

@@ -37,4 +37,5 @@ class ConditionalDETR(Detector):
         """See :meth:`Detector.decode`."""
         states, reference = self.decoder(memory, self.query_embed.weight)
         states = self.supervised(states)
-        return Predictions(self.class_head(states), self.box_head(states, reference), states)
+        masks = self.mask_queries(states, memory, reference)
+        return Predictions(self.class_head(states), self.box_head(states, reference), states, mask_queries=masks)

@@ -40,4 +40,5 @@ class DETR(Detector):
     def decode(self, memory: Memory) -> Predictions:
         """See :meth:`Detector.decode`."""
         states = self.supervised(self.decoder(memory, self.query_embed.weight))
-        return Predictions(self.class_head(states), self.box_head(states), states)
+        masks = self.mask_queries(states, memory)
+        return Predictions(self.class_head(states), self.box_head(states), states, mask_queries=masks)

@@ -29,6 +29,7 @@ class PairDETR(ConditionalDETR):
         shared_decoder: bool,
         contrastive_layers: int,
         projection_dim: int,
+        mask_decoder: str = "center",
         **conditional: Any,
     ) -> None:
         """
@@ -38,12 +39,14 @@ class PairDETR(ConditionalDETR):
             shared_decoder: both decoders use the same layers.
             contrastive_layers: number of last layers to emit embeddings of, for the pair association loss.
             projection_dim: width of the embeddings; 0 emits the decoders' states.
+            mask_decoder: "center" or "top_left", whose states ask for masks.
             conditional: see :class:`ConditionalDETR`.
         """
         super().__init__(**conditional)
         dim = conditional["dim"]
         self.box_decoding = box_decoding
         self.class_decoder = class_decoder
+        self.mask_decoder = mask_decoder
         self.contrastive_layers = contrastive_layers
         if box_decoding == "pair":
             self.box_head = LocationHead(dim, 2, zero_init=True)
@@ -83,6 +86,10 @@ class PairDETR(ConditionalDETR):
                 "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0: nothing would train the top-left "
                 "decoder. Set one of them, or MODEL.DETR.VARIANT to conditional_detr."
             )
+        if cfg.MODEL.DETR.MASK.QUERY_DECODER not in ("center", "top_left"):
+            raise ValueError(
+                f"MODEL.DETR.MASK.QUERY_DECODER is {cfg.MODEL.DETR.MASK.QUERY_DECODER!r}; choose center or top_left."
+            )
         contrastive_layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}[pair.CONTRASTIVE_LAYERS]
         return super().from_config(cfg) | {
             "box_decoding": pair.BOX_DECODING,
@@ -90,6 +97,7 @@ class PairDETR(ConditionalDETR):
             "shared_decoder": pair.SHARED_DECODER,
             "contrastive_layers": contrastive_layers if pair.CONTRASTIVE_WEIGHT > 0 else 0,
             "projection_dim": pair.PROJECTION_DIM,
+            "mask_decoder": cfg.MODEL.DETR.MASK.QUERY_DECODER,
         }
 
     @torch.no_grad()
@@ -105,7 +113,8 @@ class PairDETR(ConditionalDETR):
 
     def decode(self, memory: Memory) -> Predictions:
         """See :meth:`Detector.decode`."""
-        if not self.training and self.box_decoding == "center" and self.class_decoder == "center":
+        asked = {self.box_decoding, self.class_decoder} | ({self.mask_decoder} if self.mask_head else set())
+        if not self.training and asked == {"center"}:
             return super().decode(memory)
         center_states, center_reference = self.decoder(memory, self.query_embed.weight)
         corner_states, corner_reference = self.top_left_decoder(memory, self.query_embed.weight)
@@ -116,7 +125,13 @@ class PairDETR(ConditionalDETR):
         if self.box_decoding == "pair":
             boxes = assemble_box(boxes, top_left)
         classified = center_states if self.class_decoder == "center" else corner_states
-        predictions = Predictions(logits=self.class_head(classified), boxes=boxes, states=classified)
+        if self.mask_decoder == "center":
+            masks = self.mask_queries(center_states, memory, center_reference)
+        else:
+            masks = self.mask_queries(corner_states, memory, corner_reference)
+        predictions = Predictions(
+            logits=self.class_head(classified), boxes=boxes, states=classified, mask_queries=masks
+        )
         if not self.training:
             return predictions
         last = slice(len(center_states) - min(self.contrastive_layers, len(center_states)), None)

@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         description="Counts boxes and images of every class, and lists missing images, unknown classes, degenerate "
-        "boxes, duplicates and images without labels. Exits with 1 if training would stop at one of the data sets."
+        "boxes, missing and malformed masks, duplicates and images without labels. Exits with 1 if training would stop "
+        "at one of the data sets."
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="registered data set")
     parser.add_argument("--config-file", help="config whose DATASETS.REGISTER registers the data sets")
@@ -42,10 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
             logger.error("%s: cannot be loaded: %s", name, error.args[0] if isinstance(error, KeyError) else error)
             trainable = False
             continue
+        if report.num_masks or report.bad_masks:
+            # Data with boxes alone have none by intention.
+            for fault in report.missing_masks:
+                logger.info("%s: missing mask: %s", report.name, fault)
         for title, items in (
             ("missing image", report.missing_files),
             ("unknown class", report.unknown_classes),
             ("dropped", report.degenerate),
+            ("bad mask", report.bad_masks),
             ("more than once", report.duplicate_files),
             ("without label", report.unlabelled),
         ):
@@ -64,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
             logger.info("%s: classes\n%s", report.name, class_table(report))
         labels = report.annotation_type == "image"
         count, what = (report.num_labels, "image labels") if labels else (report.num_boxes, "boxes")
+        if report.num_masks:
+            what += f", {report.num_masks} of them with masks"
         logger.info("%s: %d images, %d %s: %s", report.name, report.num_images, count, what, verdict)
     return 0 if trainable else 1
 

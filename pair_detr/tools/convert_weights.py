@@ -90,7 +90,7 @@ def reverse(
     known = metadata.get("config", {})
     if cfg is not None:
         known = needs_of(cfg)
-    usual: dict[str, Any] = dict(TORCHVISION_PIXELS)
+    usual = TORCHVISION_PIXELS | {"MODEL.DETR.MASK.QUERY_DECODER": "center", "MODEL.DETR.MASK.SPATIAL_QUERY": False}
     if variant := known.get("MODEL.DETR.VARIANT"):
         usual["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[variant].classification
     if unusual := [f"{key} {known[key]}" for key, value in usual.items() if known.get(key, value) != value]:
@@ -189,7 +189,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--source", default="auto", choices=("auto", *SOURCES), help="code base of INPUT (default: recognise it)"
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="fail unless OUTPUT is for N classes")
-    parser.add_argument("--keep-91", action="store_true", help="keep classifiers over COCO's 91 raw ids")
+    parser.add_argument(
+        "--keep-91", action="store_true", help="keep classifiers over COCO's 91 raw ids (panoptic: 250)"
+    )
     parser.add_argument("--entry", default="", help="entry of INPUT with the weights, if there are several")
     parser.add_argument("--allow-pickle", action="store_true", help="read objects, too; only from whom you trust")
     parser.add_argument(
@@ -201,7 +203,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--reverse", choices=("official", "transformers"), help="convert this package's weights for that code base"
     )
     parser.add_argument(
-        "--keep-classes", action="store_true", help="with --reverse, do not spread COCO's 80 classes over 91 raw ids"
+        "--keep-classes",
+        action="store_true",
+        help="with --reverse, do not spread COCO's 80 (133) classes over 91 (250) raw ids",
     )
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="with --reverse, names of the classes, one a line"

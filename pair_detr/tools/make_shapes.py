@@ -5,7 +5,7 @@ import logging
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.data import datasets_root, make_shapes
+from pair_detr.data import datasets_root, make_panoptic_shapes, make_shapes
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.make_shapes")
@@ -23,11 +23,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--train", type=int, default=8000, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=200, help="validation images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
+    parser.add_argument(
+        "--panoptic", action="store_true", help="also make panoptic_shapes_train and panoptic_shapes_val of them"
+    )
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
     made = make_shapes(args.output, args.train, args.val, args.seed)
     state = "made" if made else "there already, nothing to do"
     logger.info("%d training and %d validation images in %s: %s", args.train, args.val, args.output, state)
+    if args.panoptic:
+        made = make_panoptic_shapes(args.output)
+        logger.info("Panoptic segments: %s", "made" if made else "there already, nothing to do")
 
 
 if __name__ == "__main__":

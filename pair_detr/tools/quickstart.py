@@ -1,4 +1,7 @@
-"""From nothing to a trained detector and pictures of what it sees: ``python -m pair_detr.tools.quickstart``."""
+"""From nothing to a trained detector and pictures of what it sees: ``python -m pair_detr.tools.quickstart``.
+
+With ``--masks`` it segments what it detects.
+"""
 
 import argparse
 import json
@@ -16,25 +19,33 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from detectron2.utils.logger import create_small_table
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from pycocotools import mask as mask_util
 
 from pair_detr.atomic import replacing
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
+from pair_detr.data.masks import compressed
 from pair_detr.engine import argument_parser, run
 from pair_detr.variants import VARIANTS
 
 MODELS = tuple(VARIANTS)
 CONFIG = "quickstart"
+MASK_CONFIG = "quickstart_masks"
 
+_TASKS = {"bbox": "Boxes", "segm": "Masks"}
 _NUM_PICTURES = 8
 _PAIRS_IN_A_ROW = 2
 _MIN_SCORE = 0.3
+_MASK_OPACITY = 0.45
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Makes the data, trains, evaluates, draws, and prints the result; the last line is ``AP=0.xxx AP50=0.xxx``.
+    """Makes the data, trains, evaluates, draws, and prints the result.
+
+    The last line is ``AP=0.xxx AP50=0.xxx``, with masks followed by `` mask_AP=0.xxx mask_AP50=0.xxx``.
 
     Raises:
         PermissionError: the folder of the data sets cannot be written.
@@ -42,13 +53,15 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description="Trains a detector on generated shapes, on a CPU in a few minutes.")
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="default: %(default)s")
-    parser.add_argument("--output", help="folder of the results (default: output/quickstart/<model>)")
+    parser.add_argument("--masks", action="store_true", help="predict masks as well as boxes")
+    parser.add_argument("--output", help="folder of the results (default: output/quickstart/<model>, or <model>_masks)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted training")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options, as in SOLVER.MAX_ITER 200")
     args = parser.parse_args(arguments)
-    output = Path(args.output or Path("output", "quickstart", args.model))
+    folder = f"{args.model}_masks" if args.masks else args.model
+    output = Path(args.output or Path("output", "quickstart", folder))
     options = [*args.opts, "MODEL.DETR.VARIANT", args.model, "OUTPUT_DIR", str(output)]
-    config = str(config_file(CONFIG))
+    config = str(config_file(MASK_CONFIG if args.masks else CONFIG))
 
     data = _make_data()
     results = run(
@@ -63,19 +76,32 @@ def main(arguments: list[str] | None = None) -> None:
         MetadataCatalog.get(dataset),
         pictures,
     )
-    print(_summary(results["bbox"], args.model, output, pictures, data))  # noqa: T201
+    print(_summary(results, args.model, output, pictures, data))  # noqa: T201
 
 
-def _summary(box: dict[str, float], model: str, output: Path, pictures: Path, data: Path) -> str:
+def _summary(results: dict[str, dict[str, float]], model: str, output: Path, pictures: Path, data: Path) -> str:
     weights = output / "model_final.pth"
     # As one would type it, where the environment lies in the working directory and is not activated.
     python = Path(sys.executable)
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else "python"
     evaluate = [str(python), "train_net.py", "--config-file", str(output / "config.yaml"), "--eval-only"]
-    table = create_small_table({name: box[name] for name in ("AP", "AP50", "AP75", "APs", "APm")})
+    tables = [
+        f"{title} (percent, on the validation images)\n"
+        + create_small_table({name: results[task][name] for name in ("AP", "AP50", "AP75", "APs", "APm")})
+        for task, title in _TASKS.items()
+        if task in results
+    ]
+    last_line = " ".join(
+        f"{prefix}{metric}={results[task][metric] / 100:.3f}"
+        for task, prefix in (("bbox", ""), ("segm", "mask_"))
+        if task in results
+        for metric in ("AP", "AP50")
+    )
+    masks = "" if "segm" in results else "\n  masks as well as boxes  make quickstart MASKS=1"
+    other = ("MASKS=1 " if "segm" in results else "") + "MODEL=" + "|".join(m for m in MODELS if m != model)
+    newline = "\n\n"
     return f"""
-{table}
-(percent, on the validation images)
+{newline.join(tables)}
 
 Pictures    {pictures} (left the truth, right what {model} found)
 Weights     {weights}
@@ -84,14 +110,16 @@ Data        {data}
 
 What to run next:
   evaluate again          {shlex.join([*evaluate, "MODEL.WEIGHTS", str(weights)])}
-  the other detectors     make quickstart MODEL={"|".join(other for other in MODELS if other != model)}
+  the other detectors     make quickstart {other}{masks}
   COCO, and your own data see README.md
 
-AP={box["AP"] / 100:.3f} AP50={box["AP50"] / 100:.3f}"""
+{last_line}"""
 
 
 def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata, output: Path) -> None:
-    """Draws images in pairs: on the left the annotated boxes, on the right the predicted ones.
+    """Draws images in pairs: on the left the annotated objects, on the right the predicted ones.
+
+    Where the predictions have masks, those of both sides are drawn.
 
     Args:
         images: in Detectron2's standard format.
@@ -100,12 +128,15 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
         output: PNG file to write.
     """
     class_ids = metadata.thing_dataset_id_to_contiguous_id
-    predicted: dict[int, list[_Box]] = defaultdict(list)
-    for entry in json.loads(results_file.read_text()):
+    predicted: dict[int, list[_Object]] = defaultdict(list)
+    entries = json.loads(results_file.read_text())
+    with_masks = any("segmentation" in entry for entry in entries)
+    for entry in entries:
         if entry["score"] >= _MIN_SCORE:
             class_id = class_ids[entry["category_id"]]
             label = f"{metadata.thing_classes[class_id]} {entry['score']:.2f}"
-            predicted[entry["image_id"]].append(_Box(entry["bbox"], class_id, label))
+            mask = mask_util.decode(entry["segmentation"]) if with_masks else None
+            predicted[entry["image_id"]].append(_Object(entry["bbox"], class_id, label, mask))
 
     columns = 2 * _PAIRS_IN_A_ROW
     rows = math.ceil(len(images) / _PAIRS_IN_A_ROW)
@@ -115,10 +146,13 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
         axis.axis("off")
     for image, left, right in zip(images, axes[::2], axes[1::2], strict=False):
         truth = [
-            _Box(
+            _Object(
                 BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS),
                 annotation["category_id"],
                 metadata.thing_classes[annotation["category_id"]],
+                mask_util.decode(compressed(annotation["segmentation"], image["height"], image["width"]))
+                if with_masks
+                else None,
             )
             for annotation in image["annotations"]
         ]
@@ -129,20 +163,24 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
         figure.savefig(temporary)
 
 
-class _Box(NamedTuple):
-    """Box as x, y, width and height in pixels, its class and what to write above it."""
+class _Object(NamedTuple):
+    """Box as x, y, width and height in pixels, its class, what to write above it, and its (H, W) mask, if any."""
 
     xywh: Sequence[float]
     class_id: int
     label: str
+    mask: np.ndarray | None
 
 
-def _draw(axis: Axes, pixels: np.ndarray, boxes: list[_Box], title: str) -> None:
-    # Detectron2's Visualizer would need OpenCV, for masks alone.
-    axis.imshow(pixels, interpolation="nearest", extent=(0, pixels.shape[1], pixels.shape[0], 0))
+def _draw(axis: Axes, pixels: np.ndarray, objects: list[_Object], title: str) -> None:
+    # Detectron2's Visualizer would need OpenCV, which nothing else here does.
+    area = {"interpolation": "nearest", "extent": (0, pixels.shape[1], pixels.shape[0], 0)}
+    axis.imshow(pixels, **area)
     axis.set_title(title, pad=14)
-    for (x, y, width, height), class_id, label in boxes:
+    for (x, y, width, height), class_id, label, mask in objects:
         color = f"C{class_id}"
+        if mask is not None:
+            axis.imshow(np.multiply.outer(mask, to_rgba(color, _MASK_OPACITY)), **area)
         axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=color, linewidth=3))
         axis.text(x, y, label, color="white", va="bottom", bbox={"facecolor": color, "pad": 1, "linewidth": 0})
 

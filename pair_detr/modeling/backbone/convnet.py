@@ -11,11 +11,12 @@ from torch import Tensor, nn
 class ConvNet(Backbone):
     """Stages of two 3x3 convolutions with batch norm and ReLU; the first convolution of a stage has stride 2."""
 
-    def __init__(self, in_channels: int, channels: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int], all_stages: bool = False) -> None:
         """
         Args:
             in_channels: of the image.
             channels: of each stage.
+            all_stages: emit those before the last, too, as "stage1", "stage2", ...
         """
         super().__init__()
         layers: list[nn.Module] = []
@@ -28,18 +29,27 @@ class ConvNet(Backbone):
                 ]
                 in_channels = out_channels
         self.layers = nn.Sequential(*layers)
-        self._spec = {"last": ShapeSpec(channels=in_channels, stride=2 ** len(channels))}
+        first = 1 if all_stages else len(channels)
+        names = [f"stage{i}" for i in range(first, len(channels))] + ["last"]
+        self._spec = {name: ShapeSpec(channels=channels[i - 1], stride=2**i) for i, name in enumerate(names, first)}
+        # The number of layers after which each feature map is complete.
+        self._ends = {len(layers) // len(channels) * i: name for i, name in enumerate(names, first)}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) -> {"last": the feature map of the last stage}."""
-        return {"last": self.layers(image)}
+        """(B, C, H, W) -> feature maps by name, "last" the one of the last stage."""
+        features = {}
+        for i, layer in enumerate(self.layers, 1):
+            image = layer(image)
+            if i in self._ends:
+                features[self._ends[i]] = image
+        return features
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of the feature map."""
+        """Channels and stride of the feature maps."""
         return self._spec
 
 
 @BACKBONE_REGISTRY.register()
 def build_convnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ConvNet:
     """Builds the backbone that MODEL.CONVNET describes."""
-    return ConvNet(input_shape.channels, cfg.MODEL.CONVNET.CHANNELS)
+    return ConvNet(input_shape.channels, cfg.MODEL.CONVNET.CHANNELS, all_stages=cfg.MODEL.MASK_ON)

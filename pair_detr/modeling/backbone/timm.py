@@ -22,6 +22,7 @@ class TimmBackbone(Backbone):
         frozen_norm: bool = False,
         freeze_at: int = 0,
         kwargs: dict[str, Any] | None = None,
+        all_stages: bool = False,
     ) -> None:
         """
         Args:
@@ -31,6 +32,7 @@ class TimmBackbone(Backbone):
             frozen_norm: fix the statistics and the affine parameters of all batch norms.
             freeze_at: number of stages, from the image on, whose parameters are fixed.
             kwargs: further arguments of ``timm.create_model``.
+            all_stages: emit those before the last of ``out_indices``, too.
 
         Raises:
             ValueError: timm does not know the model or its arguments, the model has no such stage or stages that cannot
@@ -67,6 +69,8 @@ class TimmBackbone(Backbone):
             )
         self._name = name
         self.indices = sorted(i % num_stages for i in out_indices)
+        if all_stages:
+            self.indices = list(range(self.indices[-1] + 1))
         arguments["out_indices"] = tuple(range(self.indices[-1] + 1))
         if weights:
             arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
@@ -168,4 +172,5 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         frozen_norm=options.NORM == "FrozenBN",
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         kwargs=dict(options.KWARGS),
+        all_stages=cfg.MODEL.MASK_ON,
     )

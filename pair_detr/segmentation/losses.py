@@ -1,0 +1,53 @@
+"""Losses of masks (DETR, section 4.4 and appendix A.2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import sigmoid_focal_loss
+
+# Masks at full size that are in memory at a time.
+_CHUNK = 16
+
+
+def mask_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Focal and dice loss of each mask, which is upsampled to the size of its target.
+
+    The upsampled masks are not kept for the backward pass, but made again, a few at a time: they would take several
+    times the memory of all that the mask head keeps.
+
+    Args:
+        logits: (N, h, w) fp32.
+        targets: (N, H, W) bool.
+
+    Returns:
+        (N,) mean focal loss of the pixels, and (N,) dice loss.
+    """
+    chunks = [
+        checkpoint(_of_chunk, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(logits.split(_CHUNK), targets.split(_CHUNK), strict=True)
+    ]
+    focal, dice = zip(*chunks, strict=True)
+    return torch.cat(focal), torch.cat(dice)
+
+
+def _of_chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    logits = F.interpolate(logits[:, None], size=targets.shape[-2:], mode="bilinear").flatten(1)
+    targets = targets.flatten(1).to(logits.dtype)
+    return sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2).mean(1), dice_loss(logits, targets)
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss, smoothed by 1 as DETR's.
+
+    Args:
+        logits: (N, P) of P pixels.
+        targets: (N, P) of 0 and 1.
+
+    Returns:
+        (N,) in 0..1.
+
+    Source: arXiv 1606.04797, without the squares.
+    """
+    probs = logits.sigmoid()
+    return 1 - (2 * (probs * targets).sum(1) + 1) / (probs.sum(1) + targets.sum(1) + 1)

@@ -1,0 +1,159 @@
+"""Memory of the mask head in training, beside the plain one: ``python -m pair_detr.tools.benchmark_masks``."""
+
+import argparse
+import logging
+import platform
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torchvision.ops import sigmoid_focal_loss
+
+from pair_detr.modeling import FeatureMaps, MaskQueries, Memory
+from pair_detr.segmentation import MaskHead
+from pair_detr.segmentation.losses import dice_loss, mask_losses
+
+# Run as a program, the module's own name is __main__, which no logger is set up for.
+logger = logging.getLogger("pair_detr.tools.benchmark_masks")
+
+# DETR-R50.
+_DIM, _HEADS, _CHANNELS, _STRIDES = 256, 8, [1024, 512, 256], (32, 16, 8, 4)
+
+
+def make_queries(images: int, size: tuple[int, int], queries: int, device: torch.device) -> MaskQueries:
+    """Random inputs of a mask head.
+
+    Args:
+        images: of the batch.
+        size: height and width of the batch in pixels.
+        queries: of an image.
+        device: of the tensors; "meta" has no values.
+    """
+    coarsest, *finer = [tuple(-(-side // stride) for side in size) for stride in _STRIDES]
+    projected = torch.randn(images, _DIM, *coarsest, device=device)
+    maps = FeatureMaps(
+        projected, [torch.randn(images, c, *s, device=device) for c, s in zip(_CHANNELS, finer, strict=True)]
+    )
+    tokens = torch.randn(images, projected[0, 0].numel(), _DIM, device=device)
+    memory = Memory(tokens, torch.zeros_like(tokens[:1]), None, maps)
+    return MaskQueries(torch.randn(images, queries, _DIM, device=device), memory)
+
+
+def our_loss(head: MaskHead, asked: MaskQueries, matched: int, targets: Tensor) -> Tensor:
+    """Masks of the first ``matched`` queries of every image."""
+    images = len(asked.states)
+    query = torch.arange(matched, device=targets.device).repeat(images)
+    focal, dice = mask_losses(head(asked, query, [matched] * images), targets)
+    return focal.sum() + dice.sum()
+
+
+def plain_loss(head: MaskHead, asked: MaskQueries, matched: int, targets: Tensor) -> Tensor:
+    """Masks of all queries, for each of which the features are copied, as in the official code."""
+    images, queries = asked.states.shape[:2]
+    memory, maps = asked.memory, asked.memory.maps
+    attention = head.attention(asked.states.flatten(0, 1), memory.tokens, None, [queries] * images)
+    attention = attention.unflatten(-1, maps.projected.shape[-2:])
+    x = torch.cat((maps.projected.repeat_interleave(queries, 0), attention), dim=1)
+    first, second, *others = head.blocks
+    x = second(first(x))
+    for block, adapter, finer in zip(others, head.adapters, maps.finer, strict=True):
+        adapted = adapter(finer.repeat_interleave(queries, 0))
+        x = block(adapted + F.interpolate(x, size=adapted.shape[-2:], mode="nearest"))
+    logits = head.predictor(x).unflatten(0, (images, queries))[:, :matched].flatten(0, 1)
+    logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear").flatten(1)
+    wanted = targets.flatten(1).to(logits.dtype)
+    return sigmoid_focal_loss(logits, wanted).mean(1).sum() + dice_loss(logits, wanted).sum()
+
+
+def bytes_for_backward(loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> int:
+    """Bytes that a forward pass keeps for its backward pass, beside ``inputs``; also on the meta device."""
+    storages = {x.untyped_storage()._cdata for x in inputs}
+    kept = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in storages:
+            storages.add(storage._cdata)
+            kept.append(storage.nbytes())
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        # The result holds on to what was kept, so that no address is used twice.
+        result = loss()
+    del result
+    return sum(kept)
+
+
+def peak_bytes(loss: Callable[[], Tensor]) -> int:
+    """Highest memory of a forward and a backward pass on a GPU, beside what was there before."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    loss().backward()
+    return torch.cuda.max_memory_allocated() - before
+
+
+_HEADS_BY_NAME = {"matched queries, shared features": our_loss, "all queries, copied features": plain_loss}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the tool."""
+    parser = argparse.ArgumentParser(
+        description="Memory of a training step of DETR-R50's mask head and of its losses, without the detector: what "
+        "is kept for the backward pass, which any machine can count, and the peak on a GPU."
+    )
+    parser.add_argument("--queries", type=int, nargs="+", default=[100, 300], help="of an image (default: 100 300)")
+    parser.add_argument("--images", type=int, default=2, help="of a batch (default: %(default)s)")
+    parser.add_argument("--objects", type=int, default=10, help="of an image (default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), help="height and width (default: 800 1333)")
+    args = parser.parse_args(arguments)
+    setup_logger(name="pair_detr")
+    has_gpu = torch.cuda.is_available()
+    rows = []
+    for queries in args.queries:
+        for name, loss in _HEADS_BY_NAME.items():
+            row: list[object] = [name, queries]
+            for device in ("meta", "cuda") if has_gpu else ("meta",):
+                asked = make_queries(args.images, tuple(args.size), queries, torch.device(device))
+                head = MaskHead(_DIM, _HEADS, _CHANNELS).to(device)
+                matched = min(args.objects, queries)
+                targets = torch.zeros(matched * args.images, *args.size, dtype=torch.bool, device=device)
+
+                def step(
+                    loss: Callable = loss,
+                    head: MaskHead = head,
+                    asked: MaskQueries = asked,
+                    matched: int = matched,
+                    targets: Tensor = targets,
+                ) -> Tensor:
+                    return loss(head, asked, matched, targets)
+
+                maps = asked.memory.maps
+                inputs = [asked.states, asked.memory.tokens, maps.projected, *maps.finer, targets, *head.parameters()]
+                try:
+                    count = bytes_for_backward(step, inputs) if device == "meta" else peak_bytes(step)
+                    row.append(f"{count / 2**30:.2f}")
+                except torch.cuda.OutOfMemoryError:
+                    row.append("out of memory")
+            rows.append(row)
+    logger.info(
+        "Mask head and losses, %d images of %d x %d pixels with %d objects each; fp32, %s, torch %s\n%s",
+        args.images,
+        *args.size,
+        args.objects,
+        torch.cuda.get_device_name() if has_gpu else platform.machine(),
+        torch.__version__,
+        tabulate(
+            rows,
+            ["mask head", "queries", "GiB kept for the backward pass", *["peak GiB"] * has_gpu],
+            tablefmt="github",
+            disable_numparse=True,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
