@@ -69,7 +69,9 @@ class Demo:
         with replacing(output) as temporary:
             video = VideoFile(temporary, frames.fps)
             try:
-                for frame in tqdm(itertools.islice(frames, limit), name, total, unit="frame", leave=False):
+                for frame in tqdm(
+                    itertools.islice(frames, limit), name, total, unit="frame", leave=False, disable=None
+                ):
                     video.write(self.detect(frame, name, frame=count))
                     count += 1
             except KeyboardInterrupt:
@@ -142,6 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if not 0 <= args.confidence <= 1:
         parser.error(f"--confidence {args.confidence}: it must be from 0 to 1")
+    if args.max_frames is not None and args.max_frames < 1:
+        parser.error(f"--max-frames {args.max_frames}: it must be 1 or more")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output} is a file: name a folder")
     require_opencv()
     files = find_media(args.input) if args.input else []
     outputs = name_outputs(files, args.output)
