@@ -139,7 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vocabulary", metavar="CLASSES", help='for models with text weights: "cat,traffic cone", coco, lvis or a file'
     )
-    parser.add_argument("--confidence", type=float, default=0.5, help="least score of a detection, 0 to 1")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.5,
+        help="least score of a detection, 0 to 1; that of panoptic segments is MODEL.DETR.PANOPTIC.SCORE_THRESHOLD",
+    )
     parser.add_argument("--max-frames", type=int, metavar="N", help="of a video or webcam")
     args = parser.parse_args(arguments)
     if not 0 <= args.confidence <= 1:
