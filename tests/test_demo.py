@@ -78,6 +78,13 @@ def test_category_ids_are_those_of_the_data_set(tmp_path: Path) -> None:
         )
         predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2], options=["DATASETS.TEST", "('pets',)"])
         assert demo._dataset_ids(predictor) == [17, 18, 90]
+        MetadataCatalog.pop("pets")
+        MetadataCatalog.get("pets").set(
+            thing_classes=list(CLASSES),
+            thing_dataset_id_to_contiguous_id={17: 0, 18: 1},
+            stuff_dataset_id_to_contiguous_id={90: 2},
+        )
+        assert demo._dataset_ids(predictor) == [17, 18, 90]
 
 
 def test_results_hold_masks(tmp_path: Path) -> None:

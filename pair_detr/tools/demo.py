@@ -91,8 +91,10 @@ def _dataset_ids(predictor: Predictor) -> list[int] | None:
     for name in predictor.datasets:
         metadata = MetadataCatalog.get(name)
         if metadata.get("thing_classes") == predictor.metadata.thing_classes:
-            ids = metadata.get("thing_dataset_id_to_contiguous_id")
-            return None if ids is None else sorted(ids, key=ids.get)
+            # Panoptic models detect stuff, too.
+            ids = dict(metadata.get("stuff_dataset_id_to_contiguous_id") or {})
+            ids |= metadata.get("thing_dataset_id_to_contiguous_id") or {}
+            return sorted(ids, key=ids.get) if len(ids) == len(metadata.thing_classes) else None
     return None
 
 
