@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from pair_detr.config import add_pair_detr_config
@@ -51,12 +52,21 @@ def load_config(name: str, options: Sequence[str] = ()) -> CfgNode:
     Raises:
         FileNotFoundError: there is no such file.
         KeyError, AssertionError: the file or the options have a key that does not exist.
+        ValueError: the file is no YAML, or a value is of another type than the default.
     """
     cfg = get_cfg()
     add_pair_detr_config(cfg)
     path = find_config(name)
     if path:
-        cfg.merge_from_file(path)
+        try:
+            cfg.merge_from_file(path)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is no YAML: {error}. Correct the file.") from error
+        except (KeyError, ValueError) as error:
+            # The text of a KeyError is the repr of its message.
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            kind = KeyError if isinstance(error, KeyError) else ValueError
+            raise kind(f"{path}: {text}. Correct the file.") from error
     cfg.merge_from_list(list(options))
     return cfg
 

@@ -132,7 +132,8 @@ class Predictor:
         if detr.NUM_CLASSES not in (0, len(names)):
             return None
         detr.NUM_CLASSES = len(names)
-        self.cfg.DATASETS.TRAIN = self.cfg.DATASETS.TEST = ()
+        if not detr.PANOPTIC.ENABLED:  # Only the data set tells things from stuff.
+            self.cfg.DATASETS.TRAIN = self.cfg.DATASETS.TEST = ()
         return names
 
     def _name_classes(self) -> None:

@@ -7,14 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from data_helpers import write_image
+from matplotlib.text import Text
 from model_helpers import VARIANTS, build, make_batch, tiny_cfg
 from PIL import Image
-from tool_helpers import save_model
+from tool_helpers import assert_nothing_is_cut_off, save_model
 from torch import Tensor
 
 import pair_detr
 from pair_detr.tools import visualize_attention
 from pair_detr.visualization.attention import AttentionRecorder
+from pair_detr.visualization.attention_figure import draw_attention
 from pair_detr.visualization.attention_report import report_attention
 
 CASES = [*((variant, {}) for variant in VARIANTS), ("pair_detr", {"PAIR__SHARED_DECODER": True})]
@@ -143,6 +145,32 @@ def test_tool_writes_a_picture_and_the_maps(variant: str, options: dict, tmp_pat
     np.testing.assert_allclose(maps["center_combined"].sum((2, 3)), 1, rtol=1e-5)
     assert ("encoder" in maps) == ("ENC_LAYERS" not in options)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["maps.npz", "maps.png"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [(300, 60), (80, 64), (60, 300)])
+def test_texts_of_the_figure_are_not_cut_off(variant: str, size: tuple[int, int], tmp_path: Path) -> None:
+    write_image(tmp_path / "x.png", *size)
+    predictor = pair_detr.Predictor.from_files(*save_model(tmp_path, variant=variant)[1::2])
+    report = report_attention(predictor.model, predictor.prepare(tmp_path / "x.png"), 2, layer=0)
+    figure = draw_attention(np.zeros((size[1], size[0], 3), np.uint8), report, predictor.metadata.thing_classes)
+    assert_nothing_is_cut_off(figure)
+    texts = [text.get_text().replace("\n", " ") for text in figure.findobj(Text)]
+    # As --layer and the arrays count.
+    assert sum("decoder layer 0 " in text for text in texts) == 2
+    assert any("In the first layer" in text for text in texts) == (variant != "detr")
+
+
+def test_points_are_not_hidden_by_labels(tmp_path: Path) -> None:
+    write_image(tmp_path / "x.png", 80, 64)
+    predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2])
+    report = report_attention(predictor.model, predictor.prepare(tmp_path / "x.png"), 1, points=[(3, 3)])
+    figure = draw_attention(np.zeros((64, 80, 3), np.uint8), report, predictor.metadata.thing_classes)
+    overview = figure.axes[0]
+    (label,) = [text for text in overview.texts if "%" in text.get_text()]
+    (point,) = overview.lines
+    (letter,) = [text for text in overview.texts if text.get_text() == "a"]
+    assert label.zorder < point.zorder < letter.zorder
 
 
 def test_bad_arguments(tmp_path: Path) -> None:

@@ -81,6 +81,14 @@ def test_load_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not cfg.is_frozen()
     assert load_config("detr/r50").MODEL.DETR.VARIANT == "detr"
     assert load_config("").MODEL.META_ARCHITECTURE == "DetectionTransformer"
+    for content, error, message in (
+        ("MODEL: {DETR: {QUERIES: 7}}", KeyError, r"own\.yaml: .*MODEL\.DETR\.QUERIES"),
+        ("MODEL: {DETR: {NUM_QUERIES: many}}", ValueError, r"own\.yaml: .*MODEL\.DETR\.NUM_QUERIES"),
+        ("MODEL: [", ValueError, r"own\.yaml is no YAML"),
+    ):
+        (tmp_path / "own.yaml").write_text(content)
+        with pytest.raises(error, match=message):
+            load_config("own.yaml")
 
 
 def test_the_promised_configs_exist() -> None:

@@ -78,20 +78,27 @@ def test_category_ids_are_those_of_the_data_set(tmp_path: Path) -> None:
         )
         predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2], options=["DATASETS.TEST", "('pets',)"])
         assert demo._dataset_ids(predictor) == [17, 18, 90]
+        MetadataCatalog.pop("pets")
+        MetadataCatalog.get("pets").set(
+            thing_classes=list(CLASSES),
+            thing_dataset_id_to_contiguous_id={17: 0, 18: 1},
+            stuff_dataset_id_to_contiguous_id={90: 2},
+        )
+        assert demo._dataset_ids(predictor) == [17, 18, 90]
 
 
 def test_results_hold_masks(tmp_path: Path) -> None:
     results = CocoResults(CLASSES, [3, 5, 9])
     instances = make_instances((20, 30), [[1, 2, 11, 7], [0, 0, 5, 5]], [1, 2])
     instances.pred_masks = torch.zeros(2, 20, 30, dtype=torch.bool)
-    instances.pred_masks[0, 2:7, 1:11] = True
+    instances.pred_masks[0, 2:7, 1:9] = True
     results.add("x.jpg", instances)
     results.add("empty.jpg", make_instances((20, 30), [], []))
     results.write(tmp_path / "results.json")
     content = COCO(str(tmp_path / "results.json"))
     first, second = content.loadAnns(content.getAnnIds())
-    assert (first["category_id"], first["bbox"], first["area"]) == (5, [1, 2, 10, 5], 50)
-    assert mask_util.area(first["segmentation"]) == 50
+    assert (first["category_id"], first["bbox"], first["area"]) == (5, [1, 2, 10, 5], 40)
+    assert mask_util.area(first["segmentation"]) == 40
     assert second["category_id"] == 9
     assert content.getAnnIds(imgIds=[2]) == []
 
@@ -150,13 +157,18 @@ def test_a_damaged_video_keeps_its_frames(tmp_path: Path, monkeypatch: pytest.Mo
         shown.video(99, tmp_path / "out" / "webcam.mp4")
 
 
-def test_bad_arguments_stop_before_the_model_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_arguments_stop_before_the_model_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_image(tmp_path / "a.png", 8, 8)
     arguments = ["--config-file", "quickstart", "--output", str(tmp_path / "out"), "--input", str(tmp_path / "a.png")]
     with pytest.raises(ValueError, match="--weights"):
         demo.main(arguments)
-    with pytest.raises(SystemExit):
-        demo.main([*arguments, "--confidence", "50"])
+    (tmp_path / "file").touch()
+    for options in (["--confidence", "50"], ["--max-frames", "0"], ["--output", str(tmp_path / "file")]):
+        with pytest.raises(SystemExit):
+            demo.main([*arguments, *options])
+        assert f"error: {options[0]} " in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match="pip install opencv-python-headless"):
         opencv.require_opencv()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 
 from pair_detr import Predictor
 from pair_detr.config_files import load_config
@@ -21,7 +22,8 @@ from pair_detr.data import (
     panoptic_classes,
 )
 from pair_detr.data.panoptic_shapes import register_panoptic_shapes
-from pair_detr.data.shapes import draw_image
+from pair_detr.data.shapes import CLASS_NAMES, draw_image
+from pair_detr.engine import AtomicCheckpointer
 from pair_detr.engine.trainer import Trainer
 
 
@@ -88,13 +90,17 @@ def test_training_and_evaluation(shapes: Path, tmp_path: Path) -> None:
     assert any(annotation["segments_info"] for annotation in predictions["annotations"])
 
 
-def test_predictions_can_be_drawn(shapes: Path) -> None:
-    """By Detectron2's Visualizer, from a predictor of the config."""
+def test_predictions_can_be_drawn(shapes: Path, tmp_path: Path) -> None:
+    """By Detectron2's Visualizer, from a predictor of the config and a checkpoint that names its classes."""
     pytest.importorskip("cv2")
     from detectron2.utils.visualizer import Visualizer
 
     options = ["MODEL.DEVICE", "cpu", "MODEL.DETR.NUM_CLASSES", "4", "MODEL.DETR.PANOPTIC.SCORE_THRESHOLD", "0.0"]
-    predictor = Predictor(load_config("quickstart_panoptic", options))
+    trained = build_model(load_config("quickstart_panoptic", options))
+    trained.class_names = [*CLASS_NAMES, "background"]
+    AtomicCheckpointer(trained, str(tmp_path)).save("model")
+    predictor = Predictor(load_config("quickstart_panoptic", [*options, "MODEL.WEIGHTS", str(tmp_path / "model.pth")]))
+    assert predictor.metadata.thing_classes == [*CLASS_NAMES, "background"]
     assert predictor.metadata.stuff_classes == ["things"] * 3 + ["background"]
     image = np.zeros((80, 120, 3), dtype=np.uint8)
     output = predictor(image)

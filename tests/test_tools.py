@@ -9,17 +9,25 @@ from types import ModuleType
 import pytest
 from tool_helpers import write_metrics
 
-from pair_detr.data import make_shapes
+from pair_detr import data
 from pair_detr.tools import (
     analyze,
     benchmark,
+    benchmark_masks,
     check_dataset,
+    convert_weights,
     demo,
     explain_matching,
+    make_open_shapes,
+    make_ov_coco,
+    make_shapes,
     plot_training,
+    quickstart,
     study_matching,
+    text_weights,
     visualize_attention,
     visualize_data,
+    withhold_boxes,
 )
 from pair_detr.tools.common import run
 
@@ -61,13 +69,22 @@ def test_benchmark_reports_ratios(options: list[str], monkeypatch: pytest.Monkey
     "tool",
     [
         analyze,
+        benchmark,
+        benchmark_masks,
         check_dataset,
+        convert_weights,
         demo,
         explain_matching,
+        make_open_shapes,
+        make_ov_coco,
+        make_shapes,
         plot_training,
+        quickstart,
         study_matching,
+        text_weights,
         visualize_attention,
         visualize_data,
+        withhold_boxes,
     ],
     ids=lambda t: t.__name__,
 )
@@ -75,7 +92,8 @@ def test_help_teaches_by_an_example(tool: ModuleType, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="0"):
         tool.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert f"Example: {tool.__name__.rpartition('.')[2]} " in text
+    assert f"Example: python -m {tool.__name__} " in text
+    assert f"usage: python -m {tool.__name__} " in text
     assert "None" not in text
 
 
@@ -109,7 +127,7 @@ def test_a_tool_run_as_a_program_logs_what_it_found(tool: str, tmp_path: Path) -
         "check_dataset": (["shapes_val"], "shapes_val: 1 images"),
     }[tool]
     if tool == "check_dataset":
-        make_shapes(tmp_path / "shapes", 2, 1, 0)
+        data.make_shapes(tmp_path / "shapes", 2, 1, 0)
     run = subprocess.run(
         [sys.executable, "-m", f"pair_detr.tools.{tool}", *arguments],
         env={**os.environ, "DETECTRON2_DATASETS": str(tmp_path)},

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from model_helpers import build, tiny_cfg
 
 from pair_detr.engine import AtomicCheckpointer
@@ -30,3 +32,12 @@ def write_metrics(folder: Path, points: dict[int, float]) -> Path:
     rows.insert(1, {"iteration": rows[0]["iteration"] + 5, "total_loss": 2.0})
     (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def assert_nothing_is_cut_off(figure: Figure) -> None:
+    """All that is drawn, texts included, lies within the figure."""
+    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    width, height = figure.get_size_inches()
+    assert min(box.x0, box.y0) >= -0.01, box
+    assert box.x1 <= width + 0.01, (box, width)
+    assert box.y1 <= height + 0.01, (box, height)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pair_detr.config_files import load_config
 from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
-from pair_detr.tools.common import without_data
+from pair_detr.tools.common import run, tool_parser, without_data
 from pair_detr.variants import VARIANTS
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
@@ -93,20 +93,28 @@ def measure(steps: Sequence[Callable[[], None]], repeats: int, device: str) -> n
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
-    parser = argparse.ArgumentParser(
-        description="Median time of a step on random images, and its ratio to the first variant's, round by round."
+    parser = tool_parser(
+        "Times a training step, or inference, of the variants on random images: the median, and the ratio to the first "
+        "variant's, round by round.",
+        "benchmark --config-file r50 --images 2 --size 480 640 --variants conditional_detr pair_detr",
     )
-    parser.add_argument("--config-file", default="configs/r50.yaml", help="default: %(default)s")
+    parser.add_argument("--config-file", default="configs/r50.yaml", metavar="FILE", help="config of the model")
     parser.add_argument(
-        "--variants", nargs="+", choices=list(VARIANTS), default=["conditional_detr", "pair_detr", "detr"]
+        "--variants",
+        nargs="+",
+        choices=list(VARIANTS),
+        default=["conditional_detr", "pair_detr", "detr"],
+        help="to compare",
     )
     parser.add_argument("--inference", action="store_true", help="time inference rather than training")
-    parser.add_argument("--images", type=int, default=2, help="of a batch (default: %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), help="height and width (default: 480 640)")
-    parser.add_argument("--boxes", type=int, default=8, help="of an image (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=10, help="rounds after 2 to warm up (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2, help="of a batch")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), help="height and width in pixels")
+    parser.add_argument("--boxes", type=int, default=8, help="of an image")
+    parser.add_argument("--repeats", type=int, default=10, help="timed rounds, after 2 to warm up")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options, as KEY VALUE ...")
     args = parser.parse_args(arguments)
+    if min(args.images, *args.size, args.repeats) < 1 or args.boxes < 0:
+        parser.error("--images, --size and --repeats must be 1 or more, --boxes 0 or more")
     setup_logger(name="pair_detr")
     configure_cpu(1)
 
@@ -138,4 +146,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,5 @@
 """Memory of the mask head in training, beside the plain one: ``python -m pair_detr.tools.benchmark_masks``."""
 
-import argparse
 import logging
 import platform
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 from pair_detr.modeling import FeatureMaps, MaskQueries, Memory
 from pair_detr.segmentation import MaskHead
 from pair_detr.segmentation.losses import dice_loss, mask_losses
+from pair_detr.tools.common import run, tool_parser
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.benchmark_masks")
@@ -101,15 +101,18 @@ _HEADS_BY_NAME = {"matched queries, shared features": our_loss, "all queries, co
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
-    parser = argparse.ArgumentParser(
-        description="Memory of a training step of DETR-R50's mask head and of its losses, without the detector: what "
-        "is kept for the backward pass, which any machine can count, and the peak on a GPU."
+    parser = tool_parser(
+        "Memory of a training step of DETR-R50's mask head and of its losses, without the detector: what "
+        "is kept for the backward pass, which any machine can count, and the peak on a GPU.",
+        "benchmark_masks --queries 100 300 --images 2 --objects 10 --size 800 1333",
     )
-    parser.add_argument("--queries", type=int, nargs="+", default=[100, 300], help="of an image (default: 100 300)")
-    parser.add_argument("--images", type=int, default=2, help="of a batch (default: %(default)s)")
-    parser.add_argument("--objects", type=int, default=10, help="of an image (default: %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), help="height and width (default: 800 1333)")
+    parser.add_argument("--queries", type=int, nargs="+", default=[100, 300], help="of an image")
+    parser.add_argument("--images", type=int, default=2, help="of a batch")
+    parser.add_argument("--objects", type=int, default=10, help="of an image")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), help="height and width in pixels")
     args = parser.parse_args(arguments)
+    if min(*args.queries, args.images, args.objects, *args.size) < 1:
+        parser.error("--queries, --images, --objects and --size must be 1 or more")
     setup_logger(name="pair_detr")
     has_gpu = torch.cuda.is_available()
     rows = []
@@ -156,4 +159,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

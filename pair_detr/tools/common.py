@@ -24,11 +24,18 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if action.default else action.help
 
 
-def tool_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser whose ``--help`` ends with an example."""
+def tool_parser(description: str, *examples: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` ends with commands that can be typed as they are.
+
+    Args:
+        description: what the tool is for.
+        examples: the tool's name and arguments of each.
+    """
+    start = "python -m pair_detr.tools."
     return argparse.ArgumentParser(
+        prog=start + examples[0].split()[0],
         description=description,
-        epilog=f"Example: {example}",
+        epilog="Example: " + " Or: ".join(start + example for example in examples),
         formatter_class=_Formatter,
     )
 

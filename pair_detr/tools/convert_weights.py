@@ -29,6 +29,7 @@ from pair_detr.conversion import (
     needs_of,
     read_checkpoint,
 )
+from pair_detr.tools.common import tool_parser
 from pair_detr.variants import VARIANTS
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
@@ -177,16 +178,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Converts weights of other code bases into checkpoints for Detectron2 and this package, and back.",
-        epilog="Example: convert_weights detr-r50.pth detr_r50.pth; convert_weights --reverse transformers "
-        "output/model_final.pth my-detector",
+    parser = tool_parser(
+        "Converts weights of other code bases into checkpoints for Detectron2 and this package, and back.",
+        "convert_weights detr-r50.pth detr_r50.pth",
+        "convert_weights --reverse transformers output/model_final.pth my-detector",
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="file of weights, or a folder of transformers")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write; a folder for transformers")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument(
-        "--source", default="auto", choices=("auto", *SOURCES), help="code base of INPUT (default: recognise it)"
+        "--source", default="auto", choices=("auto", *SOURCES), help="code base of INPUT; auto recognises it"
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="fail unless OUTPUT is for N classes")
     parser.add_argument(

@@ -69,7 +69,9 @@ class Demo:
         with replacing(output) as temporary:
             video = VideoFile(temporary, frames.fps)
             try:
-                for frame in tqdm(itertools.islice(frames, limit), name, total, unit="frame", leave=False):
+                for frame in tqdm(
+                    itertools.islice(frames, limit), name, total, unit="frame", leave=False, disable=None
+                ):
                     video.write(self.detect(frame, name, frame=count))
                     count += 1
             except KeyboardInterrupt:
@@ -89,8 +91,10 @@ def _dataset_ids(predictor: Predictor) -> list[int] | None:
     for name in predictor.datasets:
         metadata = MetadataCatalog.get(name)
         if metadata.get("thing_classes") == predictor.metadata.thing_classes:
-            ids = metadata.get("thing_dataset_id_to_contiguous_id")
-            return None if ids is None else sorted(ids, key=ids.get)
+            # Panoptic models detect stuff, too.
+            ids = dict(metadata.get("stuff_dataset_id_to_contiguous_id") or {})
+            ids |= metadata.get("thing_dataset_id_to_contiguous_id") or {}
+            return sorted(ids, key=ids.get) if len(ids) == len(metadata.thing_classes) else None
     return None
 
 
@@ -137,11 +141,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vocabulary", metavar="CLASSES", help='for models with text weights: "cat,traffic cone", coco, lvis or a file'
     )
-    parser.add_argument("--confidence", type=float, default=0.5, help="least score of a detection, 0 to 1")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.5,
+        help="least score of a detection, 0 to 1; that of panoptic segments is MODEL.DETR.PANOPTIC.SCORE_THRESHOLD",
+    )
     parser.add_argument("--max-frames", type=int, metavar="N", help="of a video or webcam")
     args = parser.parse_args(arguments)
     if not 0 <= args.confidence <= 1:
         parser.error(f"--confidence {args.confidence}: it must be from 0 to 1")
+    if args.max_frames is not None and args.max_frames < 1:
+        parser.error(f"--max-frames {args.max_frames}: it must be 1 or more")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output} is a file: name a folder")
     require_opencv()
     files = find_media(args.input) if args.input else []
     outputs = name_outputs(files, args.output)

@@ -1,6 +1,5 @@
 """Prepares the open-vocabulary trial on generated shapes: ``python -m pair_detr.tools.make_open_shapes``."""
 
-import argparse
 import logging
 
 from detectron2.utils.logger import setup_logger
@@ -9,6 +8,7 @@ from pair_detr.data import datasets_root, make_shapes
 from pair_detr.data.open_shapes import make_open_shapes
 from pair_detr.data.shapes import CLASS_NAMES
 from pair_detr.open_vocabulary import random_texts
+from pair_detr.tools.common import run, tool_parser
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.make_open_shapes")
@@ -21,11 +21,12 @@ def main(arguments: list[str] | None = None) -> None:
         FileExistsError, OSError: see :func:`pair_detr.data.shapes.make_shapes`.
     """
     root = datasets_root() / "shapes"
-    parser = argparse.ArgumentParser(
-        description="Makes open_shapes_train_boxes, open_shapes_train_image_labels and open_shapes_val from the "
-        "generated shapes, which it makes if they are not there; and text weights for their classes."
+    parser = tool_parser(
+        "Makes open_shapes_train_boxes, open_shapes_train_image_labels and open_shapes_val from the "
+        "generated shapes, which it makes if they are not there; and text weights for their classes.",
+        "make_open_shapes --output datasets/shapes",
     )
-    parser.add_argument("--output", default=str(root), help="folder of the shapes (default: %(default)s)")
+    parser.add_argument("--output", default=str(root), metavar="FOLDER", help="of the shapes")
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
     make_shapes(args.output)
@@ -37,4 +38,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,5 @@
 """Makes the annotation files of OV-COCO from COCO's: ``python -m pair_detr.tools.make_ov_coco``."""
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pair_detr.data.ov_coco import (
     validation_boxes,
 )
 from pair_detr.data.withhold import read_annotations
+from pair_detr.tools.common import run, tool_parser
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.make_ov_coco")
@@ -29,15 +29,17 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         OSError, ValueError: COCO's annotations cannot be read, or are not those of COCO.
     """
-    parser = argparse.ArgumentParser(
-        description="Writes ovcoco_2017_train_base, ovcoco_2017_val and ovcoco_2017_train_image_labels from "
+    parser = tool_parser(
+        "Writes ovcoco_2017_train_base, ovcoco_2017_val and ovcoco_2017_train_image_labels from "
         "coco/annotations/instances_{train,val}2017.json. From the full files come 107761 training and 4836 "
-        "validation images."
+        "validation images.",
+        "make_ov_coco --root datasets",
     )
     parser.add_argument(
         "--root",
         default=str(datasets_root()),
-        help="folder that holds coco (default: DETECTRON2_DATASETS, %(default)s)",
+        metavar="FOLDER",
+        help="that holds coco; without it, DETECTRON2_DATASETS or datasets",
     )
     parser.add_argument(
         "--captions",
@@ -70,4 +72,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

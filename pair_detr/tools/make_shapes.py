@@ -1,11 +1,11 @@
 """Makes the data set of generated shapes: ``python -m pair_detr.tools.make_shapes``."""
 
-import argparse
 import logging
 
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root, make_panoptic_shapes, make_shapes
+from pair_detr.tools.common import run, tool_parser
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.make_shapes")
@@ -18,11 +18,15 @@ def main(arguments: list[str] | None = None) -> None:
         FileExistsError, ValueError: see :func:`pair_detr.data.shapes.make_shapes`.
     """
     default = datasets_root() / "shapes"
-    parser = argparse.ArgumentParser(description="Makes the data sets shapes_train and shapes_val.")
-    parser.add_argument("--output", default=str(default), help="folder to write (default: %(default)s)")
-    parser.add_argument("--train", type=int, default=8000, help="training images (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=200, help="validation images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
+    parser = tool_parser(
+        "Makes the data sets shapes_train and shapes_val: circles, rectangles and triangles on noise, with boxes and "
+        "masks, for the quick start and to try things with.",
+        "make_shapes --output datasets/shapes --train 8000 --val 200",
+    )
+    parser.add_argument("--output", default=str(default), metavar="FOLDER", help="to write")
+    parser.add_argument("--train", type=int, default=8000, metavar="N", help="training images")
+    parser.add_argument("--val", type=int, default=200, metavar="N", help="validation images")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices")
     parser.add_argument(
         "--panoptic", action="store_true", help="also make panoptic_shapes_train and panoptic_shapes_val of them"
     )
@@ -37,4 +41,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -29,6 +29,7 @@ from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
 from pair_detr.data.masks import compressed
 from pair_detr.engine import argument_parser, run
+from pair_detr.tools.common import tool_parser
 from pair_detr.variants import VARIANTS
 
 MODELS = tuple(VARIANTS)
@@ -51,8 +52,13 @@ def main(arguments: list[str] | None = None) -> None:
         PermissionError: the folder of the data sets cannot be written.
         TrainingInterrupted: a signal stopped the training; a checkpoint has been written.
     """
-    parser = argparse.ArgumentParser(description="Trains a detector on generated shapes, on a CPU in a few minutes.")
-    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="default: %(default)s")
+    parser = tool_parser(
+        "Makes a data set of shapes, trains a detector on it - on a CPU in a few minutes -, evaluates it, and draws "
+        "what it finds. Prints where everything is; the last line is its AP.",
+        "quickstart --model pair_detr",
+        "quickstart --masks SOLVER.MAX_ITER 200",
+    )
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="detector to train")
     parser.add_argument("--masks", action="store_true", help="predict masks as well as boxes")
     parser.add_argument("--output", help="folder of the results (default: output/quickstart/<model>, or <model>_masks)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted training")

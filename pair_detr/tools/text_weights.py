@@ -1,12 +1,12 @@
 """Makes text weights, the classes of an open-vocabulary model: ``python -m pair_detr.tools.text_weights``."""
 
-import argparse
 import logging
 from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list, require_output
+from pair_detr.tools.common import run, tool_parser
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.text_weights")
@@ -18,16 +18,21 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         SystemExit: the classes or the text encoder cannot be read, or the output not written; standard error says why.
     """
-    parser = argparse.ArgumentParser(description="Encodes class names; writes a .npy file, and a .json file beside it.")
+    parser = tool_parser(
+        "Makes text weights, from which an open-vocabulary model classifies: encodes class names, or takes them from "
+        "other text weights. Writes a .npy file, and a .json file with the names beside it.",
+        'text_weights --vocabulary "helmet,traffic cone" --checkpoint ViT-B-32.pt --output helmets.npy',
+        "text_weights --vocabulary cat,dog --from coco.npy --output pets.npy",
+    )
     parser.add_argument(
         "--vocabulary",
         required=True,
         help="coco, lvis, voc; objects365 or openimages (if their annotations are in DETECTRON2_DATASETS); a "
         'registered data set, a .txt or .json file, or "cat,dog,traffic cone"; "sofa|couch" are synonyms',
     )
-    parser.add_argument("--encoder", default="clip:ViT-B/32", help="clip:MODEL or open_clip:MODEL; default %(default)s")
+    parser.add_argument("--encoder", default="clip:ViT-B/32", help="clip:MODEL or open_clip:MODEL")
     parser.add_argument("--checkpoint", default="", help="the encoder's weights: TorchScript archive or state dict")
-    parser.add_argument("--prompt", nargs="+", default=["a {}"], help='averaged over; default "a {}"')
+    parser.add_argument("--prompt", nargs="+", default=["a {}"], help="averaged over")
     parser.add_argument("--no-synonyms", action="store_true", help="encode the name of a class alone")
     parser.add_argument("--from", dest="source", help="take the classes from this .npy file; nothing is encoded")
     parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file beside it tells")
@@ -53,4 +58,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

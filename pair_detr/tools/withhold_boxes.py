@@ -1,12 +1,12 @@
 """Turns the boxes of some classes into image labels: ``python -m pair_detr.tools.withhold_boxes``."""
 
-import argparse
 import logging
 
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data.json_files import write_json
 from pair_detr.data.withhold import as_image_labels, category_ids, read_annotations, without_boxes
+from pair_detr.tools.common import run, tool_parser
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.withhold_boxes")
@@ -19,10 +19,11 @@ def main(arguments: list[str] | None = None) -> None:
         OSError: the annotations cannot be read.
         ValueError: they are not in COCO's format, or have no such class.
     """
-    parser = argparse.ArgumentParser(
-        description="Writes OUTPUT_boxes.json, the annotations without the boxes of some classes, and "
+    parser = tool_parser(
+        "Writes OUTPUT_boxes.json, the annotations without the boxes of some classes, and "
         "OUTPUT_image_labels.json, the images that show these classes with labels in place of all boxes. Both keep all "
-        "categories. Register them with FORMAT coco and FORMAT image_labels."
+        "categories. Register them with FORMAT coco and FORMAT image_labels.",
+        "withhold_boxes instances_train.json withheld --classes WBC,Platelets",
     )
     parser.add_argument("input", metavar="INPUT.json", help="annotations in COCO's format")
     parser.add_argument("output", metavar="OUTPUT", help="path of the files to write, without their endings")
@@ -55,4 +56,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

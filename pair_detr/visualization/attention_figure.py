@@ -1,5 +1,6 @@
 """One figure of an :class:`AttentionReport`."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,19 +11,27 @@ from matplotlib.patches import Rectangle
 from pair_detr.visualization.attention_report import CENTER, TOP_LEFT, AttentionReport
 from pair_detr.visualization.detections import class_colors
 
-# Width of a panel and height of the overview, in inches.
+# In inches: width of a panel, height of the overview, width of what stands left of the panels.
 _PANEL = 1.15
 _OVERVIEW = 4.4
+_NAMES = 1.05
+# Least width of a map of the encoder, for its title.
+_MAP_TITLE = 2.2
+# Characters of the caption that fit into an inch.
+_CAPTION_DENSITY = 12
 _TITLES = {CENTER: "Centre decoder", TOP_LEFT: "Top-left decoder"}
 _KINDS = {
     "spatial": "spatial\n(where)",
     "content": "content\n(what)",
     "combined": "combined\n(used)",
 }
-_CAPTION = (
-    "Bright cells are attended to, each panel scaled to its own maximum. Spatial: by position alone; content: by "
-    "appearance alone; combined: their product, which the model uses.\n"
-    "Box: the detection; cross: the reference point of its query in that decoder."
+_CAPTION = "Bright cells are attended to, each panel scaled to its own maximum. Box: the detection."
+_CONDITIONAL_CAPTION = (
+    " Spatial: by position alone; content: by appearance alone; combined: their product, which the model uses. "
+    "Cross: the reference point of its query in that decoder."
+)
+_FIRST_LAYER_CAPTION = (
+    " In the first layer, content includes the embeddings of position, as the queries know nothing yet."
 )
 
 
@@ -39,16 +48,19 @@ def draw_attention(image: np.ndarray, report: AttentionReport, names: Sequence[s
     columns = heads * len(report.cross)
     aspect = min(max(image.shape[0] / image.shape[1], 0.5), 1.6)
     block = len(kinds) * _PANEL * aspect + 0.75
-    width = max(columns * _PANEL + 1.2, 11)
-    caption = 0.7
+    width = max(columns * _PANEL + 1.2, (1 + len(report.encoder_points)) * _MAP_TITLE, 11)
+    text = _CAPTION
+    if report.reference:
+        text += _CONDITIONAL_CAPTION + _FIRST_LAYER_CAPTION * (report.layer == 0)
+    lines = textwrap.wrap(text, int(_CAPTION_DENSITY * (width - 0.4)))
+    caption = 0.3 + 0.22 * len(lines)
     count = max(len(report.queries), 1)
     figure = Figure(figsize=(width, _OVERVIEW + count * block + caption))
     parts = figure.subfigures(count + 2, 1, height_ratios=[_OVERVIEW, *[block] * count, caption])
     _draw_overview(parts[0], image, report, names)
     for number, part in enumerate(parts[1 : 1 + len(report.queries)]):
         _draw_detection(part, image, report, number, names, aspect)
-    text = _CAPTION if report.reference else "Bright cells are attended to, each panel scaled to its own maximum."
-    parts[-1].text(0.5, 0.5, text, ha="center", va="center", fontsize=11)
+    parts[-1].text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=11)
     return figure
 
 
@@ -73,8 +85,9 @@ def _draw_overview(part: SubFigure, image: np.ndarray, report: AttentionReport, 
             bbox={"facecolor": colors[label], "pad": 1.5, "linewidth": 0},
         )
     for number, (x, y) in enumerate(points):
-        axes[0].plot(x, y, "o", color="white", markeredgecolor="black", markersize=9)
-        axes[0].text(x, y, chr(ord("a") + number), ha="center", va="center_baseline", fontsize=7)
+        # Above the labels of the boxes.
+        axes[0].plot(x, y, "o", color="white", markeredgecolor="black", markersize=9, zorder=4)
+        axes[0].text(x, y, chr(ord("a") + number), ha="center", va="center_baseline", fontsize=7, zorder=5)
     axes[0].set_title("Detections" + (", and points for the encoder" if len(points) else ""))
     for number, (axis, (x, y)) in enumerate(zip(axes[1:], points, strict=True)):
         _draw_map(axis, image, report.encoder[number].mean(0), report.extent)
@@ -92,7 +105,8 @@ def _draw_detection(
     heads = report.cross[decoders[0]]["combined"].shape[1]
     label, score = names[report.labels[number]], report.scores[number]
     part.suptitle(
-        f"{number + 1}: {label} {score:.0%}, query {report.queries[number]}, decoder layer {report.layer + 1}",
+        f"{number + 1}: {label} {score:.0%}, query {report.queries[number]}, "
+        f"decoder layer {report.layer} (the first is 0)",
         fontsize=12,
         fontweight="bold",
         y=0.99,
@@ -101,9 +115,10 @@ def _draw_detection(
     for _ in decoders[1:]:
         ratios = [*ratios, 0.25, *[1.0] * heads]
     height = len(kinds) * _PANEL * aspect + 0.75
+    width = part.get_figure(root=True).get_figwidth()
     grid = part.add_gridspec(
-        len(kinds), len(ratios), width_ratios=ratios, left=0.06, right=0.99, top=1 - 0.62 / height, bottom=0.02,
-        wspace=0.05, hspace=0.06,
+        len(kinds), len(ratios), width_ratios=ratios, left=_NAMES / width, right=0.99, top=1 - 0.62 / height,
+        bottom=0.02, wspace=0.05, hspace=0.06,
     )  # fmt: skip
     for index, decoder in enumerate(decoders):
         for row, kind in enumerate(kinds):

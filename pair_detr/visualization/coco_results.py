@@ -6,6 +6,7 @@ from typing import Any
 
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
+from pycocotools import mask as mask_util
 
 from pair_detr.data.json_files import write_json
 
@@ -32,7 +33,8 @@ class CocoResults:
         self._images.append({"id": image_id, "file_name": file, "width": width, "height": height, **details})
         for entry in instances_to_coco_json(instances, image_id):
             entry["category_id"] = self._ids[entry["category_id"]]
-            area = entry["bbox"][2] * entry["bbox"][3]
+            mask = entry.get("segmentation")
+            area = entry["bbox"][2] * entry["bbox"][3] if mask is None else int(mask_util.area(mask))
             self._annotations.append({"id": len(self._annotations) + 1, "area": area, "iscrowd": 0, **entry})
 
     @property

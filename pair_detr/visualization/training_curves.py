@@ -68,14 +68,14 @@ def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
 
     Raises:
         FileNotFoundError: the folder has none.
-        ValueError: it has neither losses nor evaluations, cannot be understood, or holds two runs on top of each other.
+        ValueError: it has neither losses nor evaluations, or cannot be understood.
     """
     path = folder / "metrics.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {folder} is not the OUTPUT_DIR of a training.")
     rows = _read_rows(path)
     losses = {
-        name: _last_of_each([(row["iteration"] + 1, row[name]) for row in rows if name in row])
+        name: _curve([(row["iteration"] + 1, row[name]) for row in rows if name in row])
         for name in sorted({key for row in rows for key in row if key.startswith("loss_") or key == TOTAL})
     }
     # Detectron2 writes the evaluation at the end of a training with the iteration after the last.
@@ -85,10 +85,7 @@ def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
         raise ValueError(f"{path} has neither losses nor {metric}: train for at least 20 iterations.")
     ap = None
     if points:
-        steps, values = np.array(sorted(points)).T
-        if len(np.unique(steps)) < len(steps):
-            raise ValueError(f"{path} holds several runs: give each an OUTPUT_DIR of its own.")
-        ap = Curve(steps.astype(int), values)
+        ap = _curve(points)
     else:
         logger.warning("%s has no %s: train with TEST.EVAL_PERIOD set and a data set in DATASETS.TEST.", path, metric)
     lengths = [(row["iteration"] + 1) / row["epoch"] for row in rows if row.get("epoch")]
@@ -108,9 +105,14 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _last_of_each(points: Sequence[tuple[int, float]]) -> Curve:
-    """A resumed run repeats what came after the checkpoint."""
-    steps, values = np.array(sorted(dict(points).items())).T
+def _curve(points: Sequence[tuple[int, float]]) -> Curve:
+    """Points in the order of the file; a resumed run replaces what came after its checkpoint."""
+    kept: list[tuple[int, float]] = []
+    for step, value in points:
+        while kept and kept[-1][0] >= step:
+            kept.pop()
+        kept.append((step, value))
+    steps, values = np.array(kept).T
     return Curve(steps.astype(int), values)
 
 
