@@ -1,6 +1,5 @@
 """Writes the reference of all config keys: ``python -m pair_detr.tools.config_reference``."""
 
-import argparse
 import ast
 import inspect
 import logging
@@ -10,6 +9,8 @@ from typing import NamedTuple
 from detectron2.utils.logger import setup_logger
 
 import pair_detr.config
+from pair_detr.atomic import replacing
+from pair_detr.tools.common import run, tool_parser
 
 # Run as a program, the module's own name is __main__, which no logger is set up for.
 logger = logging.getLogger("pair_detr.tools.config_reference")
@@ -41,18 +42,16 @@ class Entry(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the tool."""
-    parser = argparse.ArgumentParser(
-        description="Writes a table of all config keys of this project, with defaults and meaning, as Markdown. "
-        "Example: python -m pair_detr.tools.config_reference --output docs/configuration.md"
+    parser = tool_parser(
+        "Writes a table of all config keys of this project, with defaults and meaning, as Markdown.",
+        "config_reference --output docs/configuration.md",
     )
-    parser.add_argument("--output", type=Path, default=Path("docs/configuration.md"), help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("docs/configuration.md"), help="the file to write")
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
     entries = read_entries(inspect.getsource(pair_detr.config))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.output.with_name(args.output.name + ".tmp")
-    temporary.write_text(to_markdown(entries), encoding="utf-8")
-    temporary.replace(args.output)
+    with replacing(args.output) as temporary:
+        temporary.write_text(to_markdown(entries), encoding="utf-8")
     logger.info("%d keys written to %s", sum(len(entry.keys) for entry in entries), args.output)
 
 
@@ -118,4 +117,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
