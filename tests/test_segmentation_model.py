@@ -162,7 +162,7 @@ def panoptic_cfg(variant: str, name: str) -> Any:
             thing_dataset_id_to_contiguous_id={1: 0, 2: 1},
             stuff_dataset_id_to_contiguous_id={5: 2, 6: 3},
         )
-    cfg = mask_cfg(variant, NUM_CLASSES=4, PANOPTIC__ENABLED=True, PANOPTIC__SCORE_THRESHOLD=0.2)
+    cfg = mask_cfg(variant, NUM_CLASSES=4, PANOPTIC__ENABLED=True, PANOPTIC__SCORE_THRESHOLD=0.1)
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
     return cfg
 
@@ -190,6 +190,12 @@ def test_panoptic_outputs(variant: str) -> None:
         logits = predictions.logits[-1, i]
         probs = logits.sigmoid() if variant == "pair_detr" else logits.softmax(-1)[:, :-1]
         masks = torch.stack([torch.from_numpy(plain_masks(model, batch, i, q)) for q in range(7)])
+        assert info
+        assert max(x["score"] for x in info) == pytest.approx(float(probs.max()), abs=1e-4)
+        _, labels, queries = model.classification.detections(logits[None], model.detections_per_image)
+        expected = masks[queries[0][labels[0] < 2]]
+        certain = (expected - 0.5).abs() > 1e-3
+        assert ((expected > 0.5) == instances.pred_masks)[certain].all()
         torch.testing.assert_close(result["sem_seg"], torch.einsum("qc,qhw->chw", probs, masks), atol=1e-3, rtol=1e-3)
 
 
