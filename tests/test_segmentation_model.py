@@ -200,8 +200,8 @@ def test_panoptic_outputs(variant: str) -> None:
         expected = masks[queries[0][labels[0] < 2]]
         certain = (expected - 0.5).abs() > 1e-3
         assert ((expected > 0.5) == instances.pred_masks)[certain].all()
-    assert found
         torch.testing.assert_close(result["sem_seg"], torch.einsum("qc,qhw->chw", probs, masks), atol=1e-3, rtol=1e-3)
+    assert found
 
 
 def test_the_vocabulary_of_a_panoptic_model(tmp_path: Path) -> None:
