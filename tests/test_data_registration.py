@@ -80,6 +80,10 @@ def test_registering_from_config(coco_file: Path, voc_root: Path) -> None:
         ({"IMAGES": __file__}, FileNotFoundError, r"IMAGES names .*\.py, which is a file, not a folder"),
         ({"FORMAT": "voc", "JSON": None, "IMAGES": None, "ROOT": ".", "SPLIT": "x"}, FileNotFoundError, "SPLIT names"),
         ({"FORMAT": "yolo", "JSON": None, "IMAGES": None, "ROOT": "/nowhere", "SPLIT": "x"}, FileNotFoundError, "ROOT"),
+        ({"NAME": 5}, ValueError, r"REGISTER\[0\]: NAME is 5; it must be text"),
+        ({"IMAGES": ["a", "b"]}, ValueError, r"IMAGES is \['a', 'b'\]; it must be text"),
+        ({"JSON": ""}, ValueError, "JSON is ''; it must be text"),
+        ({"NOVEL_CLASSES": "helmet"}, ValueError, "NOVEL_CLASSES is 'helmet'; it must be a list of names"),
         ({"SPLIT": "train"}, ValueError, r"SPLIT is 'train'; for FORMAT coco it is \{VAL: 0\.2, SEED: 0\}"),
         ({"SPLIT": {"SEED": 1}}, ValueError, r"keys: VAL, SEED\)"),
         ({"SPLIT": {"VAL": 20}}, ValueError, "VAL 20; it must be between 0 and 1"),
@@ -92,6 +96,13 @@ def test_bad_entry(coco_file: Path, change: dict, error: type[Exception], messag
     with pytest.raises(error, match=message):
         register_from_config(make_cfg(REGISTER=[entry]))
     assert "bad" not in DatasetCatalog
+
+
+@pytest.mark.parametrize("classes", ["dog", [], [True, "dog"], None])
+def test_classes_that_are_no_list_of_names(voc_root: Path, classes: object) -> None:
+    entry = {"NAME": "bad", "FORMAT": "voc", "ROOT": str(voc_root), "SPLIT": "train", "CLASSES": classes}
+    with pytest.raises(ValueError, match=r"REGISTER\[0\]: CLASSES is .*; it must be a list of names"):
+        register_from_config(make_cfg(REGISTER=[entry]))
 
 
 def test_entry_that_is_no_mapping() -> None:

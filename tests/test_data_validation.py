@@ -1,5 +1,6 @@
 """Bad data are found before training, by name; the number of classes comes from the data."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,40 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_box_faults(bbox: list[float], mode: BoxMode, reason: str | None) -> None:
     fault = box_fault(bbox, mode, (40, 30))
     assert fault is None if reason is None else reason in fault
+
+
+@pytest.mark.parametrize(
+    ("boxes", "doubt"),
+    [
+        # The last one is cut off, as annotators' boxes often are.
+        ([[5, 5, 10, 10], [30, 20, 13, 12]], None),
+        # Corners where width and height should be.
+        ([[20, 5, 30, 15], [2, 2, 10, 10]], "1 of 2 boxes end far beyond their image (annotation 0 of "),
+        ([[5, 20, 15, 25]], "1 of 1 boxes end far beyond"),
+        ([[0.5, 0.5, 0.25, 0.5], [0.1, 0.1, 0.2, 0.2]], "all boxes are within the first pixel; they look like frac"),
+        ([[0.5, 0.5, 0.25, 0.5], [1, 1, 20, 20]], None),
+    ],
+)
+def test_boxes_of_another_format_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, boxes: list[list[float]], doubt: str | None
+) -> None:
+    register("d", tmp_path, [{"image_id": 1, "bbox": box, "category_id": 1} for box in boxes])
+    report = check_dataset("d")
+    assert report.trainable and [doubt in text for text in report.doubts] == ([True] if doubt else [])
+    assert warnings(caplog) == [f'Data set "d": {text}.' for text in report.doubts]
+    caplog.clear()
+    load_training_dicts(make_cfg(TRAIN=("d",)))
+    assert warnings(caplog) == [f'Data set "d": {text}.' for text in report.doubts]
+
+
+def test_classes_of_the_same_name_are_a_warning(tmp_path: Path) -> None:
+    register("d", tmp_path, [{"image_id": 1, "bbox": [1, 1, 9, 9], "category_id": 1}])
+    file = next(tmp_path.glob("*.json"))
+    content = json.loads(file.read_text())
+    for category in content["categories"]:
+        category["name"] = "cell"
+    file.write_text(json.dumps(content))
+    assert check_dataset("d").doubts == ["classes cell occur more than once; give each category a name of its own"]
 
 
 def test_degenerate_boxes_are_dropped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """Data in YOLO's layout, as annotation tools export it."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,7 @@ def test_boxes_are_those_of_the_turned_image(root: Path) -> None:
     ("yaml", "moved"),
     [
         ("names: {1: dog, 0: cat}\npath: sub\ntrain: [images/train]", "sub"),
+        ("names: {'1': dog, '0': cat}\ntrain: images/train", ""),
         ("names: [cat, dog]\ntrain: ../images/train", ""),
         ("names: [cat, dog]\ntrain: train.txt", ""),
         ("names: [cat, dog]\npath: sub\ntrain: train.txt", "sub"),
@@ -115,6 +117,11 @@ def test_bad_lines_are_named(root: Path, line: str, message: str) -> None:
     [
         ("train: images/train", ValueError, r"data\.yaml has no names"),
         ("names: {1: cat}\ntrain: images/train", ValueError, r"numbers \[1\]; number the classes 0, 1"),
+        ("names: {0: cat, 0.5: dog}\ntrain: images/train", ValueError, r"numbers \[0, 0\.5\]"),
+        ("names: {0: cat, a: dog}\ntrain: images/train", ValueError, r"numbers \[0, 'a'\]"),
+        ("names: [cat, dog, cat]\ntrain: images/train", ValueError, "names has cat more than once; give every class"),
+        ("nc: 3\nnames: [cat, dog]\ntrain: images/train", ValueError, "nc is 3, but names has 2 classes"),
+        ("names: [cat, dog]\ntrain: [5]", ValueError, "train has 5, which is no path"),
         ("names: [cat]\nval: x", ValueError, r'has no "train"; its keys are'),
         ("names: [cat]\ntrain: nowhere", FileNotFoundError, "train names .*nowhere, which does not exist"),
         ("names: [cat]\ntrain: labels", FileNotFoundError, "labels, which has no images"),
@@ -128,6 +135,12 @@ def test_bad_yaml(root: Path, yaml: str, error: type[Exception], message: str) -
     (root / "data.yaml").write_text(yaml)
     with pytest.raises(error, match=message):
         load_dataset(register(root))
+
+
+def test_labels_that_are_elsewhere_are_a_warning(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "labels").rename(root / "annotations")
+    load_dataset(register(root))
+    assert re.search(r'none of the \d images of "train" has a file of labels.*labels/train/a\.txt', caplog.text)
 
 
 def test_what_is_no_image_and_boxes_without_extent(root: Path) -> None:

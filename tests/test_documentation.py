@@ -36,7 +36,7 @@ def code_blocks(document: Path, language: str) -> list[str]:
 
 def commands_of(document: Path) -> list[str]:
     """Blocks of commands, less those that install."""
-    blocks = [block for block in code_blocks(document, "") if re.search(r"^python ", block, re.MULTILINE)]
+    blocks = [block for block in code_blocks(document, "") if re.search(r"^ *python ", block, re.MULTILINE)]
     kept = [re.sub(r"^(make|source|pip) .*\n", "", block, flags=re.MULTILINE) for block in blocks]
     # A training of one step has no checkpoints from its midst.
     return [re.sub(r"model_\d{7}\.pth", "model_final.pth", block) for block in kept]
@@ -155,3 +155,13 @@ def test_links_lead_to_files(document: Path) -> None:
             assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, (
                 target
             )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_command_is_left_out(document: Path) -> None:
+    """What runs the commands knows them by their first word, in blocks without a language."""
+    languages = re.findall(r"^ *```(\w+)$", document.read_text(), re.MULTILINE)
+    assert set(languages) <= {"python", "yaml"}
+    for block in code_blocks(document, ""):
+        if re.search(r"\bpython (train_net|scripts|-m pair_detr\.tools\.(?!NAME))", block):
+            assert re.search(r"^ *python ", block, re.MULTILINE), block

@@ -26,6 +26,8 @@ _KEYS = {
 }
 # Formats that have splits of their own, by name, beside those drawn at random.
 _NAMED_SPLITS = ("voc", "yolo")
+# Keys whose values are text in any format; the name of a split is checked with the numbers that may stand in its place.
+_TEXTS = ("NAME", "JSON", "IMAGES", "SEGMENTS", "INSTANCES", "ROOT")
 _RANDOM_SPLIT = "{VAL: 0.2, SEED: 0}"
 
 # What this module has put into the catalogs, to tell a repetition from a conflict.
@@ -74,6 +76,9 @@ def _register(key: str, entry: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{key}: FORMAT {data_format} has no {', '.join(unknown)}; its keys are {sorted(required | optional)}."
         )
+    for field in _TEXTS:
+        if field in entry and not (isinstance(entry[field], str) and entry[field]):
+            raise ValueError(f"{key}: {field} is {entry[field]!r}; it must be text, in quotes if need be.")
     split = _random_split(key, entry)
     name = entry["NAME"]
     if name in _registered and name in DatasetCatalog:
@@ -119,7 +124,7 @@ def _named_split(entry: Mapping[str, Any], default: str | None) -> str | None:
 
 def _register_coco(key: str, name: str, entry: Mapping[str, Any]) -> None:
     json_file = _file(key, "JSON", entry["JSON"])
-    novel = {"novel_classes": list(entry["NOVEL_CLASSES"])} if "NOVEL_CLASSES" in entry else {}
+    novel = {"novel_classes": _names(key, "NOVEL_CLASSES", entry["NOVEL_CLASSES"])} if "NOVEL_CLASSES" in entry else {}
     register_coco(name, str(json_file), str(_folder(key, "IMAGES", entry["IMAGES"])), **novel)
 
 
@@ -135,7 +140,8 @@ def _register_voc(key: str, name: str, entry: Mapping[str, Any]) -> None:
     split = _named_split(entry, default=None)
     if split is not None:
         _file(key, "SPLIT", root / "ImageSets" / "Main" / f"{split}.txt")
-    register_voc(name, str(root), split, entry.get("CLASSES"), entry.get("YEAR", 2012))
+    classes = _names(key, "CLASSES", entry["CLASSES"]) if "CLASSES" in entry else None
+    register_voc(name, str(root), split, classes, entry.get("YEAR", 2012))
 
 
 def _register_yolo(key: str, name: str, entry: Mapping[str, Any]) -> None:
@@ -153,6 +159,13 @@ def _register_image_folder(key: str, name: str, entry: Mapping[str, Any]) -> Non
 def _register_image_labels(key: str, name: str, entry: Mapping[str, Any]) -> None:
     json_file = _file(key, "JSON", entry["JSON"])
     register_image_labels(name, json_file, _folder(key, "IMAGES", entry["IMAGES"]))
+
+
+def _names(key: str, field: str, value: Any) -> list[str]:
+    # YAML reads unquoted names such as "no" and "12" as other types, and a single name has letters to iterate over.
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(name, str) for name in value):
+        raise ValueError(f'{key}: {field} is {value!r}; it must be a list of names, as [cat, "no entry", "12"].')
+    return list(value)
 
 
 def _file(key: str, field: str, path: str | Path) -> Path:

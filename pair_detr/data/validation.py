@@ -13,6 +13,7 @@ from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 
 from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
+from pair_detr.data.doubts import doubts_of
 from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import MaskFault, mask_fault
 from pair_detr.data.messages import join_some
@@ -55,6 +56,8 @@ class DatasetReport:
         missing_files: images, or PNG files with their segments, that do not exist; an error.
         duplicate_files: images that occur more than once.
         unlabelled: images without a label, where labels are what there should be.
+        doubts: what can be trained on, but looks like a mistake: names of classes that occur twice, boxes that are
+            probably in another format than declared.
     """
 
     name: str
@@ -71,6 +74,7 @@ class DatasetReport:
     missing_files: list[str] = field(default_factory=list)
     duplicate_files: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def trainable(self) -> bool:
@@ -85,11 +89,15 @@ class DatasetReport:
 def check_dataset(name: str) -> DatasetReport:
     """Loads a registered data set and looks for everything that training would stumble on; images are not opened.
 
+    What looks like a mistake (``doubts``) is logged as a warning.
+
     Raises:
         KeyError, FileNotFoundError, ValueError: the data set cannot be loaded at all, see
             :func:`pair_detr.data.catalog.load_dataset`.
     """
-    return inspect_dicts(name, load_dataset(name), masks=True)
+    report = inspect_dicts(name, load_dataset(name), masks=True)
+    _warn_of_doubts(report)
+    return report
 
 
 def inspect_dicts(
@@ -145,6 +153,7 @@ def inspect_dicts(
     occurrences = Counter(record["file_name"] for record in dicts)
     report.missing_files = _missing([*occurrences, *filter(None, map(mask_file, dicts))])
     report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
+    report.doubts = doubts_of(dicts, classes or ())
     return report
 
 
@@ -179,6 +188,7 @@ def validate(
     masks = masks and (annotation_type or annotation_type_of(name)) == "box"
     report = inspect_dicts(name, dicts, annotation_type, masks)
     check_files(report)
+    _warn_of_doubts(report)
     if report.unknown_classes:
         classes = MetadataCatalog.get(name).thing_classes
         raise ValueError(
@@ -263,6 +273,11 @@ def check_files(report: DatasetReport) -> None:
             f'annotations. "python -m pair_detr.tools.check_dataset {report.name}" (with --config-file if a '
             "config registers it) lists all."
         )
+
+
+def _warn_of_doubts(report: DatasetReport) -> None:
+    for doubt in report.doubts:
+        logger.warning('Data set "%s": %s.', report.name, doubt)
 
 
 def _faults_of(record: dict[str, Any]) -> dict[int, BoxFault]:

@@ -68,9 +68,9 @@ class VOCEvaluator(DatasetEvaluator):
             if ap is not None:
                 aps.append(ap)
         mean = 100 * np.mean(aps, axis=0) if aps else np.full(len(_IOU_THRESHOLDS), np.nan)
-        results = {"AP": mean.mean(), "AP50": mean[0], "AP75": mean[5]}
+        results = {"AP": float(mean.mean()), "AP50": float(mean[0]), "AP75": float(mean[5])}
         logger.info("Pascal VOC %d's AP of %s: %s", year, self._name, results)
-        return {"voc": {key: float(value) for key, value in results.items()}}
+        return {"voc": results}
 
     def _records(self, class_names: list[str]) -> list[dict[str, Any]]:
         metadata = MetadataCatalog.get(self._name).as_dict()

@@ -1,6 +1,8 @@
 """Data sets in the layout of YOLO: images, a text file with fractions of the image's size for each, and a data.yaml."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from detectron2.structures import BoxMode
 
 from pair_detr.data.image_files import IMAGE_SUFFIXES, image_sizes
 from pair_detr.data.messages import join_some
+
+logger = logging.getLogger(__name__)
 
 # Rounding takes coordinates beyond the edges; pixels in place of fractions go far beyond.
 _TOLERANCE = 0.01
@@ -72,6 +76,15 @@ def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
     sizes = image_sizes(images)
     if unreadable := [str(image) for image, size in zip(images, sizes, strict=True) if size is None]:
         raise OSError(f"{join_some(unreadable)} cannot be read as images; replace or remove them with their labels")
+    if not any(_label_file(image).is_file() for image in images):
+        logger.warning(
+            '%s: none of the %d images of "%s" has a file of labels, so all count as images without objects. The first '
+            "is looked for at %s.",
+            file,
+            len(images),
+            split,
+            _label_file(images[0]),
+        )
     faults: list[str] = []
     records = []
     for image, (width, height) in zip(images, sizes, strict=True):
@@ -103,12 +116,19 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
 def _class_names(content: Mapping[str, Any], file: Path) -> list[str]:
     names = content.get("names")
     if isinstance(names, Mapping):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(f"{file}: names has the numbers {sorted(names)}; number the classes 0, 1, 2, ...")
-        names = [names[index] for index in range(len(names))]
+        # Some tools write the numbers in quotes.
+        by_number = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+        if set(by_number) != set(range(len(names))):
+            raise ValueError(f"{file}: names has the numbers {list(names)}; number the classes 0, 1, 2, ...")
+        names = [by_number[index] for index in range(len(names))]
     if not names or not isinstance(names, list):
         raise ValueError(f"{file} has no names; write a list of the classes there, in the order of their numbers")
-    return [str(name) for name in names]
+    names = [str(name) for name in names]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{file}: names has {join_some(twice)} more than once; give every class a name of its own")
+    if content.get("nc", len(names)) != len(names):
+        raise ValueError(f"{file}: nc is {content['nc']}, but names has {len(names)} classes; correct one of them")
+    return names
 
 
 def _images_of(content: Mapping[str, Any], file: Path, split: str) -> Iterator[Path]:
@@ -117,6 +137,8 @@ def _images_of(content: Mapping[str, Any], file: Path, split: str) -> Iterator[P
     entries = content[split] if isinstance(content[split], list) else [content[split]]
     base = file.parent / str(content.get("path", ""))
     for entry in entries:
+        if not isinstance(entry, str):
+            raise ValueError(f"{file}: {split} has {entry!r}, which is no path; correct it")
         # Exports of annotation tools have ../train/images for the folder train beside the file.
         candidates = [base / entry, file.parent / entry, file.parent / entry.removeprefix("../")]
         source = next((candidate for candidate in candidates if candidate.exists()), None)
