@@ -272,24 +272,31 @@ class DetectionTransformer(nn.Module):
         labels = [torch.tensor(item["pos_category_ids"], dtype=torch.int64) for item in batched_inputs]
         return Targets.pack_image_labels(labels).to(self.device)
 
+    def box_frames(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """(B, 2) fp32, on the host: width and height of what normalised boxes are relative to, in output pixels.
+
+        That is the output itself, or with a fixed size the padded image at the scale of the output.
+        """
+        frames = torch.tensor([_output_size(item) for item in batched_inputs], dtype=torch.float32)
+        if self.fixed_size is not None:
+            images = torch.tensor([item["image"].shape[-2:] for item in batched_inputs])
+            frames *= torch.tensor(self.fixed_size) / images
+        return frames.flip(-1)
+
     def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """The best detections of the last layer, in pixels of the output size, with masks if the model has them."""
         logits = predictions.logits[-1]
         wanted = None if self.panoptic is None else torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
         scores, labels, queries = self.classification.detections(logits, self.detections_per_image, wanted)
         boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
-        sizes = [(x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])) for x in batched_inputs]
-        image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
-        scale = torch.tensor(sizes, dtype=boxes.dtype)
-        if self.fixed_size is not None:
-            # Boxes are relative to the padded image.
-            scale *= torch.tensor(self.fixed_size) / torch.tensor(image_sizes)
-        boxes = boxes * upload(scale.flip(-1).repeat(1, 2), boxes.device)[:, None]
+        boxes = boxes * upload(self.box_frames(batched_inputs).repeat(1, 2), boxes.device)[:, None]
+        sizes = [_output_size(item) for item in batched_inputs]
         results = [
             {"instances": Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)}
             for size, b, s, c in zip(sizes, boxes, scores, labels, strict=True)
         ]
         if predictions.mask_queries is not None:
+            image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
             masks = BatchMasks(self.detector.mask_head, predictions.mask_queries, image_sizes, sizes, self.fixed_size)
             for i, result in enumerate(results):
                 if self.panoptic is None:
@@ -300,6 +307,12 @@ class DetectionTransformer(nn.Module):
                 result["instances"].pred_masks = result.pop("pred_masks")
                 result["instances"] = result["instances"][wanted[labels[i]]]
         return results
+
+
+def _output_size(item: dict[str, Any]) -> tuple[int, int]:
+    """Height and width in pixels that boxes and masks of an image are returned for."""
+    height, width = item["image"].shape[-2:]
+    return item.get("height", height), item.get("width", width)
 
 
 def _describe(error: NonFiniteCostError, batched_inputs: list[dict[str, Any]]) -> str:

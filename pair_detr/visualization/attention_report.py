@@ -104,7 +104,8 @@ def report_attention(
     best = _first_of_each(queries)[:num_detections]
     scores, labels, queries = scores[best], labels[best], queries[best]
     size = queries.new_tensor([width, height], dtype=torch.float32)
-    boxes = cxcywh_to_xyxy(predictions.boxes[-1, 0, queries]).float() * size.repeat(2)
+    frame = model.box_frames([item])[0].to(queries.device)
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1, 0, queries]).float() * frame.repeat(2)
 
     cross, reference = {}, {}
     for stage, name in (("decoder", CENTER), ("top_left_decoder", TOP_LEFT)):
@@ -114,7 +115,7 @@ def report_attention(
         cross[name] = _maps(recorder.calls[stage, layer, "cross_attn"], queries, grid, decoder)
         if isinstance(decoder, ConditionalDecoder):
             at = decoder.ref_point_head(detector.query_embed.weight[queries]).float().sigmoid()
-            reference[name] = (at * size).cpu().numpy()
+            reference[name] = (at * frame).cpu().numpy()
 
     stride = detector.backbone.output_shape()[detector.in_feature].stride
     scale = width / item["image"].shape[-1], height / item["image"].shape[-2]
