@@ -10,6 +10,7 @@ import pytest
 from tool_helpers import write_metrics
 
 from pair_detr import data
+from pair_detr.analysis.speed import make_batch, measure
 from pair_detr.tools import (
     analyze,
     benchmark,
@@ -35,14 +36,14 @@ from pair_detr.tools.common import run
 
 def test_measure_times_in_turn_and_leaves_the_warm_up_out() -> None:
     calls: list[str] = []
-    seconds = benchmark.measure([lambda: calls.append("a"), lambda: calls.append("b")], repeats=3, device="cpu")
+    seconds = measure([lambda: calls.append("a"), lambda: calls.append("b")], repeats=3, device="cpu")
     assert calls == ["a", "b"] * 5
     assert seconds.shape == (3, 2)
     assert (seconds > 0).all()
 
 
 def test_random_batch_has_boxes_inside_of_the_image() -> None:
-    batch = benchmark.make_batch(2, (40, 80), boxes=5, num_classes=3)
+    batch = make_batch(2, (40, 80), boxes=5, num_classes=3)
     for item in batch:
         boxes = item["instances"].gt_boxes
         assert item["image"].shape == (3, 40, 80)
