@@ -153,6 +153,10 @@ def test_a_damaged_video_keeps_its_frames(tmp_path: Path, monkeypatch: pytest.Mo
         shown.video(tmp_path / "x.mp4", tmp_path / "out" / "x.mp4")
     assert shown.results.num_images == 2
     assert (tmp_path / "out" / "x.mp4").is_file()
+    monkeypatch.setattr(Frames, "__iter__", lambda self: iter(()))
+    with pytest.raises(OSError, match=r"x\.mp4 has no frames: replace it"):
+        shown.video(tmp_path / "x.mp4", tmp_path / "out" / "none.mp4")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.mp4"]
     with pytest.raises(OSError, match="no webcam 99"):
         shown.video(99, tmp_path / "out" / "webcam.mp4")
 
