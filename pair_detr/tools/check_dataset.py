@@ -1,7 +1,5 @@
 """Counts classes of data sets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
 
-import logging
-
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
@@ -9,10 +7,9 @@ from tqdm import tqdm
 from pair_detr.config_files import load_config
 from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config
 from pair_detr.data.validation import unreadable_images
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.check_dataset")
+logger = tool_logger("check_dataset")
 
 
 def main(arguments: list[str] | None = None) -> int:

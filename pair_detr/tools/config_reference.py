@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +9,9 @@ from detectron2.utils.logger import setup_logger
 
 import pair_detr.config
 from pair_detr.atomic import replacing
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.config_reference")
+logger = tool_logger("config_reference")
 
 _INTRODUCTION = """# Config keys
 

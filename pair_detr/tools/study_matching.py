@@ -1,6 +1,5 @@
 """Compares ways to assign objects to queries on costs of training: ``python -m pair_detr.tools.study_matching``."""
 
-import logging
 import platform
 import time
 from collections.abc import Sequence
@@ -19,10 +18,9 @@ from pair_detr.analysis.training_costs import training_batches, training_costs
 from pair_detr.atomic import replacing
 from pair_detr.data import register_from_config
 from pair_detr.engine.weights import load_weights, read_weights
-from pair_detr.tools.common import add_model_arguments, load_model_config, run, tool_parser
+from pair_detr.tools.common import add_model_arguments, load_model_config, output_file, run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.study_matching")
+logger = tool_logger("study_matching")
 
 # Costs are fp32: sums that differ by less are equal.
 _TOLERANCE = 1e-4
@@ -63,6 +61,13 @@ def judge(method_name: str, costs: Sequence[np.ndarray]) -> Outcome:
     optimal = sum(gap < _TOLERANCE for gap in gaps) / len(costs)
     gap = float(np.mean(gaps)) if gaps else float("nan")
     return Outcome(float(np.mean(valid)), optimal, gap, float(np.mean(changed)), float(np.median(seconds) * 1e6))
+
+
+def name_stages(files: Sequence[str]) -> list[str]:
+    """Short names of checkpoints: the iteration, or "final"; their paths, where these are not unique."""
+    names = [Path(file).stem.removeprefix("model_") for file in files]
+    names = [str(int(name)) if name.isdigit() else name for name in names]
+    return names if len(set(names)) == len(names) else [str(Path(file).with_suffix("")) for file in files]
 
 
 def _draw(outcomes: dict[str, dict[str, Outcome]]) -> Figure:
@@ -106,22 +111,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--stages", nargs="+", required=True, metavar="FILE", help="checkpoints, early ones first")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="of the training set")
-    parser.add_argument("--output", type=Path, default=Path("matching.png"), metavar="FILE", help="PNG or SVG to write")
-    parser.add_argument("--dump", type=Path, metavar="FILE", help="also write the costs to a .npz file")
+    parser.add_argument(
+        "--output", type=output_file(".png", ".svg"), default="matching.png", metavar="FILE", help="PNG or SVG to write"
+    )
+    parser.add_argument("--dump", type=output_file(".npz"), metavar="FILE", help="also write the costs to a .npz file")
     add_model_arguments(parser, weights=False)
     args = parser.parse_args(arguments)
     if args.images < 1:
         parser.error(f"--images {args.images}: it must be 1 or more")
     cfg = load_model_config(args)
     register_from_config(cfg)
+    stages = name_stages(args.stages)
     weights = [read_weights(file) for file in args.stages]
     seed_all_rng(0)
     batches = training_batches(cfg, args.images)
     model = build_model(cfg)
     outcomes, dumped, rows = {}, {}, []
-    for file, state in zip(tqdm(args.stages, "checkpoints", disable=None), weights, strict=True):
+    for stage, state in zip(tqdm(stages, "checkpoints", disable=None), weights, strict=True):
         load_weights(model, state, complete=True)
-        stage = Path(file).stem.removeprefix("model_").lstrip("0")
         costs = training_costs(model, batches)
         dumped |= {f"{stage}_{index}": cost for index, cost in enumerate(costs)}
         outcomes[stage] = {name: judge(name, costs) for name in METHODS}
