@@ -96,6 +96,24 @@ def _draw(outcomes: dict[str, dict[str, Outcome]]) -> Figure:
     return figure
 
 
+def _table(outcomes: dict[str, dict[str, Outcome]]) -> str:
+    rows = [
+        [
+            stage,
+            method,
+            f"{o.valid:.1%}",
+            f"{o.optimal:.1%}",
+            f"{o.changed:.1%}",
+            f"{o.gap:.4f}",
+            f"{o.microseconds:.0f}",
+        ]
+        for stage, methods in outcomes.items()
+        for method, o in methods.items()
+    ]
+    headers = ["checkpoint", "method", "valid", "optimal", "objects changed", "gap an object", "microseconds"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
@@ -126,30 +144,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seed_all_rng(0)
     batches = training_batches(cfg, args.images)
     model = build_model(cfg)
-    outcomes, dumped, rows = {}, {}, []
+    outcomes, dumped = {}, {}
     for stage, state in zip(tqdm(stages, "checkpoints", disable=None), weights, strict=True):
         load_weights(model, state, complete=True)
         costs = training_costs(model, batches)
         dumped |= {f"{stage}_{index}": cost for index, cost in enumerate(costs)}
         outcomes[stage] = {name: judge(name, costs) for name in METHODS}
-        rows += [
-            [
-                stage,
-                name,
-                f"{o.valid:.1%}",
-                f"{o.optimal:.1%}",
-                f"{o.changed:.1%}",
-                f"{o.gap:.4f}",
-                f"{o.microseconds:.0f}",
-            ]
-            for name, o in outcomes[stage].items()
-        ]
     with replacing(args.output) as temporary:
         _draw(outcomes).savefig(temporary, dpi=110)
     if args.dump:
         with replacing(args.dump) as temporary:
             np.savez_compressed(temporary, **dumped)
-    headers = ["checkpoint", "method", "valid", "optimal", "objects changed", "gap an object", "microseconds"]
     objects = [len(cost) for cost in costs]
     logger.info(
         "%s: %d problems a checkpoint, of %.1f objects (at most %d) and %d queries; %s, NumPy %s\n%s",
@@ -160,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         costs[0].shape[1],
         platform.machine(),
         np.__version__,
-        tabulate(rows, headers, tablefmt="github", disable_numparse=True),
+        _table(outcomes),
     )
 
 
