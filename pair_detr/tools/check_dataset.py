@@ -1,5 +1,7 @@
 """Counts classes of data sets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
 
+from collections.abc import Sequence
+
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
@@ -12,7 +14,7 @@ from pair_detr.tools.common import run, tool_logger, tool_parser
 logger = tool_logger("check_dataset")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ class Entry(NamedTuple):
     comment: str
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     parser = tool_parser(
         "Writes a table of all config keys of this project, with defaults and meaning, as Markdown.",

@@ -1,5 +1,7 @@
 """Prepares the open-vocabulary trial on generated shapes: ``python -m pair_detr.tools.make_open_shapes``."""
 
+from collections.abc import Sequence
+
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root, make_shapes
@@ -11,7 +13,7 @@ from pair_detr.tools.common import run, tool_logger, tool_parser
 logger = tool_logger("make_open_shapes")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:

@@ -1,5 +1,6 @@
 """Makes the annotation files of OV-COCO from COCO's: ``python -m pair_detr.tools.make_ov_coco``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
@@ -21,7 +22,7 @@ from pair_detr.tools.common import run, tool_logger, tool_parser
 logger = tool_logger("make_ov_coco")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:

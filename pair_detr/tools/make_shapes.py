@@ -1,5 +1,7 @@
 """Makes the data set of generated shapes: ``python -m pair_detr.tools.make_shapes``."""
 
+from collections.abc import Sequence
+
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root, make_panoptic_shapes, make_shapes
@@ -8,7 +10,7 @@ from pair_detr.tools.common import run, tool_logger, tool_parser
 logger = tool_logger("make_shapes")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:

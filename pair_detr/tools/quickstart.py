@@ -43,7 +43,7 @@ _MIN_SCORE = 0.3
 _MASK_OPACITY = 0.45
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the data, trains, evaluates, draws, and prints the result.
 
     The last line is ``AP=0.xxx AP50=0.xxx``, with masks followed by `` mask_AP=0.xxx mask_AP50=0.xxx``.

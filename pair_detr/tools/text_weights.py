@@ -1,5 +1,7 @@
 """Makes text weights, the classes of an open-vocabulary model: ``python -m pair_detr.tools.text_weights``."""
 
+from collections.abc import Sequence
+
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list, require_output
@@ -8,7 +10,7 @@ from pair_detr.tools.common import output_file, run, tool_logger, tool_parser
 logger = tool_logger("text_weights")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:

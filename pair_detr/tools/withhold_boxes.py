@@ -1,5 +1,7 @@
 """Turns the boxes of some classes into image labels: ``python -m pair_detr.tools.withhold_boxes``."""
 
+from collections.abc import Sequence
+
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data.json_files import write_json
@@ -9,7 +11,7 @@ from pair_detr.tools.common import run, tool_logger, tool_parser
 logger = tool_logger("withhold_boxes")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
