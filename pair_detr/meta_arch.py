@@ -160,7 +160,8 @@ class DetectionTransformer(nn.Module):
 
         Raises:
             TypeError: the classifier is linear.
-            ValueError: the weights are not valid, see :class:`Vocabulary`, or have another width than the model's.
+            ValueError: the weights are not valid, see :class:`Vocabulary`, or have another width than the model's; or
+                a panoptic model is given another number of classes.
         """
         head = self.detector.class_head
         if not isinstance(head, TextClassifier):
@@ -168,7 +169,14 @@ class DetectionTransformer(nn.Module):
                 "The model's classifier is linear and knows the classes of its training alone. Build (and train) it "
                 "with text weights: MODEL.CLIP.TEXT_WEIGHTS."
             )
-        head.set_vocabulary(Vocabulary(tuple(names), weights))
+        vocabulary = Vocabulary(tuple(names), weights)
+        if self.panoptic is not None and len(vocabulary) != self.num_classes:
+            raise ValueError(
+                f"The vocabulary has {len(vocabulary)} classes, but the panoptic model {self.num_classes}, of which it "
+                "knows what is a thing and what stuff. Give it texts of these; or build the model with "
+                "MODEL.DETR.PANOPTIC.ENABLED False, to detect things with masks."
+            )
+        head.set_vocabulary(vocabulary)
         self.num_classes = len(head.names)
         self.class_names = list(head.names)
 

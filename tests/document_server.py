@@ -32,8 +32,6 @@ NARROW += ["MODEL.DETR.DEC_LAYERS", "2", "MODEL.DETR.NUM_QUERIES", "20"]
 # Appended to the arguments of tools.
 BRIEF = {
     "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1"],
-    "make_open_shapes": ["--train", "60", "--val", "8"],
-    "make_shapes": ["--train", "60", "--val", "8"],
     "study_matching": ["--images", "2"],
 }
 

@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
 
 from pair_detr.engine import CheckpointError, argument_parser, main, run, setup
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return write_dataset(tmp_path_factory.mktemp("dataset"), "engine_launch")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with restored_catalogs():
+        yield write_dataset(tmp_path_factory.mktemp("dataset"), "engine_launch")
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,17 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 from detectron2.data.datasets.coco_panoptic import register_coco_panoptic
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, DatasetEvaluators, SemSegEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 from pycocotools import mask as mask_util
+from torch import Tensor
 
 from pair_detr.data import DetectionMapper, load_dataset, panoptic_classes, register_coco, register_from_config
 from pair_detr.data.panoptic import rgb_to_id
 from pair_detr.data.panoptic_evaluation import ThingsEvaluator
 from pair_detr.engine import build_evaluator
 from pair_detr.engine.evaluation import require_test_set
-from pair_detr.segmentation import merge_panoptic, semantic
+from pair_detr.segmentation import BatchMasks, PanopticOptions, segment_all, semantic
 
 needs_panopticapi = pytest.mark.skipif(
     importlib.util.find_spec("panopticapi") is None, reason="needs the package panopticapi"
@@ -106,30 +108,52 @@ def test_tasks_follow_the_model_and_the_data(tmp_path: Path, caplog: pytest.LogC
     assert '"partly": 1 objects have no segmentation, the first is annotation 1 of image 1' in caplog.text
 
 
-def panoptic_output(record: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a model would return that has one sure query a segment, crowds included, in no order.
+class KnownMasks:
+    """Stands for a mask head that is always right."""
 
-    Some query wins in every pixel, so that one for the unlabelled ones is needed: they count for nothing.
+    def __init__(self, masks: Tensor, padded_size: tuple[int, int]) -> None:
+        """Takes (N, H, W) masks of the first image in a batch."""
+        self.logits = torch.full((len(masks), *padded_size), -10.0)
+        self.logits[:, : masks.shape[1], : masks.shape[2]] = torch.where(masks, 10.0, -10.0)
+
+    def image_parts(self, memory: None) -> None:
+        """Nothing is common to the masks."""
+
+    def __call__(self, asked: object, query: Tensor, counts: list[int], parts: None) -> Tensor:
+        """The masks of the queries."""
+        assert counts == [len(query), 0]
+        return self.logits[query]
+
+
+def panoptic_output(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a model returns that has one sure query a segment, crowds included, in no order; from its mask head on.
+
+    It sees the image at twice its size, and padded. Some query wins in every pixel, so that one for the unlabelled ones
+    is needed: they count for nothing.
     """
     classes = panoptic_classes(name)
     ids = rgb_to_id(np.asarray(Image.open(record["pan_seg_file_name"]).convert("RGB")))
     segments = record["segments_info"]
-    masks = torch.stack([torch.from_numpy(ids == segment["id"]) for segment in segments]).float()
+    masks = torch.stack([torch.from_numpy(ids == segment["id"]) for segment in segments])
     labels = torch.tensor([segment["category_id"] for segment in segments])
-    order = torch.randperm(len(labels))
-    masks, labels, is_thing = masks[order], labels[order], torch.tensor(classes.is_thing)
+    crowd = torch.tensor([bool(segment["iscrowd"]) for segment in segments])
     # The labels of stuff occur twice, as two queries may well find the same stuff.
-    stuff = ~is_thing[labels]
-    masks = torch.cat([masks, masks[stuff]])
-    labels = torch.cat([labels, labels[stuff]])
-    scores = torch.full((len(labels),), 0.9)
-    ids_of_classes = torch.tensor(classes.category_ids)
-    one_hot = torch.nn.functional.one_hot(labels, len(is_thing)).float()
-    return {
-        "panoptic_seg": merge_panoptic(masks, scores, labels, is_thing, category_ids=ids_of_classes),
-        "sem_seg": semantic(masks, one_hot, torch.tensor(classes.channels)),
-        "instances": as_detections(ground_truth(record)),
-    }
+    is_thing = torch.tensor(classes.is_thing)
+    again = torch.cat([torch.arange(len(labels)), (~is_thing[labels]).nonzero()[:, 0]])
+    order = again[torch.randperm(len(again))]
+    masks, labels, crowd = masks[order], labels[order], crowd[order]
+    height, width = ids.shape
+    large = masks.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    padded = (2 * height + 9, 2 * width + 31)
+    asked = SimpleNamespace(memory=None)
+    at_output_size = BatchMasks(KnownMasks(large, padded), asked, [large.shape[1:], padded], [ids.shape, padded])
+    things = (is_thing[labels] & ~crowd).nonzero()[:, 0]
+    class_probs = 0.9 * torch.nn.functional.one_hot(labels, len(is_thing)).float()
+    output = segment_all(at_output_size, 0, things, class_probs, PanopticOptions(classes, 0.85, 4))
+    instances = Instances(ids.shape, pred_classes=labels[things], scores=torch.linspace(1, 0.9, len(things)))
+    instances.pred_masks = output.pop("pred_masks")
+    instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+    return output | {"instances": instances}
 
 
 def register_sample(shared_dir: Path, form: str) -> str:

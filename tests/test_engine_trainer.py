@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_helpers import restored_catalogs
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.layers import get_norm
@@ -19,8 +20,9 @@ from pair_detr.engine.trainer import _distribute
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return write_dataset(tmp_path_factory.mktemp("dataset"), "engine_trainer")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with restored_catalogs():
+        yield write_dataset(tmp_path_factory.mktemp("dataset"), "engine_trainer")
 
 
 class Record(HookBase):

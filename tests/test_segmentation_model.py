@@ -1,5 +1,6 @@
 """Masks through the meta-architecture: training, the frozen stage, inference."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from model_helpers import VARIANTS, build, tiny_cfg
+from open_vocabulary_helpers import make_vocabulary
 from pycocotools import mask as coco_mask
 from segmentation_helpers import build_sharp, make_mask_batch, mask_cfg, naive_masks
 
@@ -168,10 +170,14 @@ def panoptic_cfg(variant: str, name: str) -> Any:
 @pytest.mark.parametrize("variant", ["pair_detr", "detr"])
 def test_panoptic_outputs(variant: str) -> None:
     model = build_sharp(panoptic_cfg(variant, "masks_panoptic_test")).eval()
+    if variant == "pair_detr":
+        # The scores of a fresh model are those of the focal loss's prior.
+        model.detector.class_head.bias.data += 5
     batch = make_mask_batch(SIZES, COUNTS)
     with torch.no_grad():
         results = model(batch)
         predictions = model.detector(*model.preprocess(batch))
+    found = 0
     for i, (item, result) in enumerate(zip(batch, results, strict=True)):
         size = item["height"], item["width"]
         assert result.keys() == {"instances", "panoptic_seg", "sem_seg"}
@@ -188,7 +194,30 @@ def test_panoptic_outputs(variant: str) -> None:
         logits = predictions.logits[-1, i]
         probs = logits.sigmoid() if variant == "pair_detr" else logits.softmax(-1)[:, :-1]
         masks = torch.stack([torch.from_numpy(plain_masks(model, batch, i, q)) for q in range(7)])
+        scores, best = (logits.sigmoid() if variant == "pair_detr" else logits.softmax(-1)).max(-1)
+        confident = scores[(best < 4) & (scores > 0.2)]
+        assert bool(info) == bool(len(confident))
+        assert not info or max(x["score"] for x in info) == pytest.approx(float(confident.max()))
+        found += len(info)
+        _, labels, queries = model.classification.detections(logits[None], model.detections_per_image)
+        expected = masks[queries[0][labels[0] < 2]]
+        certain = (expected - 0.5).abs() > 1e-3
+        assert ((expected > 0.5) == instances.pred_masks)[certain].all()
         torch.testing.assert_close(result["sem_seg"], torch.einsum("qc,qhw->chw", probs, masks), atol=1e-3, rtol=1e-3)
+    assert found
+
+
+def test_the_vocabulary_of_a_panoptic_model(tmp_path: Path) -> None:
+    """Other texts for its classes, but no other number of classes: which would be things?"""
+    cfg = panoptic_cfg("pair_detr", "masks_panoptic_test")
+    names = ("cat", "dog", "sky", "sea")
+    make_vocabulary(names).save(tmp_path / "texts.npy")
+    cfg.MODEL.CLIP.TEXT_WEIGHTS = str(tmp_path / "texts.npy")
+    model = build_sharp(cfg).eval()
+    model.set_vocabulary(names, make_vocabulary(names, seed=1).weights)
+    assert "panoptic_seg" in model(make_mask_batch(SIZES, COUNTS))[0]
+    with pytest.raises(ValueError, match=r"3 classes, but the panoptic model 4.*PANOPTIC\.ENABLED False"):
+        model.set_vocabulary(names[:3], make_vocabulary(names[:3]).weights)
 
 
 def test_panoptic_errors() -> None:
