@@ -10,6 +10,20 @@ from torchvision.ops import box_convert
 from pair_detr.targets import Targets
 
 
+def annotation_kind(batched_inputs: list[dict[str, Any]]) -> str:
+    """What the images of a batch are annotated with, "box" or "image": boxes, or labels of the images.
+
+    Raises:
+        ValueError: the batch has images of both kinds.
+    """
+    kinds = {item.get("ann_type", "box") for item in batched_inputs}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"A batch mixes images of the kinds {sorted(kinds)} (ann_type); all of its images must be of one."
+        )
+    return kinds.pop()
+
+
 def pack_boxes(
     batched_inputs: list[dict[str, Any]], num_queries: int, fixed_size: tuple[int, int] | None, class_agnostic: bool
 ) -> Targets:

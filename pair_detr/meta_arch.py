@@ -13,7 +13,7 @@ from pair_detr.classification import Classification, build_classification
 from pair_detr.criterion import SetCriterion
 from pair_detr.data import resolve_class_names, resolve_num_classes
 from pair_detr.divergence import describe_non_finite_cost
-from pair_detr.ground_truth import pack_boxes, pack_image_labels
+from pair_detr.ground_truth import annotation_kind, pack_boxes, pack_image_labels
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
@@ -242,8 +242,7 @@ class DetectionTransformer(nn.Module):
         Raises:
             ValueError: the model does not learn from image labels, or the batch has images of both kinds.
         """
-        kinds = {item.get("ann_type", "box") for item in batched_inputs}
-        if kinds == {"box"}:
+        if annotation_kind(batched_inputs) == "box":
             num_queries = self.detector.query_embed.num_embeddings
             targets = pack_boxes(batched_inputs, num_queries, self.fixed_size, self.class_agnostic)
             if self.detector.mask_head is not None:
@@ -253,10 +252,6 @@ class DetectionTransformer(nn.Module):
             raise ValueError(
                 "A batch has image labels, but the model learns from boxes alone: it needs DATALOADER.SAMPLER_TRAIN "
                 "MultiDatasetSampler; MODEL.DETR.CLASS_AGNOSTIC and MODEL.DETR.MASK.FREEZE_DETECTOR must be False."
-            )
-        if kinds != {"image"}:
-            raise ValueError(
-                f"A batch mixes images of the kinds {sorted(kinds)} (ann_type); all of its images must be of one."
             )
         return pack_image_labels(batched_inputs).to(self.device)
 
