@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from model_helpers import build, default_cfg, tiny_cfg
 from torch import nn
 
+from pair_detr.analysis import speed
 from pair_detr.analysis.flops import count_flops
 from pair_detr.analysis.speed import training_bytes
 from pair_detr.tools import analyze, benchmark
@@ -70,6 +72,12 @@ class Squares(nn.Module):
 def test_saved_bytes_count_what_backward_needs_once() -> None:
     batch = [{"image": torch.rand(1000)} for _ in range(3)]
     assert training_bytes(Squares(), batch, "cpu", "fp32") == 2 * 3 * 1000 * 4
+
+
+def test_inference_takes_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = np.array([[1.0, 20.0], [9.0, 30.0], [2.0, 70.0]])
+    monkeypatch.setattr(speed, "measure", lambda steps, repeats, device: rounds[:repeats, : len(steps)])
+    assert speed.inference_seconds(Squares(), [[], []], "cpu", "fp32", 3) == [2, 30]
 
 
 def test_default_size_is_that_of_the_config() -> None:

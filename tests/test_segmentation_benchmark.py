@@ -23,6 +23,7 @@ def test_bytes_for_the_backward_pass_by_hand() -> None:
     assert saved_bytes(lambda: x * y, [x, y]) == 0
     assert saved_bytes(lambda: x * y, [x]) == 40
     assert saved_bytes(lambda: (x * y).exp().exp() * y, [x, y]) == 80
+    assert saved_bytes(lambda: (z := x * y) * z, [x, y]) == 40
 
 
 def test_memory_does_not_depend_on_the_number_of_queries(
