@@ -1,6 +1,5 @@
-"""The meta-architecture: Detectron2's dicts in, losses or Instances out. The only file that knows both worlds."""
+"""The meta-architecture: Detectron2's dicts in, losses or Instances out; what it consists of knows tensors."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,14 +7,13 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import get_event_storage, has_event_storage
-from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
-from torchvision.ops import box_convert
 
 from pair_detr.classification import Classification, build_classification
 from pair_detr.criterion import SetCriterion
 from pair_detr.data import resolve_class_names, resolve_num_classes
+from pair_detr.divergence import describe_non_finite_cost
+from pair_detr.ground_truth import annotation_kind, pack_boxes, pack_image_labels
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
@@ -118,7 +116,12 @@ class DetectionTransformer(nn.Module):
                 "MODEL.DETR.CLASS_AGNOSTIC and MODEL.CLIP.TEXT_WEIGHTS exclude each other: a model that finds boxes "
                 "only has no use for texts of classes. Unset one of them."
             )
-        num_classes = len(vocabulary) if vocabulary else 1 if class_agnostic else resolve_num_classes(cfg)
+        if vocabulary:
+            num_classes, class_names = len(vocabulary), list(vocabulary.names)
+        elif class_agnostic:
+            num_classes, class_names = 1, None
+        else:
+            num_classes, class_names = resolve_num_classes(cfg), resolve_class_names(cfg)
         classification = build_classification(cfg, default=variant.classification)
         classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
         return {
@@ -126,11 +129,7 @@ class DetectionTransformer(nn.Module):
             "criterion": variant.criterion(cfg, classification),
             "classification": classification,
             "num_classes": num_classes,
-            "class_names": list(vocabulary.names)
-            if vocabulary
-            else None
-            if class_agnostic
-            else resolve_class_names(cfg),
+            "class_names": class_names,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -212,7 +211,7 @@ class DetectionTransformer(nn.Module):
         try:
             losses = self.criterion(predictions, targets, self.detector.mask_head)
         except NonFiniteCostError as error:
-            raise FloatingPointError(_describe(error, batched_inputs)) from error
+            raise FloatingPointError(describe_non_finite_cost(error, batched_inputs)) from error
         if self.image_label_criterion is not None:
             losses["loss_image"] = self.image_label_criterion(predictions, targets, self.detector.class_head)
         return losses
@@ -243,42 +242,29 @@ class DetectionTransformer(nn.Module):
         Raises:
             ValueError: the model does not learn from image labels, or the batch has images of both kinds.
         """
-        kinds = {item.get("ann_type", "box") for item in batched_inputs}
-        if kinds != {"box"}:
-            return self._pack_image_labels(batched_inputs, kinds)
-        num_queries = self.detector.query_embed.num_embeddings
-        boxes, labels = [], []
-        for item in batched_inputs:
-            instances = item["instances"]
-            height, width = self.fixed_size or instances.image_size
-            scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
-            boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
-            labels.append(torch.zeros_like(instances.gt_classes) if self.class_agnostic else instances.gt_classes)
-            if len(instances) > num_queries:
-                log_first_n(
-                    logging.WARNING,
-                    f"{item.get('file_name', 'An image')} has {len(instances)} objects, but the model has only "
-                    f"{num_queries} queries: the objects that fit best are matched. Raise MODEL.DETR.NUM_QUERIES.",
-                    n=5,
-                    key="caller",
-                )
-        targets = Targets.pack(boxes, labels)
-        if self.detector.mask_head is not None:
-            targets.masks = pack_masks(batched_inputs, self.fixed_size)
-        return targets.to(self.device)
-
-    def _pack_image_labels(self, batched_inputs: list[dict[str, Any]], kinds: set[str]) -> Targets:
+        if annotation_kind(batched_inputs) == "box":
+            num_queries = self.detector.query_embed.num_embeddings
+            targets = pack_boxes(batched_inputs, num_queries, self.fixed_size, self.class_agnostic)
+            if self.detector.mask_head is not None:
+                targets.masks = pack_masks(batched_inputs, self.fixed_size)
+            return targets.to(self.device)
         if self.image_label_criterion is None:
             raise ValueError(
                 "A batch has image labels, but the model learns from boxes alone: it needs DATALOADER.SAMPLER_TRAIN "
                 "MultiDatasetSampler; MODEL.DETR.CLASS_AGNOSTIC and MODEL.DETR.MASK.FREEZE_DETECTOR must be False."
             )
-        if kinds != {"image"}:
-            raise ValueError(
-                f"A batch mixes images of the kinds {sorted(kinds)} (ann_type); all of its images must be of one."
-            )
-        labels = [torch.tensor(item["pos_category_ids"], dtype=torch.int64) for item in batched_inputs]
-        return Targets.pack_image_labels(labels).to(self.device)
+        return pack_image_labels(batched_inputs).to(self.device)
+
+    def box_frames(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """(B, 2) fp32, on the host: width and height of what normalised boxes are relative to, in output pixels.
+
+        That is the output itself, or with a fixed size the padded image at the scale of the output.
+        """
+        frames = torch.tensor([_output_size(item) for item in batched_inputs], dtype=torch.float32)
+        if self.fixed_size is not None:
+            images = torch.tensor([item["image"].shape[-2:] for item in batched_inputs])
+            frames *= torch.tensor(self.fixed_size) / images
+        return frames.flip(-1)
 
     def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """The best detections of the last layer, in pixels of the output size, with masks if the model has them."""
@@ -286,18 +272,14 @@ class DetectionTransformer(nn.Module):
         wanted = None if self.panoptic is None else torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
         scores, labels, queries = self.classification.detections(logits, self.detections_per_image, wanted)
         boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
-        sizes = [(x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])) for x in batched_inputs]
-        image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
-        scale = torch.tensor(sizes, dtype=boxes.dtype)
-        if self.fixed_size is not None:
-            # Boxes are relative to the padded image.
-            scale *= torch.tensor(self.fixed_size) / torch.tensor(image_sizes)
-        boxes = boxes * upload(scale.flip(-1).repeat(1, 2), boxes.device)[:, None]
+        boxes = boxes * upload(self.box_frames(batched_inputs).repeat(1, 2), boxes.device)[:, None]
+        sizes = [_output_size(item) for item in batched_inputs]
         results = [
             {"instances": Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)}
             for size, b, s, c in zip(sizes, boxes, scores, labels, strict=True)
         ]
         if predictions.mask_queries is not None:
+            image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
             masks = BatchMasks(self.detector.mask_head, predictions.mask_queries, image_sizes, sizes, self.fixed_size)
             for i, result in enumerate(results):
                 if self.panoptic is None:
@@ -310,14 +292,7 @@ class DetectionTransformer(nn.Module):
         return results
 
 
-def _describe(error: NonFiniteCostError, batched_inputs: list[dict[str, Any]]) -> str:
-    image = batched_inputs[error.image].get("file_name", f"image {error.image} of the batch")
-    iteration = f" at iteration {get_event_storage().iter}" if has_event_storage() else ""
-    if error.culprit == "ground-truth boxes":
-        remedy = "Correct or remove the annotation."
-    else:
-        remedy = (
-            "The training has diverged: lower SOLVER.BASE_LR, keep SOLVER.CLIP_GRADIENTS.ENABLED, or set "
-            "SOLVER.AMP.DTYPE to bfloat16 if it is float16."
-        )
-    return f"{image}: the {error.culprit} of decoder layer {error.layer} are not finite{iteration}. {remedy}"
+def _output_size(item: dict[str, Any]) -> tuple[int, int]:
+    """Height and width in pixels that boxes and masks of an image are returned for."""
+    height, width = item["image"].shape[-2:]
+    return item.get("height", height), item.get("width", width)

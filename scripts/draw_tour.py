@@ -12,6 +12,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import nn
 from torchvision.ops import masks_to_boxes
 
+from pair_detr.atomic import replacing
 from pair_detr.config_files import load_config
 from pair_detr.data.shapes import draw_image
 
@@ -27,7 +28,8 @@ def main() -> None:
     grid = figure.add_gridspec(1, 2, width_ratios=[1, 4.6])
     _draw_image(figure.add_subplot(grid[0]), image, boxes.numpy())
     _draw_flow(figure.add_subplot(grid[1]), tensor_shapes(image))
-    figure.savefig(OUTPUT, dpi=110)
+    with replacing(OUTPUT) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def tensor_shapes(image: np.ndarray) -> dict[str, str]:

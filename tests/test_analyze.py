@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from model_helpers import build, default_cfg, tiny_cfg
 from torch import nn
 
+from pair_detr.analysis import speed
 from pair_detr.analysis.flops import count_flops
-from pair_detr.analysis.speed import saved_bytes
-from pair_detr.tools import analyze
+from pair_detr.analysis.speed import training_bytes
+from pair_detr.tools import analyze, benchmark
 
 
 def test_operations_of_a_tiny_detr_are_those_counted_by_hand() -> None:
@@ -69,7 +71,13 @@ class Squares(nn.Module):
 
 def test_saved_bytes_count_what_backward_needs_once() -> None:
     batch = [{"image": torch.rand(1000)} for _ in range(3)]
-    assert saved_bytes(Squares(), batch, "cpu", "fp32") == 2 * 3 * 1000 * 4
+    assert training_bytes(Squares(), batch, "cpu", "fp32") == 2 * 3 * 1000 * 4
+
+
+def test_inference_takes_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = np.array([[1.0, 20.0], [9.0, 30.0], [2.0, 70.0]])
+    monkeypatch.setattr(speed, "measure", lambda steps, repeats, device: rounds[:repeats, : len(steps)])
+    assert speed.inference_seconds(Squares(), [[], []], "cpu", "fp32", 3) == [2, 30]
 
 
 def test_default_size_is_that_of_the_config() -> None:
@@ -107,6 +115,26 @@ def test_tool_states_modules_speed_and_machine(tmp_path: Path, monkeypatch: pyte
     assert "Not counted, by number of calls: " in messages[0]
     assert "| all " in messages[0]
     assert content["machine"] in messages[1]
+
+
+def test_tables_have_the_units_of_their_titles() -> None:
+    row = {"size": "4x6", "batch": 4, "precision": "bf16", "saved_bytes": 3 * 2**20, "seconds": 0.05}
+    cells = [cell.strip() for cell in analyze._speed_table([row]).splitlines()[2].split("|")[1:-1]]
+    assert cells == ["4x6", "4", "bf16", "3.0", "50.0", "80.00"]
+    row = {"module": "", "parameters": 2_500_000, "trained": 1_000_000, "flops": {"4x6": 7_000_000, "8x8": 2e9}}
+    cells = [cell.strip() for cell in analyze._modules_table([row], ["8x8", "4x6"]).splitlines()[2].split("|")[1:-1]]
+    assert cells == ["all", "2.500", "1.000", "2.000", "0.007"]
+
+
+def test_tools_measure_models_with_masks(tmp_path: Path) -> None:
+    cfg = tiny_cfg()
+    cfg.MODEL.MASK_ON = True
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    arguments = ["--config-file", str(tmp_path / "config.yaml"), "--repeats", "1"]
+    output = tmp_path / "cost.json"
+    analyze.main([*arguments, "--sizes", "32x48", "--output", str(output), "--opts", "MODEL.DEVICE", "cpu"])
+    assert json.loads(output.read_text())["speed"][0]["saved_bytes"] > 0
+    benchmark.main([*arguments, "--size", "32", "48", "--variants", "detr", "--opts", "MODEL.DEVICE", "cpu"])
 
 
 def test_bad_arguments() -> None:

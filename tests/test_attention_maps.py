@@ -129,6 +129,26 @@ def test_report_has_the_maps_of_the_best_queries(tmp_path: Path) -> None:
         report_attention(predictor.model, item, 1, points=[(80, 0)])
 
 
+def test_report_of_a_fixed_size_is_in_pixels_of_the_image(tmp_path: Path) -> None:
+    """Boxes and reference points are relative to the padded image there."""
+    write_image(tmp_path / "x.png", 80, 40)
+    cfg = tiny_cfg()
+    cfg.INPUT.FIXED_SIZE = (64, 64)
+    predictor = pair_detr.Predictor.from_files(*save_model(tmp_path, cfg)[1::2])
+    item = predictor.prepare(tmp_path / "x.png")
+    assert item["image"].shape == (3, 32, 64)
+    report = report_attention(predictor.model, item, 2)
+    found = predictor(tmp_path / "x.png")["instances"].pred_boxes.tensor
+    best = list(dict.fromkeys(map(tuple, found.round(decimals=2).tolist())))[:2]
+    np.testing.assert_allclose(report.boxes, best, atol=0.01)
+    assert report.extent == (80, 80)
+    centres = (report.boxes[:, :2] + report.boxes[:, 2:]) / 2
+    np.testing.assert_allclose(report.encoder_points, centres.clip(0, [79, 39]), rtol=1e-5)
+    detector = predictor.model.detector
+    reference = detector.decoder.ref_point_head(detector.query_embed.weight[report.queries]).sigmoid().detach()
+    np.testing.assert_allclose(report.reference["center"], reference * 80, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("variant", "options"), [("pair_detr", {}), ("detr", {}), ("conditional_detr", {"ENC_LAYERS": 0})]
 )
@@ -159,6 +179,31 @@ def test_texts_of_the_figure_are_not_cut_off(variant: str, size: tuple[int, int]
     # As --layer and the arrays count.
     assert sum("decoder layer 0 " in text for text in texts) == 2
     assert any("In the first layer" in text for text in texts) == (variant != "detr")
+
+
+def test_panels_show_the_maps_of_their_titles_where_they_belong(tmp_path: Path) -> None:
+    """Decoder by decoder and kind by kind, the heads side by side."""
+    write_image(tmp_path / "x.png", 80, 64)
+    predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2])
+    report = report_attention(predictor.model, predictor.prepare(tmp_path / "x.png"), 1)
+    figure = draw_attention(np.zeros((64, 80, 3), np.uint8), report, predictor.metadata.thing_classes)
+    panels = iter(figure.axes[2:])
+    for decoder, title in (("center", "Centre decoder"), ("top_left", "Top-left decoder")):
+        for kind in ("spatial", "content", "combined"):
+            for head in range(4):
+                axis = next(panels)
+                _, shown = axis.images
+                weights = report.cross[decoder][kind][0, head]
+                np.testing.assert_allclose(shown.get_array(), weights / weights.max(), rtol=1e-5)
+                # The last of the 8 columns is half outside of the image.
+                assert shown.get_extent() == pytest.approx([-0.5, 64 * 80 / 60 - 0.5, 63.5, -0.5])
+                assert (axis.get_xlim(), axis.get_ylim()) == ((-0.5, 79.5), (63.5, -0.5))
+                assert axis.lines[0].get_xydata()[0] == pytest.approx(report.reference[decoder][0])
+                if kind == "spatial":
+                    assert axis.get_title("left") == (f"{title}\nhead 1" if head == 0 else f"head {head + 1}")
+                if (decoder, head) == ("center", 0):
+                    assert axis.get_ylabel().startswith(kind)
+    assert next(panels, None) is None
 
 
 def test_points_are_not_hidden_by_labels(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Detection in images and videos by the demo."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -100,7 +101,25 @@ def test_results_hold_masks(tmp_path: Path) -> None:
     assert (first["category_id"], first["bbox"], first["area"]) == (5, [1, 2, 10, 5], 40)
     assert mask_util.area(first["segmentation"]) == 40
     assert second["category_id"] == 9
+    instances.remove("pred_masks")
+    boxes = CocoResults(CLASSES)
+    boxes.add("x.jpg", instances)
+    boxes.write(tmp_path / "boxes.json")
+    assert [x["area"] for x in json.loads((tmp_path / "boxes.json").read_text())["annotations"]] == [50, 25]
     assert content.getAnnIds(imgIds=[2]) == []
+
+
+def test_colours_are_those_of_the_image_and_of_the_video(tmp_path: Path) -> None:
+    blue = np.zeros((480, 640, 3), np.uint8)
+    blue[..., 0] = 255  # In BGR order.
+    outputs = {"instances": make_instances((480, 640), [[2, 2, 9, 9]], [0])}
+    picture = draw_detections(blue, outputs, Metadata(name="test", thing_classes=list(CLASSES)))
+    assert picture[240, 320].tolist() == [0, 0, 255]
+    video = VideoFile(tmp_path / "x.mp4", 10)
+    video.write(picture)
+    video.close()
+    (frame,) = Frames(tmp_path / "x.mp4")
+    np.testing.assert_allclose(frame[240, 320], [255, 0, 0], atol=16)
 
 
 def test_boxes_masks_and_panoptic_segments_are_drawn_where_they_are() -> None:
@@ -153,6 +172,10 @@ def test_a_damaged_video_keeps_its_frames(tmp_path: Path, monkeypatch: pytest.Mo
         shown.video(tmp_path / "x.mp4", tmp_path / "out" / "x.mp4")
     assert shown.results.num_images == 2
     assert (tmp_path / "out" / "x.mp4").is_file()
+    monkeypatch.setattr(Frames, "__iter__", lambda self: iter(()))
+    with pytest.raises(OSError, match=r"x\.mp4 has no frames: replace it"):
+        shown.video(tmp_path / "x.mp4", tmp_path / "out" / "none.mp4")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.mp4"]
     with pytest.raises(OSError, match="no webcam 99"):
         shown.video(99, tmp_path / "out" / "webcam.mp4")
 

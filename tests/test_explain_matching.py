@@ -19,7 +19,7 @@ from pair_detr.analysis.matching_report import MatchingReport, report_matching
 from pair_detr.analysis.training_costs import training_costs
 from pair_detr.data import register_coco
 from pair_detr.tools import explain_matching, study_matching
-from pair_detr.visualization.matching_figure import shown_queries
+from pair_detr.visualization.matching_figure import draw_matching, shown_queries
 
 TRAP = np.array([[1.0, 2.0, 9.0], [2.0, 10.0, 9.0]])
 
@@ -62,10 +62,43 @@ def test_report_adds_up_to_the_assignment_of_scipy(tmp_path: Path, dataset: str)
     assert row["its cost"] == pytest.approx(report.cost[0].min())
 
 
+def test_report_of_a_fixed_size_is_in_pixels_of_the_image(tmp_path: Path, dataset: str) -> None:
+    """Boxes are relative to the padded image there: the objects and predictions are where they are without."""
+    cfg = tiny_cfg()
+    cfg.INPUT.FIXED_SIZE = (64, 64)
+    predictor = pair_detr.Predictor.from_files(*save_model(tmp_path, cfg)[1::2])
+    record = explain_matching.find_image(dataset, "1.png")
+    report = report_matching(predictor.model, explain_matching.prepare(predictor, record, dataset))
+    np.testing.assert_allclose(report.truth, [[5, 10, 25, 25], [30, 5, 42, 29]], atol=1e-3)
+    found = predictor(tmp_path / "pets" / "1.png")["instances"].pred_boxes.tensor
+    assert {tuple(b) for b in report.boxes.round(2).tolist()} >= {tuple(b) for b in found.numpy().round(2).tolist()}
+
+
 def test_queries_are_shown_with_the_matched_ones_first() -> None:
     cost = np.array([[5.0, 1.0, 2.0, 0.5], [4.0, 1.5, 0.0, 9.0]])
     report = MatchingReport(cost[None], np.array([1, 2]), np.array([0, 0]), np.zeros((2, 4)), np.zeros((4, 4)))
     assert shown_queries(report).tolist() == [1, 2, 3, 0]
+
+
+def test_figure_marks_the_assignment_and_stacks_the_terms() -> None:
+    terms = np.array([[[1.0, 3.0], [2.0, 0.5]], [[0.5, 1.0], [1.0, 4.0]], [[-1.0, 0.5], [-2.0, 1.5]]])
+    truth = np.array([[0.0, 1.0, 4.0, 6.0], [2.0, 2.0, 9.0, 8.0]])
+    report = MatchingReport(terms, np.array([1, 0]), np.array([0, 2]), truth, truth[::-1] + 1)
+    figure = draw_matching(np.zeros((10, 12, 3), np.uint8), report, CLASSES, "title")
+    picture, bars, costs = figure.axes[:3]
+    boxes = [(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in picture.patches]
+    assert boxes == [(0, 1, 4, 5), (1, 2, 4, 5), (2, 2, 7, 6), (3, 3, 7, 6)]
+    assert [patch.get_linestyle() for patch in picture.patches] == ["-", "--"] * 2
+    # Of the first object with query 1: 3, 1 and 0.5; of the second with query 0: 2 and 1, and -2 to the left of 0.
+    spans = [(patch.get_x(), patch.get_width()) for patch in bars.patches]
+    assert spans == [(0, 3), (0, 2), (3, 1), (2, 1), (4, 0.5), (0, -2)]
+    totals = next(line for line in bars.lines if line.get_label() == "total")
+    assert totals.get_xydata().tolist() == [[4.5, 0], [1, 1]]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["1 cat", "2 owl"]
+    # Columns are the queries 1 and 0.
+    np.testing.assert_allclose(costs.images[0].get_array(), [[4.5, 0.5], [6, 1]])
+    assert [patch.get_xy() for patch in costs.patches] == [(-0.5, -0.5), (0.5, 0.5)]
+    assert costs.lines[0].get_xydata().tolist() == [[1, 0], [1, 1]]
 
 
 def test_tool_writes_a_picture_and_a_table(tmp_path: Path, dataset: str) -> None:
@@ -131,14 +164,14 @@ def test_outcomes_are_judged_against_the_exact_assignment(monkeypatch: pytest.Mo
 def test_training_costs_are_those_of_the_matcher() -> None:
     """Of every decoder layer and image with objects."""
     model = build(tiny_cfg())
-    batch = make_batch([(40, 56), (32, 24), (40, 40)], [2, 0, 3])
+    batch = make_batch([(40, 56), (32, 24), (40, 40)], [2, 3, 0])
     costs = training_costs(model, [batch])
     assert [cost.shape for cost in costs] == [(2, 7)] * 3 + [(3, 7)] * 3
     with torch.no_grad():
         predictions, targets = model.detector(*model.preprocess(batch)), model.pack_targets(batch)
         assignment = model.criterion.matcher(predictions.logits, predictions.boxes, targets)
-    last_of_third = (assignment.layer == 2) & (assignment.image == 2)
-    assert exact(costs[5]).tolist() == assignment.query[last_of_third].tolist()
+    last_of_second = (assignment.layer == 2) & (assignment.image == 1)
+    assert exact(costs[5]).tolist() == assignment.query[last_of_second].tolist()
 
 
 def test_study_writes_a_figure_and_the_costs(tmp_path: Path, dataset: str) -> None:
@@ -151,3 +184,16 @@ def test_study_writes_a_figure_and_the_costs(tmp_path: Path, dataset: str) -> No
     assert min(Image.open(output).size) > 300
     costs = np.load(tmp_path / "costs.npz")
     assert [cost.shape for cost in costs.values()] == [(2, 7)] * 3
+    for option, file in (("--output", "study.gif"), ("--dump", "costs.bin")):
+        with pytest.raises(SystemExit, match="2"):
+            study_matching.main([*arguments, option, file, "--opts", *options])
+
+
+def test_stages_of_a_study_are_told_apart() -> None:
+    """By iteration; the final checkpoints of two runs by their paths."""
+    assert study_matching.name_stages(["a/model_0000199.pth", "a/model_0000000.pth", "a/model_final.pth"]) == [
+        "199",
+        "0",
+        "final",
+    ]
+    assert study_matching.name_stages(["a/model_final.pth", "b/model_final.pth"]) == ["a/model_final", "b/model_final"]

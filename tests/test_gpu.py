@@ -9,9 +9,9 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from pair_detr import add_pair_detr_config
+from pair_detr.analysis.speed import make_batch
 from pair_detr.config_files import config_file
 from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.tools.benchmark import make_batch
 from pair_detr.variants import VARIANTS
 
 

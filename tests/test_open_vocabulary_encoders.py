@@ -250,19 +250,15 @@ def test_tool_without_weights_ends_with_a_message(
         (["--vocabulary", "objects365"], "DETECTRON2_DATASETS"),
         (["--vocabulary", "coco", "--encoder", "bert"], "no text encoder"),
     ):
-        with pytest.raises(SystemExit) as error:
+        with pytest.raises((OSError, ValueError, ImportError), match=message):
             text_weights.main([*options, "--output", str(tmp_path / "x.npy")])
-        assert error.value.code == 1
-        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         text_weights.main(["--vocabulary", "coco", "--output", str(tmp_path / "x.pt")])
     assert "must end with .npy" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_tool_looks_at_the_output_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tool_looks_at_the_output_first(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"images": []}')
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises((OSError, ValueError), match=r"x\.json would be overwritten"):
         text_weights.main(["--vocabulary", "coco", "--output", str(tmp_path / "x.npy")])
-    assert error.value.code == 1
-    assert "x.json would be overwritten" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The tool that times steps, and tools run as programs."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from tool_helpers import write_metrics
 
 from pair_detr import data
+from pair_detr.analysis.speed import make_batch, measure
 from pair_detr.tools import (
     analyze,
     benchmark,
@@ -35,14 +37,14 @@ from pair_detr.tools.common import run
 
 def test_measure_times_in_turn_and_leaves_the_warm_up_out() -> None:
     calls: list[str] = []
-    seconds = benchmark.measure([lambda: calls.append("a"), lambda: calls.append("b")], repeats=3, device="cpu")
+    seconds = measure([lambda: calls.append("a"), lambda: calls.append("b")], repeats=3, device="cpu")
     assert calls == ["a", "b"] * 5
     assert seconds.shape == (3, 2)
     assert (seconds > 0).all()
 
 
 def test_random_batch_has_boxes_inside_of_the_image() -> None:
-    batch = benchmark.make_batch(2, (40, 80), boxes=5, num_classes=3)
+    batch = make_batch(2, (40, 80), boxes=5, num_classes=3)
     for item in batch:
         boxes = item["instances"].gt_boxes
         assert item["image"].shape == (3, 40, 80)
@@ -113,6 +115,23 @@ def test_a_program_ends_with_a_status_and_a_line() -> None:
     with pytest.raises(SystemExit) as raised:
         run(lambda: 1)
     assert raised.value.code == 1
+
+
+def test_training_imports_no_tools_and_no_figures() -> None:
+    """Imports go one way: from the tools to figures and measurements, and from these to the model."""
+    package = Path(data.__file__).parents[1]
+    above = {"analysis": ("tools", "visualization"), "visualization": ("tools",)}
+    for file in package.rglob("*.py"):
+        folder = file.relative_to(package).parts[0]
+        if folder == "tools":
+            continue
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+        forbidden = [f"pair_detr.{name}" for name in above.get(folder, ("analysis", "tools", "visualization"))]
+        if folder != "visualization":
+            forbidden += ["cv2", "matplotlib"]
+        assert not [name for name in names if name.startswith(tuple(forbidden))], file
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def report_matching(model: DetectionTransformer, item: dict[str, Any]) -> Matchi
     assignment = matcher(logits, boxes, targets)
     query = torch.full_like(targets.labels, -1)
     query[assignment.target] = assignment.query
-    size = boxes.new_tensor([item["width"], item["height"]]).repeat(2)
+    frame = model.box_frames([item])[0].to(boxes.device).repeat(2)
     terms = torch.stack(matcher.cost_terms(logits, boxes, targets))[:, 0]
-    truth, predicted = (cxcywh_to_xyxy(x) * size for x in (targets.boxes, boxes[0, 0]))
+    truth, predicted = (cxcywh_to_xyxy(x) * frame for x in (targets.boxes, boxes[0, 0]))
     return MatchingReport(*(x.cpu().numpy() for x in (terms, query, targets.labels, truth, predicted)))

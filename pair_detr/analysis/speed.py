@@ -1,13 +1,14 @@
 """Memory and time that a model takes."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
-
-from pair_detr.tools.benchmark import measure
+from tqdm import tqdm
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -18,7 +19,58 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def saved_bytes(model: nn.Module, batch: list[dict[str, Any]], device: str, precision: str) -> int:
+def make_batch(
+    images: int, size: tuple[int, int], boxes: int, num_classes: int, masks: bool = False
+) -> list[dict[str, Any]]:
+    """Random images with random boxes, as the training's mapper makes them.
+
+    Args:
+        images: number of images.
+        size: height and width in pixels.
+        boxes: number of boxes an image.
+        num_classes: labels are below it.
+        masks: give every object an empty one, whose loss costs what that of any other does.
+    """
+    generator = torch.Generator().manual_seed(0)
+    height, width = size
+    batch = []
+    for _ in range(images):
+        corners = torch.rand(boxes, 2, 2, generator=generator).sort(dim=1).values.flatten(1)
+        instances = Instances(size)
+        instances.gt_boxes = Boxes(corners * torch.tensor([width, height, width, height]))
+        instances.gt_classes = torch.randint(num_classes, (boxes,), generator=generator)
+        if masks:
+            instances.gt_masks = BitMasks(torch.zeros(boxes, height, width, dtype=torch.bool))
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        batch.append({"image": image, "instances": instances})
+    return batch
+
+
+def saved_bytes(forward: Callable[[], Any], beside: Iterable[Tensor]) -> int:
+    """Bytes that a forward pass keeps for its backward pass, on any device, even "meta".
+
+    Args:
+        forward: the pass.
+        beside: tensors that do not count, such as parameters and inputs.
+    """
+    # Tensors of the meta device have no addresses, but all have storages.
+    seen = {tensor.untyped_storage()._cdata for tensor in beside}
+    kept: list[torch.UntypedStorage] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            # No other storage takes its place while something keeps it.
+            kept.append(storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in kept)
+
+
+def training_bytes(model: nn.Module, batch: list[dict[str, Any]], device: str, precision: str) -> int:
     """Bytes that a training step keeps for its backward pass, parameters and the batch left out.
 
     Args:
@@ -27,21 +79,30 @@ def saved_bytes(model: nn.Module, batch: list[dict[str, Any]], device: str, prec
         device: where it is.
         precision: of PRECISIONS.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    sizes: dict[int, int] = {}
-    alive: list[Tensor] = []
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-            # An address is not used again while something keeps it.
-            alive.append(tensor)
-        return tensor
+    def forward() -> Tensor:
+        with autocast(device, precision):
+            return sum(model(batch).values())
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast(device, precision):
-        sum(model(batch).values())
-    return sum(sizes.values())
+    return saved_bytes(forward, (*model.parameters(), *model.buffers()))
+
+
+def measure(steps: Sequence[Callable[[], None]], repeats: int, device: str) -> np.ndarray:
+    """Times the steps in turn, so that a drift of the machine's speed meets all alike.
+
+    Returns:
+        (repeats, len(steps)) seconds, warm-up left out.
+    """
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    seconds = np.zeros((repeats + 2, len(steps)))
+    for row in tqdm(seconds, desc="rounds", disable=None):
+        for i, step in enumerate(steps):
+            synchronize()
+            start = time.perf_counter()
+            step()
+            synchronize()
+            row[i] = time.perf_counter() - start
+    return seconds[2:]
 
 
 def inference_seconds(

@@ -1,14 +1,11 @@
 """What a model costs: ``python -m pair_detr.tools.analyze``."""
 
 import argparse
-import logging
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from fvcore.nn import parameter_count
@@ -17,13 +14,19 @@ from torch import nn
 from tqdm import tqdm
 
 from pair_detr.analysis.flops import count_flops
-from pair_detr.analysis.speed import PRECISIONS, inference_seconds, saved_bytes
+from pair_detr.analysis.speed import PRECISIONS, inference_seconds, make_batch, training_bytes
 from pair_detr.data.json_files import write_json
-from pair_detr.tools.benchmark import make_batch
-from pair_detr.tools.common import add_model_arguments, load_model_config, run, tool_parser, without_data
+from pair_detr.tools.common import (
+    add_model_arguments,
+    describe_machine,
+    load_model_config,
+    run,
+    tool_logger,
+    tool_parser,
+    without_data,
+)
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.analyze")
+logger = tool_logger("analyze")
 
 _BOXES = 8
 
@@ -67,7 +70,7 @@ def module_table(model: nn.Module, flops: dict[tuple[int, int], Counter[str]], d
     return rows
 
 
-def _print_modules(rows: list[dict[str, Any]], sizes: Sequence[str]) -> str:
+def _modules_table(rows: list[dict[str, Any]], sizes: Sequence[str]) -> str:
     lines = [
         [
             row["module"] or "all",
@@ -81,7 +84,7 @@ def _print_modules(rows: list[dict[str, Any]], sizes: Sequence[str]) -> str:
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
-def _print_speed(rows: list[dict[str, Any]]) -> str:
+def _speed_table(rows: list[dict[str, Any]]) -> str:
     lines = [
         [
             row["size"],
@@ -97,10 +100,37 @@ def _print_speed(rows: list[dict[str, Any]]) -> str:
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
-def _describe_machine(device: str) -> str:
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    threads = "" if device.startswith("cuda") else f", {torch.get_num_threads()} threads"
-    return f"{device} ({name}{threads}), torch {torch.__version__}"
+def _count(
+    detector: nn.Module, sizes: Sequence[tuple[int, int]], depth: int
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """:func:`module_table` of a detector, and the calls of operators that are not counted."""
+    flops, uncounted = {}, Counter()
+    for size in sizes:
+        flops[size], operators = count_flops(detector, *size)
+        uncounted |= operators
+    return module_table(detector, flops, depth), uncounted
+
+
+def _measure(model: nn.Module, cfg: CfgNode, sizes: Sequence[tuple[int, int]], args: argparse.Namespace) -> list[dict]:
+    """Memory and time of every size, precision and batch size."""
+    device = cfg.MODEL.DEVICE
+    rows = []
+    cases = [(size, precision) for size in sizes for precision in args.precisions]
+    for size, precision in tqdm(cases, "speed", unit="case", disable=None):
+        batches = [make_batch(n, size, _BOXES, model.num_classes, cfg.MODEL.MASK_ON) for n in args.batches]
+        seconds = inference_seconds(model.eval(), batches, device, precision, args.repeats)
+        model.train()
+        rows += [
+            {
+                "size": f"{size[0]}x{size[1]}",
+                "batch": len(batch),
+                "precision": precision,
+                "saved_bytes": training_bytes(model, batch, device, precision),
+                "seconds": second,
+            }
+            for batch, second in zip(batches, seconds, strict=True)
+        ]
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,42 +159,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if min(*args.batches, args.repeats, args.depth) < 1:
         parser.error("--batches, --repeats and --depth must be 1 or more")
     cfg = without_data(load_model_config(args))
-    device = cfg.MODEL.DEVICE
     sizes = args.sizes or [default_size(cfg)]
-    model = build_model(cfg)
-
-    model.eval()
-    counts, uncounted = {}, Counter()
-    for size in sizes:
-        counts[size], operators = count_flops(model.detector, *size)
-        uncounted |= operators
-    modules = module_table(model.detector, counts, args.depth)
+    model = build_model(cfg).eval()
+    modules, uncounted = _count(model.detector, sizes, args.depth)
     names = [f"{h}x{w}" for h, w in sizes]
     logger.info(
         "%s, inference of one image; an operation is a multiply-add\n%s\nNot counted, by number of calls: %s",
         args.config_file,
-        _print_modules(modules, names),
+        _modules_table(modules, names),
         ", ".join(f"{name.removeprefix('aten::')} {count}" for name, count in uncounted.most_common()) or "nothing",
     )
 
-    speed = []
-    cases = [(size, precision) for size in sizes for precision in args.precisions]
-    for size, precision in tqdm(cases, "speed", unit="case", disable=None):
-        batches = [make_batch(images, size, _BOXES, model.num_classes) for images in args.batches]
-        seconds = inference_seconds(model.eval(), batches, device, precision, args.repeats)
-        model.train()
-        for batch, second in zip(batches, seconds, strict=True):
-            speed.append(
-                {
-                    "size": f"{size[0]}x{size[1]}",
-                    "batch": len(batch),
-                    "precision": precision,
-                    "saved_bytes": saved_bytes(model, batch, device, precision),
-                    "seconds": second,
-                }
-            )
-    machine = _describe_machine(device)
-    logger.info("%s; median of %d rounds\n%s", machine, args.repeats, _print_speed(speed))
+    speed = _measure(model, cfg, sizes, args)
+    machine = describe_machine(cfg.MODEL.DEVICE)
+    logger.info("%s; median of %d rounds\n%s", machine, args.repeats, _speed_table(speed))
     if args.output:
         write_json({"machine": machine, "modules": modules, "uncounted": uncounted, "speed": speed}, args.output)
         logger.info("Numbers: %s", args.output)

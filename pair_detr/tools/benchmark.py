@@ -1,9 +1,6 @@
 """Times training steps of variants against each other: ``python -m pair_detr.tools.benchmark``."""
 
 import argparse
-import logging
-import platform
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,41 +8,17 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
-from tqdm import tqdm
 
+from pair_detr.analysis.speed import make_batch, measure
 from pair_detr.config_files import load_config
 from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
-from pair_detr.tools.common import run, tool_parser, without_data
+from pair_detr.tools.common import describe_machine, run, tool_logger, tool_parser, without_data
 from pair_detr.variants import VARIANTS
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.benchmark")
-
-
-def make_batch(images: int, size: tuple[int, int], boxes: int, num_classes: int) -> list[dict[str, Any]]:
-    """Random images with random boxes, as the training's mapper makes them.
-
-    Args:
-        images: number of images.
-        size: height and width in pixels.
-        boxes: number of boxes an image.
-        num_classes: labels are below it.
-    """
-    generator = torch.Generator().manual_seed(0)
-    height, width = size
-    batch = []
-    for _ in range(images):
-        corners = torch.rand(boxes, 2, 2, generator=generator).sort(dim=1).values.flatten(1)
-        instances = Instances(size)
-        instances.gt_boxes = Boxes(corners * torch.tensor([width, height, width, height]))
-        instances.gt_classes = torch.randint(num_classes, (boxes,), generator=generator)
-        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-        batch.append({"image": image, "instances": instances})
-    return batch
+logger = tool_logger("benchmark")
 
 
 def training_step(cfg: CfgNode, batch: list[dict[str, Any]]) -> Callable[[], None]:
@@ -71,24 +44,6 @@ def inference_step(cfg: CfgNode, batch: list[dict[str, Any]]) -> Callable[[], No
         model(batch)
 
     return step
-
-
-def measure(steps: Sequence[Callable[[], None]], repeats: int, device: str) -> np.ndarray:
-    """Times the steps in turn, so that a drift of the machine's speed meets all alike.
-
-    Returns:
-        (repeats, len(steps)) seconds, warm-up left out.
-    """
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    seconds = np.zeros((repeats + 2, len(steps)))
-    for row in tqdm(seconds, desc="rounds", disable=None):
-        for i, step in enumerate(steps):
-            synchronize()
-            start = time.perf_counter()
-            step()
-            synchronize()
-            row[i] = time.perf_counter() - start
-    return seconds[2:]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -121,23 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = []
     for variant in args.variants:
         cfg = without_data(load_config(args.config_file, [*args.opts, "MODEL.DETR.VARIANT", variant]))
-        batch = make_batch(args.images, tuple(args.size), args.boxes, cfg.MODEL.DETR.NUM_CLASSES)
+        batch = make_batch(args.images, tuple(args.size), args.boxes, cfg.MODEL.DETR.NUM_CLASSES, cfg.MODEL.MASK_ON)
         steps.append((inference_step if args.inference else training_step)(cfg, batch))
     seconds = measure(steps, args.repeats, cfg.MODEL.DEVICE)
     ratios = np.median(seconds / seconds[:, :1], axis=0)
     rows = [
         [v, f"{s * 1000:.1f}", f"{r:.2f}"] for v, s, r in zip(args.variants, np.median(seconds, 0), ratios, strict=True)
     ]
-    device = torch.cuda.get_device_name() if cfg.MODEL.DEVICE.startswith("cuda") else platform.machine()
     logger.info(
-        "%s of %d images of %d x %d pixels, %d boxes each; %s, %d threads, torch %s, %d rounds\n%s",
+        "%s of %d images of %d x %d pixels, %d boxes each; %s, %d rounds\n%s",
         "Inference" if args.inference else "Training step",
         args.images,
         *args.size,
         args.boxes,
-        device,
-        torch.get_num_threads(),
-        torch.__version__,
+        describe_machine(cfg.MODEL.DEVICE),
         args.repeats,
         tabulate(
             rows, ["variant", "median ms", f"ratio to {args.variants[0]}"], tablefmt="github", disable_numparse=True

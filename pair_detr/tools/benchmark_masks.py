@@ -1,24 +1,22 @@
 """Memory of the mask head in training, beside the plain one: ``python -m pair_detr.tools.benchmark_masks``."""
 
-import logging
-import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torchvision.ops import sigmoid_focal_loss
 
+from pair_detr.analysis.speed import saved_bytes
 from pair_detr.modeling import FeatureMaps, MaskQueries, Memory
 from pair_detr.segmentation import MaskHead
 from pair_detr.segmentation.losses import dice_loss, mask_losses
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import describe_machine, run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.benchmark_masks")
+logger = tool_logger("benchmark_masks")
 
 # DETR-R50.
 _DIM, _HEADS, _CHANNELS, _STRIDES = 256, 8, [1024, 512, 256], (32, 16, 8, 4)
@@ -69,25 +67,6 @@ def plain_loss(head: MaskHead, asked: MaskQueries, matched: int, targets: Tensor
     return sigmoid_focal_loss(logits, wanted).mean(1).sum() + dice_loss(logits, wanted).sum()
 
 
-def bytes_for_backward(loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, beside ``inputs``; also on the meta device."""
-    storages = {x.untyped_storage()._cdata for x in inputs}
-    kept = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in storages:
-            storages.add(storage._cdata)
-            kept.append(storage.nbytes())
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        # The result holds on to what was kept, so that no address is used twice.
-        result = loss()
-    del result
-    return sum(kept)
-
-
 def peak_bytes(loss: Callable[[], Tensor]) -> int:
     """Highest memory of a forward and a backward pass on a GPU, beside what was there before."""
     before = torch.cuda.memory_allocated()
@@ -96,7 +75,24 @@ def peak_bytes(loss: Callable[[], Tensor]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-_HEADS_BY_NAME = {"matched queries, shared features": our_loss, "all queries, copied features": plain_loss}
+_LOSSES = {"matched queries, shared features": our_loss, "all queries, copied features": plain_loss}
+
+
+def _measure(
+    loss: Callable[..., Tensor], images: int, size: tuple[int, int], queries: int, matched: int, device: str
+) -> str:
+    """GiB of a training step on a device: what is kept for the backward pass on "meta", the peak on "cuda"."""
+    asked = make_queries(images, size, queries, torch.device(device))
+    head = MaskHead(_DIM, _HEADS, _CHANNELS).to(device)
+    targets = torch.zeros(matched * images, *size, dtype=torch.bool, device=device)
+    step = partial(loss, head, asked, matched, targets)
+    maps = asked.memory.maps
+    inputs = [asked.states, asked.memory.tokens, maps.projected, *maps.finer, targets, *head.parameters()]
+    try:
+        count = saved_bytes(step, inputs) if device == "meta" else peak_bytes(step)
+    except torch.cuda.OutOfMemoryError:
+        return "out of memory"
+    return f"{count / 2**30:.2f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,38 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     has_gpu = torch.cuda.is_available()
     rows = []
     for queries in args.queries:
-        for name, loss in _HEADS_BY_NAME.items():
-            row: list[object] = [name, queries]
-            for device in ("meta", "cuda") if has_gpu else ("meta",):
-                asked = make_queries(args.images, tuple(args.size), queries, torch.device(device))
-                head = MaskHead(_DIM, _HEADS, _CHANNELS).to(device)
-                matched = min(args.objects, queries)
-                targets = torch.zeros(matched * args.images, *args.size, dtype=torch.bool, device=device)
-
-                def step(
-                    loss: Callable = loss,
-                    head: MaskHead = head,
-                    asked: MaskQueries = asked,
-                    matched: int = matched,
-                    targets: Tensor = targets,
-                ) -> Tensor:
-                    return loss(head, asked, matched, targets)
-
-                maps = asked.memory.maps
-                inputs = [asked.states, asked.memory.tokens, maps.projected, *maps.finer, targets, *head.parameters()]
-                try:
-                    count = bytes_for_backward(step, inputs) if device == "meta" else peak_bytes(step)
-                    row.append(f"{count / 2**30:.2f}")
-                except torch.cuda.OutOfMemoryError:
-                    row.append("out of memory")
-            rows.append(row)
+        for name, loss in _LOSSES.items():
+            case = (loss, args.images, tuple(args.size), queries, min(args.objects, queries))
+            cells = [_measure(*case, device) for device in ("meta", *["cuda"] * has_gpu)]
+            rows.append([name, queries, *cells])
     logger.info(
-        "Mask head and losses, %d images of %d x %d pixels with %d objects each; fp32, %s, torch %s\n%s",
+        "Mask head and losses, %d images of %d x %d pixels with %d objects each; fp32; %s\n%s",
         args.images,
         *args.size,
         args.objects,
-        torch.cuda.get_device_name() if has_gpu else platform.machine(),
-        torch.__version__,
+        describe_machine("cuda" if has_gpu else "cpu"),
         tabulate(
             rows,
             ["mask head", "queries", "GiB kept for the backward pass", *["peak GiB"] * has_gpu],

@@ -1,6 +1,6 @@
 """Counts classes of data sets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
 
-import logging
+from collections.abc import Sequence
 
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
@@ -9,13 +9,12 @@ from tqdm import tqdm
 from pair_detr.config_files import load_config
 from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config
 from pair_detr.data.validation import unreadable_images
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.check_dataset")
+logger = tool_logger("check_dataset")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool.
 
     Returns:
@@ -34,46 +33,56 @@ def main(arguments: list[str] | None = None) -> int:
     setup_logger(name="pair_detr")
     if args.config_file:
         register_from_config(load_config(args.config_file))
-    trainable = True
-    for name in args.names:
-        try:
-            report = check_dataset(name)
-        except (KeyError, OSError, ValueError, ImportError) as error:
-            # The text of a KeyError is the repr of its message.
-            logger.error("%s: cannot be loaded: %s", name, error.args[0] if isinstance(error, KeyError) else error)
-            trainable = False
-            continue
-        if report.num_masks or report.bad_masks:
-            # Data with boxes alone have none by intention.
-            for fault in report.missing_masks:
-                logger.info("%s: missing mask: %s", report.name, fault)
-        for title, items in (
-            ("missing image", report.missing_files),
-            ("unknown class", report.unknown_classes),
-            ("dropped", report.degenerate),
-            ("bad mask", report.bad_masks),
-            ("more than once", report.duplicate_files),
-            ("without label", report.unlabelled),
-        ):
-            for item in items:
-                logger.info("%s: %s: %s", report.name, title, item)
-        sound = report.trainable
-        if args.open_images:
-            for problem in unreadable_images(tqdm(load_dataset(name), desc=name, disable=None)):
-                logger.info("%s: unreadable image: %s", name, problem)
-                sound = False
-        trainable = trainable and sound
-        verdict = "can be trained on" if sound else "cannot be trained on"
-        if sound and not args.open_images:
-            verdict += " if its images can be read (--open-images)"
-        if report.classes:
-            logger.info("%s: classes\n%s", report.name, class_table(report))
-        labels = report.annotation_type == "image"
-        count, what = (report.num_labels, "image labels") if labels else (report.num_boxes, "boxes")
-        if report.num_masks:
-            what += f", {report.num_masks} of them with masks"
-        logger.info("%s: %d images, %d %s: %s", report.name, report.num_images, count, what, verdict)
-    return 0 if trainable else 1
+    sound = [check(name, args.open_images) for name in args.names]
+    return 0 if all(sound) else 1
+
+
+def check(name: str, open_images: bool) -> bool:
+    """Says what is in a data set and what is wrong with it; whether it can be trained on.
+
+    Args:
+        name: of the data set.
+        open_images: also read every image.
+    """
+    try:
+        report = check_dataset(name)
+    except (KeyError, OSError, ValueError, ImportError) as error:
+        # The text of a KeyError is the repr of its message.
+        logger.error("%s: cannot be loaded: %s", name, error.args[0] if isinstance(error, KeyError) else error)
+        return False
+    sound = report.trainable
+    _log_faults(report)
+    if open_images:
+        for problem in unreadable_images(tqdm(load_dataset(name), desc=name, disable=None)):
+            logger.info("%s: unreadable image: %s", name, problem)
+            sound = False
+    verdict = "can be trained on" if sound else "cannot be trained on"
+    if sound and not open_images:
+        verdict += " if its images can be read (--open-images)"
+    if report.classes:
+        logger.info("%s: classes\n%s", name, class_table(report))
+    labels = report.annotation_type == "image"
+    count, what = (report.num_labels, "image labels") if labels else (report.num_boxes, "boxes")
+    if report.num_masks:
+        what += f", {report.num_masks} of them with masks"
+    logger.info("%s: %d images, %d %s: %s", name, report.num_images, count, what, verdict)
+    return sound
+
+
+def _log_faults(report: DatasetReport) -> None:
+    # Data with boxes alone have no masks by intention.
+    have_masks = report.num_masks or report.bad_masks
+    for title, items in (
+        ("missing mask", report.missing_masks if have_masks else ()),
+        ("missing image", report.missing_files),
+        ("unknown class", report.unknown_classes),
+        ("dropped", report.degenerate),
+        ("bad mask", report.bad_masks),
+        ("more than once", report.duplicate_files),
+        ("without label", report.unlabelled),
+    ):
+        for item in items:
+            logger.info("%s: %s: %s", report.name, title, item)
 
 
 def class_table(report: DatasetReport) -> str:

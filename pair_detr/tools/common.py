@@ -1,9 +1,11 @@
-"""What the tools that use a trained model share: arguments, the model, and how they end."""
+"""What the tools share: arguments, the model, what they say, and how they end."""
 
 import argparse
 import logging
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -22,6 +24,11 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return super()._get_help_string(action) if action.default else action.help
+
+
+def tool_logger(name: str) -> logging.Logger:
+    """The logger of a tool: run as a program, the module's own name is __main__, which no logger is set up for."""
+    return logging.getLogger(f"pair_detr.tools.{name}")
 
 
 def tool_parser(description: str, *examples: str) -> argparse.ArgumentParser:
@@ -50,6 +57,17 @@ def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -
     )
 
 
+def output_file(*suffixes: str) -> Callable[[str], Path]:
+    """Type of an argument that names a file to write, of one of the kinds; others end the program at once."""
+
+    def parse(text: str) -> Path:
+        if Path(text).suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text}: its name must end with {' or '.join(suffixes)}")
+        return Path(text)
+
+    return parse
+
+
 def load_model_config(args: argparse.Namespace) -> CfgNode:
     """The config of a tool's arguments; sets up loggers and the CPU.
 
@@ -75,6 +93,13 @@ def without_data(cfg: CfgNode) -> CfgNode:
     if cfg.MODEL.DETR.NUM_CLASSES == 0:
         cfg.MODEL.DETR.NUM_CLASSES = 80
     return cfg
+
+
+def describe_machine(device: str) -> str:
+    """What measurements were made on, such as "cpu (x86_64, 2 threads), torch 2.8.0"."""
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)}), torch {torch.__version__}"
+    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads), torch {torch.__version__}"
 
 
 def load_predictor(args: argparse.Namespace, vocabulary: Sequence[str] | None = None) -> Predictor:

@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +10,9 @@ from detectron2.utils.logger import setup_logger
 
 import pair_detr.config
 from pair_detr.atomic import replacing
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.config_reference")
+logger = tool_logger("config_reference")
 
 _INTRODUCTION = """# Config keys
 
@@ -40,7 +39,7 @@ class Entry(NamedTuple):
     comment: str
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     parser = tool_parser(
         "Writes a table of all config keys of this project, with defaults and meaning, as Markdown.",

@@ -2,10 +2,7 @@
 
 import argparse
 import json
-import logging
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
+from pair_detr.atomic import replacing_any
 from pair_detr.config_files import load_config
 from pair_detr.conversion import (
     SOURCES,
@@ -29,12 +27,10 @@ from pair_detr.conversion import (
     needs_of,
     read_checkpoint,
 )
-from pair_detr.tools.common import tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.variants import VARIANTS
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.convert_weights")
-
+logger = tool_logger("convert_weights")
 
 # What a model of transformers consists of; a folder with anything else is not replaced.
 _FOLDER_FILES = {"config.json", "preprocessor_config.json", "model.safetensors"}
@@ -108,29 +104,16 @@ def reverse(
     return export_transformers(checkpoint.state, num_heads=num_heads, dilation=dilation, **options)
 
 
-def write(output: Path, exists_ok: bool, fill: Callable[[Path], None]) -> None:
-    """Writes a file or a folder that appears once it is complete.
-
-    Args:
-        output: its path.
-        exists_ok: replace what is there.
-        fill: writes to the path that it is given, which does not exist yet.
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuses to replace what is not to be replaced.
 
     Raises:
-        FileExistsError: there is something, and ``exists_ok`` is false or it is a folder with other files.
+        FileExistsError: there is something, and ``overwrite`` is false or it is a folder with other files.
     """
-    if output.exists() and not exists_ok:
+    if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists. Choose another path, or replace it with --overwrite.")
     if output.is_dir() and (others := {path.name for path in output.iterdir()} - _FOLDER_FILES):
         raise FileExistsError(f"{output} is a folder with {', '.join(sorted(others)[:3])} in it. Choose another path.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        new, old = Path(folder) / "new", Path(folder) / "old"
-        fill(new)
-        if output.exists() and (output.is_dir() or new.is_dir()):
-            # Only a file replaces a file in one step.
-            output.rename(old)
-        new.replace(output)
 
 
 def _fill_folder(exported: Exported, folder: Path) -> None:
@@ -148,26 +131,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         FileNotFoundError, FileExistsError, ConversionError: see :func:`pair_detr.conversion.read_checkpoint`,
-            :func:`write`, :func:`convert_file` and :func:`reverse`.
+            :func:`check_output`, :func:`convert_file` and :func:`reverse`.
     """
     args = _parse(arguments)
     setup_logger(name="pair_detr")
-    if args.output.exists() and not args.overwrite:
-        # Before the work rather than after it.
-        raise FileExistsError(f"{args.output} exists. Choose another path, or replace it with --overwrite.")
+    check_output(args.output, args.overwrite)
     cfg = load_config(args.config_file) if args.config_file else None
     checkpoint = read_checkpoint(args.input, args.allow_pickle, args.entry)
     if args.reverse is None:
         content = convert_file(checkpoint, args.input, args.source, args.num_classes, args.keep_91, cfg)
-        write(args.output, args.overwrite, lambda path: torch.save(content, path))
+        with replacing_any(args.output) as path:
+            torch.save(content, path)
         logger.info("Wrote %s.", args.output)
         return
     class_names = args.class_names.read_text().splitlines() if args.class_names else None
     exported = reverse(checkpoint, args.reverse, cfg, class_names, args.keep_classes)
-    if args.reverse == "official":
-        write(args.output, args.overwrite, lambda path: torch.save({"model": exported.state}, path))
-    else:
-        write(args.output, args.overwrite, lambda path: _fill_folder(exported, path))
+    with replacing_any(args.output) as path:
+        if args.reverse == "official":
+            torch.save({"model": exported.state}, path)
+        else:
+            _fill_folder(exported, path)
     logger.info(
         "Wrote %s: %s for %d classes, %d tensors.",
         args.output,
@@ -215,7 +198,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ConversionError, OSError) as problem:
-        sys.exit(f"convert_weights: {problem}")
+    run(main)

@@ -1,7 +1,6 @@
 """Detects objects in images and videos, and draws them: ``python -m pair_detr.tools.demo``."""
 
 import itertools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ from pair_detr.atomic import replacing
 from pair_detr.image_input import as_bgr
 from pair_detr.open_vocabulary import read_class_list
 from pair_detr.predictor import Predictor
-from pair_detr.tools.common import add_model_arguments, load_predictor, run, tool_parser
+from pair_detr.tools.common import add_model_arguments, load_predictor, run, tool_logger, tool_parser
 from pair_detr.visualization.coco_results import CocoResults
 from pair_detr.visualization.detections import draw_detections
 from pair_detr.visualization.media import Frames, VideoFile, find_media, is_video
 from pair_detr.visualization.opencv import require_opencv
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.demo")
+logger = tool_logger("demo")
 
 RESULTS = "results.json"
 # A container's number of frames is an estimate.
@@ -80,6 +78,8 @@ class Demo:
                 logger.info("Stopped after %d frames.", count)
             finally:
                 video.close()
+            if count == 0:
+                raise OSError(f"{name} has no frames: replace it, or remove it from the inputs.")
             if count == 0:
                 raise OSError(f"{name} has no frame that can be read: replace the file.")
         if total is not None and isinstance(source, Path) and count < (1 - _MISSING_FRAMES) * total:

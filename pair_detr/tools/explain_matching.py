@@ -1,6 +1,5 @@
 """Shows which query is responsible for which object: ``python -m pair_detr.tools.explain_matching``."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from pair_detr.data.json_files import write_json
 from pair_detr.data.validation import validate
 from pair_detr.image_input import as_bgr
 from pair_detr.predictor import Predictor
-from pair_detr.tools.common import add_model_arguments, load_predictor, run, tool_parser
+from pair_detr.tools.common import add_model_arguments, load_predictor, output_file, run, tool_logger, tool_parser
 from pair_detr.visualization.matching_figure import draw_matching
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.explain_matching")
+logger = tool_logger("explain_matching")
 
 
 def find_image(dataset: str, image: str) -> dict[str, Any]:
@@ -90,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_model_arguments(parser)
     parser.add_argument("--dataset", metavar="NAME", help="registered; without it, the first of DATASETS.TEST")
     parser.add_argument("--image", default="#0", metavar="IMAGE", help="file name, image id or #POSITION")
-    parser.add_argument("--output", type=Path, default=Path("matching.png"), metavar="FILE", help="PNG to write")
+    parser.add_argument(
+        "--output", type=output_file(".png"), default="matching.png", metavar="FILE", help="PNG to write"
+    )
     args = parser.parse_args(arguments)
-    if args.output.suffix.lower() != ".png":
-        parser.error(f"--output {args.output}: its name must end with .png")
     predictor = load_predictor(args)
     dataset = args.dataset or next(iter(predictor.datasets), None)
     if dataset is None:

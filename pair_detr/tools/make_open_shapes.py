@@ -1,6 +1,6 @@
 """Prepares the open-vocabulary trial on generated shapes: ``python -m pair_detr.tools.make_open_shapes``."""
 
-import logging
+from collections.abc import Sequence
 
 from detectron2.utils.logger import setup_logger
 
@@ -8,13 +8,12 @@ from pair_detr.data import datasets_root, make_shapes
 from pair_detr.data.open_shapes import make_open_shapes
 from pair_detr.data.shapes import CLASS_NAMES
 from pair_detr.open_vocabulary import random_texts
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.make_open_shapes")
+logger = tool_logger("make_open_shapes")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:

@@ -1,6 +1,6 @@
 """Makes the annotation files of OV-COCO from COCO's: ``python -m pair_detr.tools.make_ov_coco``."""
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
@@ -17,13 +17,12 @@ from pair_detr.data.ov_coco import (
     validation_boxes,
 )
 from pair_detr.data.withhold import read_annotations
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.make_ov_coco")
+logger = tool_logger("make_ov_coco")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:

@@ -1,17 +1,16 @@
 """Makes the data set of generated shapes: ``python -m pair_detr.tools.make_shapes``."""
 
-import logging
+from collections.abc import Sequence
 
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root, make_panoptic_shapes, make_shapes
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.make_shapes")
+logger = tool_logger("make_shapes")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:

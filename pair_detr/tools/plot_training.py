@@ -1,19 +1,17 @@
 """Draws losses and AP of trainings, several seeds of each: ``python -m pair_detr.tools.plot_training``."""
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.atomic import replacing
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.visualization.training_curves import Published, Run, read_published, read_run, summarise
 from pair_detr.visualization.training_figure import draw_training
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.plot_training")
+logger = tool_logger("plot_training")
 
 
 def read_groups(texts: Sequence[str], metric: str) -> dict[str, list[Run]]:

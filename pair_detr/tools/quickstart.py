@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pycocotools import mask as mask_util
 
+from pair_detr import engine
 from pair_detr.atomic import replacing
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
 from pair_detr.data.masks import compressed
-from pair_detr.engine import argument_parser, run
-from pair_detr.tools.common import tool_parser
+from pair_detr.tools.common import run, tool_parser
 from pair_detr.variants import VARIANTS
 
 MODELS = tuple(VARIANTS)
@@ -43,7 +43,7 @@ _MIN_SCORE = 0.3
 _MASK_OPACITY = 0.45
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the data, trains, evaluates, draws, and prints the result.
 
     The last line is ``AP=0.xxx AP50=0.xxx``, with masks followed by `` mask_AP=0.xxx mask_AP50=0.xxx``.
@@ -70,9 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     config = str(config_file(MASK_CONFIG if args.masks else CONFIG))
 
     data = _make_data()
-    results = run(
-        argument_parser().parse_args(["--config-file", config, *(["--resume"] if args.resume else []), *options])
-    )
+    resume = ["--resume"] if args.resume else []
+    results = engine.run(engine.argument_parser().parse_args(["--config-file", config, *resume, *options]))
     cfg = load_config(str(output / "config.yaml"))
     dataset = cfg.DATASETS.TEST[0]
     pictures = output / "predictions.png"
@@ -204,4 +203,4 @@ def _make_data() -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

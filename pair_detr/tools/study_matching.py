@@ -1,6 +1,5 @@
 """Compares ways to assign objects to queries on costs of training: ``python -m pair_detr.tools.study_matching``."""
 
-import logging
 import platform
 import time
 from collections.abc import Sequence
@@ -19,10 +18,9 @@ from pair_detr.analysis.training_costs import training_batches, training_costs
 from pair_detr.atomic import replacing
 from pair_detr.data import register_from_config
 from pair_detr.engine.weights import load_weights, read_weights
-from pair_detr.tools.common import add_model_arguments, load_model_config, run, tool_parser
+from pair_detr.tools.common import add_model_arguments, load_model_config, output_file, run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.study_matching")
+logger = tool_logger("study_matching")
 
 # Costs are fp32: sums that differ by less are equal.
 _TOLERANCE = 1e-4
@@ -65,6 +63,13 @@ def judge(method_name: str, costs: Sequence[np.ndarray]) -> Outcome:
     return Outcome(float(np.mean(valid)), optimal, gap, float(np.mean(changed)), float(np.median(seconds) * 1e6))
 
 
+def name_stages(files: Sequence[str]) -> list[str]:
+    """Short names of checkpoints: the iteration, or "final"; their paths, where these are not unique."""
+    names = [Path(file).stem.removeprefix("model_") for file in files]
+    names = [str(int(name)) if name.isdigit() else name for name in names]
+    return names if len(set(names)) == len(names) else [str(Path(file).with_suffix("")) for file in files]
+
+
 def _draw(outcomes: dict[str, dict[str, Outcome]]) -> Figure:
     panels = {
         "missed": ("problems without a valid assignment\nof the least cost", lambda o: 1 - o.optimal),
@@ -91,6 +96,24 @@ def _draw(outcomes: dict[str, dict[str, Outcome]]) -> Figure:
     return figure
 
 
+def _table(outcomes: dict[str, dict[str, Outcome]]) -> str:
+    rows = [
+        [
+            stage,
+            method,
+            f"{o.valid:.1%}",
+            f"{o.optimal:.1%}",
+            f"{o.changed:.1%}",
+            f"{o.gap:.4f}",
+            f"{o.microseconds:.0f}",
+        ]
+        for stage, methods in outcomes.items()
+        for method, o in methods.items()
+    ]
+    headers = ["checkpoint", "method", "valid", "optimal", "objects changed", "gap an object", "microseconds"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
@@ -106,43 +129,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--stages", nargs="+", required=True, metavar="FILE", help="checkpoints, early ones first")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="of the training set")
-    parser.add_argument("--output", type=Path, default=Path("matching.png"), metavar="FILE", help="PNG or SVG to write")
-    parser.add_argument("--dump", type=Path, metavar="FILE", help="also write the costs to a .npz file")
+    parser.add_argument(
+        "--output", type=output_file(".png", ".svg"), default="matching.png", metavar="FILE", help="PNG or SVG to write"
+    )
+    parser.add_argument("--dump", type=output_file(".npz"), metavar="FILE", help="also write the costs to a .npz file")
     add_model_arguments(parser, weights=False)
     args = parser.parse_args(arguments)
     if args.images < 1:
         parser.error(f"--images {args.images}: it must be 1 or more")
     cfg = load_model_config(args)
     register_from_config(cfg)
+    stages = name_stages(args.stages)
     weights = [read_weights(file) for file in args.stages]
     seed_all_rng(0)
     batches = training_batches(cfg, args.images)
     model = build_model(cfg)
-    outcomes, dumped, rows = {}, {}, []
-    for file, state in zip(tqdm(args.stages, "checkpoints", disable=None), weights, strict=True):
+    outcomes, dumped = {}, {}
+    for stage, state in zip(tqdm(stages, "checkpoints", disable=None), weights, strict=True):
         load_weights(model, state, complete=True)
-        stage = Path(file).stem.removeprefix("model_").lstrip("0")
         costs = training_costs(model, batches)
         dumped |= {f"{stage}_{index}": cost for index, cost in enumerate(costs)}
         outcomes[stage] = {name: judge(name, costs) for name in METHODS}
-        rows += [
-            [
-                stage,
-                name,
-                f"{o.valid:.1%}",
-                f"{o.optimal:.1%}",
-                f"{o.changed:.1%}",
-                f"{o.gap:.4f}",
-                f"{o.microseconds:.0f}",
-            ]
-            for name, o in outcomes[stage].items()
-        ]
     with replacing(args.output) as temporary:
         _draw(outcomes).savefig(temporary, dpi=110)
     if args.dump:
         with replacing(args.dump) as temporary:
             np.savez_compressed(temporary, **dumped)
-    headers = ["checkpoint", "method", "valid", "optimal", "objects changed", "gap an object", "microseconds"]
     objects = [len(cost) for cost in costs]
     logger.info(
         "%s: %d problems a checkpoint, of %.1f objects (at most %d) and %d queries; %s, NumPy %s\n%s",
@@ -153,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         costs[0].shape[1],
         platform.machine(),
         np.__version__,
-        tabulate(rows, headers, tablefmt="github", disable_numparse=True),
+        _table(outcomes),
     )
 
 

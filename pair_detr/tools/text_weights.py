@@ -1,22 +1,20 @@
 """Makes text weights, the classes of an open-vocabulary model: ``python -m pair_detr.tools.text_weights``."""
 
-import logging
-from pathlib import Path
+from collections.abc import Sequence
 
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list, require_output
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import output_file, run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.text_weights")
+logger = tool_logger("text_weights")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
-        SystemExit: the classes or the text encoder cannot be read, or the output not written; standard error says why.
+        OSError, ValueError, ImportError: the classes or the text encoder cannot be read, or the output not written.
     """
     parser = tool_parser(
         "Makes text weights, from which an open-vocabulary model classifies: encodes class names, or takes them from "
@@ -36,24 +34,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-synonyms", action="store_true", help="encode the name of a class alone")
     parser.add_argument("--from", dest="source", help="take the classes from this .npy file; nothing is encoded")
     parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file beside it tells")
-    parser.add_argument("--output", required=True, type=Path, help="the .npy file to write")
+    parser.add_argument("--output", required=True, type=output_file(".npy"), help="the .npy file to write")
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
-    if args.output.suffix != ".npy":
-        parser.error(f"--output {args.output}: its name must end with .npy")
-    try:
-        require_output(args.output)
-        classes = read_class_list(args.vocabulary)
-        if args.source:
-            names = list(read_class_list(args.from_vocabulary)) if args.from_vocabulary else None
-            vocabulary = Vocabulary.load(args.source, names).select(list(classes))
-        else:
-            encoder = build_text_encoder(args.encoder, args.checkpoint)
-            vocabulary = encode_classes(encoder, classes, args.prompt, use_synonyms=not args.no_synonyms)
-        vocabulary.save(args.output)
-    except (OSError, ValueError, ImportError) as error:
-        # What to do about it is in the message; where it was raised is of no use.
-        parser.exit(1, f"{error}\n")
+    require_output(args.output)
+    classes = read_class_list(args.vocabulary)
+    if args.source:
+        names = list(read_class_list(args.from_vocabulary)) if args.from_vocabulary else None
+        vocabulary = Vocabulary.load(args.source, names).select(list(classes))
+    else:
+        encoder = build_text_encoder(args.encoder, args.checkpoint)
+        vocabulary = encode_classes(encoder, classes, args.prompt, use_synonyms=not args.no_synonyms)
+    vocabulary.save(args.output)
     logger.info("%d classes x %d written to %s", len(vocabulary), vocabulary.dim, args.output)
 
 

@@ -1,7 +1,6 @@
 """Draws what the attention looks at: ``python -m pair_detr.tools.visualize_attention``."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +8,11 @@ import numpy as np
 
 from pair_detr.atomic import replacing
 from pair_detr.image_input import as_bgr
-from pair_detr.tools.common import add_model_arguments, load_predictor, run, tool_parser
+from pair_detr.tools.common import add_model_arguments, load_predictor, output_file, run, tool_logger, tool_parser
 from pair_detr.visualization.attention_figure import draw_attention
 from pair_detr.visualization.attention_report import report_attention
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.visualize_attention")
+logger = tool_logger("visualize_attention")
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -39,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add_model_arguments(parser)
     parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="to look at")
-    parser.add_argument("--output", type=Path, default=Path("attention.png"), metavar="FILE", help="PNG to write")
+    parser.add_argument(
+        "--output", type=output_file(".png"), default="attention.png", metavar="FILE", help="PNG to write"
+    )
     parser.add_argument("--detections", type=int, default=2, metavar="N", help="number of detections, best first")
     parser.add_argument(
         "--layer", type=int, default=-1, metavar="N", help="decoder layer, counted from 0; -1 is the last"
@@ -54,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.detections < 1:
         parser.error(f"--detections {args.detections}: it must be 1 or more")
-    if args.output.suffix.lower() != ".png":
-        parser.error(f"--output {args.output}: its name must end with .png")
     image = as_bgr(args.image)
     predictor = load_predictor(args)
     report = report_attention(predictor.model, predictor.prepare(image), args.detections, args.layer, args.points)

@@ -1,7 +1,6 @@
 """Draws data sets, as annotated or as the model gets them: ``python -m pair_detr.tools.visualize_data NAME ...``."""
 
 import argparse
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from pair_detr.data.build import SeededDataset, training_mapper
 from pair_detr.data.catalog import annotation_type_of
 from pair_detr.data.messages import join_some
 from pair_detr.data.validation import validate
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.visualization.annotations import draw_input, draw_record
 from pair_detr.visualization.opencv import require_opencv
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.visualize_data")
+logger = tool_logger("visualize_data")
 
 Picture = tuple[str, Callable[[], np.ndarray]]
 

@@ -1,18 +1,17 @@
 """Turns the boxes of some classes into image labels: ``python -m pair_detr.tools.withhold_boxes``."""
 
-import logging
+from collections.abc import Sequence
 
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data.json_files import write_json
 from pair_detr.data.withhold import as_image_labels, category_ids, read_annotations, without_boxes
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.tools.common import run, tool_logger, tool_parser
 
-# Run as a program, the module's own name is __main__, which no logger is set up for.
-logger = logging.getLogger("pair_detr.tools.withhold_boxes")
+logger = tool_logger("withhold_boxes")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:

@@ -11,11 +11,7 @@ from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import compressed, mask_fault
 from pair_detr.data.panoptic import annotate, mask_file
 from pair_detr.visualization.detections import class_colors
-from pair_detr.visualization.opencv import require_opencv
-
-# Labels are readable where the short side has so many pixels; smaller images are enlarged.
-_READABLE_SIDE = 480
-_MAX_SCALE = 5.0
+from pair_detr.visualization.opencv import readable_visualizer
 
 
 def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:
@@ -94,11 +90,7 @@ def _draw(
     image_labels: Sequence[int],
     class_names: Sequence[str],
 ) -> np.ndarray:
-    require_opencv()
-    from detectron2.utils.visualizer import Visualizer
-
-    scale = min(max(1.0, _READABLE_SIDE / min(image.shape[:2])), _MAX_SCALE)
-    visualizer = Visualizer(np.ascontiguousarray(image), scale=scale)
+    visualizer = readable_visualizer(image)
     names = [_name(class_names, index) for index in classes]
     colors = class_colors(max(len(class_names), 1))
     # The Visualizer takes masks for all instances of a call, or for none.

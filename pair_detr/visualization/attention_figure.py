@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.patches import Rectangle
 
 from pair_detr.visualization.attention_report import CENTER, TOP_LEFT, AttentionReport
+from pair_detr.visualization.axes import draw_box, frame_image
 from pair_detr.visualization.detections import class_colors
 
 # In inches: width of a panel, height of the overview, width of what stands left of the panels.
@@ -74,7 +74,7 @@ def _draw_overview(part: SubFigure, image: np.ndarray, report: AttentionReport, 
     axes[0].imshow(image)
     colors = class_colors(len(names))
     for number, (box, label, score) in enumerate(zip(report.boxes, report.labels, report.scores, strict=True)):
-        _draw_box(axes[0], box, colors[label])
+        draw_box(axes[0], box, colors[label])
         axes[0].text(
             max(box[0], 0),
             max(box[1], 0),
@@ -94,7 +94,7 @@ def _draw_overview(part: SubFigure, image: np.ndarray, report: AttentionReport, 
         axis.plot(x, y, "o", color="white", markeredgecolor="black", markersize=6)
         axis.set_title(f"Encoder self-attention\nof point {chr(ord('a') + number)}, mean of heads", fontsize=10)
     for axis in axes:
-        _frame(axis, image)
+        frame_image(axis, image)
 
 
 def _draw_detection(
@@ -125,10 +125,10 @@ def _draw_detection(
             for head, weights in enumerate(report.cross[decoder][kind][number]):
                 axis = part.add_subplot(grid[row, index * (heads + 1) + head])
                 _draw_map(axis, image, weights, report.extent)
-                _draw_box(axis, report.boxes[number], "white", 0.8)
+                draw_box(axis, report.boxes[number], "white", 0.8)
                 if decoder in report.reference:
                     axis.plot(*report.reference[decoder][number], "+", color="cyan", markersize=7, markeredgewidth=1.5)
-                _frame(axis, image)
+                frame_image(axis, image)
                 if head == 0 and index == 0:
                     name = _KINDS[kind] if len(kinds) > 1 else "attention"
                     axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
@@ -144,12 +144,3 @@ def _draw_map(axis: Axes, image: np.ndarray, weights: np.ndarray, extent: tuple[
     axis.imshow(
         relative, cmap="inferno", alpha=0.3 + 0.65 * relative, extent=(-0.5, extent[0] - 0.5, extent[1] - 0.5, -0.5)
     )
-
-
-def _draw_box(axis: Axes, box: np.ndarray, color: object, linewidth: float = 2) -> None:
-    x1, y1, x2, y2 = box
-    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=linewidth))
-
-
-def _frame(axis: Axes, image: np.ndarray) -> None:
-    axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5), xticks=[], yticks=[])

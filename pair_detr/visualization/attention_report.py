@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.modeling import PairDETR
+from pair_detr.modeling import PairDETR, Predictions
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.visualization.attention import AttentionRecorder, RecordedAttention
 
@@ -85,26 +85,14 @@ def report_attention(
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"Point {x:g},{y:g} lies outside of the image, which has {width} x {height} pixels.")
 
-    shapes: list[torch.Size] = []
-    handle = detector.input_proj.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-    try:
-        with AttentionRecorder(detector) as recorder:
-            images, padding_mask = model.preprocess([item])
-            memory = detector.encode(images, padding_mask)
-            predictions = detector.decode(memory)
-            if isinstance(detector, PairDETR) and ("top_left_decoder", layer, "cross_attn") not in recorder.calls:
-                # Inference leaves it out where boxes need the centre decoder alone.
-                detector.top_left_decoder(memory, detector.query_embed.weight)
-    finally:
-        handle.remove()
-    grid = (shapes[0][-2], shapes[0][-1])
-
+    recorder, predictions, grid = _record(model, item, layer)
     limit = predictions.logits.shape[2] * predictions.logits.shape[3]
     scores, labels, queries = (x[0] for x in model.classification.detections(predictions.logits[-1], limit))
     best = _first_of_each(queries)[:num_detections]
     scores, labels, queries = scores[best], labels[best], queries[best]
     size = queries.new_tensor([width, height], dtype=torch.float32)
-    boxes = cxcywh_to_xyxy(predictions.boxes[-1, 0, queries]).float() * size.repeat(2)
+    frame = model.box_frames([item])[0].to(queries.device)
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1, 0, queries]).float() * frame.repeat(2)
 
     cross, reference = {}, {}
     for stage, name in (("decoder", CENTER), ("top_left_decoder", TOP_LEFT)):
@@ -114,18 +102,17 @@ def report_attention(
         cross[name] = _maps(recorder.calls[stage, layer, "cross_attn"], queries, grid, decoder)
         if isinstance(decoder, ConditionalDecoder):
             at = decoder.ref_point_head(detector.query_embed.weight[queries]).float().sigmoid()
-            reference[name] = (at * size).cpu().numpy()
+            reference[name] = (at * frame).cpu().numpy()
 
     stride = detector.backbone.output_shape()[detector.in_feature].stride
     scale = width / item["image"].shape[-1], height / item["image"].shape[-2]
     extent = grid[1] * stride * scale[0], grid[0] * stride * scale[1]
     chosen = (boxes[:, :2] + boxes[:, 2:]) / 2 if points is None else boxes.new_tensor(points).reshape(-1, 2)
     chosen = chosen.clamp(min=chosen.new_zeros(2), max=size - 1)
+    cells = (chosen / size.new_tensor(extent) * size.new_tensor([grid[1], grid[0]])).long()
     encoder = None
     if calls := [call for (stage, _, _), call in recorder.calls.items() if stage == "encoder"]:
-        cells = (chosen / size.new_tensor(extent) * size.new_tensor([grid[1], grid[0]])).long()
-        weights = calls[-1].weights()[0, :, cells[:, 1] * grid[1] + cells[:, 0]]
-        encoder = weights.transpose(0, 1).unflatten(-1, grid).cpu().numpy()
+        encoder = _maps_of(calls[-1].weights(), cells[:, 1] * grid[1] + cells[:, 0], grid)
     arrays = [x.float().cpu().numpy() if x.is_floating_point() else x.cpu().numpy() for x in (boxes, scores)]
     return AttentionReport(
         *arrays,
@@ -140,6 +127,26 @@ def report_attention(
     )
 
 
+def _record(
+    model: DetectionTransformer, item: dict[str, Any], layer: int
+) -> tuple[AttentionRecorder, Predictions, tuple[int, int]]:
+    """Runs the model, both decoders of Pair DETR; also returns height and width of the feature map in cells."""
+    detector = model.detector
+    shapes: list[torch.Size] = []
+    handle = detector.input_proj.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    try:
+        with AttentionRecorder(detector) as recorder:
+            images, padding_mask = model.preprocess([item])
+            memory = detector.encode(images, padding_mask)
+            predictions = detector.decode(memory)
+            if isinstance(detector, PairDETR) and ("top_left_decoder", layer, "cross_attn") not in recorder.calls:
+                # Inference leaves it out where boxes need the centre decoder alone.
+                detector.top_left_decoder(memory, detector.query_embed.weight)
+    finally:
+        handle.remove()
+    return recorder, predictions, tuple(shapes[0][-2:])
+
+
 def _first_of_each(queries: Tensor) -> Tensor:
     """Positions at which a query occurs for the first time."""
     _, positions = np.unique(queries.cpu().numpy(), return_index=True)
@@ -152,7 +159,9 @@ def _maps(
     kinds = {"combined": call.weights()}
     if isinstance(decoder, ConditionalDecoder):
         kinds = {"spatial": call.spatial, "content": call.content} | kinds
-    return {
-        kind: weights[0, :, queries].transpose(0, 1).unflatten(-1, grid).cpu().numpy()
-        for kind, weights in kinds.items()
-    }
+    return {kind: _maps_of(weights, queries, grid) for kind, weights in kinds.items()}
+
+
+def _maps_of(weights: Tensor, rows: Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """(1, H, N, h * w) weights -> (K, H, h, w), those of K of the N rows."""
+    return weights[0, :, rows].transpose(0, 1).unflatten(-1, grid).cpu().numpy()

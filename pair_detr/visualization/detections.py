@@ -8,11 +8,7 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 
-from pair_detr.visualization.opencv import require_opencv
-
-# Labels are readable where the short side has so many pixels; smaller images are enlarged.
-_READABLE_SIDE = 480
-_MAX_SCALE = 5.0
+from pair_detr.visualization.opencv import readable_visualizer
 
 
 def class_colors(count: int) -> np.ndarray:
@@ -34,15 +30,11 @@ def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metada
     Raises:
         ImportError: OpenCV is not installed.
     """
-    require_opencv()
-    from detectron2.utils.visualizer import Visualizer
-
-    scale = min(max(1.0, _READABLE_SIDE / min(image.shape[:2])), _MAX_SCALE)
-    visualizer = Visualizer(image[:, :, ::-1], metadata, scale=scale)
+    visualizer = readable_visualizer(image[:, :, ::-1], metadata)
     if "panoptic_seg" in outputs:
         segments, info = outputs["panoptic_seg"]
         visualizer.draw_panoptic_seg(segments.cpu(), info)
-    if "instances" in outputs and "panoptic_seg" not in outputs:
+    elif "instances" in outputs:
         instances = outputs["instances"].to("cpu")
         visualizer.overlay_instances(
             boxes=instances.pred_boxes,

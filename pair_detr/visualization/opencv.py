@@ -1,6 +1,17 @@
 """OpenCV, which Detectron2's Visualizer and videos need and nothing else does."""
 
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from detectron2.data import Metadata
+
+if TYPE_CHECKING:
+    from detectron2.utils.visualizer import Visualizer
+
+# Labels are readable where the short side has so many pixels; smaller images are enlarged.
+_READABLE_SIDE = 480
+_MAX_SCALE = 5.0
 
 
 def require_opencv() -> ModuleType:
@@ -18,3 +29,16 @@ def require_opencv() -> ModuleType:
             name="cv2",
         ) from error
     return cv2
+
+
+def readable_visualizer(image: np.ndarray, metadata: Metadata | None = None) -> "Visualizer":
+    """Detectron2's ``Visualizer`` of an (H, W, 3) uint8 RGB image, which it enlarges if labels would be unreadable.
+
+    Raises:
+        ImportError: OpenCV is not installed.
+    """
+    require_opencv()
+    from detectron2.utils.visualizer import Visualizer
+
+    scale = min(max(1.0, _READABLE_SIDE / min(image.shape[:2])), _MAX_SCALE)
+    return Visualizer(np.ascontiguousarray(image), metadata, scale=scale)
