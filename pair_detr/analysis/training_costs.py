@@ -8,7 +8,8 @@ import torch
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from pair_detr.data import DetectionMapper, load_training_dicts
+from pair_detr.data import load_training_dicts
+from pair_detr.data.build import training_mapper
 from pair_detr.meta_arch import DetectionTransformer
 
 
@@ -38,7 +39,8 @@ def training_batches(cfg: CfgNode, num_images: int) -> list[list[dict[str, Any]]
     Raises:
         KeyError, OSError, ValueError: the data set cannot be read.
     """
-    mapper = DetectionMapper(cfg, is_train=True)
-    items = [mapper(record) for record in load_training_dicts(cfg)[:num_images]]
+    dicts = load_training_dicts(cfg)
+    mapper = training_mapper(cfg, dicts)
+    items = [mapper(record) for record in dicts[:num_images]]
     size = cfg.SOLVER.IMS_PER_BATCH
     return [items[start : start + size] for start in range(0, len(items), size)]

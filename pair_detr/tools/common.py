@@ -86,8 +86,12 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
 
 
 def without_data(cfg: CfgNode) -> CfgNode:
-    """A config to measure a model with: random weights, and 80 classes where the data would say how many there are."""
+    """A config to measure a model with: random weights, and 80 classes where the data would say how many there are.
+
+    Masks are made, but not merged into panoptic segments, for which the data would say what is a thing.
+    """
     cfg = cfg.clone()
+    cfg.MODEL.DETR.PANOPTIC.ENABLED = False
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     cfg.MODEL.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = ""
     if cfg.MODEL.DETR.NUM_CLASSES == 0:
