@@ -169,7 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _modules_table(modules, names),
         ", ".join(f"{name.removeprefix('aten::')} {count}" for name, count in uncounted.most_common()) or "nothing",
     )
-
+    if cfg.MODEL.MASK_ON:
+        logger.info("The mask head is not among the FLOPs: it runs for detected queries alone. Speed includes it.")
     speed = _measure(model, cfg, sizes, args)
     machine = describe_machine(cfg.MODEL.DEVICE)
     logger.info("%s; median of %d rounds\n%s", machine, args.repeats, _speed_table(speed))
