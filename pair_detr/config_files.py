@@ -1,6 +1,7 @@
 """Finds config files, those that come with the package among them, and reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -51,8 +52,8 @@ def load_config(name: str, options: Sequence[str] = ()) -> CfgNode:
 
     Raises:
         FileNotFoundError: there is no such file.
-        KeyError, AssertionError: the file or the options have a key that does not exist.
-        ValueError: the file is no YAML, or a value is of another type than the default.
+        KeyError: the file or the options have a key that does not exist.
+        ValueError: the file is no YAML, a value is of another type than the default, or an option has no value.
     """
     cfg = get_cfg()
     add_pair_detr_config(cfg)
@@ -67,8 +68,29 @@ def load_config(name: str, options: Sequence[str] = ()) -> CfgNode:
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
             kind = KeyError if isinstance(error, KeyError) else ValueError
             raise kind(f"{path}: {text}. Correct the file.") from error
+    _require_keys(cfg, options)
     cfg.merge_from_list(list(options))
     return cfg
+
+
+def _require_keys(cfg: CfgNode, options: Sequence[str]) -> None:
+    if len(options) % 2:
+        raise ValueError(
+            f"Options are keys and values in turn, but {' '.join(options)} ends with a key: add its value."
+        )
+    known = list(_keys(cfg))
+    for key in options[::2]:
+        if key not in known:
+            similar = get_close_matches(key, known, n=3)
+            hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+            raise KeyError(f"There is no config key {key}; {hint}docs/configuration.md lists this project's.")
+
+
+def _keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in cfg.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def _config_folder() -> Path:

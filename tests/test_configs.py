@@ -91,6 +91,13 @@ def test_load_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             load_config("own.yaml")
 
 
+def test_options_that_cannot_be_read() -> None:
+    with pytest.raises(KeyError, match=r"no config key SOLVER\.BASELR; did you mean SOLVER\.BASE_LR"):
+        load_config("r50", ["SOLVER.BASELR", "1"])
+    with pytest.raises(ValueError, match=r"SOLVER\.MAX_ITER 5 SEED ends with a key"):
+        load_config("r50", ["SOLVER.MAX_ITER", "5", "SEED"])
+
+
 def test_the_promised_configs_exist() -> None:
     assert {*COCO_MODELS, *MASK_MODELS, *FIXED_SIZE_MODELS} <= set(FILES)
 
