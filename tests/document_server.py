@@ -32,6 +32,7 @@ NARROW += ["MODEL.DETR.DEC_LAYERS", "2", "MODEL.DETR.NUM_QUERIES", "20"]
 # Appended to the arguments of tools.
 BRIEF = {
     "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1"],
+    "make_shapes": ["--train", "200", "--val", "20"],
     "study_matching": ["--images", "2"],
 }
 

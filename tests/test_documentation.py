@@ -25,18 +25,29 @@ PREPARATION = {
     "README.md": ("own_data", "published_weights", "text_encoder", "photos_and_video", "quickstart_weights"),
     "model_zoo.md": ("published_weights",),
     "recipes.md": ("own_data", "detector_weights"),
+    "results.md": ("shapes",),
 }
 
 
-def code_blocks(document: Path, language: str) -> list[str]:
+def parts_of(document: Path) -> dict[str, str]:
+    """The text of a document by title; that of the results by section, as these are many trainings and independent."""
+    text = document.read_text()
+    sections = re.split(r"^## ", text, flags=re.MULTILINE) if document.name == "results.md" else [text]
+    return {f"{document.name} {section.splitlines()[0]}": section for section in sections}
+
+
+PARTS = {title: (document, text) for document in DOCUMENTS for title, text in parts_of(document).items()}
+
+
+def code_blocks(text: str, language: str) -> list[str]:
     """Blocks of code in a language; shell commands have none."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return [code for name, code in blocks if name == language]
 
 
-def commands_of(document: Path) -> list[str]:
+def commands_of(text: str) -> list[str]:
     """Blocks of commands, less those that install."""
-    blocks = [block for block in code_blocks(document, "") if re.search(r"^ *python ", block, re.MULTILINE)]
+    blocks = [block for block in code_blocks(text, "") if re.search(r"^ *python ", block, re.MULTILINE)]
     kept = [re.sub(r"^(make|source|pip) .*\n", "", block, flags=re.MULTILINE) for block in blocks]
     # A training of one step has no checkpoints from its midst.
     return [re.sub(r"model_\d{7}\.pth", "model_final.pth", block) for block in kept]
@@ -44,7 +55,9 @@ def commands_of(document: Path) -> list[str]:
 
 def own_data(document: Path, run: Callable[[str], None]) -> None:
     """my.yaml, as the document has it, and the data that it names."""
-    Path("my.yaml").write_text(next(config for config in code_blocks(document, "yaml") if "my_train" in config))
+    Path("my.yaml").write_text(
+        next(config for config in code_blocks(document.read_text(), "yaml") if "my_train" in config)
+    )
     boxes = [{"image_id": 1 + i % 4, "bbox": [5, 5, 20, 15], "category_id": 1 + i % 2} for i in range(8)]
     for split in ("train", "val"):
         file = write_coco(Path("data", split), boxes, [(60, 40)] * 4)
@@ -85,6 +98,10 @@ def photos_and_video(document: Path, run: Callable[[str], None]) -> None:
     video.close()
 
 
+def shapes(document: Path, run: Callable[[str], None]) -> None:
+    run("python -m pair_detr.tools.make_shapes --val 100")
+
+
 def quickstart_weights(document: Path, run: Callable[[str], None]) -> None:
     run(
         "python -m pair_detr.tools.make_shapes\n"
@@ -94,12 +111,13 @@ def quickstart_weights(document: Path, run: Callable[[str], None]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_run(document: Path, shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shell runs all commands of a document, from top to bottom; programs in small, see document_server.py."""
-    commands = commands_of(document)
+@pytest.mark.parametrize("title", PARTS)
+def test_commands_run(title: str, shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell runs all commands of a text, from top to bottom; programs in small, see document_server.py."""
+    document, text = PARTS[title]
+    commands = commands_of(text)
     if not commands:
-        pytest.skip("a document without commands")
+        pytest.skip("a text without commands")
     folder = tmp_path / "repository"
     for path in ("bin", "docs", "repository"):
         (tmp_path / path).mkdir()
@@ -162,6 +180,6 @@ def test_no_command_is_left_out(document: Path) -> None:
     """What runs the commands knows them by their first word, in blocks without a language."""
     languages = re.findall(r"^ *```(\w+)$", document.read_text(), re.MULTILINE)
     assert set(languages) <= {"python", "yaml"}
-    for block in code_blocks(document, ""):
+    for block in code_blocks(document.read_text(), ""):
         if re.search(r"\bpython (train_net|scripts|-m pair_detr\.tools\.(?!NAME))", block):
             assert re.search(r"^ *python ", block, re.MULTILINE), block
