@@ -49,6 +49,8 @@ def commands_of(text: str) -> list[str]:
     """Blocks of commands, less those that install."""
     blocks = [block for block in code_blocks(text, "") if re.search(r"^ *python ", block, re.MULTILINE)]
     kept = [re.sub(r"^(make|source|pip) .*\n", "", block, flags=re.MULTILINE) for block in blocks]
+    # One seed shows as much as several, but in figures of all of them.
+    kept = [b if "plot_training" in b else re.sub(r"for seed in (\d+)[ \d]*;", r"for seed in \1;", b) for b in kept]
     # A training of one step has no checkpoints from its midst.
     return [re.sub(r"model_\d{7}\.pth", "model_final.pth", block) for block in kept]
 
