@@ -139,6 +139,13 @@ def test_other_methods_on_a_trap_for_the_greedy() -> None:
     assert sinkhorn(np.array([[0.0, 1.0], [0.0, 1.0]])).tolist() == [0, 0]
 
 
+def test_sinkhorn_comes_near_the_exact_assignment_at_a_low_temperature() -> None:
+    """In 12 of 20 problems that are close; in 2 of them if queries without an object had another mass."""
+    random = np.random.default_rng(0)
+    costs = [random.random((8, 12)) for _ in range(20)]
+    assert sum((sinkhorn(cost, 0.02, 2000) == exact(cost)).all() for cost in costs) >= 10
+
+
 @pytest.mark.parametrize(("objects", "queries"), [(1, 1), (1, 5), (6, 6), (8, 20)])
 def test_auction_is_within_its_bound(objects: int, queries: int) -> None:
     rng = np.random.default_rng(0)
