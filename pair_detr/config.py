@@ -255,6 +255,10 @@ def _add_input_keys(cfg: CN) -> None:
     # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" (both
     # COCO's AP, as "bbox", and Pascal VOC's, as "voc"), "lvis" or "coco_panoptic_seg" forces one. Own.
     cfg.TEST.EVALUATOR = "auto"
+    # The most detections of a class in an image (LVIS: of an image) that AP counts; 0 is the evaluator's own limit, 100
+    # and LVIS's 300. For images with more objects raise it together with TEST.DETECTIONS_PER_IMAGE; the AP is then no
+    # longer the one that others report. Own.
+    cfg.TEST.MAX_DETECTIONS = 0
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
     # of one size. Own.
     cfg.TEST.IMS_PER_BATCH = 1

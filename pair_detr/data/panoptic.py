@@ -4,6 +4,8 @@ In the standard form an image's segments are listed with their boxes, and drawn 
 instances are annotated as for detection, and a second PNG file has the classes of stuff.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 from pycocotools import mask as mask_util
 
 from pair_detr.data.degenerate import is_box
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
 from pair_detr.data.panoptic_classes import is_separated
+from pair_detr.data.panoptic_files import MAX_SEGMENT_ID, read_segment_ids, read_stuff
+
+logger = logging.getLogger(__name__)
 
 # What the standard form's entries need.
 _FIELDS = {
@@ -30,6 +34,10 @@ _SEGMENT_FIELDS = ("id", "category_id", "bbox")
 _THINGS, _IGNORED = 0, 255
 # Detectron2's mapper would read a file for a semantic model.
 _KEYS_OF_FILES = ("pan_seg_file_name", "sem_seg_file_name", "segments_info", "first_stuff_class")
+_NAMED = 5
+# Files that a warning of this process has named.
+_warned: set[str] = set()
+_MAX_WARNINGS = 20
 
 
 def register_coco_panoptic(
@@ -57,6 +65,7 @@ def register_coco_panoptic(
         # Detectron2's loader takes images to be JPEG files with the names of the PNG files.
         ids = {**classes["thing_dataset_id_to_contiguous_id"], **classes["stuff_dataset_id_to_contiguous_id"]}
         images = {image["id"]: image for image in content["images"]}
+        _note_unannotated(MetadataCatalog.get(name), content)
         return [
             {
                 "file_name": str(Path(image_root, images[annotation["image_id"]]["file_name"])),
@@ -96,15 +105,18 @@ def complete_records(records: list[dict[str, Any]], metadata: Metadata) -> list[
     "first_stuff_class", the class of stuff 1.
 
     Raises:
-        OSError, ValueError: the file with the images' sizes cannot be read.
+        OSError: the file with the images' sizes cannot be read.
+        ValueError: nor understood; or segments of an image have the same id, or one that no pixel can have.
     """
     if not records:
         return records
     if "pan_seg_file_name" in records[0]:
+        _check_ids(records)
         sizes = {}
         if any("height" not in record or "width" not in record for record in records):
-            images = read_json(metadata.panoptic_json).get("images", ())
-            sizes = {image["id"]: {key: image[key] for key in ("height", "width")} for image in images}
+            content = read_json(metadata.panoptic_json)
+            sizes = {image["id"]: {key: image[key] for key in ("height", "width")} for image in content["images"]}
+            _note_unannotated(metadata, content)
         return [
             {
                 **sizes.get(record["image_id"], {}),
@@ -119,6 +131,37 @@ def complete_records(records: list[dict[str, Any]], metadata: Metadata) -> list[
     return records
 
 
+def unannotated_images(metadata: Metadata) -> list[str]:
+    """Images of the JSON file of a data set in the standard form that no entry has segments for; known once loaded."""
+    return metadata.get("unannotated_images") or []
+
+
+def _note_unannotated(metadata: Metadata, content: dict[str, Any]) -> None:
+    annotated = {annotation["image_id"] for annotation in content["annotations"]}
+    if "unannotated_images" in metadata.as_dict():
+        # Metadata refuse another value, but files change.
+        del metadata.unannotated_images
+    metadata.unannotated_images = [image["file_name"] for image in content["images"] if image["id"] not in annotated]
+
+
+def _check_ids(records: list[dict[str, Any]]) -> None:
+    faults = []
+    for record in records:
+        ids = [segment["id"] for segment in record["segments_info"]]
+        label = f"of image {record['image_id']} ({record['file_name']})"
+        faults += [f"{count} segments {label} have the id {own!r}" for own, count in Counter(ids).items() if count > 1]
+        faults += [
+            f"a segment {label} has the id {own!r}"
+            for own in ids
+            if not isinstance(own, int) or not 0 < own <= MAX_SEGMENT_ID
+        ]
+    if faults:
+        raise ValueError(
+            f"{join_some(faults)}. Give each segment of an image a whole number of its own, from 1 to "
+            f"{MAX_SEGMENT_ID}, in the JSON file and in the PNG file; pixels of 0 are of no segment."
+        )
+
+
 def mask_file(record: dict[str, Any]) -> str | None:
     """The PNG file of a panoptic image of :func:`complete_records`, None of others."""
     return record.get("pan_seg_file_name") or (record["sem_seg_file_name"] if "first_stuff_class" in record else None)
@@ -126,6 +169,8 @@ def mask_file(record: dict[str, Any]) -> str | None:
 
 def annotate(record: dict[str, Any], masks: bool) -> dict[str, Any]:
     """Annotations of an image of :func:`complete_records`, completed from its PNG file.
+
+    Segments without a pixel are left out, with a warning for the first images.
 
     Args:
         record: any image, not changed.
@@ -138,22 +183,76 @@ def annotate(record: dict[str, Any], masks: bool) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read; the message names it.
-        ValueError: it is of another size than the image is said to be.
+        ValueError: it is of another size than the image is said to be, or of a kind that cannot tell segments apart.
     """
     annotations = record.get("annotations", ())
     if "first_stuff_class" in record:
-        stuff, first = _read(record["sem_seg_file_name"], "L", record), record["first_stuff_class"]
+        stuff, first = read_mask_file(record), record["first_stuff_class"]
         present = [value for value in np.unique(stuff).tolist() if value not in (_THINGS, _IGNORED)]
         annotations = [*annotations, *(_with_mask({}, stuff == v, category_id=first + v - 1) for v in present)]
     elif "pan_seg_file_name" in record and masks:
-        ids = rgb_to_id(_read(record["pan_seg_file_name"], "RGB", record))
-        annotations = [_with_mask(a, ids == a["segment_id"]) for a in annotations]
+        ids = read_mask_file(record)
+        drawn = [(a, ids == a["segment_id"]) for a in annotations]
+        if missing := [a["segment_id"] for a, mask in drawn if not mask.any()]:
+            _warn_of_missing(record["pan_seg_file_name"], missing)
+        annotations = [_with_mask(a, mask) for a, mask in drawn if mask.any()]
     return {key: value for key, value in record.items() if key not in _KEYS_OF_FILES} | {"annotations": annotations}
 
 
-def rgb_to_id(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 colours of a panoptic PNG file to (H, W) ids of segments: R + 256 G + 256^2 B."""
-    return pixels.astype(np.int32) @ np.array([1, 256, 256**2], dtype=np.int32)
+def missing_segments(record: dict[str, Any]) -> list[int]:
+    """Ids of segments of the standard form that have no pixel in the PNG file of their image.
+
+    Raises:
+        OSError, ValueError: as of :func:`annotate`.
+    """
+    if "pan_seg_file_name" not in record:
+        return []
+    present = set(np.unique(read_mask_file(record)).tolist())
+    return [segment["id"] for segment in record["segments_info"] if segment["id"] not in present]
+
+
+def read_mask_file(record: dict[str, Any]) -> np.ndarray | None:
+    """(H, W) segment or class of stuff of each pixel, as the PNG file of an image has them; None of other images.
+
+    Raises:
+        OSError, ValueError: as of :func:`annotate`.
+    """
+    file = mask_file(record)
+    if file is None:
+        return None
+    if "pan_seg_file_name" in record:
+        pixels = read_segment_ids(file, [segment["id"] for segment in record["segments_info"]])
+    else:
+        pixels = read_stuff(file)
+    height, width = pixels.shape
+    expected = record.get("width", width), record.get("height", height)
+    if (width, height) != expected:
+        raise ValueError(size_fault(file, (width, height), record["file_name"], expected))
+    return pixels
+
+
+def size_fault(file: str, size: tuple[int, int], image: str, expected: tuple[int, int]) -> str:
+    """Says that a PNG file is of another size than its image."""
+    return (
+        f"{file} has {size[0]}x{size[1]} pixels, but its image {image} {expected[0]}x{expected[1]}. "
+        "Replace the file that is wrong."
+    )
+
+
+def _warn_of_missing(file: str, segments: Sequence[int]) -> None:
+    # A loader comes back to each image in every epoch.
+    if file in _warned or len(_warned) >= _MAX_WARNINGS:
+        return
+    _warned.add(file)
+    logger.warning(
+        "%s has no pixel of %d of its segments, which are left out: %s. Correct the file or the ids.%s",
+        file,
+        len(segments),
+        join_some(list(map(str, segments)), _NAMED),
+        " Further ones are left out without a word; check_dataset --open-images lists all."
+        if len(_warned) == _MAX_WARNINGS
+        else "",
+    )
 
 
 def _box_annotation(segment: dict[str, Any]) -> dict[str, Any]:
@@ -170,25 +269,6 @@ def _with_mask(annotation: dict[str, Any], mask: np.ndarray, **changes: Any) -> 
     segmentation = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     box = {"bbox": mask_util.toBbox(segmentation).tolist(), "bbox_mode": BoxMode.XYWH_ABS}
     return {"iscrowd": 0, **annotation, **box, "segmentation": segmentation, **changes}
-
-
-def _read(file: str, mode: str, record: dict[str, Any]) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert(mode))
-    except (OSError, SyntaxError, EOFError) as error:
-        raise OSError(
-            f"{file}, which has the segments of {record['file_name']}, cannot be read ({type(error).__name__}: "
-            f"{error}). Restore the file, or remove the image from the data set."
-        ) from error
-    height, width = pixels.shape[:2]
-    expected = record.get("width", width), record.get("height", height)
-    if (width, height) != expected:
-        raise ValueError(
-            f"{file} has {width}x{height} pixels, but its image {record['file_name']} {expected[0]}x{expected[1]}. "
-            "Replace the file that is wrong."
-        )
-    return pixels
 
 
 def class_metadata(categories: Sequence[dict[str, Any]]) -> dict[str, Any]:

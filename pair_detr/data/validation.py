@@ -17,7 +17,8 @@ from pair_detr.data.doubts import doubts_of
 from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import MaskFault, mask_fault
 from pair_detr.data.messages import join_some
-from pair_detr.data.panoptic import annotate, mask_file
+from pair_detr.data.panoptic import mask_file, read_mask_file
+from pair_detr.data.panoptic_checks import inspect_segment_files, require_segment_files, unannotated_doubts
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,11 @@ class DatasetReport:
         degenerate: boxes that training drops.
         unknown_classes: annotations and labels whose class does not exist; an error.
         missing_files: images, or PNG files with their segments, that do not exist; an error.
+        bad_segment_files: PNG files whose segments cannot be read; an error where masks are trained on.
         duplicate_files: images that occur more than once.
         unlabelled: images without a label, where labels are what there should be.
         doubts: what can be trained on, but looks like a mistake: names of classes that occur twice, boxes that are
-            probably in another format than declared.
+            probably in another format than declared, panoptic images without an entry, segments without a pixel.
     """
 
     name: str
@@ -72,6 +74,7 @@ class DatasetReport:
     degenerate: list[BoxFault] = field(default_factory=list)
     unknown_classes: list[str] = field(default_factory=list)
     missing_files: list[str] = field(default_factory=list)
+    bad_segment_files: list[str] = field(default_factory=list)
     duplicate_files: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -83,7 +86,7 @@ class DatasetReport:
         Degenerate boxes, duplicates and images without labels are no obstacle if a box, or a label, is left.
         """
         usable = self.num_labels if self.annotation_type == "image" else self.num_boxes
-        return not self.missing_files and not self.unknown_classes and usable > 0
+        return not (self.missing_files or self.unknown_classes or self.bad_segment_files) and usable > 0
 
 
 def check_dataset(name: str) -> DatasetReport:
@@ -96,7 +99,7 @@ def check_dataset(name: str) -> DatasetReport:
             :func:`pair_detr.data.catalog.load_dataset`.
     """
     report = inspect_dicts(name, load_dataset(name), masks=True)
-    _warn_of_doubts(report)
+    warn_of_doubts(report)
     return report
 
 
@@ -153,7 +156,10 @@ def inspect_dicts(
     occurrences = Counter(record["file_name"] for record in dicts)
     report.missing_files = _missing([*occurrences, *filter(None, map(mask_file, dicts))])
     report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
-    report.doubts = doubts_of(dicts, classes or ())
+    report.doubts = [*doubts_of(dicts, classes or ()), *unannotated_doubts(metadata)]
+    if masks and not report.missing_files:
+        report.bad_segment_files, doubts = inspect_segment_files(dicts)
+        report.doubts.extend(doubts)
     return report
 
 
@@ -183,12 +189,14 @@ def validate(
 
     Raises:
         FileNotFoundError: images are missing.
-        ValueError: annotations have classes that the data set's metadata do not know, or lack a mask.
+        ValueError: annotations have classes that the data set's metadata do not know, or lack a mask; or files with
+            segments cannot be read.
     """
     masks = masks and (annotation_type or annotation_type_of(name)) == "box"
     report = inspect_dicts(name, dicts, annotation_type, masks)
     check_files(report)
-    _warn_of_doubts(report)
+    require_segment_files(name, report.bad_segment_files)
+    warn_of_doubts(report)
     if report.unknown_classes:
         classes = MetadataCatalog.get(name).thing_classes
         raise ValueError(
@@ -233,8 +241,7 @@ def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
         try:
             image = read_pixels(record["file_name"], "RGB")
             check_image_size(dict(record), image)
-            if mask_file(record):
-                annotate(record, masks=True)
+            read_mask_file(record)
         except (OSError, ValueError, SizeMismatchError) as error:
             yield f"{record['file_name']}: {error}"
 
@@ -253,17 +260,6 @@ def require_boxes(names: Sequence[str], dicts: Sequence[dict[str, Any]]) -> None
         )
 
 
-def warn_without_boxes(report: DatasetReport) -> None:
-    """Logs a warning if a test set has no boxes to compare predictions with, as those of COCO's test images."""
-    if report.num_boxes == 0:
-        logger.warning(
-            'Test set "%s": none of its %d images has a usable box. Predictions are made, but its AP will be NaN or '
-            "missing; correct the annotations if there should be any.",
-            report.name,
-            report.num_images,
-        )
-
-
 def check_files(report: DatasetReport) -> None:
     """Raises a FileNotFoundError that names the missing images, if any."""
     if report.missing_files:
@@ -275,7 +271,8 @@ def check_files(report: DatasetReport) -> None:
         )
 
 
-def _warn_of_doubts(report: DatasetReport) -> None:
+def warn_of_doubts(report: DatasetReport) -> None:
+    """Logs what looks like a mistake as warnings."""
     for doubt in report.doubts:
         logger.warning('Data set "%s": %s.', report.name, doubt)
 

@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
 from pair_detr.engine.checkpoint import AtomicCheckpointer
+from pair_detr.engine.evaluation import require_test_set
 from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.weights import load_weights, read_weights, require_weights
@@ -95,6 +96,8 @@ def main(args: argparse.Namespace) -> dict:
     if not resuming:
         require_weights(cfg)
     if args.eval_only:
+        for name in cfg.DATASETS.TEST:
+            require_test_set(cfg, name)
         return _evaluate(cfg, args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

@@ -22,6 +22,7 @@ from pair_detr.data import (
     images_per_process,
     load_training_dicts,
 )
+from pair_detr.data.limits import QUERIES_KEY, warn_beyond
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
@@ -56,6 +57,8 @@ class Trainer(DefaultTrainer):
         images_per_process(cfg)
         check_input(cfg)
         self._dataset_dicts = load_training_dicts(cfg)
+        unmatched = "the objects that fit best are matched"
+        warn_beyond("DATASETS.TRAIN", self._dataset_dicts, QUERIES_KEY, cfg.MODEL.DETR.NUM_QUERIES, unmatched)
         for name in cfg.DATASETS.TEST:
             # Else it would be noticed after hours of training.
             require_test_set(cfg, name)
