@@ -257,7 +257,7 @@ def test_evaluators_of_panoptic_data(tmp_path: Path) -> None:
     (things,) = build_evaluator(cfg, "both")._evaluators
     assert isinstance(things, ThingsEvaluator)
     register_from_config(make_cfg(REGISTER=[entry | {"NAME": "alone"}]))
-    with pytest.raises(ValueError, match=r"alone is panoptic, but the model is not.*Set MODEL\.DETR\.PANOPTIC"):
+    with pytest.raises(ValueError, match=r"alone is panoptic, but the model is not.*set MODEL\.DETR\.PANOPTIC"):
         build_evaluator(cfg, "alone")
 
 

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
-from pair_detr.data import load_dataset
+from pair_detr.data import load_dataset, panoptic_classes
 from pair_detr.data.classes import match_test_set, resolve_class_names
 from pair_detr.data.lvis_evaluation import LVISEvaluator, require_lvis, require_lvis_file
 from pair_detr.data.panoptic_checks import require_segment_files
@@ -166,11 +166,15 @@ class _TestSet:
         """Raises a ValueError if there is nothing to evaluate the model with."""
         if self.has_average_precision or self.has_panoptic_quality or self.reads_lvis:
             return
+        has_stuff = not all(panoptic_classes(self.name).is_thing)
         raise ValueError(
-            f"{self.name} is panoptic, but the model is not, and the data set has no instances of things alone to "
-            "evaluate it with. Set MODEL.DETR.PANOPTIC.ENABLED (with MODEL.MASK_ON), give the data set INSTANCES in "
-            'DATASETS.REGISTER, set TEST.EVALUATOR "coco" for the AP of its segments of things, or set DATASETS.TEST '
-            "to ()."
+            f"{self.name} is panoptic, but the model is not, and the data set has no file with instances of things to "
+            'evaluate it with. Set TEST.EVALUATOR "coco" for the AP of its segments of things, give the data set '
+            + (
+                "INSTANCES in DATASETS.REGISTER, or set MODEL.DETR.PANOPTIC.ENABLED and MODEL.MASK_ON to True."
+                if has_stuff
+                else "INSTANCES in DATASETS.REGISTER."
+            )
         )
 
     @property

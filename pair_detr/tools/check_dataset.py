@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from pair_detr.config_files import load_config
 from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config
+from pair_detr.data.panoptic_checks import absent_segments
 from pair_detr.data.validation import unreadable_images
 from pair_detr.tools.common import run, tool_logger, tool_parser
 
@@ -53,9 +54,13 @@ def check(name: str, open_images: bool) -> bool:
     sound = report.trainable
     _log_faults(report)
     if open_images:
-        for problem in unreadable_images(tqdm(load_dataset(name), desc=name, disable=None)):
+        records = load_dataset(name)
+        for problem in unreadable_images(tqdm(records, desc=name, disable=None)):
             logger.info("%s: unreadable image: %s", name, problem)
             sound = False
+        for problem, all_of_image in absent_segments(records):
+            logger.info("%s: missing segments: %s", name, problem)
+            sound = sound and not all_of_image
     verdict = "can be trained on" if sound else "cannot be trained on"
     if sound and not open_images:
         verdict += " if its images can be read (--open-images)"
@@ -75,6 +80,7 @@ def _log_faults(report: DatasetReport) -> None:
     for title, items in (
         ("missing mask", report.missing_masks if have_masks else ()),
         ("missing image", report.missing_files),
+        ("unusable segments", report.bad_segment_files),
         ("unknown class", report.unknown_classes),
         ("dropped", report.degenerate),
         ("bad mask", report.bad_masks),
