@@ -86,6 +86,7 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
         require_lvis_file(name)
     if test_set.has_panoptic_quality:
         require_panoptic_quality(name, records)
+        test_set.warn_of_missing_things()
     if test_set.has_average_precision:
         records = test_set.objects.records
         require_objects(name, records)
@@ -161,6 +162,12 @@ class _TestSet:
         if self.kind == PANOPTIC_EVALUATOR and not self.cfg.MODEL.DETR.CLASS_AGNOSTIC:
             return things_file(self.name) is not None
         return not self.reads_lvis
+
+    def warn_of_missing_things(self) -> None:
+        """Says that the AP of things is left out, where the metadata name a file of things that does not exist."""
+        file = MetadataCatalog.get(self.name).get("json_file")
+        if file and not self.has_average_precision:
+            logger.warning('Test set "%s": there will be no AP of things, as %s does not exist.', self.name, file)
 
     def require_metric(self) -> None:
         """Raises a ValueError if there is nothing to evaluate the model with."""

@@ -99,7 +99,7 @@ def _with_things(name: str, records: Sequence[dict[str, Any]], file: Path) -> li
         raise ValueError(
             f'Test set "{name}": {len(missing)} of its {len(records)} images are not in {file}, the file of its things '
             f"({join_some(missing, _NAMED)}). Add them, or leave out INSTANCES in DATASETS.REGISTER (json_file in the "
-            "metadata)."
+            'metadata) and set TEST.EVALUATOR "coco" for the AP of segments.'
         )
     objects: dict[Hashable, list[dict[str, Any]]] = {record["image_id"]: [] for record in records}
     for annotation in content.get("annotations", ()):

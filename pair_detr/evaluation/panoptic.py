@@ -239,7 +239,7 @@ def require_panoptic_quality(name: str, records: Sequence[dict[str, Any]]) -> No
         raise ImportError(
             f'The panoptic quality of {name} is computed by panopticapi: run "pip install --no-deps '
             'panopticapi-lite==0.2.0", the same code under another name, or install it from '
-            "github.com/cocodataset/panopticapi. To do without, set MODEL.DETR.PANOPTIC.ENABLED to False.",
+            'github.com/cocodataset/panopticapi. To do without, set TEST.EVALUATOR "coco", for the AP of things alone.',
             name="panopticapi",
         )
     classes = panoptic_classes(name)
@@ -253,9 +253,12 @@ def require_panoptic_quality(name: str, records: Sequence[dict[str, Any]]) -> No
         for segment in annotation["segments_info"]
         if not segment["iscrowd"]
     }
-    for kind, what in ((True, "thing"), (False, "stuff")):
+    for kind, what, remedy in (
+        (True, "thing", "take it out of DATASETS.TEST"),
+        (False, "stuff", 'set TEST.EVALUATOR "coco", for the AP of things alone'),
+    ):
         if kind not in kinds:
             raise ValueError(
                 f"{name} has no segment of any {what} class, for which panopticapi cannot compute a panoptic quality. "
-                "Add images that show some, or set MODEL.DETR.PANOPTIC.ENABLED to False."
+                f"Add images that show some, or {remedy}."
             )
