@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data.image_files import IMAGE_SUFFIXES, image_sizes
 from pair_detr.data.messages import join_some
+from pair_detr.data.text_files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def _classes_of(root: Path, class_names: Mapping[str, str | Sequence[str]] | str
 
 def _read_class_names(file: Path) -> dict[str, list[str]]:
     classes = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file).splitlines():
         if line.strip():
             folder, _, names = line.strip().partition(" ")
             classes[folder] = [name.strip() for name in names.split(",")]

@@ -11,6 +11,8 @@ from detectron2.structures import BoxMode
 
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
 from pair_detr.data.messages import join_some
+from pair_detr.data.text_files import read_text
+from pair_detr.data.xml_files import read_xml
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +126,7 @@ def _read_list(file: Path) -> list[str]:
         splits = sorted(other.stem for other in file.parent.glob("*.txt"))
         raise FileNotFoundError(f'there is no {file} that lists the images of split "{file.stem}" (splits: {splits})')
     # The second column, in VOC's lists of a single class, says whether the image shows it.
-    return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+    return [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
 
 
 def _read_image(annotation_file: Path, image_file: Path, class_ids: dict[str, int]) -> dict[str, Any]:
@@ -172,10 +174,7 @@ def _read_image(annotation_file: Path, image_file: Path, class_ids: dict[str, in
 def _parse(file: Path) -> ET.Element:
     if not file.is_file():
         raise FileNotFoundError(f"there is no annotation {file}; add it or remove the image from the list in ImageSets")
-    try:
-        return ET.parse(file).getroot()
-    except ET.ParseError as error:
-        raise ValueError(f"{file} is not valid XML ({error}); correct or replace the file.") from error
+    return read_xml(file)
 
 
 def _text(element: ET.Element, path: str, file: Path) -> str:

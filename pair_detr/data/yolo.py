@@ -13,6 +13,7 @@ from detectron2.structures import BoxMode
 
 from pair_detr.data.image_files import IMAGE_SUFFIXES, image_sizes
 from pair_detr.data.messages import join_some
+from pair_detr.data.text_files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not valid YAML ({error}); correct the file") from error
     if not isinstance(content, Mapping):
@@ -150,7 +151,7 @@ def _images_of(content: Mapping[str, Any], file: Path, split: str) -> Iterator[P
                 raise FileNotFoundError(f"{file}: {split} names {source}, which has no images; correct the path")
             yield from found
         else:
-            for line in filter(None, map(str.strip, source.read_text(encoding="utf-8").splitlines())):
+            for line in filter(None, map(str.strip, read_text(source).splitlines())):
                 beside, below = source.parent / line, base / line
                 yield below if below.is_file() and not beside.is_file() else beside
 
@@ -165,7 +166,7 @@ def _label_file(image: Path) -> Path:
 
 def _read_labels(file: Path, num_classes: int, width: int, height: int, faults: list[str]) -> list[dict[str, Any]]:
     annotations = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         try:
