@@ -79,10 +79,10 @@ def test_voc_missing_files(voc_root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"test\.txt.*splits: \['train'\]"):
         load_voc(str(voc_root), "test", ["cat", "dog"])
     (voc_root / "Annotations" / "b.xml").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no annotation .*b\.xml; add it or remove"):
+    with pytest.raises(FileNotFoundError, match=r"Annotations lacks 1 of the 2 annotations .*: b\. Add them"):
         load_voc(str(voc_root), "train", ["cat", "dog"])
     (voc_root / "JPEGImages" / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lacks 1 of the 2 images .*: b\. Add them or remove"):
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 of the 2 images .*: b\. Add them, or remove"):
         load_voc(str(voc_root), "train", ["cat", "dog"])
 
 
