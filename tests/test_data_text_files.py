@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from data_helpers import voc_annotation, voc_object, write_image
 
 from pair_detr.data.json_files import read_json, write_json
 from pair_detr.data.text_files import read_text
@@ -69,16 +70,43 @@ def test_bad_json_is_named(tmp_path: Path) -> None:
 
 def test_the_locale_does_not_matter(tmp_path: Path) -> None:
     """In a process whose own encoding is ASCII."""
-    (tmp_path / "in.json").write_text(json.dumps("naïve 猫", ensure_ascii=False), encoding="utf-8")
-    code = (
-        "import sys, locale; from pair_detr.data.json_files import read_json, write_json\n"
-        "assert open(sys.argv[1]).encoding != 'utf-8', locale.getpreferredencoding()\n"
-        "write_json(read_json(sys.argv[1]), sys.argv[2])"
-    )
-    files = [str(tmp_path / name) for name in ("in.json", "out.json")]
+    for folder in (
+        "yolo/images",
+        "yolo/labels",
+        "voc/Annotations",
+        "voc/JPEGImages",
+        "voc/ImageSets/Main",
+        "photos/n01",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+    for image in ("yolo/images/a.png", "voc/JPEGImages/a.png", "photos/n01/a.png"):
+        write_image(tmp_path / image, 8, 8)
+    texts = {
+        "a.json": json.dumps(["猫"], ensure_ascii=False),
+        "a.txt": "猫|ねこ",
+        "yolo/data.yaml": "# 猫\ntrain: images\nnames: [猫]",
+        "yolo/labels/a.txt": "0 0.5 0.5 1 1",
+        "voc/ImageSets/Main/train.txt": "a",
+        "voc/Annotations/a.xml": voc_annotation(8, 8, voc_object("猫", 1, 1, 8, 8)),
+        "names.txt": "n01 猫",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    code = """if True:
+        from pair_detr.data import class_names_of, register_image_folder, register_voc, register_yolo
+        from pair_detr.data.json_files import read_json, write_json
+        from pair_detr.open_vocabulary import read_class_list
+        assert open("a.json").encoding != "utf-8"
+        register_yolo("yolo", "yolo")
+        register_voc("voc", "voc", "train")
+        register_image_folder("photos", "photos", "names.txt")
+        names = [class_names_of(name) for name in ("yolo", "voc", "photos")]
+        write_json([read_json("a.json"), list(read_class_list("a.txt")), *names], "out.json")
+    """
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    subprocess.run([sys.executable, "-c", code, *files], check=True, env=environment)
-    assert read_json(files[1]) == "naïve 猫"
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+    assert read_json(tmp_path / "out.json") == [["猫"]] * 5
 
 
 def test_written_json_is_utf_8(tmp_path: Path) -> None:

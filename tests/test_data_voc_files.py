@@ -101,7 +101,7 @@ def test_files_beside_the_images_and_hidden_ones(tmp_path: Path, caplog: pytest.
     for split in ("train", None):
         assert loaded(root, split) == {"a": "a.JPG", "b": "b.png"}
     assert infer_class_names(str(root)) == ["bolt"]
-    assert "2 hidden files" in caplog.text and ".ipynb_checkpoints (1)" in caplog.text
+    assert "left out hidden files (2)" in caplog.text and ".ipynb_checkpoints (1)" in caplog.text
 
 
 def test_several_images_with_one_annotation(tmp_path: Path) -> None:

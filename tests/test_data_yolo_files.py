@@ -72,7 +72,7 @@ def test_hidden_copies_are_no_data(root: Path, caplog: pytest.LogCaptureFixture)
         add(root, name, f"{name[:-4]}.txt")
     assert boxes(root) == {"0.jpg": 1, "1.jpg": 1}
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "3 hidden files" in message and ".ipynb_checkpoints (1)" in message
+    assert "left out hidden files (3)" in message and ".ipynb_checkpoints (1)" in message
     # A list is taken at its word.
     (root / "list.txt").write_text("train/images/.ipynb_checkpoints/0-checkpoint.jpg")
     (root / "data.yaml").write_text("train: list.txt\nnames: [bolt]\n")

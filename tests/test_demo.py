@@ -178,10 +178,10 @@ def test_of_folders_and_patterns_only_media_that_are_not_hidden_are_taken(
         return [file.relative_to(folder).as_posix() for file in find_media([str(folder / text) for text in inputs])]
 
     assert found("") == ["a.jpg", "b.MP4"]
-    assert "1 hidden files" in caplog.text and "._a.jpg (1)" in caplog.text
+    assert "left out hidden files (1)" in caplog.text and "._a.jpg (1)" in caplog.text
     caplog.clear()
     assert found("**/*") == list(media)
-    assert "2 hidden files that match it are left out" in caplog.text
+    assert "left out hidden files that match it (2)" in caplog.text
     assert found("__MACOSX/*", ".thum*/*", "._a.jpg", ".*") == ["__MACOSX/a.jpg", ".thumbnails/a.jpg", "._a.jpg"]
     assert found("scan.pdf") == ["scan.pdf"]
     with pytest.raises(FileNotFoundError, match="no image or video matches it"):

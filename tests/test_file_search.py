@@ -43,7 +43,7 @@ def test_hidden_files_and_folders_are_left_out(folder: Path, caplog: pytest.LogC
     assert find_files(folder, {".jpg", ".png"}) == find_images(folder) == found.files
     (message, again) = [record.getMessage() for record in caplog.records]
     assert message == again
-    assert message.startswith(f"{folder}: 9 hidden files, or files in hidden folders, are left out: ")
+    assert message.startswith(f"{folder}: left out hidden files (9), by file or folder: ")
     for part in (".ipynb_checkpoints (1)", "__MACOSX (2)", "sub/._b.jpg (1)", "sub/.thumbnails (1)", ".hidden.jpg (1)"):
         assert part in message
 

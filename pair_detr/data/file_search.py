@@ -99,7 +99,7 @@ def warn_of_hidden(folder: Path, hidden: Sequence[Path]) -> None:
         return
     counts = Counter(_hidden_part(path.relative_to(folder)).as_posix() for path in hidden)
     logger.warning(
-        "%s: %d hidden files, or files in hidden folders, are left out: %s. Rename what belongs to the data.",
+        "%s: left out hidden files (%d), by file or folder: %s. Rename what belongs to the data.",
         folder,
         len(hidden),
         join_some([f"{part} ({count})" for part, count in counts.items()]),

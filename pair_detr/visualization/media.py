@@ -59,7 +59,7 @@ def _matches(pattern: Path) -> list[Path]:
         if all(any(fnmatch(part, asked) for asked in asked_for) for part in filter(is_hidden, file.parts))
     ]
     if len(found) < len(media):
-        logger.warning("%s: %d hidden files that match it are left out.", pattern, len(media) - len(found))
+        logger.warning("%s: left out hidden files that match it (%d).", pattern, len(media) - len(found))
     return found
 
 
