@@ -177,7 +177,7 @@ def test_annotation_without_a_box_is_dropped(tmp_path: Path, caplog: pytest.LogC
     good = {"bbox": [1, 1, 5, 5], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     DatasetCatalog.register("own", lambda: [image | {"annotations": [{"category_id": 0}, good | {"bbox": "1"}, good]}])
     (record,) = load_training_dicts(make_cfg(TRAIN=("own",)))
-    assert record["annotations"] == [good]
+    assert record["annotations"] == [good | {"iscrowd": 0}]
     (warning,) = warnings(caplog)
     assert "annotation 0 of 1.png has box None (not four numbers); annotation 1 of 1.png has box '1' (not" in warning
 
