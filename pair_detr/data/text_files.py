@@ -74,13 +74,15 @@ def marked_encoding(data: bytes) -> str | None:
 
 
 def _encoding_without_mark(data: bytes) -> str:
+    if b"\0" not in data:
+        return "utf-8"
     nuls = {"utf-16-le": data[1::2].count(0), "utf-16-be": data[::2].count(0)}
     encoding = max(nuls, key=nuls.get)
-    if nuls[encoding] > 0:
-        try:
-            # Nothing but UTF-16 has a NUL in every other place and no control characters.
-            if all(character >= " " or character in _WHITE_SPACE for character in set(data.decode(encoding))):
-                return encoding
-        except UnicodeDecodeError:
-            pass
-    return "utf-8"
+    if 4 * nuls[encoding] < len(data):
+        # Less than half of its characters would be ASCII, and any pair of bytes is some character of Chinese.
+        return "utf-8"
+    try:
+        is_text = all(character >= " " or character in _WHITE_SPACE for character in set(data.decode(encoding)))
+    except UnicodeDecodeError:
+        is_text = False
+    return encoding if is_text else "utf-8"
