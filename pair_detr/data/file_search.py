@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 # x.jpg. These are of the same kind, in lower case: archives of macOS, network drives, Windows, Linux.
 _HIDDEN = frozenset(
     {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
-    | {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+    | {"@recycle", "@recently-snapshot", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 )
 
 
