@@ -88,7 +88,7 @@ def test_an_image_that_is_listed_twice_is_used_once(tmp_path: Path, caplog: pyte
 def test_lists_of_other_encodings_and_composed_letters(tmp_path: Path, encoding: str) -> None:
     composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
     root = write_voc(tmp_path, f"{decomposed}.jpg", "猫.jpg", lines=f"{composed}\r\n猫\r\n".encode(encoding))
-    assert loaded(root) == {composed: f"{decomposed}.jpg", "猫": "猫.jpg"}
+    assert loaded(root) == {decomposed: f"{decomposed}.jpg", "猫": "猫.jpg"}
 
 
 def test_files_beside_the_images_and_hidden_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,7 +27,7 @@ class AnnotatedImage:
     """An image and its annotation.
 
     Attributes:
-        name: path of both below their folders, less the ending.
+        name: path of the image below its folder, less the ending.
         image: file.
         annotation: XML file.
     """
@@ -82,6 +82,7 @@ class _Folder:
 
     def __init__(self, root: Path) -> None:
         images = find_images(root / _IMAGES) if (root / _IMAGES).is_dir() else []
+        self.image_root = root / _IMAGES
         self._by_path = {_relative(image, root / _IMAGES): image for image in images}
         self.images = _by_name(images, root / _IMAGES)
         self.annotations = _by_name(annotation_files(root), root / _ANNOTATIONS)
@@ -145,7 +146,9 @@ def _pair(folder: _Folder, chosen: dict[str, set[Path]]) -> list[AnnotatedImage]
             text = _composed(read_xml(annotations[0]).findtext("filename", "").strip().replace("\\", "/"))
             images = [image for image in images if _composed(image.name) == text.rpartition("/")[2]] or images
         if len(images) == len(annotations) == 1:
-            pairs.append(AnnotatedImage(name, images[0], annotations[0]))
+            (image,) = images
+            own_name = image.relative_to(folder.image_root).as_posix().removesuffix(image.suffix)
+            pairs.append(AnnotatedImage(own_name, image, annotations[0]))
         else:
             unclear.append(f"{' and '.join(map(str, images))} with {' and '.join(map(str, annotations))}")
     if unclear:
