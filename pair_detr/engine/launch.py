@@ -25,6 +25,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from pair_detr.atomic import replacing
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
+from pair_detr.data.text_files import read_text
 from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.trainer import Trainer
@@ -61,7 +62,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if flags := [option for option in args.opts if option.startswith("--")]:
         raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
     configure_cpu(args.num_gpus)
-    # Detectron2 logs the file's content.
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -77,7 +77,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DETR.NUM_CLASSES = len(vocabulary)
         check_vocabulary(vocabulary, () if args.eval_only else sharing_classes(cfg), cfg.DATASETS.TEST)
     cfg.freeze()
-    default_setup(cfg, args)
+    # It would log the file's content, but reads it in the encoding of the locale.
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    if args.config_file:
+        logger.info("Contents of %s:\n%s", args.config_file, read_text(args.config_file))
     return cfg
 
 
