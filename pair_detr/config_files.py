@@ -1,15 +1,24 @@
 """Finds config files, those that come with the package among them, and reads them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from pair_detr.config import add_pair_detr_config
+from pair_detr.config_bases import BASE, ConfigFile, merge_contents, read_config_files
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
+
+# yacs' message.
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(?P<wanted>[\w.]+)'> vs\. <class '(?P<given>[\w.]+)'>\) with values "
+    r"\((?P<old>.*) vs\. (?P<new>.*)\) for config key: (?P<key>\S+)",
+    re.DOTALL,
+)
 
 
 def config_file(name: str) -> Path:
@@ -51,26 +60,60 @@ def load_config(name: str, options: Sequence[str] = ()) -> CfgNode:
         options: keys and values in turn, as on the command line.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        KeyError: the file or the options have a key that does not exist.
-        ValueError: the file is no YAML, a value is of another type than the default, or an option has no value.
+        FileNotFoundError: there is no such file, or none that a ``_BASE_`` names.
+        KeyError: a file or the options have a key that does not exist.
+        ValueError: a file is not valid YAML, a value is of another type than the default, an option has no value, or
+            config files are each other's ``_BASE_``.
     """
     cfg = get_cfg()
     add_pair_detr_config(cfg)
-    path = find_config(name)
-    if path:
-        try:
-            cfg.merge_from_file(path)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is no YAML: {error}. Correct the file.") from error
-        except (KeyError, ValueError) as error:
-            # The text of a KeyError is the repr of its message.
-            text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            kind = KeyError if isinstance(error, KeyError) else ValueError
-            raise kind(f"{path}: {text}. Correct the file.") from error
+    if path := find_config(name):
+        _merge_files(cfg, read_config_files(path, _config_folder()))
     _require_keys(cfg, options)
-    cfg.merge_from_list(list(options))
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, AssertionError) as error:
+            raise ValueError(_describe_mismatch(error)) from error
     return cfg
+
+
+def _merge_files(cfg: CfgNode, files: Sequence[ConfigFile]) -> None:
+    for file in files:
+        if unknown := next(_unknown_keys(file.content, cfg), ""):
+            raise KeyError(f"{file.path}: {_describe_unknown(unknown, cfg)}")
+    content = merge_contents(files)
+    if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise ValueError(
+            f"{files[-1].path}: VERSION is {content['VERSION']}; configs of version {cfg.VERSION} can be read."
+        )
+    before = cfg.clone()
+    try:
+        cfg.merge_from_other_cfg(CfgNode(content))
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"{_file_at_fault(before, files)}: {_describe_mismatch(error)} Correct the file.") from error
+
+
+def _file_at_fault(cfg: CfgNode, files: Sequence[ConfigFile]) -> str:
+    for file in files:
+        try:
+            cfg.clone().merge_from_other_cfg(CfgNode(file.content))
+        except (ValueError, AssertionError):
+            return file.path
+    return files[-1].path
+
+
+def _describe_mismatch(error: Exception) -> str:
+    """What is wrong with the type of a value, without yacs' jargon."""
+    match = _MISMATCH.fullmatch(str(error))
+    if not match:
+        return f"{error}."
+    wanted, given = (match[name].rpartition(".")[2] for name in ("wanted", "given"))
+    if wanted == "CfgNode":
+        return f"{match['key']} is {match['new']}, but has keys of its own: set these."
+    if given == "CfgNode":
+        return f"{match['key']} has keys, but is a single value, such as {match['old']}."
+    return f"{match['key']} is {match['new']} ({given}); it must be of the default's type, {wanted}: {match['old']}."
 
 
 def _require_keys(cfg: CfgNode, options: Sequence[str]) -> None:
@@ -78,12 +121,30 @@ def _require_keys(cfg: CfgNode, options: Sequence[str]) -> None:
         raise ValueError(
             f"Options are keys and values in turn, but {' '.join(options)} ends with a key: add its value."
         )
-    known = list(_keys(cfg))
+    known = set(_keys(cfg))
     for key in options[::2]:
         if key not in known:
-            similar = get_close_matches(key, known, n=3)
-            hint = f"did you mean {' or '.join(similar)}? " if similar else ""
-            raise KeyError(f"There is no config key {key}; {hint}docs/configuration.md lists this project's.")
+            raise KeyError(_describe_unknown(key, cfg))
+
+
+def _describe_unknown(key: str, cfg: CfgNode) -> str:
+    known = [*_keys(cfg), BASE]
+    if key in known:
+        parts = key.split(".")
+        nested = ": {".join(parts) + ": ..." + "}" * (len(parts) - 1)
+        return f"the key {key} is written with dots; in a file, nest it: {nested}"
+    similar = get_close_matches(key, known, n=3)
+    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+    return f"There is no config key {key}; {hint}docs/configuration.md lists this project's."
+
+
+def _unknown_keys(content: dict[str, Any], cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        if key not in cfg:
+            if not cfg.is_new_allowed():
+                yield f"{prefix}{key}"
+        elif isinstance(value, dict) and isinstance(cfg[key], CfgNode):
+            yield from _unknown_keys(value, cfg[key], f"{prefix}{key}.")
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:

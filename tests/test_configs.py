@@ -84,7 +84,7 @@ def test_load_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for content, error, message in (
         ("MODEL: {DETR: {QUERIES: 7}}", KeyError, r"own\.yaml: .*MODEL\.DETR\.QUERIES"),
         ("MODEL: {DETR: {NUM_QUERIES: many}}", ValueError, r"own\.yaml: .*MODEL\.DETR\.NUM_QUERIES"),
-        ("MODEL: [", ValueError, r"own\.yaml is no YAML"),
+        ("MODEL: [", ValueError, r"own\.yaml is not valid YAML"),
     ):
         (tmp_path / "own.yaml").write_text(content)
         with pytest.raises(error, match=message):

@@ -17,6 +17,7 @@ from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
 
 from pair_detr.engine import CheckpointError, argument_parser, main, run, setup
+from pair_detr.engine.user_errors import WorkerError
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +263,12 @@ def test_flags_behind_options_and_evaluation_of_nothing(dataset: dict[str, str],
         run(argument_parser().parse_args([*options, "--resume"]))
     with pytest.raises(ValueError, match=r"DATASETS\.TEST is empty"):
         run(arguments(options, "--eval-only"))
+
+
+@pytest.mark.slow
+def test_errors_of_several_processes_are_raised_as_one(dataset: dict[str, str], tmp_path: Path) -> None:
+    options = tiny_options(dataset, tmp_path, MODEL__DETR__NUM_HEADS=3)
+    with pytest.raises(WorkerError) as raised:
+        run(arguments(options, "--num-gpus", "2"))
+    assert str(raised.value).startswith("MODEL.DETR.HIDDEN_DIM is 16")
+    assert "Traceback" in str(raised.value.__cause__)

@@ -282,7 +282,7 @@ def test_class_table_counts_boxes_and_images(tmp_path: Path) -> None:
     register_coco("boxes", str(write_coco(tmp_path, boxes, [(30, 20)] * 2)), str(tmp_path))
     table = check_dataset_tool.class_table(check_dataset("boxes"))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    assert rows == [["cat", "3", "2", "0"], ["dog", "0", "0", "0"]]
+    assert rows == [["cat", "3", "2", "1", "0"], ["dog", "0", "0", "0", "0"]]
 
 
 def test_photos_by_class_in_the_vocabulary_of_coco(shared_dir: Path) -> None:

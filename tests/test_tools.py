@@ -14,7 +14,6 @@ from tool_helpers import write_metrics
 from pair_detr import data, tools
 from pair_detr.analysis.speed import make_batch, measure
 from pair_detr.tools import benchmark
-from pair_detr.tools.common import run
 
 TOOLS = [
     module.name for module in pkgutil.iter_modules(tools.__path__, "pair_detr.tools.") if "common" not in module.name
@@ -63,22 +62,6 @@ def test_help_teaches_by_an_example(name: str, capsys: pytest.CaptureFixture[str
     assert f"Example: python -m {name} " in text
     assert f"usage: python -m {name} " in text
     assert "None" not in text
-
-
-def test_a_program_ends_with_a_status_and_a_line() -> None:
-    def fail(error: Exception) -> None:
-        raise error
-
-    for error, text in (
-        (KeyError('set "x" is missing'), 'error: set "x" is missing'),
-        (OSError("no file"), "error: no file"),
-    ):
-        with pytest.raises(SystemExit) as raised:
-            run(lambda error=error: fail(error))
-        assert raised.value.code == text
-    with pytest.raises(SystemExit) as raised:
-        run(lambda: 1)
-    assert raised.value.code == 1
 
 
 def test_training_imports_no_tools_and_no_figures() -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import codecs
-import json
 import logging
 import pathlib
 import pickle
@@ -23,6 +22,7 @@ except ImportError:  # NumPy 1
 
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.pickles import ForbiddenClassError, load_arrays
+from pair_detr.data.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -218,9 +218,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except ValueError as error:
-        raise ConversionError(f"{path} is no JSON ({error}). {_AGAIN}") from error
+        raise ConversionError(f"{error} {_AGAIN}") from error
 
 
 def _list(keys: Any, limit: int = 6) -> str:

@@ -8,6 +8,7 @@ from pair_detr.engine.launch import argument_parser, main, run, setup
 from pair_detr.engine.optimizer import build_optimizer
 from pair_detr.engine.schedule import resolve_epochs
 from pair_detr.engine.trainer import Trainer
+from pair_detr.engine.user_errors import run_program
 from pair_detr.engine.weights import CheckpointError, load_weights, read_weights, require_weights
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "require_weights",
     "resolve_epochs",
     "run",
+    "run_program",
     "setup",
 ]

@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
 from pair_detr.data import load_dataset, panoptic_classes
+from pair_detr.data.checks.panoptic import require_segment_files
 from pair_detr.data.classes import match_test_set, resolve_class_names
 from pair_detr.data.lvis_evaluation import LVISEvaluator, require_lvis, require_lvis_file
-from pair_detr.data.panoptic_checks import require_segment_files
 from pair_detr.data.panoptic_classes import is_separated
 from pair_detr.data.panoptic_files import read_stuff
 from pair_detr.data.validation import check_files, inspect_dicts, warn_of_doubts

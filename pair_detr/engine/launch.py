@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,23 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from pair_detr.atomic import replacing
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
+from pair_detr.data.text_files import read_text
 from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.evaluation import require_test_set
 from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.trainer import Trainer
+from pair_detr.engine.user_errors import (
+    USER_ERRORS,
+    WorkerError,
+    add_traceback_argument,
+    describe_error,
+    short_training_errors,
+)
 from pair_detr.engine.weights import load_weights, read_weights, require_weights
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
 
@@ -33,8 +44,9 @@ logger = logging.getLogger(__name__)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments. Processes of one machine find a free port to meet at by themselves."""
+    """Detectron2's arguments, and ``--traceback``. Processes of one machine find a free port to meet by themselves."""
     parser = default_argument_parser()
+    add_traceback_argument(parser)
     parser.set_defaults(dist_url="auto")
     return parser
 
@@ -51,7 +63,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if flags := [option for option in args.opts if option.startswith("--")]:
         raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
     configure_cpu(args.num_gpus)
-    # Detectron2 logs the file's content.
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -67,7 +78,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DETR.NUM_CLASSES = len(vocabulary)
         check_vocabulary(vocabulary, () if args.eval_only else sharing_classes(cfg), cfg.DATASETS.TEST)
     cfg.freeze()
-    default_setup(cfg, args)
+    # It would log the file's content, but reads it in the encoding of the locale.
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    if args.config_file:
+        logger.info("Contents of %s:\n%s", args.config_file, read_text(args.config_file))
     return cfg
 
 
@@ -163,23 +177,42 @@ def run(args: argparse.Namespace) -> dict:
     Raises:
         ValueError: there are fewer GPUs.
         SystemExit: a signal stopped it.
+        WorkerError: with several processes, one of them raised an error of :data:`USER_ERRORS`.
+        ProcessRaisedException: with several processes, one of them raised any other.
     """
     if args.num_gpus > 1 and 0 < torch.cuda.device_count() < args.num_gpus:
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
     if args.num_gpus * args.num_machines == 1:
         return main(args)
-    with _forward_signals() as received:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+    with tempfile.TemporaryDirectory() as notes, _forward_signals() as received:
+        try:
+            launch(
+                _main_of_worker,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args, notes),
+            )
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            # The process that ended first may have failed because it lost the one with the user's error.
+            if found := sorted(Path(notes).glob("[0-9]*")):
+                raise WorkerError(found[0].read_text(encoding="utf-8"), error) from error
+            raise
     if received:
         sys.exit(128 + received[0])
     return {}
+
+
+def _main_of_worker(args: argparse.Namespace, notes: str) -> None:
+    """:func:`main`; leaves a note of a user's error, as the launcher passes on its traceback alone."""
+    try:
+        with short_training_errors():
+            main(args)
+    except USER_ERRORS as error:
+        with replacing(Path(notes, f"{comm.get_rank():06d}")) as temporary:
+            temporary.write_text(describe_error(error), encoding="utf-8")
+        raise
 
 
 @contextmanager

@@ -6,7 +6,13 @@ from typing import Any
 
 from pair_detr.data.limits import QUERIES_KEY, warn_beyond
 from pair_detr.data.messages import join_some
-from pair_detr.evaluation.coco_ground_truth import are_annotated, faulty_boxes, faulty_masks, is_to_be_found, objects_of
+from pair_detr.evaluation.coco_ground_truth import (
+    are_annotated,
+    is_to_be_found,
+    objects_of,
+    unfindable_boxes,
+    unusable_masks,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +55,7 @@ def warn_of_objects(name: str, records: Sequence[dict[str, Any]], masks: bool) -
             name,
             len(records),
         )
-    if boxes := faulty_boxes(records):
+    if boxes := unfindable_boxes(records):
         logger.warning(
             'Test set "%s": no prediction can find %d of its boxes: %s. Empty ones count as not found, as in '
             "pycocotools; others are left out. Correct or remove them.",
@@ -63,7 +69,7 @@ def warn_of_objects(name: str, records: Sequence[dict[str, Any]], masks: bool) -
 
 def masks_can_be_evaluated(name: str, records: Sequence[dict[str, Any]]) -> bool:
     """Whether every object has a mask; a warning says which have none, or one that cannot be used."""
-    faults = faulty_masks(records)
+    faults = unusable_masks(records)
     if faults:
         logger.warning(
             'Test set "%s": %d objects have no mask to compare with: %s. Boxes are evaluated, but masks are not: add '

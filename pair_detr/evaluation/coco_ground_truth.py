@@ -81,7 +81,7 @@ def can_be_compared(annotation: dict[str, Any]) -> bool:
     return is_box(box) and all(map(math.isfinite, box)) and annotation.get("bbox_mode") in _BOX_MODES
 
 
-def faulty_boxes(records: Sequence[dict[str, Any]]) -> list[BoxFault]:
+def unfindable_boxes(records: Sequence[dict[str, Any]]) -> list[BoxFault]:
     """Boxes that no prediction can find."""
     return [
         BoxFault(record["file_name"], index, annotation.get("bbox"), reason)
@@ -90,7 +90,7 @@ def faulty_boxes(records: Sequence[dict[str, Any]]) -> list[BoxFault]:
     ]
 
 
-def faulty_masks(records: Sequence[dict[str, Any]]) -> list[MaskFault]:
+def unusable_masks(records: Sequence[dict[str, Any]]) -> list[MaskFault]:
     """Objects, crowds among them, without a mask that predictions could be compared with."""
     return [
         MaskFault(record["file_name"], index, reason)

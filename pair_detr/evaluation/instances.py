@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 
 from pair_detr.data.catalog import panoptic_classes
 from pair_detr.data.class_matching import with_classes
-from pair_detr.data.coco import check_coco_json
+from pair_detr.data.coco_json import read_coco_json
 from pair_detr.data.messages import join_some
 from pair_detr.data.panoptic import mask_file
 from pair_detr.data.panoptic_classes import category_ids_of
@@ -92,7 +92,7 @@ def _require_classes(name: str, records: Sequence[dict[str, Any]], num_classes: 
 
 def _with_things(name: str, records: Sequence[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
     """Images with the objects of a file in COCO's format in place of their segments."""
-    content = check_coco_json(str(file))
+    content = read_coco_json(str(file))
     classes: Mapping[Hashable, int] = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     images = {image["id"] for image in content["images"]}
     if missing := [repr(record["image_id"]) for record in records if record["image_id"] not in images]:

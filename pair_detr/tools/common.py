@@ -3,10 +3,8 @@
 import argparse
 import logging
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode
@@ -14,9 +12,12 @@ from detectron2.utils.logger import setup_logger
 
 from pair_detr.config_files import load_config
 from pair_detr.data import register_from_config
-from pair_detr.engine import CheckpointError
 from pair_detr.engine.launch import configure_cpu
+from pair_detr.engine.user_errors import add_traceback_argument, run_program
 from pair_detr.predictor import Predictor
+
+# Every tool ends as train_net.py does.
+run = run_program
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -39,12 +40,14 @@ def tool_parser(description: str, *examples: str) -> argparse.ArgumentParser:
         examples: the tool's name and arguments of each.
     """
     start = "python -m pair_detr.tools."
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=start + examples[0].split()[0],
         description=description,
         epilog="Example: " + " Or: ".join(start + example for example in examples),
         formatter_class=_Formatter,
     )
+    add_traceback_argument(parser)
+    return parser
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -> None:
@@ -122,14 +125,3 @@ def load_predictor(args: argparse.Namespace, vocabulary: Sequence[str] | None = 
         # The checkpoint knows its classes: a model can be used where its training data are not.
         logging.getLogger("pair_detr").warning("A data set of the config is left out. %s", error)
     return Predictor(cfg, vocabulary)
-
-
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Ends the process with the status that ``main`` returns, or with 1 and a line that says what is wrong."""
-    try:
-        sys.exit(main())
-    except (OSError, ValueError, KeyError, ImportError, AssertionError, CheckpointError) as error:
-        # The text of a KeyError is the repr of its message.
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) and error.args else error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

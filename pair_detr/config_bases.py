@@ -1,0 +1,144 @@
+"""Config files and those that they inherit from, Detectron2's ``_BASE_``."""
+
+import os
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import URLError
+from urllib.parse import urljoin
+
+from pair_detr.yaml_files import read_yaml
+
+BASE = "_BASE_"
+_URLS = ("http://", "https://")
+_SUFFIXES = (".yaml", ".yml")
+_LISTED = 6
+
+
+class ConfigFile(NamedTuple):
+    """A config file and what itself says, without ``_BASE_``."""
+
+    path: str
+    content: dict[str, Any]
+
+
+def read_config_files(path: str, shipped: Path, heirs: Sequence[str] = ()) -> list[ConfigFile]:
+    """A config file after all those that it inherits from, in the order in which they count.
+
+    As in Detectron2, ``_BASE_`` is a path or a list of paths, relative to the folder of the file that names them.
+
+    Args:
+        path: of the file.
+        shipped: folder of the package's own configs, to recognize a mistaken path to them.
+        heirs: files that inherit from it.
+
+    Raises:
+        FileNotFoundError: there is no file that a ``_BASE_`` names.
+        OSError: a file cannot be read.
+        ValueError: a file is not valid YAML or holds no keys, or inherits from itself.
+    """
+    content = read_yaml(path)
+    if content is None:
+        raise ValueError(f"{path} is empty: it needs keys and values, as in {{SEED: 1}}. Is it saved?")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {_kind(content)}, not keys and values, as in {{SEED: 1}}. Correct the file.")
+    if odd := next(_odd_keys(content), None):
+        raise ValueError(f"{path}: the key {odd} is not text. Correct the file, with quotes if need be.")
+    heirs = (*heirs, path)
+    files: list[ConfigFile] = []
+    for base in _bases(content.pop(BASE, ()), path):
+        resolved = _resolve(base, path)
+        if any(Path(heir).resolve() == Path(resolved).resolve() for heir in heirs):
+            chain = " -> ".join((*heirs, resolved))
+            raise ValueError(f'{path}: {BASE} is "{base}", so that the file inherits from itself ({chain}). Remove it.')
+        if not resolved.startswith(_URLS) and not Path(resolved).is_file():
+            raise FileNotFoundError(_describe_missing(base, heirs, shipped))
+        try:
+            files += read_config_files(resolved, shipped, heirs)
+        except URLError as error:
+            raise FileNotFoundError(
+                f'{path}: {BASE} is "{base}", which cannot be fetched ({error}). Download it, and name the file here.'
+            ) from error
+    return [*files, ConfigFile(path, content)]
+
+
+def merge_contents(files: Sequence[ConfigFile]) -> dict[str, Any]:
+    """The content of all files together; what stands in later ones counts.
+
+    Raises:
+        ValueError: a file has keys below one that is a single value in an earlier file.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        _merge(file.content, merged, file.path)
+    return merged
+
+
+def _merge(content: dict[str, Any], into: dict[str, Any], path: str, prefix: str = "") -> None:
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            into[key] = value
+            continue
+        target = into.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise ValueError(f"{path}: {prefix}{key} has keys, but is the value {target} in a file of its {BASE}.")
+        _merge(value, target, path, f"{prefix}{key}.")
+
+
+def _bases(value: Any, path: str) -> list[str]:
+    bases = list(value) if isinstance(value, (list, tuple)) else [value]
+    for base in bases:
+        if not isinstance(base, str) or not base:
+            raise ValueError(
+                f"{path}: {BASE} is {value!r}; it must be the path of a config file, or a list of paths. Remove it if "
+                "there is none."
+            )
+    return bases
+
+
+def _resolve(base: str, path: str) -> str:
+    if base.startswith(_URLS) or path.startswith(_URLS):
+        return urljoin(path, base)
+    # Unlike pathlib's, it leaves the name of an unknown user as it is.
+    return str(Path(path).parent / os.path.expanduser(base))  # noqa: PTH111
+
+
+def _describe_missing(base: str, heirs: Sequence[str], shipped: Path) -> str:
+    resolved = Path(_resolve(base, heirs[-1]))
+    what = "is a folder" if resolved.is_dir() else "does not exist"
+    message = f'{heirs[-1]}: {BASE} is "{base}", but {os.path.abspath(resolved)} {what}'  # noqa: PTH100
+    if not resolved.parent.is_dir():
+        message += f", nor does the folder {resolved.parent.name}"
+    similar = dict.fromkeys(_similar(base, heirs, shipped))
+    hint = f"; did you mean {' or '.join(similar)}?" if similar else "."
+    return f"{message}{hint} Paths are relative to the folder of the file that names them."
+
+
+def _similar(base: str, heirs: Sequence[str], shipped: Path) -> Iterator[str]:
+    """Paths of other files, as they would have to stand in the file."""
+    resolved, folder = Path(_resolve(base, heirs[-1])), Path(heirs[-1]).parent
+    excluded = {Path(heir).resolve() for heir in heirs}
+    if resolved.parent.is_dir():
+        files = [file for file in resolved.parent.iterdir() if file.is_file() and file.suffix in _SUFFIXES]
+        names = sorted(file.name for file in files if file.resolve() not in excluded)
+        close = get_close_matches(resolved.name, names, n=3)
+        for name in close or (names if len(names) <= _LISTED else ()):
+            yield str(Path(base).with_name(name))
+    # What was meant to be relative to the working directory, or to the package's configs.
+    name = base.removeprefix("configs/")
+    for candidate in (Path(base), shipped / name, shipped / f"{name}.yaml"):
+        if candidate.is_file() and candidate.resolve() not in excluded:
+            yield os.path.relpath(candidate, folder)
+
+
+def _odd_keys(content: dict[Any, Any]) -> Iterator[str]:
+    for key, value in content.items():
+        if not isinstance(key, str):
+            yield repr(key)
+        elif isinstance(value, dict):
+            yield from _odd_keys(value)
+
+
+def _kind(content: Any) -> str:
+    return {list: "a list", str: "a text"}.get(type(content), f"the value {content}")

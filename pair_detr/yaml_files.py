@@ -1,0 +1,63 @@
+"""YAML that holds values alone, and each key once."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+from pair_detr.data.text_files import read_text
+
+_PYTHON = "tag:yaml.org,2002:python/"
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's own types and tuples; the other tags of Python could run code."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """YAML would take the last one of two entries with the same key, without a word."""
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], yaml.ScalarNode] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            earlier = first.setdefault((key.tag, key.value), key)
+            if earlier is not key:
+                line = earlier.start_mark.line + 1
+                problem = f"the key {key.value} is there already, in line {line}"
+                raise ComposerError(None, None, problem, key.start_mark)
+        return node
+
+    def construct_tuple(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
+        return tuple(self.construct_sequence(node, deep=True))
+
+    def refuse(self, suffix: str, node: yaml.Node) -> None:
+        problem = f"!!python/{suffix} could run code, and is not read; write the value itself"
+        raise ConstructorError(None, None, problem, node.start_mark)
+
+
+_Loader.add_constructor(f"{_PYTHON}tuple", _Loader.construct_tuple)
+_Loader.add_multi_constructor(_PYTHON, _Loader.refuse)
+
+
+def read_yaml(file: str | Path) -> Any:
+    """The content of a file in any of the encodings of :func:`pair_detr.data.text_files.read_text`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not YAML, repeats a key, or holds objects of Python; the message names file and line.
+    """
+    text = read_text(file)
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line if error.problem_mark else 0
+        problem = str(error.problem)
+        if problem.startswith("but "):
+            problem = f"{error.context}, {problem}"
+        remedy = "Indent with spaces, not tabs" if r"'\t'" in problem else "Correct the file"
+        raise ValueError(f"{file} is not valid YAML (line {line + 1}: {problem}). {remedy}.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid YAML ({' '.join(str(error).split())}). Correct the file.") from error
