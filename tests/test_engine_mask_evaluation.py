@@ -13,7 +13,7 @@ import pytest
 import torch
 from data_helpers import make_cfg, restored_catalogs, write_coco, write_panoptic
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 from detectron2.data.datasets.coco_panoptic import register_coco_panoptic
 from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluators, SemSegEvaluator
@@ -106,6 +106,10 @@ def test_tasks_follow_the_model_and_the_data(tmp_path: Path, caplog: pytest.LogC
     register_coco("partly", str(write_coco(tmp_path / "partly", objects, [(20, 20)])), tmp_path / "partly")
     assert build_evaluator(cfg, "partly")._tasks == ("bbox",)
     assert '"partly": 1 objects have no mask to compare with: annotation 1 of 1.png has no segmentation' in caplog.text
+    # Neither would pycocotools read a polygon of two points.
+    objects[1]["segmentation"] = [[1, 1, 9, 9]]
+    register_coco("badly", str(write_coco(tmp_path / "badly", objects, [(20, 20)])), tmp_path / "badly")
+    assert build_evaluator(cfg, "badly")._tasks == ("bbox",)
 
 
 class KnownMasks:
@@ -262,7 +266,7 @@ def test_evaluators_of_panoptic_data(tmp_path: Path) -> None:
 
 
 @needs_panopticapi
-def test_separated_data_are_evaluated_as_semantic_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_separated_data_are_evaluated_as_semantic_too(tmp_path: Path) -> None:
     paths = write_panoptic(tmp_path / "data")
     entry = {"NAME": "apart", "FORMAT": "coco_panoptic", **{key: str(path) for key, path in paths.items()}}
     register_from_config(make_cfg(REGISTER=[entry]))
@@ -277,7 +281,8 @@ def test_separated_data_are_evaluated_as_semantic_too(tmp_path: Path, monkeypatc
     }
     MetadataCatalog.pop("apart")
     MetadataCatalog.get("apart").set(**metadata)
-    monkeypatch.setattr("detectron2.evaluation.sem_seg_evaluation.DatasetCatalog.get", lambda name: [record])
+    DatasetCatalog.pop("apart")
+    DatasetCatalog.register("apart", lambda: [record])
     evaluator = build_evaluator(cfg_for("apart", tmp_path, panoptic=True), "apart")
     assert isinstance(evaluator, DatasetEvaluators)
     (semantic_evaluator,) = [e for e in evaluator._evaluators if isinstance(e, SemSegEvaluator)]

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import torch
 from data_helpers import make_cfg, restored_catalogs, write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances as register_with_detectron2
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
@@ -94,11 +95,16 @@ def run(evaluator: Any, found: dict[Any, Instances]) -> dict[str, dict[str, floa
     return evaluator.evaluate()
 
 
-def test_results_are_those_of_pycocotools(shared_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("register", [register_coco, register_with_detectron2])
+@pytest.mark.parametrize("masks", [True, False])
+def test_results_are_those_of_pycocotools(
+    shared_dir: Path, tmp_path: Path, masks: bool, register: Callable[..., None]
+) -> None:
     """Real annotations, with crowds and sizes of all kinds, polygons and run lengths; ids of categories have gaps."""
     folder = shared_dir / "datasets" / "coco"
     file = folder / "annotations" / "instances_val2017.json"
-    register_coco("val", str(file), str(folder / "val2017"))
+    metadata = [{}] if register is register_with_detectron2 else []
+    register("val", *metadata, str(file), str(folder / "val2017"))
     with redirect_stdout(io.StringIO()):
         coco = COCO(str(file))
     categories = sorted(coco.cats)
@@ -107,9 +113,12 @@ def test_results_are_those_of_pycocotools(shared_dir: Path, tmp_path: Path) -> N
     found = {image_id: noisy_detections(coco, image_id, classes, rng) for image_id in reversed(coco.getImgIds())}
     assert any(annotation["iscrowd"] for annotation in coco.anns.values())
     cfg = make_cfg(TRAIN=("val",))
-    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.MASK_ON = masks
+    if not masks:
+        for instances in found.values():
+            instances.remove("pred_masks")
     results = run(build_evaluator(cfg, "val", str(tmp_path)), found)
-    assert list(results) == ["bbox", "segm"]
+    assert list(results) == (["bbox", "segm"] if masks else ["bbox"])
     for task, metrics in results.items():
         evaluation = official(coco, found, categories, task, [1, 10, 100])
         expected = expected_metrics(evaluation)

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from engine_helpers import restored_loggers, tiny_options, write_dataset
 
 from pair_detr.data import class_names_of, load_dataset, register_coco, register_voc
-from pair_detr.engine import argument_parser, build_evaluator, main
+from pair_detr.engine import Trainer, argument_parser, build_evaluator, main
 from pair_detr.engine.evaluation import require_test_set
 
 
@@ -45,6 +45,34 @@ def found_by(evaluator: Any, name: str, noise: float = 0) -> dict[str, dict[str,
     evaluator.reset()
     evaluator.process(inputs, outputs)
     return evaluator.evaluate()
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_nothing_to_find_stops_training_and_evaluation(
+    tmp_path: Path, crowds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = write_dataset(tmp_path, "train")
+    entry = training | {"NAME": "blind", "JSON": str(tmp_path / "blind.json")}
+    content = json.loads(Path(training["JSON"]).read_text())
+    crowd = [a | {"iscrowd": 1} for a in content["annotations"]] if crowds else []
+    Path(entry["JSON"]).write_text(json.dumps(content | {"annotations": crowd}))
+    both = {"DATASETS__REGISTER": [training, entry], "DATASETS__TRAIN": ("train",), "SOLVER__MAX_ITER": 2}
+    message = rf'"blind": none of its 8 images has an object to find.*{12 if crowds else 0} are crowds'
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "build_model", lambda *args: pytest.fail("a model was built"))
+        for flags in ((), ("--eval-only",)):
+            with pytest.raises(ValueError, match=message):
+                run(entry, tmp_path / "out", *flags, **both)
+    with pytest.raises(ValueError, match=message):
+        build_evaluator(make_cfg(TRAIN=("train",)), "blind", str(tmp_path))
+    # The remedies, one after the other.
+    change(entry["JSON"], annotations=None)
+    assert run(entry, tmp_path / "out", **both, TEST__EVAL_PERIOD=1) == {}
+    assert "bbox" not in (tmp_path / "out" / "metrics.json").read_text()
+    written = json.loads((tmp_path / "out" / "inference" / "blind" / "coco_instances_results.json").read_text())
+    assert {x["image_id"] for x in written} == set(range(8))
+    change(entry["JSON"], annotations=[*crowd, content["annotations"][0] | {"id": 99}])
+    assert run(entry, tmp_path / "out", "--eval-only", "--resume", **both)["bbox"]["AP"] >= 0
 
 
 def register_python(name: str, annotations: list[dict[str, Any]] | None, folder: Path) -> str:
