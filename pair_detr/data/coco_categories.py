@@ -11,12 +11,13 @@ from detectron2.utils.logger import log_first_n
 
 from pair_detr.data.coco_json import read_coco_json
 from pair_detr.data.messages import join_some
+from pair_detr.data.scalars import find_id
 
 # Names that say that there is no supercategory.
 _NONE = ("", "none", "null")
 # Roboflow's file of every split, each in a folder of its own.
 _ROBOFLOW_FILE = "_annotations.coco.json"
-_USES_ROOT = re.compile(rb'"category_id"\s*:\s*"?0(\.0*)?"?\s*[,}]')
+_USES_ZERO = re.compile(rb'"category_id"\s*:\s*"?0(\.0*)?"?\s*[,}]')
 
 
 def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> dict[int | str, int]:
@@ -37,23 +38,22 @@ def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> 
         ValueError: the metadata have other classes.
     """
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    choices = [categories]
-    if _has_unused_root(categories, content.get("annotations", ()), json_file):
-        choices.insert(0, categories[1:])
-    for chosen in choices:
+    classes = class_categories(content, json_file)
+    known, known_ids = metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
+    known_names = None if known is None else [str(name).strip() for name in known]
+    for chosen in (classes, categories):
         names = [category["name"] for category in chosen]
         contiguous = {category["id"]: index for index, category in enumerate(chosen)}
-        known, known_ids = metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
-        if (known is None or list(known) == names) and (known_ids is None or dict(known_ids) == contiguous):
+        if (known is None or known_names == names) and (known_ids is None or dict(known_ids) == contiguous):
             if known is None:
                 metadata.thing_classes = names
             if known_ids is None:
                 metadata.thing_dataset_id_to_contiguous_id = contiguous
-            if chosen is not categories:
+            if len(chosen) < len(categories):
                 _log_root(json_file, categories[0]["name"])
             return contiguous
-    if known is not None and list(known) != names:
-        difference = f"are {join_some(names)}, but thing_classes in the metadata {join_some(list(map(str, known)))}"
+    if known_names not in (None, names):
+        difference = f"are {join_some(names)}, but thing_classes in the metadata {join_some(known_names)}"
     else:
         difference = f"have the ids {list(contiguous)}, but thing_dataset_id_to_contiguous_id is {dict(known_ids)}"
     raise ValueError(
@@ -62,25 +62,36 @@ def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> 
     )
 
 
-def is_root(category: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
+def class_categories(content: dict[str, Any], json_file: str) -> list[dict[str, Any]]:
+    """The categories of a file that are classes, in the order of their ids.
+
+    Args:
+        content: with "categories", in the form of :mod:`pair_detr.data.coco_entries`, and "annotations" if there are.
+        json_file: it is of.
+    """
+    root, *others = categories = sorted(content["categories"], key=lambda category: category["id"])
+    if not _is_root(root, others) or _uses(content, root["id"]):
+        return categories
+    # All splits of an export must have the same classes.
+    used = any(_is_used_in(file, root, len(categories)) for file in _other_splits(Path(json_file)))
+    return categories if used else others
+
+
+def _is_root(category: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
     """Whether a category has the id 0 and is but the supercategory of all others."""
-    parent = str(category.get("supercategory") or "").strip()
+    parents = [str(entry.get("supercategory") or "").strip() for entry in (category, *others)]
     return (
         category["id"] in (0, "0")
-        and parent.lower() in _NONE
+        and parents[0].lower() in _NONE
         and len(others) > 0
-        and all(str(other.get("supercategory") or "").strip() == category["name"] for other in others)
+        and set(parents[1:]) == {category["name"]}
     )
 
 
-def _has_unused_root(
-    categories: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], json_file: str
-) -> bool:
-    root, *others = categories
-    if not is_root(root, others) or any(annotation["category_id"] == root["id"] for annotation in annotations):
-        return False
-    # All splits of an export must have the same classes.
-    return not any(_uses_root(file, categories) for file in _other_splits(Path(json_file)))
+def _uses(content: dict[str, Any], category_id: int | str) -> bool:
+    return any(
+        find_id(entry.get("category_id"), (category_id,)) is not None for entry in content.get("annotations", ())
+    )
 
 
 def _other_splits(file: Path) -> list[Path]:
@@ -89,17 +100,18 @@ def _other_splits(file: Path) -> list[Path]:
     return [other for other in sorted(file.parent.parent.glob(f"*/{_ROBOFLOW_FILE}")) if not other.samefile(file)]
 
 
-def _uses_root(file: Path, categories: Sequence[dict[str, Any]]) -> bool:
+def _is_used_in(file: Path, root: dict[str, Any], num_categories: int) -> bool:
     try:
-        if not _USES_ROOT.search(file.read_bytes()):
+        if not _USES_ZERO.search(file.read_bytes()):
             return False
         content = read_coco_json(str(file))
     except (OSError, ValueError):
-        # It is reported where it is used.
+        # It is reported where it is used itself.
         return False
-    names = [category["name"] for category in sorted(content["categories"], key=lambda category: category["id"])]
-    return names == [category["name"] for category in categories] and any(
-        annotation["category_id"] == categories[0]["id"] for annotation in content.get("annotations", ())
+    return (
+        len(content["categories"]) == num_categories
+        and any(category["name"] == root["name"] for category in content["categories"])
+        and _uses(content, root["id"])
     )
 
 

@@ -12,7 +12,10 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASS_NAMES
 
 from pair_detr.data import class_names_of
 from pair_detr.data.builtin import datasets_root
+from pair_detr.data.coco_categories import class_categories
+from pair_detr.data.coco_entries import normalize_categories
 from pair_detr.data.json_files import read_json
+from pair_detr.data.messages import join_some
 from pair_detr.data.vocabulary import normalize_name
 
 # Class name -> all words for it, those that are encoded; in the order of the classes.
@@ -117,7 +120,7 @@ def read_class_list(source: str) -> ClassList:
             if not path.is_file():
                 raise FileNotFoundError(f"{source} does not exist: give a file of class names that does.")
             if path.suffix.lower() == ".json":
-                return _from_json(read_json(path))
+                return _from_json(read_json(path), path)
             return _from_lines(path.read_text(encoding="utf-8").splitlines())
         if "," not in source and path.is_file():
             raise ValueError("it is a file, but its name does not end with .txt (a class a line) or .json: rename it")
@@ -131,12 +134,14 @@ def _from_lines(lines: Iterable[str], keep_empty: bool = False) -> ClassList:
     return class_list([w[0] for w in words], words)
 
 
-def _from_json(content: Any) -> ClassList:
+def _from_json(content: Any, path: Path) -> ClassList:
     if isinstance(content, list):
         return class_list(content)
     if "categories" in content:
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        return class_list([c["name"] for c in categories], [c.get("synonyms", ()) for c in categories])
+        if faults := normalize_categories(content["categories"]):
+            raise ValueError(join_some(faults))
+        categories = class_categories(content, str(path))
+        return class_list([c["name"] for c in categories], [c.get("synonyms") or () for c in categories])
     if "names" in content:
         return class_list(content["names"], content.get("synonyms"))
     raise ValueError('it is neither a list of names nor has it "categories" or "names"')
