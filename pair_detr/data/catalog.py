@@ -40,6 +40,9 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         with _explained(name):
             read = detectron2_reader(name) or DatasetCatalog[name]
             records = read()
+            if isinstance(records, Iterator):
+                # It may fail only now.
+                records = list(records)
         records = normalize_records(name, records)
         with _explained(name):
             records = complete_records(records, MetadataCatalog.get(name))

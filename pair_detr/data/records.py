@@ -38,7 +38,7 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
     Raises:
         ValueError: something is missing or cannot be understood; the message names the image and the annotation.
     """
-    if isinstance(records, (dict, str, bytes)) or not hasattr(records, "__iter__"):
+    if isinstance(records, (dict, str, bytes)) or not _is_iterable(records):
         raise ValueError(f'Data set "{name}" is a {type(records).__name__}, not a list of dicts. {_REMEDY}')
     normalized = []
     for index, record in enumerate(records):
@@ -50,6 +50,14 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
             raise ValueError(f'Data set "{name}": {where} {error}. {_REMEDY}') from error
     _complete_ids(name, normalized)
     return normalized
+
+
+def _is_iterable(value: Any) -> bool:
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _normalize(record: Any) -> dict[str, Any]:
@@ -92,7 +100,7 @@ def _normalize(record: Any) -> dict[str, Any]:
 
 
 def _labels(values: Any) -> list[int]:
-    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):
+    if isinstance(values, (str, bytes, dict)) or not _is_iterable(values):
         raise ValueError(f"has pos_category_ids {values!r}; it must be a list of indices of classes, from 0 on")
     labels = [None if isinstance(value, str) else integer_of(value) for value in values]
     if None in labels:

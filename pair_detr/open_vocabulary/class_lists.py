@@ -120,7 +120,7 @@ def read_class_list(source: str) -> ClassList:
             if not path.is_file():
                 raise FileNotFoundError(f"{source} does not exist: give a file of class names that does.")
             if path.suffix.lower() == ".json":
-                return _from_json(read_json(path), path)
+                return _from_json(read_json(path))
             return _from_lines(path.read_text(encoding="utf-8").splitlines())
         if "," not in source and path.is_file():
             raise ValueError("it is a file, but its name does not end with .txt (a class a line) or .json: rename it")
@@ -134,13 +134,13 @@ def _from_lines(lines: Iterable[str], keep_empty: bool = False) -> ClassList:
     return class_list([w[0] for w in words], words)
 
 
-def _from_json(content: Any, path: Path) -> ClassList:
+def _from_json(content: Any) -> ClassList:
     if isinstance(content, list):
         return class_list(content)
     if "categories" in content:
         if faults := normalize_categories(content["categories"]):
             raise ValueError(join_some(faults))
-        categories = class_categories(content, str(path))
+        categories = class_categories(content)
         return class_list([c["name"] for c in categories], [c.get("synonyms") or () for c in categories])
     if "names" in content:
         return class_list(content["names"], content.get("synonyms"))
