@@ -13,8 +13,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from pycocotools import mask as mask_util
 
-from pair_detr.data import load_dataset, register_coco
+from pair_detr.data import load_dataset, register_coco, register_image_labels
 from pair_detr.data.validation import inspect_dicts, validate
+from pair_detr.tools import withhold_boxes
 
 
 @pytest.fixture(autouse=True)
@@ -221,3 +222,19 @@ def test_functions_of_others_are_called(tmp_path: Path) -> None:
     register_coco_instances("bare", {}, str(file), str(tmp_path))
     MetadataCatalog.pop("bare")
     assert [record["image_id"] for record in load_dataset("bare")] == [1]
+
+
+def test_tools_read_files_in_the_same_way(tmp_path: Path) -> None:
+    boxes = [{"image_id": "1", "bbox": [i, 1, 5, 5], "category_id": str(1 + i % 2), "iscrowd": None} for i in range(4)]
+    file = write_coco(tmp_path, boxes, [(30, 20)] * 2)
+    change(file, "categories", name=" cat ")
+    withhold_boxes.main([str(file), str(tmp_path / "withheld"), "--classes", "cat"])
+    register_coco("kept", str(tmp_path / "withheld_boxes.json"), str(tmp_path))
+    register_image_labels("labels", tmp_path / "withheld_image_labels.json", tmp_path)
+    assert [[a["bbox"][0] for a in record["annotations"]] for record in load_dataset("kept")] == [[1, 3], []]
+    assert [(record["image_id"], record["pos_category_ids"]) for record in load_dataset("labels")] == [(1, [0])]
+    change(file, "annotations", category_id=9)
+    with pytest.raises(
+        ValueError, match="annotation 1 of image 1 has category_id 9, which is not among the categories"
+    ):
+        withhold_boxes.main([str(file), str(tmp_path / "withheld"), "--classes", "cat"])
