@@ -77,7 +77,7 @@ def infer_class_names(root: str) -> list[str]:
     """
     files = sorted((Path(root) / "Annotations").glob("*.xml"))
     if not files:
-        raise FileNotFoundError(f"no .xml files in {Path(root) / 'Annotations'}")
+        raise FileNotFoundError(f"no .xml files in {Path(root) / 'Annotations'}; correct the data set's folder")
     return sorted({_text(obj, "name", file) for file in files for obj in _parse(file).iter("object")})
 
 
@@ -104,7 +104,7 @@ def load_voc(root: str, split: str | None, class_names: Sequence[str]) -> list[d
         list_file = folder / "Annotations"
         image_ids = [file.stem for file in sorted(list_file.glob("*.xml"))]
         if not image_ids:
-            raise FileNotFoundError(f"no .xml files in {list_file}")
+            raise FileNotFoundError(f"no .xml files in {list_file}; correct the data set's folder")
     else:
         list_file = folder / "ImageSets" / "Main" / f"{split}.txt"
         image_ids = _read_list(list_file)
@@ -122,7 +122,10 @@ def load_voc(root: str, split: str | None, class_names: Sequence[str]) -> list[d
 def _read_list(file: Path) -> list[str]:
     if not file.is_file():
         splits = sorted(other.stem for other in file.parent.glob("*.txt"))
-        raise FileNotFoundError(f'there is no {file} that lists the images of split "{file.stem}" (splits: {splits})')
+        raise FileNotFoundError(
+            f'there is no {file} that lists the images of split "{file.stem}" (splits: {splits}); '
+            + ("name one of these" if splits else "correct the data set's folder")
+        )
     # The second column, in VOC's lists of a single class, says whether the image shows it.
     return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
 
