@@ -4,6 +4,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_lvis(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     package = ModuleType("lvis")
     package.__spec__ = ModuleSpec("lvis", None)
-    package.LVIS = lambda json_file: type("Api", (), {"get_ann_ids": lambda self: [json_file]})()
+    package.LVIS = lambda json_file: MagicMock(dataset={"images": [], "annotations": [], "categories": []})
     monkeypatch.setitem(sys.modules, "lvis", package)
     monkeypatch.setattr("pair_detr.engine.evaluation.find_spec", lambda name: package.__spec__)
     MetadataCatalog.get(dataset).json_file = "lvis.json"

@@ -11,7 +11,7 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASS_NAMES
 
 from pair_detr.data import class_names_of
-from pair_detr.data.builtin import datasets_root
+from pair_detr.data.catalog import datasets_root
 from pair_detr.data.coco_categories import class_categories
 from pair_detr.data.coco_entries import normalize_categories
 from pair_detr.data.json_files import read_json
