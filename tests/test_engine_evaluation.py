@@ -2,7 +2,8 @@ import json
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -97,8 +98,7 @@ def test_lvis(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     package = ModuleType("lvis")
     package.__spec__ = ModuleSpec("lvis", None)
-    api = SimpleNamespace(dataset={"annotations": []}, get_ann_ids=list, _create_index=lambda: None)
-    package.LVIS = lambda json_file: api
+    package.LVIS = lambda json_file: MagicMock(dataset={"images": [], "annotations": [], "categories": []})
     monkeypatch.setitem(sys.modules, "lvis", package)
     monkeypatch.setattr("pair_detr.data.lvis_evaluation.find_spec", lambda name: package.__spec__)
     MetadataCatalog.get(dataset).json_file = "lvis.json"

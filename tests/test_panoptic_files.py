@@ -18,7 +18,7 @@ from pair_detr.data import (
     check_dataset,
     load_dataset,
     load_training_dicts,
-    panoptic,
+    panoptic_masks,
     register_from_config,
 )
 from pair_detr.data.panoptic_files import id_to_rgb, read_segment_ids, read_stuff, rgb_to_id
@@ -30,7 +30,7 @@ WIDTH, HEIGHT = PANOPTIC_SIZE
 
 @pytest.fixture(autouse=True)
 def _catalogs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(panoptic, "_warned", set())
+    monkeypatch.setattr(panoptic_masks, "_warned", set())
     with restored_catalogs():
         yield
 
@@ -167,7 +167,7 @@ def test_segments_without_a_pixel_are_named(
 
 def test_warnings_of_segments_end(files: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
     for number in range(30):
-        panoptic._warn_of_missing(f"{number}.png", [1])
+        panoptic_masks._warn_of_missing(f"{number}.png", [1])
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 20
     assert messages[0].endswith("Correct the file or the ids.")
@@ -224,6 +224,16 @@ def test_ids_that_no_file_can_have(files: dict[str, Path], change: Callable[[dic
     edit(files["JSON"], change)
     with pytest.raises(ValueError, match=rf'"tiny" cannot be loaded: .*{message}.*Give each segment of an image a wh'):
         load_dataset("tiny")
+
+
+def test_ids_as_text_and_floats(files: dict[str, Path]) -> None:
+    def change(content: dict) -> None:
+        segments_of(content)[0]["id"], segments_of(content)[2]["id"] = "7", 256.0
+
+    edit(files["JSON"], change)
+    record = load_dataset("tiny")[0]
+    assert [segment["id"] for segment in record["segments_info"]] == [7, 9, 256, 300, 70000]
+    assert DetectionMapper(cfg_with_masks(), is_train=True)(record)["instances"].gt_classes.tolist() == [0, 0, 1, 2]
 
 
 def test_images_without_an_entry_are_counted(

@@ -24,7 +24,7 @@ from pair_detr.data.classes import match_training_set
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.mosaic import MosaicMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
-from pair_detr.data.panoptic import mask_file
+from pair_detr.data.panoptic_masks import mask_file
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.sampler_arguments import orientations, repeat_factors
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER, load_source_dicts, source_options

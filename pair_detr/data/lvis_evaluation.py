@@ -1,6 +1,7 @@
-"""Detectron2's evaluator of LVIS, with the versions of NumPy of today, and what it needs of a data set."""
+"""Detectron2's evaluator of LVIS, with the versions of NumPy of today and for own data."""
 
-import math
+import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,33 +15,48 @@ from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
 
+logger = logging.getLogger(__name__)
+
 _MAX_DETECTIONS = 300
-# What LVIS's evaluation reads, beyond ids, by the list of the file.
-_FIELDS = {
-    "images": ("id", "neg_category_ids", "not_exhaustive_category_ids"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area"),
-    "categories": ("id", "frequency"),
-}
+_LISTS = ("images", "annotations", "categories")
 _NAMED = 3
 
 
 class LVISEvaluator(Detectron2LVISEvaluator):
     """Reports AP of rare, common and frequent classes as ``APr``, ``APc`` and ``APf``; see Detectron2's class.
 
-    The metric of a kind of which there are no objects is NaN.
-
-    Args:
-        name: registered data set.
-        max_detections: the most detections of an image that count; None is LVIS's limit, 300.
-        options: further arguments of Detectron2's class.
+    Own data in LVIS's format may leave out what LVIS has: see :func:`complete`. Where objects have no segmentation,
+    boxes alone are evaluated. The metric of a kind of which there are no objects is NaN.
     """
 
-    def __init__(self, name: str, *, max_detections: int | None = None, **options: Any) -> None:
-        super().__init__(name, max_dets_per_image=max_detections or _MAX_DETECTIONS, **options)
-        # LVIS writes the id of the object found where 0 stands for none, into an array of floats.
-        for number, annotation in enumerate(self._lvis_api.dataset["annotations"], start=1):
-            annotation["id"] = number
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: tuple[str, ...] | None = None,
+        *,
+        max_detections: int = _MAX_DETECTIONS,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            dataset_name: registered, with ``json_file`` in its metadata.
+            tasks: "bbox", "segm"; None follows the predictions.
+            max_detections: the most detections of an image that count, the best ones; LVIS's limit is 300.
+            options: of Detectron2's class.
+        """
+        super().__init__(dataset_name, tasks, max_dets_per_image=max_detections, **options)
+        complete(self._lvis_api.dataset)
+        # Annotations have other ids now.
         self._lvis_api._create_index()
+        unmasked = [a["id"] for a in self._lvis_api.dataset["annotations"] if not a.get("segmentation")]
+        if unmasked and "segm" in (tasks or ()):
+            logger.warning(
+                'Test set "%s": %d objects have no segmentation. Boxes are evaluated, but masks are not: add the '
+                "segmentations.",
+                dataset_name,
+                len(unmasked),
+            )
+            self._tasks = ("bbox",)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """As Detectron2's.
@@ -59,12 +75,35 @@ class LVISEvaluator(Detectron2LVISEvaluator):
     def evaluate(self) -> dict[str, dict[str, float]]:
         """As Detectron2's; empty in other processes than the first."""
         with _numpy_with_float():
+            # Detectron2 returns None in other processes than the first.
             results = super().evaluate() or {}
-        # LVIS says -1 where there are no objects, of which Detectron2 makes -100 percent.
+        # LVIS writes -1 for what there is none of, Detectron2 makes -100 of it; COCO's evaluator gives NaN.
         return {
-            task: {key: value if value >= 0 else math.nan for key, value in metrics.items()}
+            task: {metric: value if value >= 0 else float("nan") for metric, value in metrics.items()}
             for task, metrics in results.items()
         }
+
+
+def complete(content: dict[str, Any]) -> None:
+    """Gives a file in LVIS's format, in place, what the evaluation needs and own files may not have.
+
+    An image without ``neg_category_ids`` is annotated exhaustively: what it has no object of is not in it. Classes
+    without ``frequency`` are frequent, areas are those of the boxes, and crowds are ignored. Annotations get new ids.
+    """
+    present: dict[Any, set[Any]] = defaultdict(set)
+    for number, annotation in enumerate(content["annotations"], start=1):
+        present[annotation["image_id"]].add(annotation["category_id"])
+        # The evaluation takes the id 0 for no object.
+        annotation["id"] = number
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        annotation.setdefault("ignore", int(bool(annotation.get("iscrowd"))))
+    categories = {category["id"] for category in content["categories"]}
+    for image in content["images"]:
+        image.setdefault("not_exhaustive_category_ids", [])
+        if "neg_category_ids" not in image:
+            image["neg_category_ids"] = sorted(categories - present[image["id"]])
+    for category in content["categories"]:
+        category.setdefault("frequency", "f")
 
 
 def require_lvis(name: str) -> None:
@@ -87,30 +126,32 @@ def require_lvis_file(name: str) -> None:
     Raises:
         FileNotFoundError: its file does not exist.
         OSError: the file cannot be read.
-        ValueError: the metadata name no file; or it lacks what LVIS adds to COCO's format, or has ids that the
-            evaluator would round or cannot sort.
+        ValueError: the metadata name no file; it lacks a list, has crowds alone, or images have ids that the evaluator
+            would round or cannot sort.
     """
-    remedy = 'For data in another format than LVIS\'s set TEST.EVALUATOR "coco".'
+    remedy = 'or set TEST.EVALUATOR "coco"'
     file = MetadataCatalog.get(name).get("json_file")
     if not file:
-        raise ValueError(f"{name} has no json_file in its metadata, which LVIS's evaluator reads. {remedy}")
+        raise ValueError(f"{name} has no json_file in its metadata, which LVIS's evaluator reads: set it, {remedy}.")
     if not Path(file).is_file():
         raise FileNotFoundError(f'Test set "{name}": {file} does not exist. Restore it, or correct the path.')
     content = read_json(file)
     lists = content if isinstance(content, dict) else {}
-    if absent := [key for key in _FIELDS if not isinstance(lists.get(key), list)]:
-        raise ValueError(f"{file} has no list {', '.join(absent)}, which LVIS's evaluator needs. {remedy}")
-    for key, fields in _FIELDS.items():
-        for position, entry in enumerate(content[key]):
-            if missing := [field for field in fields if field not in entry]:
-                raise ValueError(
-                    f"{file}: {key}[{position}] has no {', '.join(missing)}, which LVIS's evaluator needs. {remedy}"
-                )
+    if absent := [key for key in _LISTS if not isinstance(lists.get(key), list)]:
+        raise ValueError(f"{file} has no list {', '.join(absent)}, which LVIS's evaluator needs: add it, {remedy}.")
+    if not content["annotations"]:
+        # As in LVIS's file of test images.
+        logger.warning('Test set "%s" has no annotations: predictions are written, but there will be no AP.', name)
+    elif all(annotation.get("iscrowd") for annotation in content["annotations"]):
+        raise ValueError(
+            f'Test set "{name}": {file} has no object to find, so that there is no AP. Correct the annotations, or '
+            "take it out of DATASETS.TEST."
+        )
     ids = [image["id"] for image in content["images"]]
     if bad := [repr(own) for own in ids if not _is_sortable(own)]:
         raise ValueError(
             f"{file}: LVIS's evaluator cannot tell images apart by the ids {join_some(bad, _NAMED)}: give them whole "
-            f"numbers of up to 63 bits. {remedy}"
+            f"numbers of up to 63 bits, {remedy}."
         )
 
 

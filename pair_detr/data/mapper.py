@@ -15,7 +15,7 @@ from fvcore.transforms.transform import CropTransform
 from pair_detr.data.augmentation import build_augmentation
 from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import compressed
-from pair_detr.data.panoptic import annotate
+from pair_detr.data.panoptic_masks import annotate
 
 
 class DetectionMapper(DatasetMapper):
@@ -29,7 +29,7 @@ class DetectionMapper(DatasetMapper):
     With MODEL.MASK_ON they have ``gt_masks``, too: ``BitMasks`` (n, H, W), whatever they are annotated as and
     whatever INPUT.MASK_FORMAT says. A mask is drawn in the original image and follows its pixels from there on, as in
     DETR. An instance whose mask becomes empty is left out, and one in a cropped image has the box of what is left of
-    its mask. For segments of panoptic data see :mod:`pair_detr.data.panoptic`.
+    its mask. For segments of panoptic data see :mod:`pair_detr.data.panoptic_masks`.
     """
 
     @classmethod

@@ -1,27 +1,24 @@
-"""Panoptic data: registration, and annotations with masks from Detectron2's standard and separated forms.
+"""Panoptic data: registration, and records of Detectron2's standard and separated forms.
 
 In the standard form an image's segments are listed with their boxes, and drawn in a PNG file. In the separated form
 instances are annotated as for detection, and a second PNG file has the classes of stuff.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
-from pycocotools import mask as mask_util
 
+from pair_detr.data.coco_entries import normalize_categories, normalize_images
 from pair_detr.data.degenerate import is_box
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
 from pair_detr.data.panoptic_classes import is_separated
-from pair_detr.data.panoptic_files import MAX_SEGMENT_ID, read_segment_ids, read_stuff
-
-logger = logging.getLogger(__name__)
+from pair_detr.data.panoptic_files import MAX_SEGMENT_ID
+from pair_detr.data.scalars import find_id, flag_of, integer_of
 
 # What the standard form's entries need.
 _FIELDS = {
@@ -30,14 +27,6 @@ _FIELDS = {
     "annotations": ("image_id", "file_name", "segments_info"),
 }
 _SEGMENT_FIELDS = ("id", "category_id", "bbox")
-# Values of the separated form's PNG files that are no stuff.
-_THINGS, _IGNORED = 0, 255
-# Detectron2's mapper would read a file for a semantic model.
-_KEYS_OF_FILES = ("pan_seg_file_name", "sem_seg_file_name", "segments_info", "first_stuff_class")
-_NAMED = 5
-# Files that a warning of this process has named.
-_warned: set[str] = set()
-_MAX_WARNINGS = 20
 
 
 def register_coco_panoptic(
@@ -111,12 +100,13 @@ def complete_records(records: list[dict[str, Any]], metadata: Metadata) -> list[
     if not records:
         return records
     if "pan_seg_file_name" in records[0]:
-        _check_ids(records)
-        sizes = {}
+        sizes, ids = {}, {record["image_id"] for record in records}
         if any("height" not in record or "width" not in record for record in records):
             content = read_json(metadata.panoptic_json)
-            sizes = {image["id"]: {key: image[key] for key in ("height", "width")} for image in content["images"]}
+            # Detectron2's ids are numbers, whatever the file has.
+            sizes = {find_id(i["id"], ids): {key: i[key] for key in ("height", "width")} for i in content["images"]}
             _note_unannotated(metadata, content)
+        records = _with_segment_ids(records)
         return [
             {
                 **sizes.get(record["image_id"], {}),
@@ -144,115 +134,26 @@ def _note_unannotated(metadata: Metadata, content: dict[str, Any]) -> None:
     metadata.unannotated_images = [image["file_name"] for image in content["images"] if image["id"] not in annotated]
 
 
-def _check_ids(records: list[dict[str, Any]]) -> None:
-    faults = []
+def _with_segment_ids(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Images whose segments have ints as ids, which a pixel can have and none other of the image has."""
+    completed, faults = [], []
     for record in records:
-        ids = [segment["id"] for segment in record["segments_info"]]
+        segments = [{**segment, "id": integer_of(segment["id"])} for segment in record["segments_info"]]
         label = f"of image {record['image_id']} ({record['file_name']})"
-        faults += [f"{count} segments {label} have the id {own!r}" for own, count in Counter(ids).items() if count > 1]
         faults += [
-            f"a segment {label} has the id {own!r}"
-            for own in ids
-            if not isinstance(own, int) or not 0 < own <= MAX_SEGMENT_ID
+            f"a segment {label} has the id {given['id']!r}"
+            for given, segment in zip(record["segments_info"], segments, strict=True)
+            if segment["id"] is None or not 0 < segment["id"] <= MAX_SEGMENT_ID
         ]
+        counts = Counter(segment["id"] for segment in segments)
+        faults += [f"{count} segments {label} have the id {own}" for own, count in counts.items() if count > 1]
+        completed.append({**record, "segments_info": segments})
     if faults:
         raise ValueError(
             f"{join_some(faults)}. Give each segment of an image a whole number of its own, from 1 to "
             f"{MAX_SEGMENT_ID}, in the JSON file and in the PNG file; pixels of 0 are of no segment."
         )
-
-
-def mask_file(record: dict[str, Any]) -> str | None:
-    """The PNG file of a panoptic image of :func:`complete_records`, None of others."""
-    return record.get("pan_seg_file_name") or (record["sem_seg_file_name"] if "first_stuff_class" in record else None)
-
-
-def annotate(record: dict[str, Any], masks: bool) -> dict[str, Any]:
-    """Annotations of an image of :func:`complete_records`, completed from its PNG file.
-
-    Segments without a pixel are left out, with a warning for the first images.
-
-    Args:
-        record: any image, not changed.
-        masks: whether masks are needed; boxes of the standard form do without the file.
-
-    Returns:
-        a copy in the form that detection has. Annotations of the standard form have masks, and the boxes of these; in
-        the separated form there is one a class of stuff beside the instances. Annotations of an image that is not
-        panoptic stay as they are.
-
-    Raises:
-        OSError: the file cannot be read; the message names it.
-        ValueError: it is of another size than the image is said to be, or of a kind that cannot tell segments apart.
-    """
-    annotations = record.get("annotations", ())
-    if "first_stuff_class" in record:
-        stuff, first = read_mask_file(record), record["first_stuff_class"]
-        present = [value for value in np.unique(stuff).tolist() if value not in (_THINGS, _IGNORED)]
-        annotations = [*annotations, *(_with_mask({}, stuff == v, category_id=first + v - 1) for v in present)]
-    elif "pan_seg_file_name" in record and masks:
-        ids = read_mask_file(record)
-        drawn = [(a, ids == a["segment_id"]) for a in annotations]
-        if missing := [a["segment_id"] for a, mask in drawn if not mask.any()]:
-            _warn_of_missing(record["pan_seg_file_name"], missing)
-        annotations = [_with_mask(a, mask) for a, mask in drawn if mask.any()]
-    return {key: value for key, value in record.items() if key not in _KEYS_OF_FILES} | {"annotations": annotations}
-
-
-def missing_segments(record: dict[str, Any]) -> list[int]:
-    """Ids of segments of the standard form that have no pixel in the PNG file of their image.
-
-    Raises:
-        OSError, ValueError: as of :func:`annotate`.
-    """
-    if "pan_seg_file_name" not in record:
-        return []
-    present = set(np.unique(read_mask_file(record)).tolist())
-    return [segment["id"] for segment in record["segments_info"] if segment["id"] not in present]
-
-
-def read_mask_file(record: dict[str, Any]) -> np.ndarray | None:
-    """(H, W) segment or class of stuff of each pixel, as the PNG file of an image has them; None of other images.
-
-    Raises:
-        OSError, ValueError: as of :func:`annotate`.
-    """
-    file = mask_file(record)
-    if file is None:
-        return None
-    if "pan_seg_file_name" in record:
-        pixels = read_segment_ids(file, [segment["id"] for segment in record["segments_info"]])
-    else:
-        pixels = read_stuff(file)
-    height, width = pixels.shape
-    expected = record.get("width", width), record.get("height", height)
-    if (width, height) != expected:
-        raise ValueError(size_fault(file, (width, height), record["file_name"], expected))
-    return pixels
-
-
-def size_fault(file: str, size: tuple[int, int], image: str, expected: tuple[int, int]) -> str:
-    """Says that a PNG file is of another size than its image."""
-    return (
-        f"{file} has {size[0]}x{size[1]} pixels, but its image {image} {expected[0]}x{expected[1]}. "
-        "Replace the file that is wrong."
-    )
-
-
-def _warn_of_missing(file: str, segments: Sequence[int]) -> None:
-    # A loader comes back to each image in every epoch.
-    if file in _warned or len(_warned) >= _MAX_WARNINGS:
-        return
-    _warned.add(file)
-    logger.warning(
-        "%s has no pixel of %d of its segments, which are left out: %s. Correct the file or the ids.%s",
-        file,
-        len(segments),
-        join_some(list(map(str, segments)), _NAMED),
-        " Further ones are left out without a word; check_dataset --open-images lists all."
-        if len(_warned) == _MAX_WARNINGS
-        else "",
-    )
+    return completed
 
 
 def _box_annotation(segment: dict[str, Any]) -> dict[str, Any]:
@@ -265,26 +166,21 @@ def _box_annotation(segment: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_mask(annotation: dict[str, Any], mask: np.ndarray, **changes: Any) -> dict[str, Any]:
-    segmentation = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    box = {"bbox": mask_util.toBbox(segmentation).tolist(), "bbox_mode": BoxMode.XYWH_ABS}
-    return {"iscrowd": 0, **annotation, **box, "segmentation": segmentation, **changes}
-
-
 def class_metadata(categories: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What Detectron2's metadata say of classes in the standard form, things first, each part in the order of ids.
 
     Args:
         categories: with "id", "name" and "isthing".
     """
-    ordered = sorted(categories, key=lambda category: (not category["isthing"], category["id"]))
+    things = {category["id"] for category in categories if flag_of(category["isthing"])}
+    ordered = sorted(categories, key=lambda category: (category["id"] not in things, category["id"]))
     names = [category["name"] for category in ordered]
     return {
         # Detectron2 has both lists complete in this form.
         "thing_classes": names,
         "stuff_classes": names,
-        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered) if c["isthing"]},
-        "stuff_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered) if not c["isthing"]},
+        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered) if c["id"] in things},
+        "stuff_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered) if c["id"] not in things},
     }
 
 
@@ -308,18 +204,27 @@ def _faults_of(content: Any) -> list[str]:
         for position, entry in enumerate(content[key])
         if (missing := [field for field in fields if field not in entry])
     ]
+    faults = faults or [*normalize_images(content["images"]), *normalize_categories(content["categories"])]
+    faults += [
+        f"category {category['id']} has isthing {category['isthing']!r}"
+        for category in content["categories"]
+        if not faults and flag_of(category["isthing"]) is None
+    ]
     if faults:
         return faults
     images, categories = ({entry["id"] for entry in content[key]} for key in ("images", "categories"))
     for annotation in content["annotations"]:
         label = f"image {annotation['image_id']}"
-        if annotation["image_id"] not in images:
+        if (image_id := find_id(annotation["image_id"], images)) is None:
             faults.append(f"{label} is annotated, but not among the images")
+        annotation["image_id"] = image_id
         for segment in annotation["segments_info"]:
             if missing := [field for field in _SEGMENT_FIELDS if field not in segment]:
                 faults.append(f"a segment of {label} has no {', '.join(missing)}")
-            elif segment["category_id"] not in categories:
+            elif (category_id := find_id(segment["category_id"], categories)) is None:
                 faults.append(f"segment {segment['id']} of {label} has category_id {segment['category_id']!r}")
             elif not is_box(segment["bbox"]):
                 faults.append(f"segment {segment['id']} of {label} has bbox {segment['bbox']!r}")
+            else:
+                segment["category_id"] = category_id
     return faults

@@ -11,7 +11,7 @@ from pycocotools import mask as mask_util
 
 from pair_detr.data.masks import MaskFault, usable_part
 from pair_detr.data.messages import join_some
-from pair_detr.data.scalars import flag_of, id_of, integer_of, number_of
+from pair_detr.data.scalars import flag_of, id_of, integer_of, number_of, numbers_of
 
 _FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 # What annotations of objects are called, in Detectron2's format for detection and in the one for segments.
@@ -38,7 +38,7 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
     Raises:
         ValueError: something is missing or cannot be understood; the message names the image and the annotation.
     """
-    if isinstance(records, (dict, str, bytes)) or not hasattr(records, "__iter__"):
+    if isinstance(records, (dict, str, bytes)) or not _is_iterable(records):
         raise ValueError(f'Data set "{name}" is a {type(records).__name__}, not a list of dicts. {_REMEDY}')
     normalized = []
     for index, record in enumerate(records):
@@ -50,6 +50,14 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
             raise ValueError(f'Data set "{name}": {where} {error}. {_REMEDY}') from error
     _complete_ids(name, normalized)
     return normalized
+
+
+def _is_iterable(value: Any) -> bool:
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _normalize(record: Any) -> dict[str, Any]:
@@ -79,6 +87,8 @@ def _normalize(record: Any) -> dict[str, Any]:
             if not isinstance(record[key], (list, tuple)):
                 raise ValueError(f"has {key} of type {type(record[key]).__name__}; it must be a list of dicts")
             record[key] = [_normalize_annotation(key, index, a) for index, a in enumerate(record[key])]
+    if "pos_category_ids" in record:
+        record["pos_category_ids"] = _labels(record["pos_category_ids"])
     bad_polygons = []
     for index, annotation in enumerate(record.get("annotations", ())):
         if annotation.get("segmentation") is not None:
@@ -87,6 +97,15 @@ def _normalize(record: Any) -> dict[str, Any]:
     if bad_polygons:
         record["bad_polygons"] = [*record.get("bad_polygons", ()), *bad_polygons]
     return record
+
+
+def _labels(values: Any) -> list[int]:
+    if isinstance(values, (str, bytes, dict)) or not _is_iterable(values):
+        raise ValueError(f"has pos_category_ids {values!r}; it must be a list of indices of classes, from 0 on")
+    labels = [None if isinstance(value, str) else integer_of(value) for value in values]
+    if None in labels:
+        raise ValueError(f"has pos_category_ids {list(values)!r}; they must be indices of classes, from 0 on")
+    return labels
 
 
 def _path(key: str, value: Any) -> str:
@@ -141,13 +160,13 @@ def _box(bbox: Any) -> Any:
     if not isinstance(bbox, list):
         bbox = bbox.tolist() if hasattr(bbox, "tolist") else bbox
         bbox = list(bbox) if isinstance(bbox, tuple) else bbox
-    if not isinstance(bbox, list):
-        return bbox
-    numbers = [number_of(value) for value in bbox]
-    return bbox if None in numbers else numbers
+    numbers = numbers_of(bbox) if isinstance(bbox, list) else None
+    return bbox if numbers is None else numbers
 
 
 def _box_mode(label: str, mode: Any) -> BoxMode:
+    if type(mode) is BoxMode:
+        return mode
     number = integer_of(mode)
     if number is None or number not in list(BoxMode):
         raise ValueError(

@@ -23,7 +23,7 @@ from pair_detr.data.degenerate import BoxFault, warn_of_dropped
 from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import MaskFault
 from pair_detr.data.messages import join_some
-from pair_detr.data.panoptic import read_mask_file
+from pair_detr.data.panoptic_masks import read_mask_file
 
 __all__ = [
     "ClassCount",

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
-from pair_detr.data import load_dataset, panoptic_classes
+from pair_detr.data import load_dataset, panoptic_classes, require_constant_ids
 from pair_detr.data.checks.panoptic import require_segment_files
 from pair_detr.data.classes import match_test_set, resolve_class_names
 from pair_detr.data.lvis_evaluation import LVISEvaluator, require_lvis, require_lvis_file
@@ -78,6 +78,7 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
         require_lvis(name)
     report = inspect_dicts(name, records, masks=cfg.MODEL.MASK_ON)
     check_files(report)
+    require_constant_ids(name)
     require_segment_files(name, report.bad_segment_files)
     warn_of_doubts(report)
     test_set.class_order()

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pair_detr.data.degenerate import BoxFault, box_fault, is_box
 from pair_detr.data.image_files import image_sizes
 from pair_detr.data.masks import MaskFault, compressed, mask_fault
-from pair_detr.data.panoptic import annotate
+from pair_detr.data.panoptic_masks import annotate
 
 _READERS = 8
 _BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
@@ -117,7 +117,7 @@ def make_coco(
         area that the data say; if they do not, the area of their mask, or without ``masks`` of their box.
 
     Raises:
-        OSError, ValueError: a PNG file cannot be read, see :func:`pair_detr.data.panoptic.annotate`.
+        OSError, ValueError: a PNG file cannot be read, see :func:`pair_detr.data.panoptic_masks.annotate`.
     """
     if masks:
         with ThreadPoolExecutor(_READERS) as readers:

@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 from pair_detr.data.degenerate import box_fault
 from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import compressed, mask_fault
-from pair_detr.data.panoptic import annotate, mask_file
+from pair_detr.data.panoptic_masks import annotate, mask_file
 from pair_detr.visualization.detections import class_colors
 from pair_detr.visualization.opencv import readable_visualizer
 

@@ -142,7 +142,7 @@ class _Search:
         for number in range(1, len(path.parts) if self._root is not None else 0):
             file = Path(self._root, *path.parts[-number:])
             if file.exists():
-                return file, "the names have folders of another machine", "write them relative to the image folder"
+                return file, "the names have folders that are not here", "write them relative to the image folder"
         return None
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from detectron2.data import Metadata
 
 from pair_detr.data.messages import join_some
-from pair_detr.data.panoptic import mask_file, missing_segments, size_fault, unannotated_images
+from pair_detr.data.panoptic import unannotated_images
 from pair_detr.data.panoptic_files import mode_fault, read_headers
+from pair_detr.data.panoptic_masks import mask_file, missing_segments, size_fault
 
 # Files that are decoded; all would take as long as an epoch's reading.
 _SAMPLES = 8

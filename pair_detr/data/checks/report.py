@@ -17,7 +17,7 @@ from pair_detr.data.degenerate import BoxFault
 from pair_detr.data.doubts import doubts_of
 from pair_detr.data.file_names import missing_files
 from pair_detr.data.masks import MaskFault
-from pair_detr.data.panoptic import mask_file
+from pair_detr.data.panoptic_masks import mask_file
 
 logger = logging.getLogger(__name__)
 
