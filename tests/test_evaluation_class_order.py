@@ -1,6 +1,7 @@
 """Test sets with the classes of the model in another order, and with others."""
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pair_detr.data import (
 from pair_detr.data.class_matching import ClassMismatchError, match_order
 from pair_detr.engine import argument_parser, build_evaluator, main
 from pair_detr.engine.evaluation import require_test_set
+from pair_detr.tools import check_dataset as tool
 
 
 @pytest.fixture(autouse=True)
@@ -244,6 +246,39 @@ def test_open_vocabulary(tmp_path: Path) -> None:
     assert evaluate(cfg, "turned", tmp_path / "out")["bbox"]["AP"] == pytest.approx(expected["AP"])
     with pytest.raises(ValueError, match=r"2 classes \(cat, dog\), those of .*texts\.npy, but test set \"other\""):
         require_test_set(cfg, "other")
+
+
+def test_the_tool_compares_data_sets(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    caplog.set_level(logging.INFO, logger="pair_detr")
+    register("train", tmp_path / "train", ["cat", "dog"])
+    register("turned", tmp_path / "turned", ["dog", "Cat"])
+    register("other", tmp_path / "other", ["cat", "owl"])
+    assert tool.main(["train", "turned"]) == 0
+    assert caplog.messages[-1] == "turned: classes: those of train in another order; they are matched by name"
+    assert tool.main(["train", "other"]) == 1
+    assert "it has 2 classes (cat, owl), train 2 classes (cat, dog) (in the first alone: owl; in" in caplog.messages[-1]
+    # What is no data set has been said before.
+    assert tool.main(["nowhere", "train"]) == 1
+    assert "classes: " not in caplog.messages[-1]
+    entry = {"FORMAT": "coco", "JSON": str(tmp_path / "train" / "annotations.json"), "IMAGES": str(tmp_path / "train")}
+    other = {**entry, "NAME": "other_own", "JSON": str(tmp_path / "other" / "annotations.json")}
+    content = {"TRAIN": ["own"], "TEST": ["other_own", "own"], "REGISTER": [{**entry, "NAME": "own"}, other]}
+    config = tmp_path / "own.yaml"
+    config.write_text(json.dumps({"VERSION": 2, "DATASETS": content}))
+    caplog.clear()
+    assert tool.main(["--config-file", str(config)]) == 1
+    assert sum("images, " in message for message in caplog.messages) == 2
+    assert caplog.messages[-1].startswith("other_own: classes: it has 2 classes (cat, owl), own 2 classes (cat, dog)")
+    # Training sets that are mixed are brought to the classes of the first.
+    content |= {"TRAIN": ["own", "other_own"], "TEST": []}
+    mixed = {"VERSION": 2, "DATASETS": content, "DATALOADER": {"SAMPLER_TRAIN": "MultiDatasetSampler"}}
+    config.write_text(json.dumps(mixed))
+    assert tool.main(["--config-file", str(config)]) == 0
+    with pytest.raises(SystemExit):
+        tool.main([])
 
 
 def test_a_data_set_without_names_of_classes_is_not_compared() -> None:

@@ -1,10 +1,12 @@
 """The classes of a model, from its training data, and those of the other data sets of its config."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
-from pair_detr.data.catalog import class_names_of
+from pair_detr.data.catalog import annotation_type_of, class_names_of
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER
 
@@ -99,6 +101,45 @@ def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int,
             f"{describe_classes(found)} ({error}). Set DATASETS.TEST to data with the classes of the model, in any "
             "order, or to () to train without evaluation."
         ) from error
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """How the classes of a data set differ from those of another.
+
+    Attributes:
+        text: the difference and what comes of it.
+        stops: whether a run on both stops.
+    """
+
+    text: str
+    stops: bool
+
+
+def compare_classes(first: str, name: str) -> ClassDifference | None:
+    """Compares the classes of two data sets, of which a model would have those of the first.
+
+    Returns:
+        None where they are the same in the same order, or not known.
+    """
+    try:
+        expected, classes = class_names_of(first), class_names_of(name)
+    except (KeyError, OSError, ValueError, ImportError):
+        return None
+    if not expected or not classes:
+        return None
+    try:
+        order = match_order(classes, expected)
+    except ClassMismatchError as error:
+        text = f"it has {describe_classes(classes)}, {first} {describe_classes(expected)} ({error})"
+        if annotation_type_of(name) == "image":
+            return ClassDifference(f"{text}; labels are matched by name", stops=False)
+        return ClassDifference(f"{text}; a model of one can be neither trained nor evaluated on the other", stops=True)
+    if order is None:
+        return None
+    if any(MetadataCatalog.get(x).get("stuff_dataset_id_to_contiguous_id") for x in (first, name)):
+        return ClassDifference(f"those of {first} in another order, which panoptic data must not have", stops=True)
+    return ClassDifference(f"those of {first} in another order; they are matched by name", stops=False)
 
 
 def resolve_class_names(cfg: CfgNode) -> list[str] | None:
