@@ -208,7 +208,8 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.FLIP_BOTH_AXES = False
     # DETR's second branch of augmentation (make_coco_transforms in its datasets/coco.py, with these values), taken with
     # probability PROB: resize the short side to one of SCALES, crop a window whose sides are drawn from SIZE_RANGE, all
-    # in pixels, then resize as INPUT.MIN_SIZE_TRAIN says.
+    # in pixels, then resize as INPUT.MIN_SIZE_TRAIN says. DETR's first resize has no limit; here the long side is at
+    # most INPUT.MAX_SIZE_TRAIN (or twice the largest of SCALES, if that is more), for images of 3000x20 pixels.
     cfg.INPUT.RESIZE_CROP = CN()
     cfg.INPUT.RESIZE_CROP.ENABLED = True
     cfg.INPUT.RESIZE_CROP.PROB = 0.5

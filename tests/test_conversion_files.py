@@ -204,7 +204,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"no weights: one of model\.safetensors"):
         read_state_dict(tmp_path)
     (tmp_path / "config.json").write_text("<html>")
-    with pytest.raises(ConversionError, match=r"config\.json is no JSON"):
+    with pytest.raises(ConversionError, match=r"config\.json is not valid JSON"):
         read_state_dict(tmp_path)
 
 

@@ -102,12 +102,12 @@ def test_what_transformers_writes(tmp_path: Path, theirs: nn.Module, release: in
 def test_what_transformers_reads(tmp_path: Path, variant: str) -> None:
     ours, arguments = write_checkpoint(tmp_path / "ours.pth", tiny(variant))
     names = tmp_path / "names.txt"
-    names.write_text("red cell\nwhite cell\nplatelet\n")
+    names.write_bytes("red cell\r\nzelle ä \r\nplatelet\r\n\r\n".encode("utf-8-sig"))
     folder = tmp_path / "theirs"
     main([*arguments[:1], str(folder), *arguments[1:], "--reverse", "transformers", "--class-names", str(names)])
     theirs, info = MODELS[variant].from_pretrained(folder, output_loading_info=True)
     assert not any(info.values())
-    assert theirs.config.id2label == {0: "red cell", 1: "white cell", 2: "platelet"}
+    assert theirs.config.id2label == {0: "red cell", 1: "zelle ä", 2: "platelet"}
     assert_equal_outputs(ours, theirs)
     assert_equal_losses(ours, theirs)
     theirs.save_pretrained(tmp_path / "again")

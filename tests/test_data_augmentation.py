@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import edit, restored_catalogs, tiny_dataset_cfg, write_voc
+from data_helpers import edit, make_cfg, restored_catalogs, tiny_dataset_cfg, write_voc
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
@@ -89,19 +89,29 @@ def test_the_two_branches_of_detr(cfg: CfgNode) -> None:
     assert all(kinds(augment(cfg, image, seed)[1]) == ["ResizeTransform"] for seed in range(20))
 
 
-def test_only_the_last_resize_is_limited(cfg: CfgNode) -> None:
+def test_the_resize_before_the_crop_is_limited_for_thin_images_alone(cfg: CfgNode) -> None:
     """DETR crops from an image of any length: RandomResize([400, 500, 600]) has no max_size there."""
     cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.PROB, cfg.INPUT.MAX_SIZE_TRAIN = "none", 1.0, 45
     cfg.INPUT.RESIZE_CROP.SCALES = [50]
-    image = np.zeros((40, 120, 3), dtype=np.uint8)
-    limited = 0
-    for seed in range(10):
-        augmented, transforms = augment(cfg, image, seed)
-        first = transforms.transforms[0]
-        assert (first.new_h, first.new_w) == (50, 150)
+
+    def first_resize(height: int, width: int, seed: int = 0) -> tuple[int, int]:
+        augmented, transforms = augment(cfg, np.zeros((height, width, 3), dtype=np.uint8), seed)
         assert max(augmented.shape) <= 45
-        limited += max(augmented.shape) == 45
-    assert limited
+        return transforms.transforms[0].new_h, transforms.transforms[0].new_w
+
+    # Also where what the model gets is smaller, up to twice as long as high.
+    assert {first_resize(40, 80, seed) for seed in range(10)} == {(50, 100)}
+    assert first_resize(40, 120) == (33, 100)
+    assert first_resize(20, 3000) == (1, 100)
+    cfg = make_cfg()
+    cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.PROB = "none", 1.0
+    sizes = set()
+    for seed in range(20):
+        for height, width in ((240, 530), (20, 3000)):
+            transforms = augment(cfg, np.zeros((height, width, 3), dtype=np.uint8), seed)[1]
+            sizes.add((transforms.transforms[0].new_h, transforms.transforms[0].new_w))
+    # DETR's three, int(scale / 240 * 530 + 0.5) wide, and what fits into its 1333.
+    assert sizes == {(400, 883), (500, 1104), (600, 1325), (9, 1333)}
 
 
 @pytest.mark.parametrize(

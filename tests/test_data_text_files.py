@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from data_helpers import restored_catalogs, voc_annotation, voc_object, write_coco, write_image
 
+from pair_detr.data import class_names_of, load_dataset, register_coco
 from pair_detr.data.json_files import read_json, write_json
 from pair_detr.data.text_files import read_text
 
@@ -40,13 +42,15 @@ def test_line_ends_and_empty_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("cat\nnaïve\n".encode("latin-1"), r"a\.txt is not text in UTF-8: byte 0xef at position 6, in line 2\. Save"),
-        ("图像\n".encode("gbk"), r"a\.txt is not text in UTF-8: byte 0xcf at position 2"),
-        (b"cat\n\0\0\0\0", r"a\.txt is not text in UTF-8: byte 0x00 at position 4, in line 2\. Replace"),
-        (b"\0" * 8, r"a\.txt is not text in UTF-8: byte 0x00 at position 0"),
-        (codecs.BOM_UTF16_LE + b"a\0b", r"a\.txt is not text in UTF-16: byte 0x62 at position 4"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"a\.txt is not text in UTF-8: byte 0x89 at position 0"),
-        (gzip.compress(b"{}"), r"a\.txt is not text in UTF-8: it is a gzip archive\. Unpack it"),
+        ("cat\nnaïve\n".encode("latin-1"), r"a\.txt is not text in utf-8: byte 0xef at position 6, in line 2\. Save"),
+        ("图像\n".encode("gbk"), r"a\.txt is not text in utf-8: byte 0xcf at position 2"),
+        (b"cat\n\0\0\0\0", r"a\.txt is not text in utf-8: byte 0x00 at position 4, in line 2\. Replace"),
+        (codecs.BOM_UTF16_LE + b"a\0\0\0", r"a\.txt is not text in utf-16: byte 0x00 at position 4"),
+        (b"0 0.5 0.5 0\0 0.5\n", r"a\.txt is not text in utf-8: byte 0x00 at position 11"),
+        (b"\0" * 8, r"a\.txt is not text in utf-8: byte 0x00 at position 0"),
+        (codecs.BOM_UTF16_LE + b"a\0b", r"a\.txt is not text in utf-16: byte 0x62 at position 4"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"a\.txt is not text in utf-8: byte 0x89 at position 0"),
+        (gzip.compress(b"{}"), r"a\.txt is not text in utf-8: it is a gzip archive\. Unpack it"),
     ],
 )
 def test_what_is_no_unicode_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -55,6 +59,19 @@ def test_what_is_no_unicode_is_named(tmp_path: Path, content: bytes, message: st
         with pytest.raises(ValueError, match=message) as caught:
             read(tmp_path / "a.txt")
         assert "JSON" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_coco_files_of_other_encodings(tmp_path: Path, encoding: str) -> None:
+    file = write_coco(tmp_path, [{"image_id": 1, "bbox": [1, 2, 3, 4]}], [(20, 10)])
+    content = json.loads(file.read_text())
+    content["categories"][0]["name"] = "猫"
+    file.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    with restored_catalogs():
+        register_coco("other", str(file), str(tmp_path))
+        (record,) = load_dataset("other")
+        assert class_names_of("other") == ["猫", "dog"]
+    assert record["annotations"][0]["bbox"] == [1, 2, 3, 4]
 
 
 def test_bad_json_is_named(tmp_path: Path) -> None:
@@ -68,16 +85,47 @@ def test_bad_json_is_named(tmp_path: Path) -> None:
 
 def test_the_locale_does_not_matter(tmp_path: Path) -> None:
     """In a process whose own encoding is ASCII."""
-    (tmp_path / "in.json").write_text(json.dumps("naïve 猫", ensure_ascii=False), encoding="utf-8")
-    code = (
-        "import sys, locale; from pair_detr.data.json_files import read_json, write_json\n"
-        "assert open(sys.argv[1]).encoding != 'utf-8', locale.getpreferredencoding()\n"
-        "write_json(read_json(sys.argv[1]), sys.argv[2])"
-    )
-    files = [str(tmp_path / name) for name in ("in.json", "out.json")]
+    for folder in (
+        "yolo/images",
+        "yolo/labels",
+        "voc/Annotations",
+        "voc/JPEGImages",
+        "voc/ImageSets/Main",
+        "photos/n01",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+    for image in ("yolo/images/a.png", "voc/JPEGImages/a.png", "photos/n01/a.png"):
+        write_image(tmp_path / image, 8, 8)
+    coco = json.loads(write_coco(tmp_path / "coco", [{"image_id": 1, "bbox": [1, 2, 3, 4]}], [(20, 10)]).read_text())
+    coco["categories"] = [{"id": 1, "name": "猫"}]
+    texts = {
+        "a.json": json.dumps(["猫"], ensure_ascii=False),
+        "a.txt": "猫|ねこ",
+        "yolo/data.yaml": "# 猫\ntrain: images\nnames: [猫]",
+        "yolo/labels/a.txt": "0 0.5 0.5 1 1",
+        "voc/ImageSets/Main/train.txt": "a",
+        "voc/Annotations/a.xml": voc_annotation(8, 8, voc_object("猫", 1, 1, 8, 8)),
+        "names.txt": "n01 猫",
+        "coco.json": json.dumps(coco, ensure_ascii=False),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    code = """if True:
+        from pair_detr.data import class_names_of, register_coco, register_image_folder, register_voc, register_yolo
+        from pair_detr.data.json_files import read_json, write_json
+        from pair_detr.open_vocabulary import read_class_list
+        assert open("a.json").encoding != "utf-8"
+        register_yolo("yolo", "yolo")
+        register_voc("voc", "voc", "train")
+        register_image_folder("photos", "photos", "names.txt")
+        register_coco("coco", "coco.json", "coco")
+        names = [class_names_of(name) for name in ("yolo", "voc", "photos", "coco")]
+        write_json([read_json("a.json"), list(read_class_list("a.txt")), *names], "out.json")
+    """
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    subprocess.run([sys.executable, "-c", code, *files], check=True, env=environment)
-    assert read_json(files[1]) == "naïve 猫"
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+    assert read_json(tmp_path / "out.json") == [["猫"]] * 6
 
 
 def test_written_json_is_utf_8(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_annotation_without_a_box_is_dropped(tmp_path: Path, caplog: pytest.LogC
     good = {"bbox": [1, 1, 5, 5], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     DatasetCatalog.register("own", lambda: [image | {"annotations": [{"category_id": 0}, good | {"bbox": "1"}, good]}])
     (record,) = load_training_dicts(make_cfg(TRAIN=("own",)))
-    assert record["annotations"] == [good]
+    assert record["annotations"] == [good | {"iscrowd": 0}]
     (warning,) = warnings(caplog)
     assert "annotation 0 of 1.png has box None (not four numbers); annotation 1 of 1.png has box '1' (not" in warning
 
@@ -191,9 +191,10 @@ def test_tool_lists_everything(
     register("tool", tmp_path, [{"image_id": 1, "bbox": [1, 1, 0, 5]}, {"image_id": 1, "bbox": [1, 1, 2, 5]}])
     assert tool.main(["tool"]) == 0
     assert "tool: dropped: annotation 0 of 1.png has box [1, 1, 0, 5] (zero width)" in caplog.messages
-    assert "tool: 2 images, 1 boxes: can be trained on if its images can be read (--open-images)" in caplog.messages
+    verdict = "can be trained on if its images can be read (--open-images)"
+    assert f"tool: 2 images (1 without objects), 1 boxes: {verdict}" in caplog.messages
     (table,) = (message for message in caplog.messages if message.startswith("tool: classes"))
-    assert table.splitlines()[-2].replace(" ", "") == "|cat|1|1|0|"
+    assert table.splitlines()[-2].replace(" ", "") == "|cat|1|1|0|0|"
     (tmp_path / "2.png").unlink()
     assert tool.main(["tool"]) == 1
     assert f"tool: missing image: {tmp_path / '2.png'}" in caplog.messages
@@ -206,7 +207,7 @@ def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
     caplog.set_level(logging.INFO, logger="pair_detr")
     register("torn", tmp_path / "torn", []).joinpath("annotations.json").write_text("[")
     register("gone", tmp_path / "gone", []).joinpath("annotations.json").unlink()
-    register("fine", tmp_path / "fine", [{"image_id": 1, "bbox": [1, 1, 2, 5]}])
+    register("fine", tmp_path / "fine", [{"image_id": i, "bbox": [1, 1, 2, 5]} for i in (1, 2)])
     assert tool.main(["unheard_of", "torn", "gone", "fine"]) == 1
     first, second, third, last = (
         caplog.messages[0],
@@ -215,7 +216,7 @@ def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
     assert first.startswith('unheard_of: cannot be loaded: Data set "unheard_of" is not registered')
     assert second.startswith("torn: cannot be loaded: ") and "not valid JSON" in second
     assert third.startswith("gone: cannot be loaded: ") and "annotations.json" in third
-    assert last == "fine: 2 images, 1 boxes: can be trained on if its images can be read (--open-images)"
+    assert last == "fine: 2 images, 2 boxes: can be trained on if its images can be read (--open-images)"
 
 
 def test_tool_registers_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,11 +29,11 @@ def test_voc_boxes(voc_root: Path) -> None:
     assert Path(first["file_name"]) == voc_root / "JPEGImages" / "a.jpg"
     assert (first["image_id"], first["width"], first["height"]) == ("a", 40, 30)
     assert first["annotations"] == [
-        {"category_id": 1, "bbox": [0.0, 0.0, 40.0, 30.0], "bbox_mode": BoxMode.XYXY_ABS, "difficult": 0},
-        {"category_id": 0, "bbox": [9.0, 4.0, 20.0, 15.0], "bbox_mode": BoxMode.XYXY_ABS, "difficult": 0},
+        {"category_id": 1, "bbox": [0.0, 0.0, 40.0, 30.0], "bbox_mode": BoxMode.XYXY_ABS, "difficult": 0, "iscrowd": 0},
+        {"category_id": 0, "bbox": [9.0, 4.0, 20.0, 15.0], "bbox_mode": BoxMode.XYXY_ABS, "difficult": 0, "iscrowd": 0},
     ]
     expected = load_voc_instances(str(voc_root), "train", ["cat", "dog"])[0]["annotations"]
-    assert first["annotations"] == [annotation | {"difficult": 0} for annotation in expected]
+    assert first["annotations"] == [annotation | {"difficult": 0, "iscrowd": 0} for annotation in expected]
     assert Path(second["file_name"]).name == "b.png" and second["annotations"] == []
 
 
@@ -79,10 +79,10 @@ def test_voc_missing_files(voc_root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"test\.txt.*splits: \['train'\]"):
         load_voc(str(voc_root), "test", ["cat", "dog"])
     (voc_root / "Annotations" / "b.xml").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no annotation .*b\.xml; add it or remove"):
+    with pytest.raises(FileNotFoundError, match=r"Annotations lacks 1 of the 2 annotations .*: b\. Add them"):
         load_voc(str(voc_root), "train", ["cat", "dog"])
     (voc_root / "JPEGImages" / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lacks 1 of the 2 images .*: b\. Add them or remove"):
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 of the 2 images .*: b\. Add them, or remove"):
         load_voc(str(voc_root), "train", ["cat", "dog"])
 
 

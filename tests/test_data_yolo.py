@@ -45,7 +45,7 @@ def test_boxes_and_polygons_in_pixels(root: Path) -> None:
     first, second, third = load_dataset(register(root))
     assert (first["width"], first["height"], first["image_id"]) == (40, 20, "images/train/a.jpg")
     box, polygon = first["annotations"]
-    assert box == {"category_id": 1, "bbox_mode": BoxMode.XYXY_ABS, "bbox": [15, 5, 25, 15]}
+    assert box == {"category_id": 1, "bbox_mode": BoxMode.XYXY_ABS, "bbox": [15, 5, 25, 15], "iscrowd": 0}
     assert polygon["segmentation"] == [[0, 0, 20, 0, 20, 20, 0, 20]] and polygon["bbox"] == [0, 0, 20, 20]
     assert PolygonMasks([polygon["segmentation"]]).area().item() == 400
     assert second["annotations"] == third["annotations"] == []

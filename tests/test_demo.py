@@ -162,6 +162,32 @@ def test_inputs_are_found_and_outputs_have_names_of_their_own(tmp_path: Path) ->
             find_media([str(tmp_path / text)])
 
 
+def test_of_folders_and_patterns_only_media_that_are_not_hidden_are_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / ".cache" / "photos"
+    media = ("a.jpg", "b.MP4", "deep/c.tiff")
+    hidden = ("._a.jpg", ".thumbnails/a.jpg", "__MACOSX/a.jpg", "deep/@eaDir/c.jpg")
+    # Pillow knows the endings of these.
+    others = ("scan.pdf", "table.h5", "figure.eps", "film.fli", "a.json", "deep/paper.pdf")
+    for name in (*media, *hidden, *others):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+    def found(*inputs: str) -> list[str]:
+        return [file.relative_to(folder).as_posix() for file in find_media([str(folder / text) for text in inputs])]
+
+    assert found("") == ["a.jpg", "b.MP4"]
+    assert "left out hidden files (1)" in caplog.text and "._a.jpg (1)" in caplog.text
+    caplog.clear()
+    assert found("**/*") == list(media)
+    assert "left out hidden files that match it (2)" in caplog.text
+    assert found("__MACOSX/*", ".thum*/*", "._a.jpg", ".*") == ["__MACOSX/a.jpg", ".thumbnails/a.jpg", "._a.jpg"]
+    assert found("scan.pdf") == ["scan.pdf"]
+    with pytest.raises(FileNotFoundError, match="no image or video matches it"):
+        found("*.pdf")
+
+
 def test_a_damaged_video_keeps_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "x.mp4", 5)
     predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2])

@@ -43,6 +43,12 @@ def test_lists_from_text_and_files(tmp_path: Path) -> None:
     assert read_class_list("sofa|couch, traffic cone") == expected
     (tmp_path / "a.txt").write_text("sofa|couch\n\ntraffic cone\n")
     assert read_class_list(str(tmp_path / "a.txt")) == expected
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "a.txt").write_bytes("sofa|couch\r\ntraffic cone\r\nnaïve 猫".encode(encoding))
+        assert read_class_list(str(tmp_path / "a.txt")) == expected | {"naïve 猫": ("naïve 猫",)}
+    (tmp_path / "a.txt").write_bytes("naïve".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt is not text in utf-8: byte 0xef at position 2"):
+        read_class_list(str(tmp_path / "a.txt"))
     (tmp_path / "b.json").write_text(json.dumps(["sofa", "traffic cone"]))
     assert list(read_class_list(str(tmp_path / "b.json"))) == list(expected)
     # In the order of the ids, not of the file.

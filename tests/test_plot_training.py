@@ -60,7 +60,9 @@ def test_figure_shows_means_of_seeds_by_epoch_beside_published_curves(tmp_path: 
         rows += [{"iteration": 19, "bbox/AP": 10 + 20 * seed}, {"iteration": 40, "bbox/AP": 40}]
         seeds.append(read_run(write_rows(tmp_path / str(seed), rows)))
     assert [run.epoch_length for run in seeds] == [40, 40]
-    (tmp_path / "some_detr.csv").write_text("epoch,train_loss,ap,ap50\n0,18.5,0.04,0.1\n1,13.9,0.09,0.2\n")
+    # As Excel saves it.
+    table = "epoch,train_loss,ap,ap50\r\n0,18.5,0.04,0.1\r\n1,13.9,0.09,0.2\r\n"
+    (tmp_path / "some_detr.csv").write_bytes(table.encode("utf-8-sig"))
     published = read_published(tmp_path / "some_detr.csv")
     figure = draw_training({"ours": seeds}, [published], "", "bbox/AP", by_epoch=True)
     ours, theirs = axis_of(figure, "bbox/AP (0 to 1)").lines

@@ -2,7 +2,6 @@
 
 import argparse
 import codecs
-import json
 import pathlib
 import pickle
 import re
@@ -21,6 +20,7 @@ except ImportError:  # NumPy 1
 from pair_detr.conversion.checkpoint import Checkpoint, checkpoint_of, unwrapped_checkpoint
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.pickles import ForbiddenClassError, load_arrays
+from pair_detr.data.json_files import read_json
 
 _FOLDER_FILES = (
     "model.safetensors",
@@ -138,6 +138,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except ValueError as error:
-        raise ConversionError(f"{path} is no JSON ({error}). {_AGAIN}") from error
+        raise ConversionError(f"{error} {_AGAIN}") from error

@@ -2,10 +2,13 @@
 
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import build_augmentation as build_detectron2_augmentation
 
 from pair_detr.data.color_jitter import RandomColorJitter
 from pair_detr.data.input_checks import check_input
+from pair_detr.data.transforms import ResizeScale, ResizeShortestEdge
+
+# Long side that the resize before the crop may make, over the short side: ordinary images are not limited.
+_CROP_ASPECT_RATIO = 2
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
@@ -13,7 +16,11 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
     For training: flips; colours (``INPUT.COLOR_JITTER``); with probability ``INPUT.RESIZE_CROP.PROB`` a resize and a
     random crop; then the multi-scale resize of ``INPUT.MIN_SIZE_TRAIN``. For testing the resize of
-    ``INPUT.MIN_SIZE_TEST`` alone.
+    ``INPUT.MIN_SIZE_TEST`` alone. Of any image at least a pixel is left on each side.
+
+    DETR's resize before the crop has no maximum, so that an image of 3000x20 pixels becomes one of 90000x600. Here its
+    long side is at most ``INPUT.MAX_SIZE_TRAIN`` or, where that is less, twice the largest of
+    ``INPUT.RESIZE_CROP.SCALES``. With the defaults that changes nothing up to an aspect ratio of 1333 / 600 = 2.2.
 
     With ``INPUT.FIXED_SIZE`` the last resize, for testing too, makes the image as large as fits into that size, and
     the model pads it; ``INPUT.LARGE_SCALE_JITTER`` makes it larger or smaller, and crops what does not fit.
@@ -25,9 +32,9 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """
     check_input(cfg)
     fixed_size = tuple(cfg.INPUT.FIXED_SIZE)
-    fit = T.ResizeScale(1.0, 1.0, *fixed_size) if fixed_size else None
+    fit = ResizeScale(1.0, 1.0, *fixed_size) if fixed_size else None
     if not is_train:
-        return [fit] if fit else build_detectron2_augmentation(cfg, is_train=False)
+        return [fit or ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, sample_style="choice")]
     augmentations = [
         T.RandomFlip(horizontal=axis == "horizontal", vertical=axis == "vertical") for axis in _flip_axes(cfg)
     ]
@@ -35,24 +42,25 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         strengths = jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE
         augmentations.append(T.RandomApply(RandomColorJitter(*strengths, cfg.INPUT.FORMAT), prob=jitter.PROB))
     if cfg.INPUT.RESIZE_CROP.ENABLED:
-        augmentations.append(
-            T.RandomApply(
-                T.AugmentationList(
-                    [
-                        T.ResizeShortestEdge(cfg.INPUT.RESIZE_CROP.SCALES, sample_style="choice"),
-                        T.RandomCrop("absolute_range", tuple(cfg.INPUT.RESIZE_CROP.SIZE_RANGE)),
-                    ]
-                ),
-                prob=cfg.INPUT.RESIZE_CROP.PROB,
-            )
-        )
+        augmentations.append(T.RandomApply(_resize_and_crop(cfg), prob=cfg.INPUT.RESIZE_CROP.PROB))
     if cfg.INPUT.LARGE_SCALE_JITTER.ENABLED:
         scale_range = cfg.INPUT.LARGE_SCALE_JITTER.SCALE_RANGE
-        return [*augmentations, T.ResizeScale(*scale_range, *fixed_size), T.FixedSizeCrop(fixed_size, pad=False)]
-    multi_scale = T.ResizeShortestEdge(
+        return [*augmentations, ResizeScale(*scale_range, *fixed_size), T.FixedSizeCrop(fixed_size, pad=False)]
+    multi_scale = ResizeShortestEdge(
         cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sample_style=cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     )
     return [*augmentations, fit or multi_scale]
+
+
+def _resize_and_crop(cfg: CfgNode) -> T.AugmentationList:
+    scales = cfg.INPUT.RESIZE_CROP.SCALES
+    longest = max(cfg.INPUT.MAX_SIZE_TRAIN, _CROP_ASPECT_RATIO * max(scales))
+    return T.AugmentationList(
+        [
+            ResizeShortestEdge(scales, longest, sample_style="choice"),
+            T.RandomCrop("absolute_range", tuple(cfg.INPUT.RESIZE_CROP.SIZE_RANGE)),
+        ]
+    )
 
 
 def _flip_axes(cfg: CfgNode) -> tuple[str, ...]:

@@ -1,11 +1,16 @@
 """Data sets and their classes from Detectron2's catalogs, with errors that say what to do."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pair_detr.data.coco import detectron2_reader
 from pair_detr.data.panoptic import complete_records
 from pair_detr.data.panoptic_classes import PanopticClasses, classes_from_metadata, is_separated
+from pair_detr.data.records import normalize_records
 
 _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python before the config is used"
 
@@ -13,9 +18,12 @@ _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python bef
 def load_dataset(name: str) -> list[dict[str, Any]]:
     """Loads a data set of the catalog.
 
+    Files in COCO's format are read by :func:`pair_detr.data.coco.load_coco`, also those registered with Detectron2's
+    ``register_coco_instances``, as its own ``coco_2017_train`` is.
+
     Returns:
-        its images in Detectron2's standard format, panoptic ones as :func:`pair_detr.data.panoptic.complete_records`
-        makes them; not validated.
+        its images in Detectron2's standard format, in the form of :func:`pair_detr.data.records.normalize_records`,
+        panoptic ones as :func:`pair_detr.data.panoptic.complete_records` makes them; not validated.
 
     Raises:
         KeyError: ``name`` is not registered.
@@ -27,9 +35,39 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
         # Detectron2 registers its own data sets by the dozen: they would drown the names that matter here.
         raise KeyError(f'Data set "{name}" is not registered: {_WHERE_TO_REGISTER}; or correct the name.')
+    # The collector would walk through all of COCO's annotations again and again: half of the time, for nothing.
+    with _garbage_collection_paused():
+        with _explained(name):
+            read = detectron2_reader(name) or DatasetCatalog[name]
+            records = read()
+            if isinstance(records, Iterator):
+                # It may fail only now.
+                records = list(records)
+        records = normalize_records(name, records)
+        with _explained(name):
+            records = complete_records(records, MetadataCatalog.get(name))
+    if len(records) == 0:
+        raise ValueError(f'Data set "{name}" has no images: remove it from DATASETS, or correct its annotations.')
+    return records
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Errors in the block become errors of the same kind that say which data set it is, and what to do."""
     metadata = MetadataCatalog.get(name)
     try:
-        dicts = complete_records(DatasetCatalog.get(name), metadata)
+        yield
     except OSError as error:
         remedy = metadata.get(
             "remedy", "Correct its path, or set the environment's DETECTRON2_DATASETS to the folder of the data sets."
@@ -50,9 +88,6 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
                 "cocodataset.org, Data format."
             )
         raise ValueError(f'Data set "{name}" cannot be loaded: {detail}') from error
-    if len(dicts) == 0:
-        raise ValueError(f'Data set "{name}" has no images: remove it from DATASETS, or correct its annotations.')
-    return dicts
 
 
 def class_names_of(name: str) -> list[str] | None:

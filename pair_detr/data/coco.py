@@ -1,34 +1,20 @@
-"""Data sets in COCO's JSON format, checked before Detectron2 and pycocotools read them."""
+"""Data sets in COCO's JSON format."""
 
-import json
-from collections import Counter, defaultdict
-from numbers import Real
+import os
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
-from detectron2.utils.file_io import PathManager
+from detectron2.data.datasets import load_sem_seg
+from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
+from detectron2.structures import BoxMode
 
-from pair_detr.data.degenerate import is_box
-from pair_detr.data.masks import MaskFault, polygon_fault, rle_fault
-from pair_detr.data.messages import join_some
-
-# The lists of a file in the order in which they are checked, and what every entry needs.
-_FIELDS = {
-    "images": ("id", "file_name", "width", "height"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-}
-_REMEDY = "Correct the file: " + "; ".join(
-    f"every entry of {key} needs {', '.join(fields)}" for key, fields in _FIELDS.items()
-)
+from pair_detr.data.coco_categories import set_classes
+from pair_detr.data.coco_json import read_coco_json
 
 
 def register_coco(name: str, json_file: str, image_root: str, **metadata: Any) -> None:
-    """Registers data in COCO's JSON format; nothing is read until the data set is used.
-
-    Detectron2 leaves out polygons with less than three points or half a point, and objects that have no other. Images
-    list them under ``bad_polygons``.
+    """Registers data in COCO's JSON format; nothing is read until the data set is used, see :func:`load_coco`.
 
     Args:
         name: name in the catalogs.
@@ -38,114 +24,67 @@ def register_coco(name: str, json_file: str, image_root: str, **metadata: Any) -
             files are missing.
     """
     json_file, image_root = str(json_file), str(image_root)
-
-    def load() -> list[dict[str, Any]]:
-        content = check_coco_json(json_file)
-        records = load_coco_json(json_file, image_root, name)
-        bad_polygons = _bad_polygons(content)
-        return [
-            record | {"bad_polygons": [MaskFault(record["file_name"], *fault) for fault in faults]}
-            if (faults := bad_polygons.get(record["image_id"]))
-            else record
-            for record in records
-        ]
-
-    DatasetCatalog.register(name, load)
+    DatasetCatalog.register(name, lambda: load_coco(name, json_file, image_root))
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
 
 
-def check_coco_json(json_file: str) -> dict[str, Any]:
-    """Makes sure that a file can be loaded: pycocotools would fail without saying where, or leave annotations out.
+def load_coco(name: str, json_file: str, image_root: str) -> list[dict[str, Any]]:
+    """Reads images and objects, and puts the classes into the metadata of the data set ``name``.
+
+    As Detectron2's ``load_coco_json``, but it takes what :func:`pair_detr.data.coco_json.read_coco_json` does, keeps
+    objects whose polygons are of no use, and reads no keypoints.
 
     Returns:
-        what the file holds.
+        the images in Detectron2's standard format, in the order of their ids, without "annotations" if the file has no
+        such list. Annotations have ``area`` where the file says it, and ``segmentation`` as it is there, usable or not.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, or entries lack something or point to nothing; the message names them.
+        ValueError: it cannot be used, or its classes are not those of the metadata.
     """
-    with PathManager.open(json_file) as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{json_file} is not valid JSON ({error}). Correct or replace the file.") from error
-    if faults := _faults_of(content):
-        raise ValueError(f"{json_file}: {join_some(faults)}. {_REMEDY} (bbox is [x, y, width, height] in pixels).")
-    return content
+    content = read_coco_json(json_file)
+    classes = set_classes(MetadataCatalog.get(name), content, json_file)
+    records = {
+        image["id"]: {
+            # Path would take a slash from addresses such as s3://...
+            "file_name": os.path.join(image_root, image["file_name"]),  # noqa: PTH118
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+        }
+        for image in sorted(content["images"], key=lambda image: image["id"])
+    }
+    if "annotations" in content:
+        for record in records.values():
+            record["annotations"] = []
+        for annotation in content["annotations"]:
+            own = {
+                "iscrowd": annotation["iscrowd"],
+                "bbox": annotation["bbox"],
+                "category_id": classes[annotation["category_id"]],
+                "bbox_mode": BoxMode.XYWH_ABS,
+            }
+            own.update((key, annotation[key]) for key in ("area", "segmentation") if annotation.get(key))
+            records[annotation["image_id"]]["annotations"].append(own)
+    return list(records.values())
 
 
-def _bad_polygons(content: dict[str, Any]) -> dict[int | str, list[tuple[int, str]]]:
-    """By image, the position of annotations with polygons that Detectron2 leaves out, and what is wrong with these."""
-    positions: Counter[int | str] = Counter()
-    bad: dict[int | str, list[tuple[int, str]]] = defaultdict(list)
-    for annotation in content.get("annotations", ()):
-        image, segmentation = annotation["image_id"], annotation.get("segmentation")
-        if isinstance(segmentation, list):
-            faults = (polygon_fault(polygon) for polygon in segmentation)
-            bad[image].extend((positions[image], fault) for fault in faults if fault)
-        positions[image] += 1
-    return bad
+def detectron2_reader(name: str) -> Callable[[], list[dict[str, Any]]] | None:
+    """What reads a data set in COCO's format in place of Detectron2, if Detectron2's functions have registered it.
 
-
-def _faults_of(content: Any) -> list[str]:
-    if not isinstance(content, dict):
-        return [f"it holds a {type(content).__name__}, not an object"]
-    # Files of test images have no annotations.
-    lists = {"annotations": []} | {key: content[key] for key in _FIELDS if key in content}
-    if faults := [f'there is no list "{key}" in it' for key in _FIELDS if not isinstance(lists.get(key), list)]:
-        return faults
-    if not lists["categories"]:
-        return ["categories is empty"]
-    faults = []
-    ids: dict[str, set[int | str]] = {key: set() for key in _FIELDS}
-    for key, fields in _FIELDS.items():
-        for position, entry in enumerate(lists[key]):
-            fault = _fault_of(entry, fields, ids)
-            if fault is None and entry["id"] in ids[key]:
-                fault = "occurs more than once"
-            if fault is None:
-                ids[key].add(entry["id"])
-            else:
-                faults.append(f"{_label(key, position, entry)} {fault}")
-    return faults
-
-
-def _fault_of(entry: Any, fields: tuple[str, ...], ids: dict[str, set[int | str]]) -> str | None:
-    if not isinstance(entry, dict):
-        return "is not an object"
-    if missing := [field for field in fields if field not in entry]:
-        return f"has no {', '.join(missing)}"
-    for field in fields:
-        value = entry[field]
-        if field == "bbox":
-            good = is_box(value)
-        elif field in ("width", "height"):
-            good = isinstance(value, Real) and value > 0
-        else:
-            good = isinstance(value, (int, str))
-        if not good:
-            return f"has {field} {json.dumps(value)}"
-    if (fault := _segmentation_fault(entry.get("segmentation"))) is not None:
-        return f"has {fault}"
-    for field, key in (("image_id", "images"), ("category_id", "categories")):
-        if field in fields and entry[field] not in ids[key]:
-            return f"has {field} {json.dumps(entry[field])}, which is not among the {key}"
-    return None
-
-
-def _segmentation_fault(segmentation: Any) -> str | None:
-    """What Detectron2 and pycocotools would fail on; polygons with too few numbers are left to Detectron2."""
-    if not segmentation:
+    These are ``register_coco_instances``, and ``register_coco_panoptic_separated``, whose things are in such a file.
+    """
+    function, metadata = DatasetCatalog[name], MetadataCatalog.get(name)
+    origin = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    if json_file is None or image_root is None:
+        # The metadata may have been removed; the function still knows.
         return None
-    if isinstance(segmentation, dict):
-        return rle_fault(segmentation)
-    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
-        return "a segmentation that is neither a list of polygons nor run lengths"
+    if origin == ("detectron2.data.datasets.coco", "register_coco_instances.<locals>.<lambda>"):
+        return lambda: load_coco(name, str(json_file), str(image_root))
+    separated = "register_coco_panoptic_separated.<locals>.<lambda>"
+    if origin == ("detectron2.data.datasets.coco_panoptic", separated) and "sem_seg_root" in metadata.as_dict():
+        return lambda: merge_to_panoptic(
+            load_coco(name, str(json_file), str(image_root)), load_sem_seg(metadata.sem_seg_root, image_root)
+        )
     return None
-
-
-def _label(key: str, position: int, entry: Any) -> str:
-    if not isinstance(entry, dict) or "id" not in entry:
-        return f"{key}[{position}]"
-    name = {"images": "image", "categories": "category", "annotations": "annotation"}[key] + f" {entry['id']}"
-    return f"{name} of image {entry['image_id']}" if "image_id" in entry else name

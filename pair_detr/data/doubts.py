@@ -16,7 +16,7 @@ _NAMED = 3
 
 
 def doubts_of(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> list[str]:
-    """Names of classes that occur twice, and boxes that are probably in another format than declared.
+    """Names of classes that occur twice, boxes that are probably in another format than declared, too many crowds.
 
     Args:
         dicts: images in Detectron2's standard format.
@@ -25,7 +25,7 @@ def doubts_of(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> list[s
     Returns:
         what is doubtful and what to do about it, a text for each kind.
     """
-    return [*_doubtful_classes(classes), *_doubtful_boxes(dicts)]
+    return [*_doubtful_classes(classes), *_doubtful_boxes(dicts), *_doubtful_marks(dicts)]
 
 
 def _doubtful_classes(classes: Sequence[str]) -> list[str]:
@@ -56,4 +56,22 @@ def _doubtful_boxes(dicts: Sequence[dict[str, Any]]) -> list[str]:
         )
     if ends.max() <= 1:
         doubts.append("all boxes are within the first pixel; they look like fractions of the image: write pixels")
+    return doubts
+
+
+def _doubtful_marks(dicts: Sequence[dict[str, Any]]) -> list[str]:
+    """Marks that are for a few objects, on most of them."""
+    annotations = [annotation for record in dicts for annotation in record.get("annotations", ())]
+    crowds, difficult = (sum(bool(a.get(key)) for a in annotations) for key in ("iscrowd", "difficult"))
+    doubts = []
+    if 2 * crowds > len(annotations):
+        doubts.append(
+            f"{crowds} of {len(annotations)} annotations are crowds (iscrowd 1), which nothing is learned from and no "
+            "AP asks for; a converter has probably marked them all: set iscrowd to 0 for single objects"
+        )
+    if 2 * difficult > len(annotations):
+        doubts.append(
+            f"{difficult} of {len(annotations)} objects are difficult, which Pascal VOC's AP does not ask for; a "
+            "converter has probably marked them all: set <difficult> to 0"
+        )
     return doubts

@@ -1,6 +1,8 @@
 """Image files: which they are, how large, and their pixels."""
 
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,10 +11,43 @@ from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, ImageOps
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+from pair_detr.data.file_search import search_files, warn_of_hidden
+from pair_detr.data.messages import join_some
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".tga", ".jp2"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
+# Images, too, but Pillow has no reader of them, or not everywhere.
+_OTHER_IMAGES = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg"})
 # The values of EXIF's orientation that swap width and height.
 _TRANSPOSED = frozenset({5, 6, 7, 8})
 _READERS = 16
+
+
+def find_images(folder: Path, recursive: bool = True, also: Collection[str] = ()) -> list[Path]:
+    """The images in a folder, sorted; logs a warning about those that are hidden, and those of formats not read.
+
+    Args:
+        folder: where to search.
+        recursive: also search in the folders in it.
+        also: endings, in lower case, of other files to list.
+
+    Raises:
+        OSError: as of :func:`pair_detr.data.file_search.search_files`.
+    """
+    found = search_files(folder, IMAGE_SUFFIXES.union(also), recursive)
+    warn_of_hidden(folder, found.hidden)
+    if other := Counter(path.suffix for path in found.others if path.suffix.lower() in _OTHER_IMAGES):
+        logger.warning(
+            "%s: %d images are of formats that are not read, and are left out: %s. Convert them to JPEG or PNG.",
+            folder,
+            other.total(),
+            join_some([f"{suffix} ({count})" for suffix, count in other.items()]),
+        )
+    return found.files
 
 
 def image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | None]:

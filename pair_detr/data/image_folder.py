@@ -1,14 +1,17 @@
 """Images sorted into one folder a class, as ImageNet's: image labels without any annotation file."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pair_detr.data.file_search import files_below, is_hidden, search_files, warn_of_hidden
 from pair_detr.data.image_files import IMAGE_SUFFIXES, image_sizes
 from pair_detr.data.messages import join_some
+from pair_detr.data.text_files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,8 @@ def register_image_folder(
 
     Args:
         name: name in the catalogs.
-        root: the folder. Images may lie in further folders below a class; other files are skipped with a warning.
+        root: the folder. Images may lie in further folders below a class; other files are skipped with a warning, and
+            so are hidden files and folders, see :func:`pair_detr.data.file_search.search_files`.
         class_names: the class name of each sub-folder, or a list of a name and its synonyms; sub-folders that are not
             in it are left out. A file has one line a class: the sub-folder, a space, and names separated by commas, as
             ImageNet's ``LOC_synset_mapping.txt``. By default each sub-folder is named as its class.
@@ -54,13 +58,15 @@ def load_image_folder(name: str, root: Path, folders: Sequence[str]) -> list[dic
     files: list[tuple[int, Path]] = []
     others: list[str] = []
     empty: list[str] = []
+    hidden: list[Path] = []
     for index, folder in enumerate(folders):
-        found = sorted(path for path in (root / folder).rglob("*") if path.is_file())
-        images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-        others.extend(path.relative_to(root).as_posix() for path in found if path.suffix.lower() not in IMAGE_SUFFIXES)
-        if not images:
+        found = search_files(root / folder, IMAGE_SUFFIXES)
+        others.extend(path.relative_to(root).as_posix() for path in found.others)
+        hidden.extend(found.hidden)
+        if not found.files:
             empty.append(folder)
-        files.extend((index, path) for path in images)
+        files.extend((index, path) for path in found.files)
+    _warn_of_the_rest(name, root, folders, hidden)
     sizes = image_sizes([path for _, path in files])
     unreadable = [
         path.relative_to(root).as_posix() for (_, path), size in zip(files, sizes, strict=True) if size is None
@@ -86,18 +92,32 @@ def load_image_folder(name: str, root: Path, folders: Sequence[str]) -> list[dic
     ]
 
 
+def _warn_of_the_rest(name: str, root: Path, folders: Sequence[str], hidden: Sequence[Path]) -> None:
+    """Names images that are in no class: those beside its folders, and hidden ones."""
+    top = [entry for entry in root.iterdir() if is_hidden(entry.name) and entry.name not in folders]
+    warn_of_hidden(root, [*hidden, *(path for entry in top for path in files_below(entry, IMAGE_SUFFIXES))])
+    loose = search_files(root, IMAGE_SUFFIXES, recursive=False).files
+    if loose and "." not in folders:
+        logger.warning(
+            'Data set "%s": %d images are in no folder of a class, and are left out: %s. Move them into one.',
+            name,
+            len(loose),
+            join_some([path.name for path in loose]),
+        )
+
+
 def _classes_of(root: Path, class_names: Mapping[str, str | Sequence[str]] | str | Path | None) -> dict[str, list[str]]:
     """Names of the class, the synonyms last, by sub-folder."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; it should hold one folder a class")
     if class_names is None:
-        classes = {entry.name: [entry.name] for entry in sorted(root.iterdir()) if entry.is_dir()}
+        classes = {entry.name: [entry.name] for entry in sorted(root.iterdir()) if _is_class(entry)}
         if not classes:
             raise FileNotFoundError(f"{root} has no folders; it should hold one folder a class, with its images in it")
     elif isinstance(class_names, Mapping):
         classes = {key: [value] if isinstance(value, str) else list(value) for key, value in class_names.items()}
     else:
-        classes = _read_class_names(Path(class_names).expanduser())
+        classes = _read_class_names(Path(class_names).expanduser(), root)
     if unnamed := [key for key, names in classes.items() if not names or not all(map(str.strip, names))]:
         raise ValueError(f"the folders {join_some(unnamed)} of {root} have no class name; give each one")
     if missing := [key for key in classes if not (root / key).is_dir()]:
@@ -105,12 +125,23 @@ def _classes_of(root: Path, class_names: Mapping[str, str | Sequence[str]] | str
     return classes
 
 
-def _read_class_names(file: Path) -> dict[str, list[str]]:
-    classes = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            folder, _, names = line.strip().partition(" ")
-            classes[folder] = [name.strip() for name in names.split(",")]
+def _is_class(entry: Path) -> bool:
+    return entry.is_dir() and not is_hidden(entry.name)
+
+
+def _read_class_names(file: Path, root: Path) -> dict[str, list[str]]:
+    classes: dict[str, list[str]] = {}
+    for line in filter(None, map(str.strip, read_text(file).splitlines())):
+        folder, names = _split_class_line(line, root)
+        if folder in classes:
+            raise ValueError(f"{file} has the folder {folder} twice; write all its names in one line")
+        classes[folder] = [name.strip() for name in names.split(",")]
     if not classes:
         raise ValueError(f"{file} is empty; write one line a class: the folder, a space, names separated by commas")
     return classes
+
+
+def _split_class_line(line: str, root: Path) -> tuple[str, str]:
+    """The folder, which may have spaces in its name, and the names after it."""
+    parts = [(line[: space.start()], line[space.end() :]) for space in re.finditer(r"\s+", line)] or [(line, "")]
+    return next((part for part in reversed(parts) if (root / part[0]).is_dir()), parts[0])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import PurePath
 from typing import Any
 
@@ -51,7 +52,7 @@ def mask_fault(segmentation: Any, image_size: tuple[int, int] | None = None) -> 
 
 def polygon_fault(polygon: Any) -> str | None:
     """Says what makes a polygon unusable, which is to be [x1, y1, x2, y2, ...]; None if nothing does."""
-    if not isinstance(polygon, Sequence) or not {*map(type, polygon)} <= {int, float}:
+    if not isinstance(polygon, Sequence) or not all(map(_is_number, {*map(type, polygon)})):
         return "a polygon that is not a list of numbers"
     if len(polygon) % 2:
         return f"a polygon of {len(polygon)} numbers, which are not pairs"
@@ -60,6 +61,24 @@ def polygon_fault(polygon: Any) -> str | None:
     if not math.isfinite(sum(polygon)):
         return "a polygon with a coordinate that is not finite"
     return None
+
+
+def usable_part(segmentation: Any) -> tuple[Any, list[str]]:
+    """Leaves the unusable ones of several polygons out; where none is usable, all stay.
+
+    Returns:
+        the segmentation, and what is wrong with the polygons that are left out.
+    """
+    if not isinstance(segmentation, list):
+        return segmentation, []
+    faults = [polygon_fault(polygon) for polygon in segmentation]
+    if not any(faults):
+        return segmentation, []
+    if all(faults):
+        # Some programs write a single polygon without the list around it.
+        return ([segmentation] if polygon_fault(segmentation) is None else segmentation), []
+    good = [polygon for polygon, fault in zip(segmentation, faults, strict=True) if fault is None]
+    return good, [fault for fault in faults if fault is not None]
 
 
 def compressed(segmentation: list | dict[str, Any], height: int, width: int) -> dict[str, Any]:
@@ -98,6 +117,11 @@ def rle_fault(segmentation: dict[str, Any], image_size: tuple[int, int] | None =
     except ValueError:
         broken = True
     return f"compressed run lengths that are not those of a mask of {width}x{height}" if broken else None
+
+
+def _is_number(kind: type) -> bool:
+    # NumPy's are real numbers, too.
+    return kind in (int, float) or (issubclass(kind, Real) and kind is not bool)
 
 
 def _are_lengths(values: Any) -> bool:

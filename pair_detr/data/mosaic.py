@@ -12,6 +12,7 @@ from pycocotools import mask as mask_util
 
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.masks import compressed
+from pair_detr.data.transforms import ResizeScale
 
 _TILES = 4
 # Of the canvas where no tile reaches: Detectron2's padding.
@@ -73,9 +74,8 @@ class MosaicMapper:
             side - middle if far else middle for side, middle, far in zip(canvas, center, (below, right), strict=True)
         )
         tile = T.AugInput(image)
-        transforms = T.AugmentationList(
-            [T.ResizeScale(*self._scale_range, *unit), T.FixedSizeCrop(quarter, pad=False)]
-        )(tile)
+        resize_and_crop = [ResizeScale(*self._scale_range, *unit), T.FixedSizeCrop(quarter, pad=False)]
+        transforms = T.AugmentationList(resize_and_crop)(tile)
         height, width = tile.image.shape[:2]
         top = center[0] if below else center[0] - height
         left = center[1] if right else center[1] - width

@@ -14,10 +14,12 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools import mask as mask_util
 
+from pair_detr.data.coco_entries import normalize_categories, normalize_images
 from pair_detr.data.degenerate import is_box
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
 from pair_detr.data.panoptic_classes import is_separated
+from pair_detr.data.scalars import find_id, flag_of
 
 # What the standard form's entries need.
 _FIELDS = {
@@ -197,14 +199,15 @@ def class_metadata(categories: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Args:
         categories: with "id", "name" and "isthing".
     """
-    ordered = sorted(categories, key=lambda category: (not category["isthing"], category["id"]))
+    things = {category["id"] for category in categories if flag_of(category["isthing"])}
+    ordered = sorted(categories, key=lambda category: (category["id"] not in things, category["id"]))
     names = [category["name"] for category in ordered]
     return {
         # Detectron2 has both lists complete in this form.
         "thing_classes": names,
         "stuff_classes": names,
-        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered) if c["isthing"]},
-        "stuff_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered) if not c["isthing"]},
+        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered) if c["id"] in things},
+        "stuff_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered) if c["id"] not in things},
     }
 
 
@@ -228,18 +231,27 @@ def _faults_of(content: Any) -> list[str]:
         for position, entry in enumerate(content[key])
         if (missing := [field for field in fields if field not in entry])
     ]
+    faults = faults or [*normalize_images(content["images"]), *normalize_categories(content["categories"])]
+    faults += [
+        f"category {category['id']} has isthing {category['isthing']!r}"
+        for category in content["categories"]
+        if not faults and flag_of(category["isthing"]) is None
+    ]
     if faults:
         return faults
     images, categories = ({entry["id"] for entry in content[key]} for key in ("images", "categories"))
     for annotation in content["annotations"]:
         label = f"image {annotation['image_id']}"
-        if annotation["image_id"] not in images:
+        if (image_id := find_id(annotation["image_id"], images)) is None:
             faults.append(f"{label} is annotated, but not among the images")
+        annotation["image_id"] = image_id
         for segment in annotation["segments_info"]:
             if missing := [field for field in _SEGMENT_FIELDS if field not in segment]:
                 faults.append(f"a segment of {label} has no {', '.join(missing)}")
-            elif segment["category_id"] not in categories:
+            elif (category_id := find_id(segment["category_id"], categories)) is None:
                 faults.append(f"segment {segment['id']} of {label} has category_id {segment['category_id']!r}")
             elif not is_box(segment["bbox"]):
                 faults.append(f"segment {segment['id']} of {label} has bbox {segment['bbox']!r}")
+            else:
+                segment["category_id"] = category_id
     return faults

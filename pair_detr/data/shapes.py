@@ -1,6 +1,5 @@
 """Generated images of coloured shapes: a detection problem that is learnt in minutes and needs no download."""
 
-import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pair_detr.data.coco import register_coco
+from pair_detr.data.json_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int 
         new = Path(temporary) / "new"
         for number, (split, count) in enumerate(counts.items()):
             _write_split(new, split, count, (seed, number))
-        (new / _STAMP).write_text(json.dumps(stamp))
+        write_json(stamp, new / _STAMP)
         # mkdtemp keeps its folder to the owner; what is made inside follows the umask.
         if existing is not None:
             logger.info("Replacing the shapes in %s, made as %s", folder, existing)
@@ -199,9 +199,7 @@ def _write_split(root: Path, split: str, count: int, seed: tuple[int, int]) -> N
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASS_NAMES)],
     }
-    file = _annotation_file(root, split)
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(content))
+    write_json(content, _annotation_file(root, split))
 
 
 def _annotations(shapes: list[tuple[int, np.ndarray]]) -> Iterator[dict[str, Any]]:
@@ -225,8 +223,8 @@ def _read_stamp(folder: Path) -> dict[str, Any] | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
-        return json.loads((folder / _STAMP).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        return read_json(folder / _STAMP)
+    except (OSError, ValueError) as error:
         raise FileExistsError(
             f"{folder} exists, but holds no shapes made by pair_detr: choose another folder, or remove it."
         ) from error

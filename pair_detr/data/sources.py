@@ -1,5 +1,6 @@
 """Data sets that are trained on together, with boxes or with image labels (``DATALOADER.DATASET_*``)."""
 
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -110,6 +111,7 @@ def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     options = source_options(cfg)
     vocabulary = require_class_names(options[0].name)
     dicts: list[dict[str, Any]] = []
+    with_boxes: dict[str, list[dict[str, Any]]] = {}
     for number, source in enumerate(options):
         images = validate(
             source.name, load_dataset(source.name), annotation_type=source.ann_type, masks=cfg.MODEL.MASK_ON
@@ -117,13 +119,13 @@ def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
         match = _match(source, vocabulary, options[0].name)
         images = _with_vocabulary(source, images, match)
         if source.ann_type == "box":
+            with_boxes[source.name] = images
             if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
                 images = filter_images_with_only_crowd_annotations(images)
             print_instances_class_histogram(images, vocabulary)
         dicts.extend({**record, "dataset_source": number, "ann_type": source.ann_type} for record in images)
-    with_boxes = [source.name for source in options if source.ann_type == "box"]
     if with_boxes:
-        require_boxes(with_boxes, [record for record in dicts if record["ann_type"] == "box"])
+        require_boxes(list(with_boxes), list(itertools.chain.from_iterable(with_boxes.values())))
     return dicts
 
 

@@ -16,7 +16,7 @@ _MARKS = (
 )
 _ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "ZIP"}
 _WHITE_SPACE = "\t\n\r\f\v"
-_SAVE = "Save it as UTF-8"
+_NEWLINE = b"\n"
 
 
 def read_text(file: str | Path) -> str:
@@ -41,29 +41,31 @@ def read_bytes(file: str | Path) -> bytes:
         return stream.read()
 
 
-def decode_text(data: bytes, file: str | Path, encoding: str | None = None) -> str:
+def decode_text(data: bytes, file: str | Path, encoding: str | None = None, remedy: str = "Save it as UTF-8") -> str:
     """The text that bytes stand for.
 
     Args:
         data: content of a file.
         file: its name, for messages.
-        encoding: what the file says about itself; by default as of :func:`read_text`.
+        encoding: of Python's; by default as of :func:`read_text`.
+        remedy: for bytes that are no text in that encoding.
 
     Raises:
-        ValueError: the bytes are no text in that encoding, or Python doesn't know it; the message names the file.
+        ValueError: they are not; the message names the file and the first such byte.
     """
-    declared = encoding is not None
     encoding = encoding or marked_encoding(data) or _encoding_without_mark(data)
     try:
         text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text in {_label(encoding)}: {_fault(data, error.start, _SAVE)}.") from error
-    except (LookupError, UnicodeError) as error:
-        raise ValueError(f"{file} is declared to be in {encoding}, which is no known encoding. {_SAVE}.") from error
-    if not declared and "\0" in text:
-        fault = _fault(data, data.find(b"\0"), "Replace the file, which seems to be damaged")
-        raise ValueError(f"{file} is not text in {_label(encoding)}: {fault}.")
-    return text
+        position = text.find("\0")
+        if position < 0:
+            return text
+        position, remedy = len(text[:position].encode(encoding)), "Replace the file, which seems to be damaged"
+    except UnicodeError as error:
+        position = getattr(error, "start", 0)
+    fault = f"byte 0x{data[position]:02x} at position {position}, in line {data.count(_NEWLINE, 0, position) + 1}"
+    if archive := next((name for start, name in _ARCHIVES.items() if data.startswith(start)), None):
+        fault, remedy = f"it is a {archive} archive", "Unpack it"
+    raise ValueError(f"{file} is not text in {encoding.removesuffix('-sig')}: {fault}. {remedy}.")
 
 
 def marked_encoding(data: bytes) -> str | None:
@@ -72,24 +74,15 @@ def marked_encoding(data: bytes) -> str | None:
 
 
 def _encoding_without_mark(data: bytes) -> str:
+    if b"\0" not in data:
+        return "utf-8"
     nuls = {"utf-16-le": data[1::2].count(0), "utf-16-be": data[::2].count(0)}
     encoding = max(nuls, key=nuls.get)
-    if nuls[encoding] > 0:
-        try:
-            # Nothing but UTF-16 has a NUL in every other place and no control characters.
-            if all(character >= " " or character in _WHITE_SPACE for character in set(data.decode(encoding))):
-                return encoding
-        except UnicodeDecodeError:
-            pass
-    return "utf-8"
-
-
-def _fault(data: bytes, position: int, remedy: str) -> str:
-    if archive := next((name for start, name in _ARCHIVES.items() if data.startswith(start)), None):
-        return f"it is a {archive} archive. Unpack it"
-    line = data.count(b"\n", 0, position) + 1
-    return f"byte 0x{data[position]:02x} at position {position}, in line {line}. {remedy}"
-
-
-def _label(encoding: str) -> str:
-    return encoding.removesuffix("-sig").upper() if encoding.startswith("utf") else encoding
+    if 4 * nuls[encoding] < len(data):
+        # Less than half of its characters would be ASCII, and any pair of bytes is some character of Chinese.
+        return "utf-8"
+    try:
+        is_text = all(character >= " " or character in _WHITE_SPACE for character in set(data.decode(encoding)))
+    except UnicodeDecodeError:
+        is_text = False
+    return encoding if is_text else "utf-8"

@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from pair_detr.data.degenerate import BoxFault, box_fault, warn_of_dropped
-from pair_detr.data.messages import join_some
+from pair_detr.data.voc_files import AnnotatedImage, annotated_images, annotation_files
+from pair_detr.data.xml_files import read_xml
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +76,12 @@ def infer_class_names(root: str) -> list[str]:
         FileNotFoundError: there are no annotations.
         ValueError: a file is not XML, or an object has no name.
     """
-    files = sorted((Path(root) / "Annotations").glob("*.xml"))
-    if not files:
-        raise FileNotFoundError(f"no .xml files in {Path(root) / 'Annotations'}")
-    return sorted({_text(obj, "name", file) for file in files for obj in _parse(file).iter("object")})
+    files = annotation_files(Path(root))
+    return sorted({_text(obj, "name", file) for file in files for obj in read_xml(file).iter("object")})
 
 
 def load_voc(root: str, split: str | None, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Reads one split, or all images with annotations if it is None.
+    """Reads one split, or all images with annotations if it is None; :func:`annotated_images` says which these are.
 
     As Detectron2's ``load_voc_instances``, but it accepts other image formats than .jpg and lists of a single image,
     and says which file is at fault.
@@ -90,45 +89,23 @@ def load_voc(root: str, split: str | None, class_names: Sequence[str]) -> list[d
     Coordinates become 0-based: ``xmin`` and ``ymin`` less one, in xyxy pixels.
 
     Returns:
-        the images in Detectron2's standard format; ``image_id`` is the name without extension. Annotations carry
-        ``difficult``, 0 (also where the file does not say) or 1: such objects are trained on, but VOC's AP does not
-        ask for them. Boxes that the annotator gave no extent (``xmax <= xmin``, ``ymax <= ymin``) are left out and
-        listed under ``dropped_boxes``.
+        the images in Detectron2's standard format; ``image_id`` is the path below ``JPEGImages`` without extension.
+        Annotations carry ``difficult``, 0 (also where the file does not say) or 1: such objects are trained on, but
+        VOC's AP does not ask for them. Boxes that the annotator gave no extent (``xmax <= xmin``, ``ymax <= ymin``) are
+        left out and listed under ``dropped_boxes``.
 
     Raises:
         FileNotFoundError: the split's list, an annotation or an image is missing.
-        ValueError: a malformed annotation, or a class that is not in ``class_names``.
+        ValueError: a malformed annotation, one of which several images could be, or a class that is not in
+            ``class_names``.
     """
-    folder = Path(root)
-    if split is None:
-        list_file = folder / "Annotations"
-        image_ids = [file.stem for file in sorted(list_file.glob("*.xml"))]
-        if not image_ids:
-            raise FileNotFoundError(f"no .xml files in {list_file}")
-    else:
-        list_file = folder / "ImageSets" / "Main" / f"{split}.txt"
-        image_ids = _read_list(list_file)
-    images = {file.stem: file for file in sorted((folder / "JPEGImages").glob("*"))}
-    missing = [image_id for image_id in image_ids if image_id not in images]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder / 'JPEGImages'} lacks {len(missing)} of the {len(image_ids)} images in {list_file}: "
-            f"{join_some(missing)}. Add them or remove them from the list"
-        )
     class_ids = {class_name: index for index, class_name in enumerate(class_names)}
-    return [_read_image(folder / "Annotations" / f"{i}.xml", images[i], class_ids) for i in image_ids]
+    return [_read_image(image, class_ids) for image in annotated_images(Path(root), split)]
 
 
-def _read_list(file: Path) -> list[str]:
-    if not file.is_file():
-        splits = sorted(other.stem for other in file.parent.glob("*.txt"))
-        raise FileNotFoundError(f'there is no {file} that lists the images of split "{file.stem}" (splits: {splits})')
-    # The second column, in VOC's lists of a single class, says whether the image shows it.
-    return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-
-
-def _read_image(annotation_file: Path, image_file: Path, class_ids: dict[str, int]) -> dict[str, Any]:
-    root = _parse(annotation_file)
+def _read_image(image: AnnotatedImage, class_ids: dict[str, int]) -> dict[str, Any]:
+    annotation_file = image.annotation
+    root = read_xml(annotation_file)
     width, height = (_number(root, f"size/{side}", annotation_file) for side in ("width", "height"))
     if width <= 0 or height <= 0:
         raise ValueError(
@@ -146,7 +123,7 @@ def _read_image(annotation_file: Path, image_file: Path, class_ids: dict[str, in
         # Judged as annotated: below, a click without a drag (xmin = xmax) would pass for a box of one pixel.
         reason = box_fault(corners, BoxMode.XYXY_ABS)
         if reason is not None:
-            dropped.append(BoxFault(str(image_file), index, tuple(corners), reason))
+            dropped.append(BoxFault(str(image.image), index, tuple(corners), reason))
             continue
         # VOC counts pixels from 1 and includes the last.
         bbox = [corners[0] - 1, corners[1] - 1, corners[2], corners[3]]
@@ -160,22 +137,13 @@ def _read_image(annotation_file: Path, image_file: Path, class_ids: dict[str, in
             }
         )
     record = {
-        "file_name": str(image_file),
-        "image_id": image_file.stem,
+        "file_name": str(image.image),
+        "image_id": image.name,
         "height": int(height),
         "width": int(width),
         "annotations": annotations,
     }
     return record | {"dropped_boxes": dropped} if dropped else record
-
-
-def _parse(file: Path) -> ET.Element:
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no annotation {file}; add it or remove the image from the list in ImageSets")
-    try:
-        return ET.parse(file).getroot()
-    except ET.ParseError as error:
-        raise ValueError(f"{file} is not valid XML ({error}); correct or replace the file.") from error
 
 
 def _text(element: ET.Element, path: str, file: Path) -> str:

@@ -3,24 +3,19 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 
-from pair_detr.data.image_files import IMAGE_SUFFIXES, image_sizes
+from pair_detr.data.image_files import find_images, image_sizes
 from pair_detr.data.messages import join_some
+from pair_detr.data.text_files import read_text
+from pair_detr.data.yolo_labels import ROW, expected_file, find_labels, read_labels, unused_labels
 
 logger = logging.getLogger(__name__)
-
-# Rounding takes coordinates beyond the edges; pixels in place of fractions go far beyond.
-_TOLERANCE = 0.01
-_ROW = (
-    "class x_center y_center width height, or class x1 y1 x2 y2 x3 y3 ... of a polygon, all as fractions of the image"
-)
 
 
 def register_yolo(name: str, root: str | Path, split: str = "train", **metadata: Any) -> None:
@@ -55,7 +50,8 @@ def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
     """Reads one split; of the images only the headers are read.
 
     The labels of ``.../images/x/1.jpg`` are in ``.../labels/x/1.txt``, or beside the image where no folder of its path
-    is named ``images``. An image without labels, or without the file, is one without objects.
+    is named ``images``. An image without labels, or without the file, is one without objects. Hidden images are left
+    out of folders, see :func:`pair_detr.data.file_search.search_files`, but not of lists.
 
     Returns:
         the images in Detectron2's standard format, sorted by their file: ``image_id`` is the path below the folder of
@@ -65,47 +61,43 @@ def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: the YAML file, the split's images or one of them are missing.
         OSError: images cannot be read.
-        ValueError: the YAML file or labels are malformed; the message names the lines.
+        ValueError: the YAML file or labels are malformed, the message names the lines; or images share labels.
     """
     file = yolo_file(root)
     content = _read_yaml(file)
     num_classes = len(_class_names(content, file))
-    images = sorted(set(_images_of(content, file, split)))
+    # What the paths in the file are relative to.
+    base = file.parent / str(content.get("path") or "")
+    sources = _sources_of(content, file, split, base)
+    by_id: dict[str, Path] = {}
+    for image in sorted(image for source in sources for image in _images_of(source, file, split, base)):
+        # Lists and folders may name it several times, and in several ways.
+        by_id.setdefault(Path(os.path.relpath(image, file.parent)).as_posix(), image)
+    images = list(by_id.values())
     if missing := [str(image) for image in images if not image.is_file()]:
         raise FileNotFoundError(f'{file}: images of "{split}" do not exist: {join_some(missing)}. Correct the list')
     sizes = image_sizes(images)
     if unreadable := [str(image) for image, size in zip(images, sizes, strict=True) if size is None]:
         raise OSError(f"{join_some(unreadable)} cannot be read as images; replace or remove them with their labels")
-    if not any(_label_file(image).is_file() for image in images):
-        logger.warning(
-            '%s: none of the %d images of "%s" has a file of labels, so all count as images without objects. The first '
-            "is looked for at %s.",
-            file,
-            len(images),
-            split,
-            _label_file(images[0]),
-        )
+    labels = find_labels(images)
+    _warn_of_labels(file, split, sources, images, labels)
     faults: list[str] = []
     records = []
-    for image, (width, height) in zip(images, sizes, strict=True):
-        labels = _label_file(image)
-        records.append(
-            {
-                "file_name": str(image),
-                "image_id": Path(os.path.relpath(image, file.parent)).as_posix(),
-                "width": width,
-                "height": height,
-                "annotations": _read_labels(labels, num_classes, width, height, faults) if labels.is_file() else [],
-            }
-        )
+    for (image_id, image), (width, height), label_file in zip(by_id.items(), sizes, labels, strict=True):
+        record = {"file_name": str(image), "image_id": image_id, "width": width, "height": height, "annotations": []}
+        if label_file is not None:
+            record["annotations"], wrong = read_labels(label_file, num_classes, width, height)
+            faults.extend(wrong)
+        records.append(record)
     if faults:
-        raise ValueError(f"{join_some(faults)}. Correct the labels: a line is {_ROW}")
+        raise ValueError(f"{join_some(faults)}. Correct the labels: a line is {ROW}")
+    _require_labels_of_one_image(records, labels)
     return records
 
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not valid YAML ({error}); correct the file") from error
     if not isinstance(content, Mapping):
@@ -123,6 +115,8 @@ def _class_names(content: Mapping[str, Any], file: Path) -> list[str]:
         names = [by_number[index] for index in range(len(names))]
     if not names or not isinstance(names, list):
         raise ValueError(f"{file} has no names; write a list of the classes there, in the order of their numbers")
+    if other := [name for name in names if isinstance(name, bool) or not isinstance(name, (str, int, float))]:
+        raise ValueError(f'{file}: names has {join_some(list(map(repr, other)))}; put these in quotes: "no"')
     names = [str(name) for name in names]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{file}: names has {join_some(twice)} more than once; give every class a name of its own")
@@ -131,12 +125,12 @@ def _class_names(content: Mapping[str, Any], file: Path) -> list[str]:
     return names
 
 
-def _images_of(content: Mapping[str, Any], file: Path, split: str) -> Iterator[Path]:
+def _sources_of(content: Mapping[str, Any], file: Path, split: str, base: Path) -> list[Path]:
+    """Folders of images, and lists of images."""
     if not content.get(split):
         raise ValueError(f'{file} has no "{split}"; its keys are {list(content)}')
-    entries = content[split] if isinstance(content[split], list) else [content[split]]
-    base = file.parent / str(content.get("path", ""))
-    for entry in entries:
+    sources = []
+    for entry in content[split] if isinstance(content[split], list) else [content[split]]:
         if not isinstance(entry, str):
             raise ValueError(f"{file}: {split} has {entry!r}, which is no path; correct it")
         # Exports of annotation tools have ../train/images for the folder train beside the file.
@@ -144,50 +138,60 @@ def _images_of(content: Mapping[str, Any], file: Path, split: str) -> Iterator[P
         source = next((candidate for candidate in candidates if candidate.exists()), None)
         if source is None:
             raise FileNotFoundError(f"{file}: {split} names {base / entry}, which does not exist; correct the path")
-        if source.is_dir():
-            found = [path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
-            if not found:
-                raise FileNotFoundError(f"{file}: {split} names {source}, which has no images; correct the path")
-            yield from found
-        else:
-            for line in filter(None, map(str.strip, source.read_text(encoding="utf-8").splitlines())):
-                beside, below = source.parent / line, base / line
-                yield below if below.is_file() and not beside.is_file() else beside
+        sources.append(source)
+    return sources
 
 
-def _label_file(image: Path) -> Path:
-    parts = list(image.parts)
-    folders = [index for index, part in enumerate(parts[:-1]) if part == "images"]
-    if folders:
-        parts[folders[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+def _images_of(source: Path, file: Path, split: str, base: Path) -> list[Path]:
+    if source.is_dir():
+        images = find_images(source)
+    else:
+        lines = filter(None, map(str.strip, read_text(source).splitlines()))
+        images = [_listed_image(line, (source.parent, base)) for line in lines]
+    if not images:
+        raise FileNotFoundError(f"{file}: {split} names {source}, which has no images; correct the path")
+    return images
 
 
-def _read_labels(file: Path, num_classes: int, width: int, height: int, faults: list[str]) -> list[dict[str, Any]]:
-    annotations = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            class_id, *numbers = map(float, line.split())
-            annotations.append(_annotation(class_id, numbers, num_classes, width, height))
-        except ValueError as error:
-            faults.append(f"{file}, line {number}: {error}")
-    return annotations
+def _listed_image(line: str, folders: Sequence[Path]) -> Path:
+    # Lists made on Windows have backslashes.
+    candidates = [folder / name for name in (line, line.replace("\\", "/")) for folder in folders]
+    return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
 
 
-def _annotation(class_id: float, numbers: list[float], num_classes: int, width: int, height: int) -> dict[str, Any]:
-    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        raise ValueError(f"{1 + len(numbers)} numbers")
-    if class_id not in range(num_classes):
-        raise ValueError(f"class {class_id:g}, but names has the classes 0 to {num_classes - 1}")
-    if outside := [value for value in numbers if not -_TOLERANCE <= value <= 1 + _TOLERANCE]:
-        raise ValueError(f"{outside[0]:g} is not between 0 and 1")
-    annotation = {"category_id": int(class_id), "bbox_mode": BoxMode.XYXY_ABS}
-    if len(numbers) == 4:
-        x, y, w, h = numbers
-        corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        return {**annotation, "bbox": list(corners)}
-    xs, ys = [x * width for x in numbers[::2]], [y * height for y in numbers[1::2]]
-    polygon = [value for point in zip(xs, ys, strict=True) for value in point]
-    return {**annotation, "bbox": [min(xs), min(ys), max(xs), max(ys)], "segmentation": [polygon]}
+def _warn_of_labels(
+    file: Path, split: str, sources: Sequence[Path], images: Sequence[Path], labels: Sequence[Path | None]
+) -> None:
+    if not any(labels):
+        logger.warning(
+            '%s: none of the %d images of "%s" has a file of labels, so all count as images without objects. The first '
+            "is looked for at %s.",
+            file,
+            len(images),
+            split,
+            expected_file(images[0]),
+        )
+    used = set(filter(None, labels))
+    # A list may well leave out images that have labels.
+    unused = [path for source in sources if source.is_dir() for path in unused_labels(source, used)]
+    if unused:
+        logger.warning(
+            '%s: %d files of labels of "%s" have no image, and their objects are lost: %s. Restore the images, or give '
+            "both the same name but for its ending.",
+            file,
+            len(unused),
+            split,
+            join_some(list(map(str, unused))),
+        )
+
+
+def _require_labels_of_one_image(records: Sequence[dict[str, Any]], labels: Sequence[Path | None]) -> None:
+    images: dict[Path, list[str]] = {}
+    for record, label_file in zip(records, labels, strict=True):
+        if record["annotations"]:
+            images.setdefault(label_file, []).append(record["file_name"])
+    if shared := [f"{' and '.join(names)} have {label_file}" for label_file, names in images.items() if len(names) > 1]:
+        raise ValueError(
+            f"several images share labels: {join_some(shared)}. Remove all but the image that was labeled, or give "
+            "each a name of its own, and its labels"
+        )

@@ -18,7 +18,7 @@ from detectron2.evaluation import (
 )
 from pycocotools.coco import COCO
 
-from pair_detr.data import check_dataset, class_names_of
+from pair_detr.data import check_dataset, class_names_of, require_constant_ids
 from pair_detr.data.lvis_evaluation import LVISEvaluator
 from pair_detr.data.open_vocabulary_evaluation import OpenVocabularyCOCOEvaluator
 from pair_detr.data.panoptic_classes import is_separated
@@ -66,6 +66,7 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
         require_panoptic_quality(name)
     report = check_dataset(name)
     check_files(report)
+    require_constant_ids(name)
     warn_without_boxes(report)
 
 

@@ -13,6 +13,9 @@ from pair_detr.tools.common import run, tool_logger, tool_parser
 
 logger = tool_logger("check_dataset")
 
+# Of what is no fault by itself, so many are listed.
+_SHOWN = 20
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool.
@@ -21,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit status: 1 if training would stop at one of the data sets.
     """
     parser = tool_parser(
-        "Counts boxes and images of every class, and lists missing images, unknown classes, degenerate boxes, missing "
-        "and malformed masks, duplicates and images without labels. Exits with 1 if training would stop at one of the "
-        "data sets.",
+        "Counts boxes, crowds and images of every class, and lists missing images, unknown classes, degenerate boxes, "
+        "crowds, missing and malformed masks, duplicates and images without objects or labels. Exits with 1 if "
+        "training would stop at one of the data sets.",
         "check_dataset my_train my_val --config-file my.yaml --open-images",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="registered data set")
@@ -61,11 +64,7 @@ def check(name: str, open_images: bool) -> bool:
         verdict += " if its images can be read (--open-images)"
     if report.classes:
         logger.info("%s: classes\n%s", name, class_table(report))
-    labels = report.annotation_type == "image"
-    count, what = (report.num_labels, "image labels") if labels else (report.num_boxes, "boxes")
-    if report.num_masks:
-        what += f", {report.num_masks} of them with masks"
-    logger.info("%s: %d images, %d %s: %s", name, report.num_images, count, what, verdict)
+    logger.info("%s: %s: %s", name, report.describe(), verdict)
     return sound
 
 
@@ -83,12 +82,37 @@ def _log_faults(report: DatasetReport) -> None:
     ):
         for item in items:
             logger.info("%s: %s: %s", report.name, title, item)
+    if report.missing_hint:
+        logger.info("%s: missing images: %s", report.name, report.missing_hint)
+    # Good data have many of these, too.
+    for title, items in (
+        ("crowd", report.crowds),
+        ("without objects", report.without_objects),
+        ("crowds alone", report.crowds_alone),
+        ("unusable boxes alone", report.unusable_alone),
+    ):
+        for item in items[:_SHOWN]:
+            logger.info("%s: %s: %s", report.name, title, item)
+        if len(items) > _SHOWN:
+            logger.info("%s: %s: and %d more", report.name, title, len(items) - _SHOWN)
 
 
 def class_table(report: DatasetReport) -> str:
-    """A line a class: its usable boxes, the images that have some, and the images labelled with it."""
-    rows = [(name, count.boxes, count.box_images, count.labelled_images) for name, count in report.classes.items()]
-    return tabulate(rows, headers=("class", "boxes", "images with boxes", "labelled images"), tablefmt="pipe")
+    """A line a class: its usable boxes, the images that have some, its crowds, and the images labelled with it.
+
+    Where there are objects that Pascal VOC calls difficult, it says how many of the boxes these are.
+    """
+    headers = ["class", "boxes", "images with boxes", "crowds", "labelled images"]
+    rows = [
+        # A line break in a name would break the table.
+        [" ".join(name.split()), x.boxes, x.box_images, x.crowds, x.labelled_images]
+        for name, x in report.classes.items()
+    ]
+    if report.num_difficult:
+        headers.insert(2, "of them difficult")
+        for row, count in zip(rows, report.classes.values(), strict=True):
+            row.insert(2, count.difficult)
+    return tabulate(rows, headers=headers, tablefmt="pipe")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pair_detr.conversion import (
     needs_of,
     read_checkpoint,
 )
+from pair_detr.data.text_files import read_text
 from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.variants import VARIANTS
 
@@ -132,7 +133,7 @@ def _fill_folder(exported: Exported, folder: Path) -> None:
     # Without it transformers does not read the file.
     save_file(exported.state, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in exported.files.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -153,7 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             torch.save(content, path)
         logger.info("Wrote %s.", args.output)
         return
-    class_names = args.class_names.read_text().splitlines() if args.class_names else None
+    class_names = None
+    if args.class_names:
+        class_names = [line.strip() for line in read_text(args.class_names).splitlines() if line.strip()]
     exported = reverse(checkpoint, args.reverse, cfg, class_names, args.keep_classes)
     with replacing_any(args.output) as path:
         if args.reverse == "official":

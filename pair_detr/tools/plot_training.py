@@ -7,6 +7,7 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.atomic import replacing
+from pair_detr.data.file_search import find_files
 from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.visualization.training_curves import Published, Run, read_published, read_run, summarise
 from pair_detr.visualization.training_figure import draw_training
@@ -33,7 +34,9 @@ def read_groups(texts: Sequence[str], metric: str) -> dict[str, list[Run]]:
 
 
 def _read_published(paths: Sequence[Path]) -> list[Published]:
-    files = [file for path in paths for file in (sorted(path.glob("*.csv")) if path.is_dir() else [path])]
+    files = [
+        file for path in paths for file in (find_files(path, {".csv"}, recursive=False) if path.is_dir() else [path])
+    ]
     if paths and not files:
         raise FileNotFoundError(f"--published: no .csv files in {', '.join(map(str, paths))}.")
     return [read_published(file) for file in files]

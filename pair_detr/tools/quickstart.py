@@ -4,7 +4,6 @@ With ``--masks`` it segments what it detects.
 """
 
 import argparse
-import json
 import math
 import shlex
 import sys
@@ -28,6 +27,7 @@ from pair_detr import engine
 from pair_detr.atomic import replacing
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
+from pair_detr.data.json_files import read_json
 from pair_detr.data.masks import compressed
 from pair_detr.tools.common import run, tool_parser
 from pair_detr.variants import VARIANTS
@@ -134,7 +134,7 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
     """
     class_ids = metadata.thing_dataset_id_to_contiguous_id
     predicted: dict[int, list[_Object]] = defaultdict(list)
-    entries = json.loads(results_file.read_text())
+    entries = read_json(results_file)
     with_masks = any("segmentation" in entry for entry in entries)
     for entry in entries:
         if entry["score"] >= _MIN_SCORE:

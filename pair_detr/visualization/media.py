@@ -1,15 +1,20 @@
 """Images and videos by file, folder and glob; frames in and out of videos."""
 
 import glob
+import logging
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from pair_detr.data.file_search import is_hidden
+from pair_detr.data.image_files import IMAGE_SUFFIXES, find_images
 from pair_detr.visualization.opencv import require_opencv
 
-_VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
+logger = logging.getLogger(__name__)
+
+_VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 _DEFAULT_FPS = 25.0
 
 
@@ -21,6 +26,9 @@ def is_video(file: Path) -> bool:
 def find_media(inputs: Sequence[str]) -> list[Path]:
     """Images and videos that are named, lie in folders that are named, or match patterns such as "photos/**/*.jpg".
 
+    A file that is named is taken at its word. Of folders and patterns, other files are left out, and so are hidden ones
+    (see :func:`pair_detr.data.file_search.search_files`) unless a pattern asks for them.
+
     Raises:
         FileNotFoundError: an input names nothing.
     """
@@ -28,14 +36,12 @@ def find_media(inputs: Sequence[str]) -> list[Path]:
     for text in inputs:
         path = Path(text).expanduser()
         if path.is_dir():
-            found = [file for file in sorted(path.iterdir()) if file.is_file() and _is_medium(file)]
+            found = find_images(path, recursive=False, also=_VIDEOS)
             remedy = f'it has no images or videos; for those of its folders write "{path}/**/*.jpg"'
         elif path.is_file():
             found, remedy = [path], ""
         else:
-            # With a path of its own a file is taken at its word; of those that match, what is no medium is left out.
-            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
-            found = [file for file in matches if file.is_file() and _is_medium(file)]
+            found = _matches(path)
             remedy = "there is no such file or folder, and no image or video matches it; correct the path"
         if not found:
             raise FileNotFoundError(f"--input {text}: {remedy}.")
@@ -43,8 +49,18 @@ def find_media(inputs: Sequence[str]) -> list[Path]:
     return list(files)
 
 
-def _is_medium(file: Path) -> bool:
-    return is_video(file) or file.suffix.lower() in Image.registered_extensions()
+def _matches(pattern: Path) -> list[Path]:
+    matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+    media = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES | _VIDEOS and file.is_file()]
+    asked_for = [part for part in pattern.parts if is_hidden(part)]
+    found = [
+        file
+        for file in media
+        if all(any(fnmatch(part, asked) for asked in asked_for) for part in filter(is_hidden, file.parts))
+    ]
+    if len(found) < len(media):
+        logger.warning("%s: left out hidden files that match it (%d).", pattern, len(media) - len(found))
+    return found
 
 
 class Frames:

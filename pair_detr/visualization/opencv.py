@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 # Labels are readable where the short side has so many pixels; smaller images are enlarged.
 _READABLE_SIDE = 480
 _MAX_SCALE = 5.0
+# Matplotlib draws, and JPEG files hold, less than 2 ** 16 pixels a side.
+_MAX_SIDE = 2**15
 
 
 def require_opencv() -> ModuleType:
@@ -34,11 +36,13 @@ def require_opencv() -> ModuleType:
 def readable_visualizer(image: np.ndarray, metadata: Metadata | None = None) -> "Visualizer":
     """Detectron2's ``Visualizer`` of an (H, W, 3) uint8 RGB image, which it enlarges if labels would be unreadable.
 
+    Images with a side that is too long for a picture are reduced.
+
     Raises:
         ImportError: OpenCV is not installed.
     """
     require_opencv()
     from detectron2.utils.visualizer import Visualizer
 
-    scale = min(max(1.0, _READABLE_SIDE / min(image.shape[:2])), _MAX_SCALE)
+    scale = min(max(1.0, _READABLE_SIDE / min(image.shape[:2])), _MAX_SCALE, _MAX_SIDE / max(image.shape[:2]))
     return Visualizer(np.ascontiguousarray(image), metadata, scale=scale)

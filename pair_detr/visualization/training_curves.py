@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from pair_detr.data.text_files import read_text
+
 logger = logging.getLogger(__name__)
 
 TOTAL = "total_loss"
@@ -94,7 +96,7 @@ def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    lines = path.read_text().splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
@@ -125,14 +127,13 @@ def read_published(path: Path) -> Published:
     """
     if not path.is_file():
         raise FileNotFoundError(f"--published: {path} does not exist: name a CSV file, or a folder of them.")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in _PUBLISHED_COLUMNS if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path} has no column {', '.join(missing)}: it needs {', '.join(_PUBLISHED_COLUMNS)}.")
-        try:
-            rows = [[float(row[name]) for name in _PUBLISHED_COLUMNS] for row in reader]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}. Correct the line.") from error
+    reader = csv.DictReader(read_text(path).splitlines())
+    if missing := [name for name in _PUBLISHED_COLUMNS if name not in (reader.fieldnames or ())]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}: it needs {', '.join(_PUBLISHED_COLUMNS)}.")
+    try:
+        rows = [[float(row[name]) for name in _PUBLISHED_COLUMNS] for row in reader]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}. Correct the line.") from error
     if not rows:
         raise ValueError(f"{path} has no lines: replace the file.")
     epoch, loss, ap = np.array(rows).T

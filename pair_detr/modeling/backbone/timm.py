@@ -86,6 +86,7 @@ class TimmBackbone(Backbone):
         self._channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         patches = [module.patch_size for module in self.model.modules() if isinstance(module, PatchEmbed)]
         self._patch_size = patches[0] if patches else (1, 1)
+        self._stride = max(spec.stride for spec in self._spec.values())
         if frozen_norm:
             self.model = freeze_batch_norm_2d(self.model)
         self._freeze(freeze_at, freeze_batch_norm_2d)
@@ -138,9 +139,13 @@ class TimmBackbone(Backbone):
             ValueError: the model is made for images of another size.
         """
         height, width = image.shape[-2:]
-        below, beside = -height % self._patch_size[0], -width % self._patch_size[1]
+        # timm refuses incomplete patches, which convolutions would pad; and several models fail on images that are
+        # thinner than their stride.
+        below, beside = (
+            max(-side % patch, self._stride - side)
+            for side, patch in zip((height, width), self._patch_size, strict=True)
+        )
         if below or beside:
-            # timm refuses incomplete patches, which convolutions would pad.
             image = F.pad(image, (0, beside, 0, below))
         try:
             features = self.model(image)

@@ -1,0 +1,61 @@
+"""Masks that cannot be used: what is kept without training on masks, and what is listed with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_helpers import make_cfg, restored_catalogs, write_coco
+
+from pair_detr.data import DetectionMapper, check_dataset, load_dataset, register_coco
+from pair_detr.data.validation import validate
+
+WIDTH, HEIGHT = 60, 40
+POLYGON = [[10, 5, 50, 5, 50, 25]]
+
+
+@pytest.fixture(autouse=True)
+def _catalogs() -> Iterator[None]:
+    with restored_catalogs():
+        yield
+
+
+# What people's files have in place of a mask, and what is said of it.
+_UNUSABLE = [
+    ({"counts": [2400]}, "run lengths without size"),
+    ({"size": [40, 60], "counts": [9999]}, "run lengths of 9999 pixels"),
+    ({"size": [40, 60], "counts": "no run lengths"}, "compressed run lengths that are not those of a mask"),
+    ([[]], "a polygon of 0 numbers"),
+    ([[10, 5, 40, 20]], "a polygon of 4 numbers"),
+    ([10, 5, 40, 20], "a polygon that is not a list of numbers"),
+    ([[10, 5], [50, 5], [50, 25]], "a polygon of 2 numbers"),
+    ([{"x": 10, "y": 5}, {"x": 50, "y": 5}], "a polygon that is not a list of numbers"),
+    ([[10, 5, 50, 5, 50, float("nan")]], "a polygon with a coordinate that is not finite"),
+    ([[10, 5, 50, 5, 50, "far"]], "a polygon that is not a list of numbers"),
+    ("10,5,50,5,50,25", "a segmentation of type str"),
+    (1, "a segmentation of type int"),
+]
+
+
+@pytest.mark.parametrize(("segmentation", "message"), _UNUSABLE)
+def test_an_unusable_mask_costs_no_box_unless_masks_are_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, segmentation: Any, message: str
+) -> None:
+    good = {"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": POLYGON}
+    file = write_coco(tmp_path, [good, good | {"segmentation": segmentation}], [(WIDTH, HEIGHT)])
+    register_coco("broken", str(file), str(tmp_path))
+    (boxes,) = validate("broken", load_dataset("broken"))
+    assert [a["bbox"] for a in boxes["annotations"]] == [[10, 5, 40, 20]] * 2
+    assert not caplog.records
+    assert len(DetectionMapper(make_cfg(), is_train=True)(boxes)["instances"]) == 2
+
+    (masks,) = validate("broken", load_dataset("broken"), masks=True)
+    assert [a["segmentation"] for a in masks["annotations"]] == [POLYGON]
+    assert f"annotation 1 of 1.png has {message}" in caplog.text
+    assert [fault.index for fault in check_dataset("broken").bad_masks] == [1]
+
+
+def test_a_polygon_without_the_list_around_it(tmp_path: Path) -> None:
+    annotation = {"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": POLYGON[0]}
+    register_coco("flat", str(write_coco(tmp_path, [annotation], [(WIDTH, HEIGHT)])), str(tmp_path))
+    assert load_dataset("flat")[0]["annotations"][0]["segmentation"] == POLYGON

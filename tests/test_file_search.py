@@ -1,0 +1,76 @@
+"""Files in folders that hold what programs hide there, too."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from pair_detr.data.file_search import find_files, search_files
+from pair_detr.data.image_files import find_images
+
+HIDDEN = (
+    *(
+        ".ipynb_checkpoints/a-checkpoint.jpg",
+        "__MACOSX/a.jpg",
+        "__MACOSX/sub/._a.jpg",
+        "sub/._b.jpg",
+        "sub/@eaDir/b.jpg",
+    ),
+    *(".Trash-1000/files/c.jpg", "sub/.thumbnails/deep/b.jpg", "$RECYCLE.BIN/d.jpg", ".hidden.jpg"),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images, and hidden ones, in a folder that lies in a hidden one."""
+    folder = tmp_path / ".cache" / "data"
+    shown = ("a.jpg", "sub/b.JPG", "sub/deep.er/c.v1.png", "notes.txt", "sub/Thumbs.db", ".DS_Store", "d.jpg/e.txt")
+    for name in (*shown, *HIDDEN):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def names(folder: Path, files: list[Path]) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in files]
+
+
+def test_hidden_files_and_folders_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = search_files(folder, {".jpg", ".png"})
+    assert names(folder, found.files) == ["a.jpg", "sub/b.JPG", "sub/deep.er/c.v1.png"]
+    assert names(folder, found.others) == ["d.jpg/e.txt", "notes.txt"]
+    assert sorted(names(folder, found.hidden)) == sorted(HIDDEN)
+    assert find_files(folder, {".jpg", ".png"}) == find_images(folder) == found.files
+    (message, again) = [record.getMessage() for record in caplog.records]
+    assert message == again
+    assert message.startswith(f"{folder}: left out hidden files (9), by file or folder: ")
+    for part in (".ipynb_checkpoints (1)", "__MACOSX (2)", "sub/._b.jpg (1)", "sub/.thumbnails (1)", ".hidden.jpg (1)"):
+        assert part in message
+
+
+def test_one_level_of_folders(folder: Path) -> None:
+    found = search_files(folder, {".jpg"}, recursive=False)
+    assert (names(folder, found.files), names(folder, found.hidden)) == (["a.jpg"], [".hidden.jpg"])
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    for name in ("data/own/a.jpg", "elsewhere/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "data" / "linked again").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "data", target_is_directory=True)
+    assert names(tmp_path, search_files(tmp_path / "data", {".jpg"}).files) == ["data/linked/b.jpg", "data/own/a.jpg"]
+
+
+def test_folders_that_cannot_be_listed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        search_files(tmp_path / "nowhere", {".jpg"})
+
+
+def test_formats_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jpg", "b.HEIC", "c.HEIC", "d.jfif", "e.txt", "f.pdf"):
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.WARNING):
+        assert names(tmp_path, find_images(tmp_path)) == ["a.jpg", "d.jfif"]
+    assert "2 images are of formats that are not read, and are left out: .HEIC (2). Convert" in caplog.text
