@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.atomic import replacing
+from pair_detr.config_checks import check_config
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, require_constant_ids, resolve_num_classes, sharing_classes
 from pair_detr.data.text_files import read_text
@@ -152,6 +153,7 @@ def set_aside(folder: Path, keep: Path) -> None:
 
 
 def _evaluate(cfg: CfgNode, resume: bool) -> dict:
+    check_config(cfg)
     for name in cfg.DATASETS.TEST:
         require_constant_ids(name)
     model = Trainer.build_model(cfg)
