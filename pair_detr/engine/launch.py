@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.atomic import replacing
+from pair_detr.config_checks import check_config
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
 from pair_detr.data.text_files import read_text
@@ -110,6 +111,7 @@ def main(args: argparse.Namespace) -> dict:
     if not resuming:
         require_weights(cfg)
     if args.eval_only:
+        check_config(cfg)
         for name in cfg.DATASETS.TEST:
             require_test_set(cfg, name)
         return _evaluate(cfg, args.resume)

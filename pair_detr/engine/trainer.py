@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pair_detr.config_checks import check_config
 from pair_detr.conversion import needs_of
 from pair_detr.data import (
     build_test_loader,
@@ -52,6 +53,7 @@ class Trainer(DefaultTrainer):
             ValueError: a config entry or the data do not fit; the message names it.
         """
         super(DefaultTrainer, self).__init__()
+        check_config(cfg)
         warn_of_ignored_iterations(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         images_per_process(cfg)
