@@ -63,8 +63,11 @@ def test_a_flag_that_is_none_is_refused(tmp_path: Path, key: str, value: Any) ->
 
 @pytest.mark.parametrize(("value", "crowd"), [(1, 1), ("true", 1), (0, 0), (None, 0), ("0", 0)])
 def test_ignored_objects_are_crowds(tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any, crowd: int) -> None:
-    with caplog.at_level(logging.INFO, logger="pair_detr"):
+    # Before logging is set up.
+    with caplog.at_level(logging.WARNING, logger="pair_detr"):
         assert load(tmp_path, ignore=value)["iscrowd"] == crowd
+    with caplog.at_level(logging.INFO, logger="pair_detr"):
+        load_dataset("own")
         load_dataset("own")
     messages = [message for message in caplog.messages if "1 objects have ignore 1 and count as crowds" in message]
     # Once for a file, however often it is loaded.

@@ -68,6 +68,16 @@ def test_types_of_others_become_pythons() -> None:
     assert given["file_name"] == Path("a.png") and "iscrowd" not in given["annotations"][2]
 
 
+def test_what_is_changed_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    objects = [annotation(ignore=1), annotation(iscrowd=1, ignore=1), annotation(area=-1), annotation(area=None)]
+    with caplog.at_level("INFO", logger="pair_detr"):
+        (record,) = normalize_records("said", [image(*objects)])
+    assert [entry["iscrowd"] for entry in record["annotations"]] == [1, 1, 0, 0]
+    assert not any("area" in entry for entry in record["annotations"])
+    ignored, area = caplog.messages
+    assert ignored.startswith('Data set "said": 1 objects have ignore 1') and "1 objects have an area that is" in area
+
+
 def test_masks_as_arrays() -> None:
     mask = np.zeros((30, 40), dtype=bool)
     mask[2:12, 1:11] = True

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.utils.logger import log_first_n
 
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import join_some, log_once
 from pair_detr.data.scalars import find_id
+
+logger = logging.getLogger(__name__)
 
 # Values of "supercategory" that say that there is none.
 _NONE = ("", "none", "null")
@@ -86,10 +87,9 @@ def _is_supercategory(category: dict[str, Any], others: Sequence[dict[str, Any]]
 
 
 def _log_unused(json_file: str, name: str) -> None:
-    log_first_n(
+    log_once(
+        logger,
         logging.INFO,
         f'{json_file}: category 0, "{name}", is not a class: it is the supercategory of all others and has no '
         "annotations, as in exports of Roboflow. To keep it, name it in the metadata's thing_classes.",
-        name=__name__,
-        key="message",
     )

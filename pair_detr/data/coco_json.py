@@ -3,8 +3,6 @@
 import logging
 from typing import Any
 
-from detectron2.utils.logger import log_first_n
-
 from pair_detr.data.coco_entries import (
     ANNOTATION_FIELDS,
     CATEGORY_FIELDS,
@@ -15,7 +13,9 @@ from pair_detr.data.coco_entries import (
     normalize_images,
 )
 from pair_detr.data.json_files import read_json
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import join_some, log_once
+
+logger = logging.getLogger(__name__)
 
 # The lists of a file in the order in which they are checked.
 _FIELDS = {"images": IMAGE_FIELDS, "categories": CATEGORY_FIELDS, "annotations": ANNOTATION_FIELDS}
@@ -63,16 +63,15 @@ def _faults_of_lists(content: Any) -> list[str]:
 
 
 def _log(json_file: str, findings: AnnotationFindings) -> None:
-    # A file is read several times in a run.
     if findings.num_ignored:
         message = (
             f"{json_file}: {findings.num_ignored} objects have ignore 1 and count as crowds: they are not trained on, "
             "and need not be found."
         )
-        log_first_n(logging.INFO, message, name=__name__, key="message")
+        log_once(logger, logging.INFO, message)
     if findings.bad_areas:
         message = (
             f"{json_file}: the area of {len(findings.bad_areas)} objects is not a positive number "
             f"({join_some(findings.bad_areas, _NAMED)}); the evaluation computes it."
         )
-        log_first_n(logging.WARNING, message, name=__name__, key="message")
+        log_once(logger, logging.WARNING, message)
