@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pair_detr.classification import Classification, build_classification
 from pair_detr.criterion import SetCriterion
 from pair_detr.data import resolve_class_names, resolve_num_classes
+from pair_detr.data.input_checks import check_channels
 from pair_detr.divergence import describe_non_finite_cost
 from pair_detr.ground_truth import annotation_kind, pack_boxes, pack_image_labels
 from pair_detr.layers import cxcywh_to_xyxy
@@ -108,6 +109,7 @@ class DetectionTransformer(nn.Module):
         Raises:
             ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
         """
+        check_channels(cfg)
         variant = variant_of(cfg)
         vocabulary = vocabulary or load_vocabulary(cfg)
         class_agnostic = cfg.MODEL.DETR.CLASS_AGNOSTIC
@@ -184,11 +186,11 @@ class DetectionTransformer(nn.Module):
         """Trains or detects.
 
         Args:
-            batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (3, H, W)
-                tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``; in
-                inference "height" and "width", the output size (default: the image's own). Images with labels, but no
-                boxes have "ann_type" "image" and "pos_category_ids", a list of classes, in place of "instances"; they
-                are in batches of their own.
+            batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (C, H, W) tensor in the
+                channels of INPUT.FORMAT; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and
+                ``gt_classes``; in inference "height" and "width", the output size (default: the image's own). Images
+                with labels, but no boxes have "ann_type" "image" and "pos_category_ids", a list of classes, in place
+                of "instances"; they are in batches of their own.
 
         Returns:
             In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of
@@ -228,7 +230,7 @@ class DetectionTransformer(nn.Module):
         """Normalises and pads the images.
 
         Returns:
-            (B, 3, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is to be masked.
+            (B, C, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is to be masked.
 
         Raises:
             ValueError: an image is larger than the fixed size.

@@ -23,7 +23,7 @@ from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
 from pair_detr.data.classes import classes_if_at_hand
 from pair_detr.engine.weights import Weights, load_weights, read_weights, require_weights
-from pair_detr.image_input import ImageInput, as_bgr
+from pair_detr.image_input import ImageInput, as_format
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,6 @@ class Predictor:
         """
         self.cfg = cfg.clone()
         self.cfg.defrost()
-        if self.cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise ValueError(f'INPUT.FORMAT is {self.cfg.INPUT.FORMAT!r}; the predictor needs "RGB" or "BGR".')
         build = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
         options = {} if vocabulary is None else {"vocabulary": self._resolve(vocabulary)}
         weights = None
@@ -102,8 +100,9 @@ class Predictor:
         """Detects.
 
         Args:
-            image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order: see
-                :func:`pair_detr.image_input.as_bgr`, also for the errors.
+            image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order, whatever the INPUT.FORMAT of the
+                model; of grey and RGBA models also arrays in their own channels. See
+                :func:`pair_detr.image_input.as_format`, also for the errors.
 
         Returns:
             {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
@@ -113,15 +112,14 @@ class Predictor:
         return self.model([self.prepare(image)])[0]
 
     def prepare(self, image: ImageInput) -> dict[str, Any]:
-        """The model's input: "image", (3, h, w) at the size of the model; "height" and "width" of the given image."""
-        image = as_bgr(image)
-        height, width = image.shape[:2]
-        if self.cfg.INPUT.FORMAT == "RGB":
-            image = image[:, :, ::-1]
-        inputs = T.AugInput(np.ascontiguousarray(image))
+        """The model's input: "image", (C, h, w) at the size of the model; "height" and "width" of the given image."""
+        pixels = as_format(image, self.cfg.INPUT.FORMAT)
+        height, width = pixels.shape[:2]
+        inputs = T.AugInput(np.ascontiguousarray(pixels))
         self.augmentation(inputs)
-        pixels = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        return {"image": pixels, "height": height, "width": width}
+        # A copy: Pillow's arrays cannot be written to, which torch warns of.
+        resized = torch.from_numpy(np.array(inputs.image.transpose(2, 0, 1), order="C"))
+        return {"image": resized, "height": height, "width": width}
 
     def _take_classes(self, weights: Weights | None) -> list[str] | None:
         """Names of the classes that weights of a linear classifier bring along; the data sets then play no part."""

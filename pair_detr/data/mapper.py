@@ -73,7 +73,8 @@ class DetectionMapper(DatasetMapper):
         """
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
-        record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        # A copy: Pillow's arrays cannot be written to, which torch warns of.
+        record["image"] = torch.from_numpy(np.array(augmented.image.transpose(2, 0, 1), order="C"))
         if self.is_train:
             self._transform_annotations(record, transforms, augmented.image.shape[:2])
         else:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pair_detr.atomic import replacing
-from pair_detr.image_input import as_bgr
+from pair_detr.image_input import as_bgr, open_file
 from pair_detr.open_vocabulary import read_class_list
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import add_model_arguments, load_predictor, run, tool_logger, tool_parser
@@ -36,13 +36,13 @@ class Demo:
         names = predictor.metadata.thing_classes
         self.results = CocoResults(names, _dataset_ids(predictor))
 
-    def detect(self, image: np.ndarray, name: str, **details: Any) -> np.ndarray:
-        """Detects in a BGR image, takes note of the result under ``name``, and returns an RGB picture of it."""
+    def detect(self, image: Image.Image | np.ndarray, name: str, **details: Any) -> np.ndarray:
+        """Detects in an image or a BGR frame, takes note of the result under ``name``, and returns an RGB picture."""
         outputs = self._predictor(image)
         outputs["instances"] = instances = outputs["instances"].to("cpu")
         outputs["instances"] = instances = instances[instances.scores >= self._confidence]
         self.results.add(name, instances, **details)
-        return draw_detections(image, outputs, self._predictor.metadata)
+        return draw_detections(as_bgr(image), outputs, self._predictor.metadata)
 
     def image(self, file: Path, output: Path) -> None:
         """Draws an image.
@@ -50,7 +50,7 @@ class Demo:
         Raises:
             OSError, ValueError: it cannot be read; the message names it.
         """
-        picture = Image.fromarray(self.detect(as_bgr(file), str(file)))
+        picture = Image.fromarray(self.detect(open_file(file), str(file)))
         with replacing(output) as temporary:
             picture.save(temporary, quality=92)
 

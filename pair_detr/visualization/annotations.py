@@ -7,7 +7,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from pair_detr.data.degenerate import box_fault
-from pair_detr.data.image_files import read_pixels
+from pair_detr.data.image_files import read_pixels, to_rgb
 from pair_detr.data.masks import compressed, mask_fault
 from pair_detr.data.panoptic_masks import annotate, mask_file
 from pair_detr.visualization.detections import class_colors
@@ -57,7 +57,7 @@ def draw_input(
     Args:
         item: as :class:`pair_detr.data.DetectionMapper` makes it.
         class_names: in the order of their ids.
-        image_format: of its image, "RGB" or "BGR".
+        image_format: of its image, see :data:`pair_detr.data.image_files.CHANNELS`.
         fixed_size: height and width that the model pads it to, if it does.
         padding: value of each channel there, in the order of ``image_format``.
 
@@ -66,11 +66,11 @@ def draw_input(
     """
     image = item["image"].permute(1, 2, 0).numpy()
     if fixed_size:
-        canvas = np.empty((*fixed_size, 3), dtype=np.uint8)
+        canvas = np.empty((*fixed_size, image.shape[2]), dtype=np.uint8)
         canvas[:] = np.round(padding)
         canvas[: image.shape[0], : image.shape[1]] = image
         image = canvas
-    image = image[..., ::-1] if image_format == "BGR" else image
+    image = to_rgb(image, image_format)
     instances = item["instances"]
     count = len(instances)
     masks = [None] * count
