@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from data_helpers import make_cfg, restored_catalogs, write_coco, write_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from pair_detr.data import load_dataset, register_coco, register_split, require_constant_ids
@@ -31,8 +32,10 @@ def register(folder: Path, number: Callable[[str], Any], name: str = "own") -> N
     for file in files:
         write_image(folder / file, 20, 10)
 
+    own = {"bbox": [1, 2, 10, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+
     def load() -> list[dict[str, Any]]:
-        return [{"file_name": str(folder / file), "image_id": number(file), "annotations": []} for file in files]
+        return [{"file_name": str(folder / file), "image_id": number(file), "annotations": [own]} for file in files]
 
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(thing_classes=["cat"], evaluator_type="coco", image_root=str(folder))

@@ -77,6 +77,20 @@ def test_polygons_of_other_numbers() -> None:
     assert polygon_fault([*POLYGON[0][:-1], True]) == "a polygon that is not a list of numbers"
 
 
+def test_a_mask_keeps_its_good_polygons(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    annotation = {"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": [[1, 2], *POLYGON, [3]]}
+    register_coco("part", str(write_coco(tmp_path, [annotation], [(WIDTH, HEIGHT)])), str(tmp_path))
+    (record,) = validate("part", load_dataset("part"), masks=True)
+    assert record["annotations"][0]["segmentation"] == POLYGON
+    (message,) = caplog.messages
+    assert message.startswith('Data set "part": annotation 0 of 1.png has a polygon of 2 numbers; three points are 6, ')
+    assert "Left 2 such polygons out of masks that have others" in message
+    assert len(check_dataset("part").bad_masks) == 2
+    caplog.clear()
+    validate("part", load_dataset("part"))
+    assert not caplog.messages
+
+
 def test_a_polygon_without_the_list_around_it(tmp_path: Path) -> None:
     annotation = {"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": POLYGON[0]}
     register_coco("flat", str(write_coco(tmp_path, [annotation], [(WIDTH, HEIGHT)])), str(tmp_path))

@@ -49,7 +49,8 @@ def validate(
     """Makes sure that a data set can be trained on.
 
     Degenerate boxes, and with ``masks`` unusable masks with their boxes, are dropped, with one warning that counts
-    them; files that occur twice are a warning. What is in the data set is logged in numbers.
+    them, and another one for polygons that a mask is left without; files that occur twice are a warning. What is in the
+    data set is logged in numbers.
 
     Args:
         name: the data set.
@@ -111,6 +112,15 @@ def validate(
         if faults:
             kept[-1]["dropped_boxes"] = [*record.get("dropped_boxes", ()), *faults.values()]
     warn_of_dropped(name, dropped)
+    if masks and (polygons := [str(fault) for record in dicts for fault in record.get("bad_polygons", ())]):
+        logger.warning(
+            'Data set "%s": %s. Left %d such polygons out of masks that have others. "python -m '
+            'pair_detr.tools.check_dataset %s" lists all.',
+            name,
+            join_some(polygons, 3),
+            len(polygons),
+            name,
+        )
     return kept
 
 
