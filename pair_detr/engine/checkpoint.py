@@ -3,7 +3,7 @@
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from pair_detr.conversion import METADATA
+from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
 
@@ -27,7 +28,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
     A checkpoint is written to a temporary file, flushed to the disk, and then renamed. ``last_checkpoint`` follows in
     the same way, so whatever moment the process is killed at, it names a complete file.
 
-    The names of a model's classes are saved beside its weights.
+    The names of a model's classes, and their ids in the files of its data, are saved beside its weights.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Resumes from the newest readable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
 
         Raises:
-            FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, or none of the
-                checkpoints can be read.
+            FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, none of the
+                checkpoints can be read, or the newest has other classes or another order of them.
         """
         if not resume or not self.has_checkpoint():
             if resume:
@@ -101,6 +102,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             try:
                 loaded = self.load(str(candidate))
                 metadata = loaded.get(METADATA, {})
+                _require_class_order(self.model, metadata.get("class_names"), candidate)
                 log_exchanged_classes(self.model, metadata.get("class_names"), str(candidate))
                 return loaded
             except _UnreadableError as error:
@@ -111,8 +113,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         )
 
     def _metadata(self) -> dict[str, Any]:
-        names = getattr(self.model, "class_names", None)
-        return {"class_names": None if names is None else list(names), "config": self._needs}
+        classes = {key: getattr(self.model, key, None) for key in ("class_names", "category_ids")}
+        return {key: x if x is None else list(x) for key, x in classes.items()} | {"config": self._needs}
 
     def _candidates(self) -> list[Path]:
         last = Path(self.get_checkpoint_file())
@@ -147,6 +149,30 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 "trained with, or set another OUTPUT_DIR."
             )
         return incompatible
+
+
+def _require_class_order(model: nn.Module, class_names: Sequence[str] | None, path: Path) -> None:
+    """Makes sure that the rows of a linear classifier still are the classes that they were trained as.
+
+    Raises:
+        CheckpointError: the model has other classes than the checkpoint, or the same in another order.
+    """
+    own = getattr(model, "class_names", None)
+    if own is None or class_names is None or getattr(model, "vocabulary", None) is not None:
+        return
+    try:
+        order = match_order(own, class_names)
+    except ClassMismatchError as error:
+        difference = str(error)
+    else:
+        if order is None:
+            return
+        difference = "they are in another order"
+    raise CheckpointError(
+        f"The data of the config have {describe_classes(own)}, but {path} was trained with "
+        f"{describe_classes(class_names)} ({difference}). Resume with the categories that it was trained with; or take "
+        f"its weights alone, without --resume, by MODEL.WEIGHTS {path}: these are matched by the names of classes."
+    )
 
 
 class _UnreadableError(CheckpointError):

@@ -53,6 +53,7 @@ class Weights:
         state: the state dict of a detector, or of its backbone alone.
         class_names: of its classes, if the file says so.
         needs: config entries that they were trained with, by their full names, as far as is known.
+        category_ids: of the classes in the files of their data, if the file says so.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Weights:
     state: dict[str, Tensor]
     class_names: Sequence[str] | None
     needs: dict[str, Any]
+    category_ids: Sequence[int | str] | None = None
 
 
 def read_weights(weights: str, num_classes: int | None = None) -> Weights:
@@ -80,7 +82,8 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
         if is_ours(checkpoint.state):
             metadata = checkpoint.hints.get("metadata", {})
             names, needs = metadata.get("class_names"), metadata.get("config", {})
-            return Weights(weights, "this package's", checkpoint.state, names, needs)
+            ids = metadata.get("category_ids")
+            return Weights(weights, "this package's", checkpoint.state, names, needs, ids)
         converted = convert(checkpoint, keep_91=num_classes in RAW_IDS)
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
