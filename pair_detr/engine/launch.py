@@ -29,6 +29,7 @@ from pair_detr.data import register_from_config, require_constant_ids, resolve_n
 from pair_detr.data.text_files import read_text
 from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.hooks import TrainingInterrupted
+from pair_detr.engine.resume import require_resumable
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.user_errors import (
     USER_ERRORS,
@@ -107,7 +108,9 @@ def main(args: argparse.Namespace) -> dict:
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a data set.")
     resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
-    if not resuming:
+    if resuming:
+        require_resumable(cfg, training=not args.eval_only)
+    else:
         require_weights(cfg)
     if args.eval_only:
         return _evaluate(cfg, args.resume)
