@@ -31,7 +31,8 @@ def _adapt_detectron2_defaults(cfg: CN) -> None:
     # Detectron2 defaults to "cuda" and fails without a GPU; the same config should run on both.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # torchvision's convention, in which all published DETR checkpoints are trained: RGB, ImageNet statistics in
-    # 0..255, stride in the 3x3 convolution of a bottleneck.
+    # 0..255, stride in the 3x3 convolution of a bottleneck. Images may also be read as BGR, L (grey), LA, RGBA, HSV or
+    # YCbCr, with a value of PIXEL_MEAN and of PIXEL_STD for each channel.
     cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]

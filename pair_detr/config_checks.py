@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from pair_detr.config import add_pair_detr_config
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER
-from pair_detr.variants import variant_of
+from pair_detr.variants import classification_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,19 +49,20 @@ class _Idle:
         patterns: of their names; * stands for any characters, dots included.
         remedy: what to set instead, or why there is nothing.
         applies: tells whether they are without effect in a config.
+        harmless: a value that says what is the case anyway.
     """
 
     patterns: tuple[str, ...]
     remedy: str
     applies: Callable[[CfgNode], bool] = _always
+    harmless: Any = None
 
     def matches(self, key: str) -> bool:
         return any(fnmatchcase(key, pattern) for pattern in self.patterns)
 
 
 def _is_softmax(cfg: CfgNode) -> bool:
-    name = cfg.MODEL.DETR.LOSS.CLASSIFICATION
-    return (variant_of(cfg).classification if name == "auto" else name) == "softmax"
+    return classification_of(cfg) == "softmax"
 
 
 def _lacks_group(group: str) -> Callable[[CfgNode], bool]:
@@ -118,7 +119,8 @@ _IDLE = (
     _Idle(
         ("MODEL.BACKBONE.FREEZE_AT",),
         f"{_CONVNET} is trained as a whole: set it to 0",
-        lambda cfg: cfg.MODEL.BACKBONE.NAME == _CONVNET and cfg.MODEL.BACKBONE.FREEZE_AT > 0,
+        lambda cfg: cfg.MODEL.BACKBONE.NAME == _CONVNET,
+        harmless=0,
     ),
     _Idle(
         ("MODEL.RESNETS.RES5_DILATION",),
@@ -225,9 +227,20 @@ def idle_keys(cfg: CfgNode) -> dict[str, str]:
         # To disable what is not there anyway is no mistake.
         if not is_set or (key.endswith(".ENABLED") and not value):
             continue
-        if entry := next((entry for entry in _IDLE if entry.matches(key) and entry.applies(cfg)), None):
+        entry = _idle_entry(key, cfg)
+        if entry is not None and value != entry.harmless:
             found[key] = entry.remedy
     return found
+
+
+def has_effect(key: str, cfg: CfgNode) -> bool:
+    """Whether a config would build or train something else with another value of a key."""
+    entry = _idle_entry(key, cfg)
+    return entry is None or (key.endswith(".ENABLED") and entry.applies is not _always)
+
+
+def _idle_entry(key: str, cfg: CfgNode) -> _Idle | None:
+    return next((entry for entry in _IDLE if entry.matches(key) and entry.applies(cfg)), None)
 
 
 def flatten(cfg: CfgNode) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pair_detr.classification import Classification, build_classification
 from pair_detr.criterion import SetCriterion
-from pair_detr.data import resolve_class_names, resolve_num_classes
+from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
 from pair_detr.data.input_checks import check_channels
 from pair_detr.divergence import describe_non_finite_cost
 from pair_detr.ground_truth import annotation_kind, pack_boxes, pack_image_labels
@@ -57,6 +57,7 @@ class DetectionTransformer(nn.Module):
         pixel_std: list[float],
         detections_per_image: int,
         class_names: list[str] | None = None,
+        category_ids: Sequence[int | str] | None = None,
         class_agnostic: bool = False,
         image_label_criterion: ImageLabelCriterion | None = None,
         panoptic: PanopticOptions | None = None,
@@ -70,6 +71,7 @@ class DetectionTransformer(nn.Module):
             classification: how the network's logits are read.
             num_classes: labels of the training data must be below it.
             class_names: of the classes, if known; they are saved with the weights.
+            category_ids: of the classes in the files of their data, if known; saved, too.
             pixel_mean: of each channel, in the units of the input images.
             pixel_std: of each channel.
             detections_per_image: at most so many are returned.
@@ -86,6 +88,7 @@ class DetectionTransformer(nn.Module):
         self.classification = classification
         self.num_classes = num_classes
         self.class_names = class_names
+        self.category_ids = category_ids
         self.detections_per_image = detections_per_image
         self.class_agnostic = class_agnostic
         self.image_label_criterion = image_label_criterion
@@ -132,6 +135,7 @@ class DetectionTransformer(nn.Module):
             "classification": classification,
             "num_classes": num_classes,
             "class_names": class_names,
+            "category_ids": resolve_category_ids(cfg, class_names),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -179,6 +183,8 @@ class DetectionTransformer(nn.Module):
                 "MODEL.DETR.PANOPTIC.ENABLED False, to detect things with masks."
             )
         head.set_vocabulary(vocabulary)
+        if list(head.names) != self.class_names:
+            self.category_ids = None
         self.num_classes = len(head.names)
         self.class_names = list(head.names)
 

@@ -21,7 +21,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
-from pair_detr.data.classes import classes_if_at_hand
+from pair_detr.data.classes import category_ids_if_at_hand
 from pair_detr.engine.weights import Weights, load_weights, read_weights, require_weights
 from pair_detr.image_input import ImageInput, as_format
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
@@ -35,8 +35,11 @@ class Predictor:
     Attributes:
         model: in evaluation mode, with the weights of MODEL.WEIGHTS.
         datasets: names of the data sets of the config, which need not be there.
-        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes; a panoptic model has
-            ``stuff_classes``, too.
+        category_ids: of the classes in the files of their data, as the checkpoint or a data set of the config says;
+            None if neither does.
+        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes, and
+            ``thing_dataset_id_to_contiguous_id`` has their ids, if known; a panoptic model has ``stuff_classes`` and
+            ``stuff_dataset_id_to_contiguous_id``, too.
     """
 
     def __init__(self, cfg: CfgNode, vocabulary: Vocabulary | Sequence[str] | None = None) -> None:
@@ -62,6 +65,7 @@ class Predictor:
         else:
             logger.warning("MODEL.WEIGHTS is empty: the predictor has random weights.")
         self.datasets = tuple(dict.fromkeys((*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)))
+        self._weights_classes = (weights.class_names, weights.category_ids) if weights else (None, None)
         self._names = self._take_classes(weights)
         self.model = build(self.cfg, **options).to(self.cfg.MODEL.DEVICE).eval()
         if weights:
@@ -135,15 +139,30 @@ class Predictor:
         return names
 
     def _name_classes(self) -> None:
-        names = self._names if self.model.vocabulary is None else self.model.vocabulary
+        # Where the model took its classes from data, rows of weights with another order have been brought to theirs.
+        names = self.model.vocabulary or self.model.class_names or self._names
         if names is None:
-            count = self.model.num_classes
-            datasets = () if self.model.class_agnostic else self.datasets
-            found = (classes_if_at_hand(name) or [] for name in datasets)
-            names = next((x for x in found if len(x) == count), [f"class {i}" for i in range(count)])
+            names = [f"class {i}" for i in range(self.model.num_classes)]
+        self.category_ids = self._find_category_ids(names)
         self.metadata = Metadata(name="predictor", thing_classes=list(names))
-        if self.model.panoptic is not None:
-            self.metadata.set(stuff_classes=self.model.panoptic.classes.stuff_names)
+        classes = None if self.model.panoptic is None else self.model.panoptic.classes
+        if classes is not None:
+            self.metadata.set(stuff_classes=classes.stuff_names)
+        if self.category_ids is not None:
+            is_thing = [True] * len(names) if classes is None else classes.is_thing
+            indices = range(len(names)) if classes is None else classes.category_ids
+            for kind, key in ((True, "thing"), (False, "stuff")):
+                kinds = zip(self.category_ids, indices, is_thing, strict=True)
+                ids = {own: index for own, index, thing in kinds if thing == kind}
+                self.metadata.set(**{f"{key}_dataset_id_to_contiguous_id": ids})
+
+    def _find_category_ids(self, names: Sequence[str]) -> list[int | str] | None:
+        known, ids = self._weights_classes
+        if ids and list(names) == list(known or ()):
+            return list(ids)
+        datasets = () if self.model.class_agnostic else self.datasets
+        found = (category_ids_if_at_hand(name, names) for name in datasets)
+        return next((list(ids) for ids in found if ids is not None), None)
 
     def _resolve(self, vocabulary: Vocabulary | Sequence[str]) -> Vocabulary:
         clip = self.cfg.MODEL.CLIP

@@ -63,6 +63,8 @@ def register(name: str, folder: Path, file_names: list[str], files: list[str]) -
         (["a.png "], ["images/a.png"], "there is a space at an end"),
         ([unicodedata.normalize("NFC", "ä.png")], ["images/" + unicodedata.normalize("NFD", "ä.png")], "NFC and NFD"),
         (["a.png"], ["images/b.png", "images/a.txt.png"], ""),
+        (["data:image/png;base64," + "A" * 5000], ["images/b.png"], ""),
+        (["a\0b.png"], ["images/b.png"], ""),
     ],
 )
 def test_what_the_names_of_missing_files_get_wrong(

@@ -21,9 +21,10 @@ from pair_detr.data import (
     register_coco,
     register_from_config,
     register_voc,
+    registration,
 )
 from pair_detr.data.class_matching import ClassMismatchError, match_order
-from pair_detr.engine import argument_parser, build_evaluator, main
+from pair_detr.engine import CheckpointError, argument_parser, build_evaluator, main
 from pair_detr.engine.evaluation import require_test_set
 from pair_detr.tools import check_dataset as tool
 
@@ -232,6 +233,25 @@ def test_weights_and_test_sets_in_any_order(tmp_path: Path) -> None:
     assert expected["ap50"] > 0 and expected["ap-one"] != expected["ap-two"]
     for found in results.values():
         assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_resumed_run_has_the_order_that_it_was_trained_with(tmp_path: Path) -> None:
+    entry = write_dataset(tmp_path, "resumed")
+    run(entry, tmp_path / "out", SOLVER__MAX_ITER=1)
+    file = Path(entry["JSON"])
+    for names, difference in ((["two", "one"], "they are in another order"), (["one", "three"], "in the first alone")):
+        content = json.loads(file.read_text())
+        content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+        file.write_text(json.dumps(content))
+        MetadataCatalog.pop("resumed")
+        DatasetCatalog.pop("resumed")
+        registration._registered.pop("resumed")
+        for flags in (("--resume",), ("--resume", "--eval-only")):
+            with pytest.raises(CheckpointError, match=rf"have 2 classes \({', '.join(names)}\).*\({difference}"):
+                run(entry, tmp_path / "out", *flags, SOLVER__MAX_ITER=3, DATASETS__TEST=("resumed",))
+    # The remedy.
+    weights = {"MODEL__WEIGHTS": str(tmp_path / "out" / "model_final.pth")}
+    run(entry, tmp_path / "new", SOLVER__MAX_ITER=1, **weights)
 
 
 def test_open_vocabulary(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tool_helpers import save_model
 
 from pair_detr.data import DetectionMapper, check_input
 from pair_detr.data.image_files import CHANNELS, read_pixels, to_rgb
+from pair_detr.engine import CheckpointError
 from pair_detr.image_input import as_format
 from pair_detr.predictor import Predictor
 
@@ -164,3 +165,11 @@ def test_files_are_read_in_every_format(tmp_path: Path) -> None:
     assert np.array_equal(read_pixels(str(tmp_path / "image.png"), "RGBA")[..., 3:], ALPHA)
     assert np.abs(read_pixels(str(tmp_path / "image.png"), "L") - GREY).max() <= 1
     assert make_cfg().INPUT.FORMAT in CHANNELS
+
+
+def test_weights_of_three_channels_on_grey_images_are_refused_by_key(tmp_path: Path) -> None:
+    cfg = set_format(tiny_cfg(), "L")
+    save_model(tmp_path)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"layers\.0\.weight is 4 x 3 x 3 x 3, not 4 x 1 x 3 x 3 .*INPUT\.FORMAT"):
+        Predictor(cfg)

@@ -8,6 +8,8 @@ from detectron2.data import MetadataCatalog
 
 from pair_detr.data.catalog import annotation_type_of, class_names_of
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
+from pair_detr.data.panoptic_classes import category_ids_of
+from pair_detr.data.scalars import id_of
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER
 
 _KEY = "MODEL.DETR.NUM_CLASSES"
@@ -148,6 +150,34 @@ def resolve_class_names(cfg: CfgNode) -> list[str] | None:
         if classes := classes_if_at_hand(name):
             return classes
     return None
+
+
+def resolve_category_ids(cfg: CfgNode, names: Sequence[str] | None) -> tuple[int | str, ...] | None:
+    """Ids in the files of the data of classes, such as COCO's 1 to 90; None where no data set of the config can tell.
+
+    Args:
+        cfg: config.
+        names: of the classes.
+    """
+    if names is None:
+        return None
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if (ids := category_ids_if_at_hand(name, names)) is not None:
+            return ids
+    return None
+
+
+def category_ids_if_at_hand(name: str, names: Sequence[str]) -> tuple[int | str, ...] | None:
+    """Ids of classes in the files of a data set; None if it has other classes, says no ids, or cannot be loaded."""
+    try:
+        classes, ids = class_names_of(name), category_ids_of(MetadataCatalog.get(name))
+        order = match_order(names, classes or [])
+    except (KeyError, OSError, ValueError, ImportError):
+        return None
+    if ids is None:
+        return None
+    ordered = ids if order is None else [ids[index] for index in order]
+    return tuple(map(id_of, ordered))
 
 
 def sharing_classes(cfg: CfgNode) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from detectron2.data.datasets import builtin, lvis
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import BoxMode
 
+from pair_detr.data.file_names import is_there
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
 
@@ -104,7 +105,7 @@ def _file_of(image: dict[str, Any], image_root: str) -> str:
     files = [str(Path(image_root, image["file_name"]))] if "file_name" in image else []
     if "coco_url" in image:
         files.append(str(Path(image_root, *image["coco_url"].split("/")[-2:])))
-    return next((file for file in files if Path(file).exists()), files[0])
+    return next(filter(is_there, files), files[0])
 
 
 def _faults_of(content: Any) -> list[str]:

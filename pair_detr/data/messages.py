@@ -22,3 +22,8 @@ def log_once(logger: logging.Logger, level: int, message: str) -> None:
     logger.log(level, message)
     if logger.isEnabledFor(level) and logger.hasHandlers():
         _logged.add(message)
+
+
+def one_line(text: str) -> str:
+    """A name in a single line, without control characters: for tables and pictures, which a line break would break."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

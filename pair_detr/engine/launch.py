@@ -30,6 +30,7 @@ from pair_detr.data.text_files import read_text
 from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.evaluation import require_test_set
 from pair_detr.engine.hooks import TrainingInterrupted
+from pair_detr.engine.resume import require_resumable
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.user_errors import (
     USER_ERRORS,
@@ -108,7 +109,9 @@ def main(args: argparse.Namespace) -> dict:
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a data set.")
     resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
-    if not resuming:
+    if resuming:
+        require_resumable(cfg, training=not args.eval_only)
+    else:
         require_weights(cfg)
     if args.eval_only:
         check_config(cfg)

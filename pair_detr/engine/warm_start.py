@@ -17,7 +17,7 @@ _TWINS = {"top_left_decoder": "decoder", "top_left_head": "box_head"}
 _OPTIONAL = {"class_head", "top_left_decoder", "top_left_head", "center_projection", "top_left_projection", "mask_head"}
 # What to set for a part to fit.
 _CONFIG = {
-    "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH",
+    "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH, INPUT.FORMAT",
     "input_proj": "MODEL.DETR.HIDDEN_DIM, MODEL.BACKBONE.NAME",
     "encoder": "MODEL.DETR.ENC_LAYERS, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.FFN_DIM",
     "mask_head": "MODEL.BACKBONE.NAME, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.NUM_HEADS",

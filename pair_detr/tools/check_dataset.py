@@ -11,6 +11,7 @@ from pair_detr.config_files import load_config
 from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config, sharing_classes
 from pair_detr.data.checks.panoptic import absent_segments
 from pair_detr.data.classes import compare_classes
+from pair_detr.data.messages import one_line
 from pair_detr.data.validation import unreadable_images
 from pair_detr.tools.common import run, tool_logger, tool_parser
 
@@ -136,11 +137,7 @@ def class_table(report: DatasetReport) -> str:
     Where there are objects that Pascal VOC calls difficult, it says how many of the boxes these are.
     """
     headers = ["class", "boxes", "images with boxes", "crowds", "labelled images"]
-    rows = [
-        # A line break in a name would break the table.
-        [" ".join(name.split()), x.boxes, x.box_images, x.crowds, x.labelled_images]
-        for name, x in report.classes.items()
-    ]
+    rows = [[one_line(name), x.boxes, x.box_images, x.crowds, x.labelled_images] for name, x in report.classes.items()]
     if report.num_difficult:
         headers.insert(2, "of them difficult")
         for row, count in zip(rows, report.classes.values(), strict=True):

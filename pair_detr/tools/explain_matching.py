@@ -13,6 +13,7 @@ from pair_detr.analysis.matching_report import report_matching
 from pair_detr.atomic import replacing
 from pair_detr.data import load_dataset
 from pair_detr.data.json_files import write_json
+from pair_detr.data.messages import one_line
 from pair_detr.data.validation import validate
 from pair_detr.image_input import as_format
 from pair_detr.predictor import Predictor
@@ -112,7 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
         numbers,
     )
-    logger.info("%s\n%s\nPicture: %s; numbers: %s", title, report.table(names), args.output, numbers)
+    logger.info(
+        "%s\n%s\nPicture: %s; numbers: %s", title, report.table(list(map(one_line, names))), args.output, numbers
+    )
 
 
 if __name__ == "__main__":

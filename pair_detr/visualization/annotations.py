@@ -12,6 +12,7 @@ from pair_detr.data.masks import compressed, mask_fault
 from pair_detr.data.panoptic_masks import annotate, mask_file
 from pair_detr.visualization.detections import class_colors
 from pair_detr.visualization.opencv import readable_visualizer
+from pair_detr.visualization.text import drawable, set_fonts
 
 
 def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:
@@ -91,6 +92,7 @@ def _draw(
     class_names: Sequence[str],
 ) -> np.ndarray:
     visualizer = readable_visualizer(image)
+    class_names = drawable(class_names)
     names = [_name(class_names, index) for index in classes]
     colors = class_colors(max(len(class_names), 1))
     # The Visualizer takes masks for all instances of a call, or for none.
@@ -106,6 +108,7 @@ def _draw(
     if image_labels:
         text = ", ".join(_name(class_names, index) for index in image_labels)
         visualizer.draw_text(text, (2, 2), horizontal_alignment="left")
+    set_fonts(visualizer.output.fig)
     return visualizer.output.get_image()
 
 
