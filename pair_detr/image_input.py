@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pair_detr.data.image_checks import require_8_bits
+
 ImageInput = str | Path | Image.Image | np.ndarray
 
 
@@ -52,9 +54,5 @@ def _read(file: Path) -> np.ndarray:
 
 
 def _to_bgr(image: Image.Image, name: str) -> np.ndarray:
-    if image.mode == "F" or image.mode.startswith("I"):
-        # Pillow would clip them at 255: almost everything becomes white.
-        raise ValueError(
-            f"{name} has more than 8 bits a channel (mode {image.mode}): scale it to 0..255 and convert it first."
-        )
+    require_8_bits(image, name)
     return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[:, :, ::-1])

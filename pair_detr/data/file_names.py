@@ -42,11 +42,27 @@ def missing_files(file_names: Sequence[str]) -> list[str]:
             continue
         folder, base = os.path.split(file_name)
         if folder not in folders:
-            path = Path(folder)
-            folders[folder] = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+            folders[folder] = _files_in(folder)
         if base not in folders[folder]:
             missing.append(file_name)
     return missing
+
+
+def _files_in(folder: str) -> set[str]:
+    """Names of the files in a folder; not of pipes, which opening would wait for, nor of links to nothing."""
+    path = Path(folder)
+    if not path.is_dir():
+        return set()
+    with os.scandir(path) as entries:
+        return {entry.name for entry in entries if _is_file(entry)}
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        # A link that leads nowhere, or where the user may not look.
+        return False
 
 
 def _with_slashes(record: dict[str, Any]) -> dict[str, Any]:

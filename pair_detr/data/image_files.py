@@ -12,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, ImageOps
 
 from pair_detr.data.file_search import search_files, warn_of_hidden
+from pair_detr.data.image_checks import require_8_bits, require_regular_file
 from pair_detr.data.messages import join_some
 
 logger = logging.getLogger(__name__)
@@ -72,13 +73,10 @@ def read_pixels(file: str, image_format: str) -> np.ndarray:
         ValueError: it has more than 8 bits a channel.
     """
     try:
+        require_regular_file(file)
         with PathManager.open(file, "rb") as stream:
             image = Image.open(stream)
-            if image.mode == "F" or image.mode.startswith("I"):
-                # Pillow would clip them at 255: almost everything becomes white.
-                raise ValueError(
-                    f"{file} has more than 8 bits a channel (mode {image.mode}): scale it to 0..255 and convert it."
-                )
+            require_8_bits(image, file)
             return convert_PIL_to_numpy(ImageOps.exif_transpose(image), image_format)
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         # All that Pillow raises for a file that is missing, truncated or not an image.
@@ -90,6 +88,7 @@ def read_pixels(file: str, image_format: str) -> np.ndarray:
 
 def _image_size(path: Path) -> tuple[int, int] | None:
     try:
+        require_regular_file(path)
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
