@@ -34,6 +34,11 @@ class FileLock:
         self.file = Path(file)
         self._descriptor: int | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds it."""
+        return self._descriptor is not None
+
     def acquire(self, wait: bool = False) -> bool:
         """Takes the lock, if no other process (or other object of this class) holds it.
 
@@ -70,7 +75,7 @@ class FileLock:
 
     def release(self) -> None:
         """Removes the file, and lets the lock go; does nothing in a process that does not hold it."""
-        if self._descriptor is not None:
+        if self.is_held:
             # First the file: once the lock is free, it may be another process's.
             self.file.unlink(missing_ok=True)
             self._close()

@@ -164,6 +164,7 @@ TOOLS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "make_ov_coco": (["--root", "."], ["coco/annotations/ovcoco_val2017.json"]),
     "plot_training": (["run", "--output", "out/a.png"], ["out/a.png", "out/a.svg"]),
+    "quickstart": (["--output", "out"], ["out/predictions.png"]),
     "study_matching": (
         ["--stages", "none.pth", "--output", "out/a.png", "--dump", "out/b.npz", "--config-file", "quickstart"],
         ["out/a.png", "out/b.npz"],
