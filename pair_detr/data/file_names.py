@@ -50,10 +50,9 @@ def missing_files(file_names: Sequence[str]) -> list[str]:
 
 def _files_in(folder: str) -> set[str]:
     """Names of the files in a folder; not of pipes, which opening would wait for, nor of links to nothing."""
-    path = Path(folder)
-    if not path.is_dir():
+    if not is_folder(folder):
         return set()
-    with os.scandir(path) as entries:
+    with os.scandir(Path(folder)) as entries:
         return {entry.name for entry in entries if _is_file(entry)}
 
 
@@ -65,12 +64,28 @@ def _is_file(entry: os.DirEntry) -> bool:
         return False
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; what cannot even be a path is not."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """As :func:`is_there`, for folders."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
 def _with_slashes(record: dict[str, Any]) -> dict[str, Any]:
     file = record.get("file_name")
-    if not isinstance(file, str) or "\\" not in file or Path(file).exists():
+    if not isinstance(file, str) or "\\" not in file or is_there(file):
         return record
     turned = file.replace("\\", "/")
-    return {**record, "file_name": turned} if Path(turned).exists() else record
+    return {**record, "file_name": turned} if is_there(turned) else record
 
 
 def _has_handler(file_name: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pair_detr.image_input import as_bgr
+from pair_detr.image_input import as_format, open_file
 from pair_detr.outputs import require_outputs, writing
 from pair_detr.tools.common import (
     add_model_arguments,
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--detections {args.detections}: it must be 1 or more")
     arrays = args.output.with_suffix(".npz")
     require_outputs([args.output, arrays], overwrite=args.overwrite, inputs=[args.image])
-    image = as_bgr(args.image)
+    image = open_file(args.image)
     predictor = load_predictor(args)
     report = report_attention(predictor.model, predictor.prepare(image), args.detections, args.layer, args.points)
-    figure = draw_attention(image[:, :, ::-1], report, predictor.metadata.thing_classes)
+    figure = draw_attention(as_format(image, "RGB"), report, predictor.metadata.thing_classes)
     with writing(args.output) as temporary:
         figure.savefig(temporary, dpi=110)
     with writing(arrays) as temporary:
