@@ -14,14 +14,13 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from pair_detr.atomic import replacing
 from pair_detr.conversion import METADATA
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
 
 logger = logging.getLogger(__name__)
-
-_TEMPORARY_NAME = ".checkpoint.tmp"
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -240,13 +239,7 @@ def _reading(file: str) -> Iterator[None]:
 @contextmanager
 def _replace(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file that takes the place of ``path`` once it is complete and on the disk."""
-    # One name for all: what a killed process left is overwritten by the next one.
-    temporary = path.parent / _TEMPORARY_NAME
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
