@@ -12,10 +12,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from pair_detr.conversion import METADATA, ConversionError, read_file
+from pair_detr.conversion import METADATA
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
+from pair_detr.tensor_files import TensorFileError, read_tensor_file
 
 logger = logging.getLogger(__name__)
 
@@ -241,8 +242,8 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     try:
-        content = read_file(path, mmap=mmap)
-    except (ConversionError, OSError) as error:
+        content = read_tensor_file(path, mmap=mmap)
+    except (TensorFileError, OSError) as error:
         raise _UnreadableError(str(error)) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
         raise _UnreadableError(f"{path} is not a checkpoint of a training: it has no entry 'model'.")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pair_detr.conversion import ConversionError, read_file, read_state_dict
-from pair_detr.conversion.torchscript import is_torchscript
+from pair_detr.tensor_files import TensorFileError, read_tensor_file
+from pair_detr.tensor_files.torchscript import is_torchscript
 
 
 class Net(nn.Module):
@@ -41,7 +41,7 @@ def archive(tmp_path: Path) -> Path:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_weights_of_torchscript(archive: Path) -> None:
     assert is_torchscript(archive)
-    state, expected = read_file(archive), torch.jit.load(archive).state_dict()
+    state, expected = read_tensor_file(archive), torch.jit.load(archive).state_dict()
     assert list(state) == list(expected)
     for name, tensor in expected.items():
         assert state[name].dtype == tensor.dtype
@@ -57,8 +57,8 @@ def test_torchscript_with_other_objects(archive: Path, tmp_path: Path) -> None:
         for name in source.namelist():
             is_root = name.endswith("/data.pkl")
             target.writestr(name, b"cos\nsystem\n(S'false'\ntR." if is_root else source.read(name))
-    with pytest.raises(ConversionError, match=r"holds more than arrays \(os\.system\), which could run code"):
-        read_file(hostile)
+    with pytest.raises(TensorFileError, match=r"holds more than arrays \(os\.system\), which could run code"):
+        read_tensor_file(hostile)
 
 
 def test_tar_files_of_torch_0_1(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_tar_files_of_torch_0_1(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    with pytest.raises(ConversionError, match=r"\.tar file, of torch 0\.1\), which could run code.*--allow-pickle"):
-        read_state_dict(path)
+    with pytest.raises(TensorFileError, match=r"\.tar file, of torch 0\.1\), which could run code.*--allow-pickle"):
+        read_tensor_file(path)
 
 
 def test_weights_only_is_not_left_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +79,8 @@ def test_weights_only_is_not_left_to_torch(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     for new_format in (True, False):
         torch.save({"a": argparse.ArgumentParser}, tmp_path / "a.pth", _use_new_zipfile_serialization=new_format)
-        with pytest.raises(ConversionError, match=r"argparse\.ArgumentParser\), which could run code"):
-            read_file(tmp_path / "a.pth")
+        with pytest.raises(TensorFileError, match=r"argparse\.ArgumentParser\), which could run code"):
+            read_tensor_file(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("part", ["data/0", "data.pkl"])
@@ -92,8 +92,8 @@ def test_flipped_bits(tmp_path: Path, part: str) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(record) + len(record) // 2] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(ConversionError, match=rf"a\.pth is damaged: a/{part} .*checksum\. Download it again, or take"):
-        read_state_dict(path)
+    with pytest.raises(TensorFileError, match=rf"a\.pth is damaged: a/{part} .*checksum\. Download it again, or take"):
+        read_tensor_file(path)
 
 
 def test_files_without_checksums(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_files_without_checksums(tmp_path: Path) -> None:
         torch.serialization.set_crc32_options(True)
     with zipfile.ZipFile(tmp_path / "a.pth") as archive:
         assert archive.testzip()
-    assert read_state_dict(tmp_path / "a.pth")["a"].tolist() == [1, 1, 1]
+    assert read_tensor_file(tmp_path / "a.pth")["a"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".bin"])
@@ -112,5 +112,5 @@ def test_archives_of_others(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     with path.open("wb") as file:
         np.savez(file, first=np.zeros(3))
-    with pytest.raises(ConversionError, match=r"is a ZIP archive, but torch did not write it: it holds first\.npy"):
-        read_state_dict(path)
+    with pytest.raises(TensorFileError, match=r"is a ZIP archive, but torch did not write it: it holds first\.npy"):
+        read_tensor_file(path)

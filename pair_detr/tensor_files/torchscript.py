@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pair_detr.conversion.pickles import ForbiddenClassError
+from pair_detr.tensor_files.pickles import ForbiddenClassError
 
 _STORAGES = {
     "BFloat16Storage": torch.bfloat16,
