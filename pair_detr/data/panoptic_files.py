@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pair_detr.data.image_files import refuse_postscript
+
 # Ids have as many bits as the colors of a pixel.
 MAX_SEGMENT_ID = 256**3 - 1
 _READERS = 16
@@ -132,6 +134,7 @@ def _read_header(file: str) -> PngHeader | None:
 def _open(file: str) -> Image.Image:
     try:
         with Image.open(file) as image:
+            refuse_postscript(image)
             image.load()
             return image
     except _UNREADABLE as error:

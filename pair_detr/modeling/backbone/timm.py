@@ -197,9 +197,11 @@ def _read_state(weights: str) -> dict[str, Tensor]:
         raise ValueError(f"MODEL.TIMM.WEIGHTS: {error}") from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in _ENTRIES if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} holds no state dict: save model.state_dict().")
-    return clean_state_dict({key: value for key, value in content.items() if isinstance(value, Tensor)})
+        state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        # Without any, timm would download some.
+        if state:
+            return clean_state_dict(state)
+    raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} holds no state dict: save model.state_dict().")
 
 
 @BACKBONE_REGISTRY.register()
