@@ -9,12 +9,11 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
 
 from pair_detr.config import add_pair_detr_config
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER
 from pair_detr.variants import classification_of
-
-logger = logging.getLogger(__name__)
 
 _CONVNET, _TIMM = "build_convnet_backbone", "build_timm_backbone"
 _OPTIONAL_GROUPS = (
@@ -211,7 +210,10 @@ def check_config(cfg: CfgNode) -> None:
     lines = [f"{key} {_value(cfg, key)}: {remedy}." for key, remedy in idle.items()]
     lines += _surplus_detections(cfg)
     if lines and comm.is_main_process():
-        logger.warning("What is set here has no effect:\n%s", "\n".join(lines))
+        # The same config is checked by a tool and by the predictor that it uses.
+        log_first_n(
+            logging.WARNING, "\n".join(["What is set here has no effect:", *lines]), name=__name__, key="message"
+        )
 
 
 def idle_keys(cfg: CfgNode) -> dict[str, str]:
