@@ -168,7 +168,8 @@ class Softmax(Classification):
         expected[assignment.layer, assignment.image, assignment.query] = targets.labels[assignment.target]
         weight = torch.where(expected == no_object, self.no_object_weight, 1.0)
         loss = F.cross_entropy(logits.flatten(0, 2), expected.flatten(), reduction="none").view_as(weight)
-        return (loss * weight).sum((1, 2)) / mean_over_processes(weight.sum((1, 2)), targets.has_boxes).clamp(min=1e-6)
+        total = mean_over_processes(weight.sum((1, 2)), targets.has_boxes, minimum_sum=1e-6)
+        return (loss * weight).sum((1, 2)) / total
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of all classes and of no object, which sum to 1."""
