@@ -13,7 +13,7 @@ from pair_detr.classification import Classification, build_classification
 from pair_detr.criterion import SetCriterion
 from pair_detr.data import resolve_class_names, resolve_num_classes
 from pair_detr.divergence import describe_non_finite_cost
-from pair_detr.ground_truth import annotation_kind, pack_boxes, pack_image_labels
+from pair_detr.ground_truth import IMAGE_LABEL_LOSS, annotation_kind, pack_boxes, pack_image_labels
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
@@ -213,7 +213,7 @@ class DetectionTransformer(nn.Module):
         except NonFiniteCostError as error:
             raise FloatingPointError(describe_non_finite_cost(error, batched_inputs)) from error
         if self.image_label_criterion is not None:
-            losses["loss_image"] = self.image_label_criterion(predictions, targets, self.detector.class_head)
+            losses[IMAGE_LABEL_LOSS] = self.image_label_criterion(predictions, targets, self.detector.class_head)
         return losses
 
     def train(self, mode: bool = True) -> "DetectionTransformer":

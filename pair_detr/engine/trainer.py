@@ -28,6 +28,7 @@ from pair_detr.engine.evaluation import build_evaluator, require_test_set
 from pair_detr.engine.hooks import EpochCounter, GracefulStop
 from pair_detr.engine.optimizer import build_optimizer
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
+from pair_detr.ground_truth import lacks_loss
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Trainer(DefaultTrainer):
             precision=autocast_precision(cfg),
             seed=cfg.SEED if cfg.SEED >= 0 else None,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+            lacks_loss=lacks_loss,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, needs=needs_of(cfg), trainer=weakref.proxy(self))
