@@ -13,6 +13,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from pair_detr.divergence import DIVERGED
+
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -146,10 +148,7 @@ def _log_step(iteration: int, by_process: Sequence[Mapping[str, float]], data_ti
     names = dict.fromkeys(name for losses in by_process for name in losses)
     losses = {name: float(np.mean([losses[name] for losses in by_process if name in losses])) for name in names}
     if not np.isfinite(total):
-        raise FloatingPointError(
-            f"The loss is not finite at iteration {iteration}: {losses}. Lower SOLVER.BASE_LR or raise "
-            "SOLVER.WARMUP_ITERS; with SOLVER.AMP.DTYPE float16, try bfloat16."
-        )
+        raise FloatingPointError(f"The loss is not finite at iteration {iteration}: {losses}. {DIVERGED}")
     storage = get_event_storage()
     storage.put_scalars(cur_iter=iteration, data_time=data_time, **losses)
     storage.put_scalar("total_loss", total, cur_iter=iteration)

@@ -13,8 +13,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from pair_detr.conversion import METADATA
+from pair_detr.divergence import DIVERGED
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
+from pair_detr.finiteness import describe_non_finite
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +46,22 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self._needs = needs or {}
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``."""
+        """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``.
+
+        Raises:
+            FloatingPointError: a tensor holds NaN or infinity. Nothing is written: a training is resumed from the
+                checkpoint before.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
-        state = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        state = {"model": self.model.state_dict()}
+        state |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
+        if fault := describe_non_finite(state):
+            raise FloatingPointError(f"{path} is not written: {fault}. {DIVERGED}")
         self.logger.info("Saving checkpoint to %s", path)
         with _replace(path) as file:
-            torch.save({"model": self.model.state_dict(), METADATA: self._metadata(), **state, **kwargs}, file)
+            torch.save({**state, METADATA: self._metadata(), **kwargs}, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -70,7 +80,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             What the file held beyond that.
 
         Raises:
-            CheckpointError: the file cannot be read, or lacks parameters of the model.
+            CheckpointError: the file cannot be read, holds NaN or infinity, or lacks parameters of the model.
         """
         try:
             return super().load(path, checkpointables)
@@ -79,7 +89,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Resumes from the newest readable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
+        """Resumes from the newest usable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
 
         Raises:
             FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, or none of the
@@ -122,7 +132,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
-            return super()._load_file(filename)
+            loaded = super()._load_file(filename)
         except pickle.UnpicklingError as error:
             raise _UnreadableError(
                 f"{filename} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). If you trust it, "
@@ -130,6 +140,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
             ) from error
         except Exception as error:  # damaged bytes make pickle raise anything
             raise _UnreadableError(f"{filename} cannot be read; it may be incomplete ({error!r}).") from error
+        if fault := describe_non_finite({key: loaded.get(key) for key in ("model", *self.checkpointables)}):
+            raise _UnreadableError(f"{filename} is of a training that has diverged: {fault}.")
+        return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         try:

@@ -22,12 +22,14 @@ from pair_detr.data import (
     images_per_process,
     load_training_dicts,
 )
+from pair_detr.divergence import DIVERGED
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
 from pair_detr.engine.hooks import EpochCounter, GracefulStop
 from pair_detr.engine.optimizer import build_optimizer
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
+from pair_detr.finiteness import describe_non_finite
 from pair_detr.ground_truth import lacks_loss
 
 logger = logging.getLogger(__name__)
@@ -134,12 +136,17 @@ class Trainer(DefaultTrainer):
 
         Returns:
             Results by task and metric, or by data set first if there are several.
+
+        Raises:
+            FloatingPointError: the model holds NaN or infinity.
         """
         if isinstance(model, nn.parallel.DistributedDataParallel):
             # The wrapper would copy them at each forward, and wait for a process that has no image.
             for buffer in model.module.buffers():
                 dist.broadcast(buffer, src=0)
             model = model.module
+        if fault := describe_non_finite(model.state_dict()):
+            raise FloatingPointError(f"The model cannot be evaluated: {fault}. {DIVERGED}")
         return super().test(cfg, model, evaluators)
 
     @classmethod

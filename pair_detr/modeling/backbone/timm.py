@@ -10,6 +10,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pair_detr.finiteness import describe_non_finite
+
 
 class TimmBackbone(Backbone):
     """Feature maps of a timm model, named "stage0", "stage1", ... by timm's index of the stage."""
@@ -80,6 +82,8 @@ class TimmBackbone(Backbone):
             raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} does not fit MODEL.TIMM.NAME {name}: {error}") from error
         if weights:
             self._require_keys_of(weights)
+            if fault := describe_non_finite(self.model.state_dict()):
+                raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} cannot be used: {fault}. Take other weights.")
         self._drop_later_stages()
         self._spec = {f"stage{i}": ShapeSpec(channels=info.channels(i), stride=info.reduction(i)) for i in self.indices}
         # Swin and others emit (B, H, W, C).
