@@ -31,7 +31,8 @@ def _adapt_detectron2_defaults(cfg: CN) -> None:
     # Detectron2 defaults to "cuda" and fails without a GPU; the same config should run on both.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # torchvision's convention, in which all published DETR checkpoints are trained: RGB, ImageNet statistics in
-    # 0..255, stride in the 3x3 convolution of a bottleneck.
+    # 0..255, stride in the 3x3 convolution of a bottleneck. Images may also be read as BGR, L (grey), LA, RGBA, HSV or
+    # YCbCr, with a value of PIXEL_MEAN and of PIXEL_STD for each channel.
     cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
@@ -256,6 +257,10 @@ def _add_input_keys(cfg: CN) -> None:
     # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" (both
     # COCO's AP, as "bbox", and Pascal VOC's, as "voc"), "lvis" or "coco_panoptic_seg" forces one. Own.
     cfg.TEST.EVALUATOR = "auto"
+    # The most detections of a class in an image (LVIS: of an image) that AP counts; 0 is the evaluator's own limit, 100
+    # and LVIS's 300. For images with more objects raise it together with TEST.DETECTIONS_PER_IMAGE; the AP is then no
+    # longer the one that others report. Own.
+    cfg.TEST.MAX_DETECTIONS = 0
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
     # of one size. Own.
     cfg.TEST.IMS_PER_BATCH = 1

@@ -38,7 +38,7 @@ def config_file(name: str) -> Path:
     return path
 
 
-def find_config(name: str) -> str:
+def find_config(name: str | Path) -> str:
     """Path of a config file: relative to the working directory or, if it is not there, one that the package ships.
 
     Args:
@@ -47,12 +47,13 @@ def find_config(name: str) -> str:
     Raises:
         FileNotFoundError: it is neither.
     """
+    name = str(name)
     if not name or Path(name).is_file():
         return name
     return str(config_file(name.removeprefix("configs/")))
 
 
-def load_config(name: str, options: Sequence[str] = ()) -> CfgNode:
+def load_config(name: str | Path, options: Sequence[str] = ()) -> CfgNode:
     """The defaults of Detectron2 and of this project, changed by a config file and then by options.
 
     Args:

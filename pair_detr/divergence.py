@@ -7,9 +7,9 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from pair_detr.matching import NonFiniteCostError
 
 DIVERGED = (
-    "The training has diverged. Lower SOLVER.BASE_LR, set SOLVER.CLIP_GRADIENTS.ENABLED True, or set SOLVER.AMP.DTYPE "
-    "to bfloat16 if it is float16. --resume goes on from the last checkpoint with these changes. If it diverges again, "
-    "delete that checkpoint, so that --resume takes the one before, or start anew with SOLVER.WARMUP_ITERS set."
+    "The training has diverged. Lower SOLVER.BASE_LR (with SOLVER.CLIP_GRADIENTS.ENABLED True, and SOLVER.AMP.DTYPE "
+    "bfloat16 rather than float16) and add --resume: the new values count from the last checkpoint on. If it diverges "
+    "again, delete that checkpoint, so that --resume takes the one before, or start anew with SOLVER.WARMUP_ITERS set."
 )
 
 

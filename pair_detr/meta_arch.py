@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pair_detr.classification import Classification, build_classification
 from pair_detr.criterion import SetCriterion
-from pair_detr.data import resolve_class_names, resolve_num_classes
+from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
+from pair_detr.data.input_checks import check_channels
 from pair_detr.divergence import describe_non_finite_cost, describe_non_finite_queries
 from pair_detr.ground_truth import IMAGE_LABEL_LOSS, annotation_kind, pack_boxes, pack_image_labels
 from pair_detr.layers import cxcywh_to_xyxy
@@ -59,6 +60,7 @@ class DetectionTransformer(nn.Module):
         pixel_std: list[float],
         detections_per_image: int,
         class_names: list[str] | None = None,
+        category_ids: Sequence[int | str] | None = None,
         class_agnostic: bool = False,
         image_label_criterion: ImageLabelCriterion | None = None,
         panoptic: PanopticOptions | None = None,
@@ -72,6 +74,7 @@ class DetectionTransformer(nn.Module):
             classification: how the network's logits are read.
             num_classes: labels of the training data must be below it.
             class_names: of the classes, if known; they are saved with the weights.
+            category_ids: of the classes in the files of their data, if known; saved, too.
             pixel_mean: of each channel, in the units of the input images.
             pixel_std: of each channel.
             detections_per_image: at most so many are returned.
@@ -88,6 +91,7 @@ class DetectionTransformer(nn.Module):
         self.classification = classification
         self.num_classes = num_classes
         self.class_names = class_names
+        self.category_ids = category_ids
         self.detections_per_image = detections_per_image
         self.class_agnostic = class_agnostic
         self.image_label_criterion = image_label_criterion
@@ -112,6 +116,7 @@ class DetectionTransformer(nn.Module):
         Raises:
             ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
         """
+        check_channels(cfg)
         variant = variant_of(cfg)
         vocabulary = vocabulary or load_vocabulary(cfg)
         class_agnostic = cfg.MODEL.DETR.CLASS_AGNOSTIC
@@ -134,6 +139,7 @@ class DetectionTransformer(nn.Module):
             "classification": classification,
             "num_classes": num_classes,
             "class_names": class_names,
+            "category_ids": resolve_category_ids(cfg, class_names),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -181,6 +187,8 @@ class DetectionTransformer(nn.Module):
                 "MODEL.DETR.PANOPTIC.ENABLED False, to detect things with masks."
             )
         head.set_vocabulary(vocabulary)
+        if list(head.names) != self.class_names:
+            self.category_ids = None
         self.num_classes = len(head.names)
         self.class_names = list(head.names)
 
@@ -188,11 +196,11 @@ class DetectionTransformer(nn.Module):
         """Trains or detects.
 
         Args:
-            batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (3, H, W)
-                tensor; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and ``gt_classes``; in
-                inference "height" and "width", the output size (default: the image's own). Images with labels, but no
-                boxes have "ann_type" "image" and "pos_category_ids", a list of classes, in place of "instances"; they
-                are in batches of their own.
+            batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (C, H, W) tensor in the
+                channels of INPUT.FORMAT; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and
+                ``gt_classes``; in inference "height" and "width", the output size (default: the image's own). Images
+                with labels, but no boxes have "ann_type" "image" and "pos_category_ids", a list of classes, in place
+                of "instances"; they are in batches of their own.
 
         Returns:
             In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of
@@ -232,7 +240,7 @@ class DetectionTransformer(nn.Module):
         """Normalises and pads the images.
 
         Returns:
-            (B, 3, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is to be masked.
+            (B, C, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is to be masked.
 
         Raises:
             ValueError: an image is larger than the fixed size.

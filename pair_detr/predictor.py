@@ -19,11 +19,12 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from pair_detr.config_checks import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
-from pair_detr.data.classes import classes_if_at_hand
+from pair_detr.data.classes import category_ids_if_at_hand
 from pair_detr.engine.weights import Weights, load_weights, read_weights, require_weights
-from pair_detr.image_input import ImageInput, as_bgr
+from pair_detr.image_input import ImageInput, as_format
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,11 @@ class Predictor:
     Attributes:
         model: in evaluation mode, with the weights of MODEL.WEIGHTS.
         datasets: names of the data sets of the config, which need not be there.
-        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes; a panoptic model has
-            ``stuff_classes``, too.
+        category_ids: of the classes in the files of their data, as the checkpoint or a data set of the config says;
+            None if neither does.
+        metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes, and
+            ``thing_dataset_id_to_contiguous_id`` has their ids, if known; a panoptic model has ``stuff_classes`` and
+            ``stuff_dataset_id_to_contiguous_id``, too.
     """
 
     def __init__(self, cfg: CfgNode, vocabulary: Vocabulary | Sequence[str] | None = None) -> None:
@@ -48,13 +52,13 @@ class Predictor:
                 file MODEL.CLIP.CHECKPOINT. None takes the classes that the config describes.
 
         Raises:
-            ValueError: the config has a linear classifier, and ``vocabulary`` is given; or names cannot be encoded.
+            ValueError: the config has a linear classifier, and ``vocabulary`` is given; names cannot be encoded; or see
+                :func:`pair_detr.config_checks.check_config`.
             FileNotFoundError: a file that the config names does not exist.
         """
         self.cfg = cfg.clone()
         self.cfg.defrost()
-        if self.cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise ValueError(f'INPUT.FORMAT is {self.cfg.INPUT.FORMAT!r}; the predictor needs "RGB" or "BGR".')
+        check_config(self.cfg)
         build = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
         options = {} if vocabulary is None else {"vocabulary": self._resolve(vocabulary)}
         weights = None
@@ -64,6 +68,7 @@ class Predictor:
         else:
             logger.warning("MODEL.WEIGHTS is empty: the predictor has random weights.")
         self.datasets = tuple(dict.fromkeys((*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)))
+        self._weights_classes = (weights.class_names, weights.category_ids) if weights else (None, None)
         self._names = self._take_classes(weights)
         self.model = build(self.cfg, **options).to(self.cfg.MODEL.DEVICE).eval()
         if weights:
@@ -102,8 +107,9 @@ class Predictor:
         """Detects.
 
         Args:
-            image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order: see
-                :func:`pair_detr.image_input.as_bgr`, also for the errors.
+            image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order, whatever the INPUT.FORMAT of the
+                model; of grey and RGBA models also arrays in their own channels. See
+                :func:`pair_detr.image_input.as_format`, also for the errors.
 
         Returns:
             {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
@@ -113,15 +119,14 @@ class Predictor:
         return self.model([self.prepare(image)])[0]
 
     def prepare(self, image: ImageInput) -> dict[str, Any]:
-        """The model's input: "image", (3, h, w) at the size of the model; "height" and "width" of the given image."""
-        image = as_bgr(image)
-        height, width = image.shape[:2]
-        if self.cfg.INPUT.FORMAT == "RGB":
-            image = image[:, :, ::-1]
-        inputs = T.AugInput(np.ascontiguousarray(image))
+        """The model's input: "image", (C, h, w) at the size of the model; "height" and "width" of the given image."""
+        pixels = as_format(image, self.cfg.INPUT.FORMAT)
+        height, width = pixels.shape[:2]
+        inputs = T.AugInput(np.ascontiguousarray(pixels))
         self.augmentation(inputs)
-        pixels = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        return {"image": pixels, "height": height, "width": width}
+        # A copy: Pillow's arrays cannot be written to, which torch warns of.
+        resized = torch.from_numpy(np.array(inputs.image.transpose(2, 0, 1), order="C"))
+        return {"image": resized, "height": height, "width": width}
 
     def _take_classes(self, weights: Weights | None) -> list[str] | None:
         """Names of the classes that weights of a linear classifier bring along; the data sets then play no part."""
@@ -137,15 +142,30 @@ class Predictor:
         return names
 
     def _name_classes(self) -> None:
-        names = self._names if self.model.vocabulary is None else self.model.vocabulary
+        # Where the model took its classes from data, rows of weights with another order have been brought to theirs.
+        names = self.model.vocabulary or self.model.class_names or self._names
         if names is None:
-            count = self.model.num_classes
-            datasets = () if self.model.class_agnostic else self.datasets
-            found = (classes_if_at_hand(name) or [] for name in datasets)
-            names = next((x for x in found if len(x) == count), [f"class {i}" for i in range(count)])
+            names = [f"class {i}" for i in range(self.model.num_classes)]
+        self.category_ids = self._find_category_ids(names)
         self.metadata = Metadata(name="predictor", thing_classes=list(names))
-        if self.model.panoptic is not None:
-            self.metadata.set(stuff_classes=self.model.panoptic.classes.stuff_names)
+        classes = None if self.model.panoptic is None else self.model.panoptic.classes
+        if classes is not None:
+            self.metadata.set(stuff_classes=classes.stuff_names)
+        if self.category_ids is not None:
+            is_thing = [True] * len(names) if classes is None else classes.is_thing
+            indices = range(len(names)) if classes is None else classes.category_ids
+            for kind, key in ((True, "thing"), (False, "stuff")):
+                kinds = zip(self.category_ids, indices, is_thing, strict=True)
+                ids = {own: index for own, index, thing in kinds if thing == kind}
+                self.metadata.set(**{f"{key}_dataset_id_to_contiguous_id": ids})
+
+    def _find_category_ids(self, names: Sequence[str]) -> list[int | str] | None:
+        known, ids = self._weights_classes
+        if ids and list(names) == list(known or ()):
+            return list(ids)
+        datasets = () if self.model.class_agnostic else self.datasets
+        found = (category_ids_if_at_hand(name, names) for name in datasets)
+        return next((list(ids) for ids in found if ids is not None), None)
 
     def _resolve(self, vocabulary: Vocabulary | Sequence[str]) -> Vocabulary:
         clip = self.cfg.MODEL.CLIP

@@ -40,3 +40,9 @@ def variant_of(cfg: CfgNode) -> Variant:
     if name not in VARIANTS:
         raise ValueError(f"MODEL.DETR.VARIANT is {name!r}; choose one of {', '.join(VARIANTS)}.")
     return VARIANTS[name]
+
+
+def classification_of(cfg: CfgNode) -> str:
+    """The reading of the logits that MODEL.DETR.LOSS.CLASSIFICATION names; "auto" is that of the variant's paper."""
+    name = cfg.MODEL.DETR.LOSS.CLASSIFICATION
+    return variant_of(cfg).classification if name == "auto" else name

@@ -47,7 +47,7 @@ def test_bases_count_as_in_detectron2(monkeypatch: pytest.MonkeyPatch, tmp_path:
     expected = get_cfg()
     add_pair_detr_config(expected)
     expected.merge_from_file("own.yaml")
-    cfg = load_config("own.yaml")
+    cfg = load_config(Path("own.yaml"))
     assert cfg == expected
     assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR) == (3, 7, (3, 4), 1e-3)
     assert cfg.MODEL.TIMM.KWARGS == {"a": 1, "b": {"c": 1, "d": 2}}

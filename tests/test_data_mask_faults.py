@@ -1,13 +1,16 @@
 """Masks that cannot be used: what is kept without training on masks, and what is listed with it."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from data_helpers import make_cfg, restored_catalogs, write_coco
 
 from pair_detr.data import DetectionMapper, check_dataset, load_dataset, register_coco
+from pair_detr.data.masks import mask_fault, polygon_fault
 from pair_detr.data.validation import validate
 
 WIDTH, HEIGHT = 60, 40
@@ -30,7 +33,15 @@ _UNUSABLE = [
     ([10, 5, 40, 20], "a polygon that is not a list of numbers"),
     ([[10, 5], [50, 5], [50, 25]], "a polygon of 2 numbers"),
     ([{"x": 10, "y": 5}, {"x": 50, "y": 5}], "a polygon that is not a list of numbers"),
-    ([[10, 5, 50, 5, 50, float("nan")]], "a polygon with a coordinate that is not finite"),
+    ([[10, 5, 50, 5, 50, math.nan]], "a polygon with a coordinate that is not finite"),
+    ([[10, 5, 50, 5, 50, 1e9]], "a polygon with a coordinate far outside of any image"),
+    ([[10, 5, 50, 5, 50, -math.inf]], "a polygon with a coordinate that is not finite"),
+    ([[10, 5, 50, 5, 50, 10**400]], "a polygon with a coordinate far outside of any image"),
+    ([[[10, 5], [50, 5], [50, 25]]], "a polygon that is not a list of numbers"),
+    ([None], "a polygon that is not a list of numbers"),
+    ({"size": [40, 60], "counts": ""}, "compressed run lengths that are not those of a mask"),
+    ({"size": "40x60", "counts": [2400]}, "run lengths without size"),
+    ({"size": [40, 60], "counts": [-1, 2401]}, "run lengths that are not all whole numbers"),
     ([[10, 5, 50, 5, 50, "far"]], "a polygon that is not a list of numbers"),
     ("10,5,50,5,50,25", "a segmentation of type str"),
     (1, "a segmentation of type int"),
@@ -53,6 +64,31 @@ def test_an_unusable_mask_costs_no_box_unless_masks_are_trained(
     assert [a["segmentation"] for a in masks["annotations"]] == [POLYGON]
     assert f"annotation 1 of 1.png has {message}" in caplog.text
     assert [fault.index for fault in check_dataset("broken").bad_masks] == [1]
+
+
+@pytest.mark.parametrize(("size", "pixels"), [([10**8, 10**6], "1000000x100000000"), ([10**30, 1], f"1x{10**30}")])
+def test_run_lengths_beyond_the_memory(size: list[int], pixels: str) -> None:
+    """pycocotools would end the process; the size of the image is not always known."""
+    assert mask_fault({"size": size, "counts": "abc"}) == f"run lengths of {pixels} pixels, more than any image has"
+
+
+def test_polygons_of_other_numbers() -> None:
+    assert polygon_fault([*map(np.float32, POLYGON[0])]) is None
+    assert polygon_fault([*POLYGON[0][:-1], True]) == "a polygon that is not a list of numbers"
+
+
+def test_a_mask_keeps_its_good_polygons(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    annotation = {"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": [[1, 2], *POLYGON, [3]]}
+    register_coco("part", str(write_coco(tmp_path, [annotation], [(WIDTH, HEIGHT)])), str(tmp_path))
+    (record,) = validate("part", load_dataset("part"), masks=True)
+    assert record["annotations"][0]["segmentation"] == POLYGON
+    (message,) = caplog.messages
+    assert message.startswith('Data set "part": annotation 0 of 1.png has a polygon of 2 numbers; three points are 6, ')
+    assert "Left 2 such polygons out of masks that have others" in message
+    assert len(check_dataset("part").bad_masks) == 2
+    caplog.clear()
+    validate("part", load_dataset("part"))
+    assert not caplog.messages
 
 
 def test_a_polygon_without_the_list_around_it(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from pair_detr.data import (
     register_coco,
     register_from_config,
 )
-from pair_detr.data.panoptic import rgb_to_id
+from pair_detr.data.panoptic_files import rgb_to_id
 from pair_detr.data.validation import unreadable_images
 
 WIDTH, HEIGHT = PANOPTIC_SIZE
@@ -141,7 +141,7 @@ def test_unreadable_segments_are_named(files: dict[str, Path]) -> None:
     cfg = cfg_for("tiny_panoptic")
     record = load_training_dicts(cfg)[0]
     (files["SEGMENTS"] / "seg11.png").write_bytes(b"no image")
-    with pytest.raises(OSError, match=r"seg11\.png, which has the segments of .*11\.png, cannot be read"):
+    with pytest.raises(OSError, match=r"seg11\.png cannot be read as a picture of segments"):
         DetectionMapper(cfg, is_train=True)(record)
 
 
@@ -150,6 +150,9 @@ def test_unreadable_segments_are_named(files: dict[str, Path]) -> None:
     [
         (lambda c: c.pop("categories"), 'there is no list "categories"'),
         (lambda c: c["categories"][0].pop("isthing"), r"categories\[0\] has no isthing"),
+        (lambda c: c["categories"][0].update(isthing="perhaps"), "category 2 has isthing 'perhaps'"),
+        (lambda c: c["categories"][0].update(name=None), "category 2 has name null"),
+        (lambda c: c["images"][0].update(height=0), "image 11 has height 0"),
         (lambda c: c["annotations"][0].update(image_id=5), "image 5 is annotated, but not among the images"),
         (lambda c: c["annotations"][0]["segments_info"][0].pop("bbox"), "a segment of image 11 has no bbox"),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=3), "segment 7 of image 11 has category"),
@@ -161,6 +164,25 @@ def test_faults_of_the_json_file_are_named(files: dict[str, Path], change: Any, 
     files["JSON"].write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"panoptic\.json: {message}.*Correct the file"):
         load_dataset("tiny_panoptic")
+
+
+def test_flags_and_ids_as_other_programs_write_them(files: dict[str, Path]) -> None:
+    expected = load_dataset("tiny_panoptic")
+    content = json.loads(files["JSON"].read_text())
+    content["images"][0].update(id="11", width=f"{WIDTH}")
+    for category, thing in zip(content["categories"], ("0", None, "true"), strict=True):
+        category.update(isthing=thing, name=f" {category['name']} ")
+    for annotation in content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+        for segment in annotation["segments_info"]:
+            segment.update(category_id=float(segment["category_id"]), iscrowd=str(segment["iscrowd"]))
+    files["JSON"].write_text(json.dumps(content))
+    records = load_dataset("tiny_panoptic")
+    assert records == expected
+    assert {type(a["iscrowd"]) for record in records for a in (*record["annotations"], *record["segments_info"])} == {
+        int
+    }
+    assert panoptic_classes("tiny_panoptic").is_thing == (True, False, False)
 
 
 def test_separated_form(tmp_path: Path) -> None:

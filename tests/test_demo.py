@@ -1,6 +1,7 @@
 """Detection in images and videos by the demo."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import restored_catalogs, write_image
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from engine_helpers import restored_loggers, tiny_options, write_dataset
 from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from tool_helpers import CLASSES, save_model
 
 import pair_detr
+from pair_detr.data import registration
+from pair_detr.engine import argument_parser, main
 from pair_detr.tools import demo
 from pair_detr.visualization import opencv
 from pair_detr.visualization.coco_results import CocoResults
@@ -73,19 +77,60 @@ def test_images_and_videos_go_on_beside_a_broken_file(tmp_path: Path) -> None:
 
 
 def test_category_ids_are_those_of_the_data_set(tmp_path: Path) -> None:
+    """As the metadata of a data set of the config have them, in any order of its classes."""
     with restored_catalogs():
         MetadataCatalog.get("pets").set(
-            thing_classes=list(CLASSES), thing_dataset_id_to_contiguous_id={17: 0, 18: 1, 90: 2}
+            thing_classes=["Owl", "cat", "dog"], thing_dataset_id_to_contiguous_id={90: 0, 17: 1, 18: 2}
         )
-        predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2], options=["DATASETS.TEST", "('pets',)"])
-        assert demo._dataset_ids(predictor) == [17, 18, 90]
+        DatasetCatalog.register("pets", lambda: [])
+        arguments = save_model(tmp_path)[1::2]
+        options = ["DATASETS.TEST", "('pets',)"]
+        predictor = pair_detr.Predictor.from_files(*arguments, options=options)
+        assert predictor.category_ids == [17, 18, 90]
+        assert predictor.metadata.thing_dataset_id_to_contiguous_id == {17: 0, 18: 1, 90: 2}
         MetadataCatalog.pop("pets")
         MetadataCatalog.get("pets").set(
             thing_classes=list(CLASSES),
             thing_dataset_id_to_contiguous_id={17: 0, 18: 1},
             stuff_dataset_id_to_contiguous_id={90: 2},
         )
-        assert demo._dataset_ids(predictor) == [17, 18, 90]
+        assert pair_detr.Predictor.from_files(*arguments, options=options).category_ids == [17, 18, 90]
+        assert pair_detr.Predictor.from_files(*arguments).category_ids is None
+
+
+@pytest.mark.parametrize("data", ["in memory", "not loaded", "gone"])
+def test_category_ids_are_those_of_the_training(tmp_path: Path, data: str) -> None:
+    """Of a COCO file with the ids 0, 7 and 42, wherever the model is used."""
+    entry = write_dataset(tmp_path, "pets")
+    file = Path(entry["JSON"])
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": i, "name": name} for i, name in ((42, "owl"), (0, "cat"), (7, "dog"))]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 7 * annotation["category_id"] if annotation["category_id"] == 1 else 0
+    file.write_text(json.dumps(content))
+    options = tiny_options(entry, tmp_path / "out", SOLVER__MAX_ITER=1)
+    with restored_catalogs(), restored_loggers():
+        main(argument_parser().parse_args(["--num-gpus", "1", *options]))
+        if data == "gone":
+            file.unlink()
+        arguments = ["--config-file", str(tmp_path / "out" / "config.yaml"), "--input", str(tmp_path / "0.png")]
+        arguments += ["--weights", str(tmp_path / "out" / "model_final.pth"), "--output", str(tmp_path / "demo")]
+        if data != "in memory":
+            DatasetCatalog.pop("pets")
+            MetadataCatalog.pop("pets")
+            registration._registered.pop("pets")
+        assert demo.main([*arguments, "--confidence", "0"]) == 0
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert results["categories"] == [{"id": i, "name": name} for i, name in ((0, "cat"), (7, "dog"), (42, "owl"))]
+    assert {x["category_id"] for x in results["annotations"]} <= {0, 7, 42}
+
+
+def test_category_ids_that_nobody_knows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pair_detr")
+    shown = demo.Demo(pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2]), 0.5)
+    assert "Category ids in results.json are 1 to 3: neither the checkpoint nor a data set" in caplog.text
+    shown.results.write(tmp_path / "results.json")
+    assert [x["id"] for x in json.loads((tmp_path / "results.json").read_text())["categories"]] == [1, 2, 3]
 
 
 def test_results_hold_masks(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Commands and links in the documents: all commands run, all links lead somewhere."""
 
+import inspect
 import json
 import os
 import re
@@ -14,6 +15,9 @@ import pytest
 import torch
 from clip.model import CLIP
 from data_helpers import write_coco, write_image, write_voc
+from detectron2.evaluation import coco_evaluation
+from detectron2.utils import collect_env
+from detectron2.utils.develop import create_dummy_class
 from open_vocabulary_helpers import TINY_CLIP
 
 from pair_detr.visualization.media import VideoFile
@@ -185,3 +189,17 @@ def test_no_command_is_left_out(document: Path) -> None:
     for block in code_blocks(document.read_text(), ""):
         if re.search(r"\bpython (train_net|scripts|-m pair_detr\.tools\.(?!NAME))", block):
             assert re.search(r"^ *python ", block, re.MULTILINE), block
+
+
+def test_messages_of_detectron2_are_quoted_as_it_prints_them() -> None:
+    """Without its compiled part, in the log of every run and where something needs that part."""
+    readme = (ROOT / "README.md").read_text()
+    for module, message in (
+        (coco_evaluation, "Fast COCO eval is not built"),
+        (collect_env, "not built correctly"),
+    ):
+        assert message in inspect.getsource(module) and message in readme
+    with pytest.raises(ImportError) as error:
+        create_dummy_class("DeformConv", "detectron2._C")()
+    assert f"`{error.value}".rstrip(".") in readme
+    assert "detectron2._C" in inspect.getsource(collect_env) and "detectron2._C  not built correctly" in readme

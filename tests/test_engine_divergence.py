@@ -62,6 +62,29 @@ def test_the_last_finite_checkpoint_stays(
         assert torch.equal(value, expected[key]), key
 
 
+def test_the_remedies_in_the_message_work(dataset: dict[str, str], tmp_path: Path) -> None:
+    """A lower rate, clipped gradients and another type count from the last checkpoint on, or from the one before."""
+    before = {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "float16", "SOLVER__CLIP_GRADIENTS__ENABLED": False}
+    cfg = tiny_config(dataset, tmp_path / "out", SOLVER__CHECKPOINT_PERIOD=1, **before)
+    with pytest.raises(FloatingPointError) as diverged:
+        train(Diverging, cfg)
+    message = str(diverged.value)
+    for remedy in ("BASE_LR", "ENABLED True", "bfloat16 rather", "add --resume", "delete that checkpoint"):
+        assert remedy in message
+
+    after = {"SOLVER__AMP__DTYPE": "bfloat16", "SOLVER__CLIP_GRADIENTS__ENABLED": True, "SOLVER__BASE_LR": 1e-5}
+    for start in (3, 2):
+        trainer = Trainer(tiny_config(dataset, tmp_path / "out", **before | after))
+        trainer.resume_or_load(resume=True)
+        assert trainer.start_iter == start
+        assert max(group["lr"] for group in trainer.optimizer.param_groups) == pytest.approx(1e-5)
+        assert trainer._trainer.precision is torch.bfloat16
+        assert type(trainer.optimizer).__name__ == "AdamWWithFullModelClipping"
+        (tmp_path / "out" / (tmp_path / "out" / "last_checkpoint").read_text()).unlink(missing_ok=True)
+    trainer.train()
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_an_evaluation_between_two_checkpoints_stops(dataset: dict[str, str], tmp_path: Path) -> None:
     cfg = tiny_config(dataset, tmp_path / "out", DATASETS__TEST=(dataset["NAME"],), TEST__EVAL_PERIOD=4)
     with pytest.raises(FloatingPointError, match=rf"The model cannot be evaluated: {BIAS} holds NaN"):

@@ -1,9 +1,9 @@
 import json
-import math
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from engine_helpers import default_config, write_dataset
 
-from pair_detr.data import build_test_loader, register_coco
+from pair_detr.data import register_coco
 from pair_detr.engine import build_evaluator
 from pair_detr.engine.evaluation import require_test_set
 
@@ -32,28 +32,15 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     MetadataCatalog.remove(name)
 
 
+def one_box() -> Instances:
+    """A detection of BOX."""
+    return Instances((40, 40), pred_boxes=Boxes([BOX]), scores=torch.ones(1), pred_classes=torch.zeros(1).int())
+
+
 def test_coco_from_metadata(tmp_path: Path) -> None:
     entry = write_dataset(tmp_path, "evaluation_coco")
     register_coco(entry["NAME"], entry["JSON"], entry["IMAGES"])
     assert isinstance(build_evaluator(default_config(), entry["NAME"]), COCOEvaluator)
-
-
-def test_converted_annotations_are_made_anew(dataset: str, tmp_path: Path) -> None:
-    """COCO's evaluator needs annotations in its format: they are converted into the output folder."""
-    cfg = default_config()
-    cfg.TEST.EVALUATOR = "coco"
-    stale = tmp_path / "second" / f"{dataset}_coco_format.json"
-    stale.parent.mkdir()
-    stale.write_text('{"images": [], "annotations": [], "categories": []}')
-    for folder in (tmp_path / "first", tmp_path / "second"):
-        evaluator = build_evaluator(cfg, dataset, str(folder))
-        assert (folder / f"{dataset}_coco_format.json").is_file()
-        instances = Instances(
-            (40, 40), pred_boxes=Boxes([BOX]), scores=torch.ones(1), pred_classes=torch.zeros(1).int()
-        )
-        evaluator.reset()
-        evaluator.process([{"image_id": "a"}], [{"instances": instances}])
-        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_coco_annotations_need_neither_area_nor_iscrowd_and_may_count_from_0(tmp_path: Path) -> None:
@@ -76,35 +63,15 @@ def test_coco_annotations_need_neither_area_nor_iscrowd_and_may_count_from_0(tmp
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("listed", [True, False])
-def test_a_test_set_without_boxes_is_a_warning(tmp_path: Path, listed: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Such as COCO's test images: the predictions are written, but there is nothing to compare them with."""
-    entry = write_dataset(tmp_path, f"evaluation_blind_{listed}")
-    file = Path(entry["JSON"])
-    content = json.loads(file.read_text()) | {"annotations": []}
-    if not listed:
-        del content["annotations"]
-    file.write_text(json.dumps(content))
-    register_coco(entry["NAME"], entry["JSON"], entry["IMAGES"])
-    cfg = default_config()
-    cfg.DATALOADER.NUM_WORKERS = 0
-    require_test_set(cfg, entry["NAME"])
-    build_test_loader(cfg, entry["NAME"])
-    assert sum("none of its 8 images has a usable box" in r.getMessage() for r in caplog.records) == 2
-    evaluator = build_evaluator(cfg, entry["NAME"], str(tmp_path / "out"))
-    evaluator.reset()
-    instances = Instances((32, 32), pred_boxes=Boxes([BOX]), scores=torch.ones(1), pred_classes=torch.zeros(1).int())
-    evaluator.process([{"image_id": 1}], [{"instances": instances}])
-    results = evaluator.evaluate()
-    assert math.isnan(results["bbox"]["AP"]) if listed else results == {}
-    assert (tmp_path / "out" / "coco_instances_results.json").is_file()
-
-
 def test_output_folder_follows_the_config(dataset: str, tmp_path: Path) -> None:
     cfg = default_config()
     cfg.TEST.EVALUATOR, cfg.OUTPUT_DIR = "coco", str(tmp_path)
-    build_evaluator(cfg, dataset)
-    assert (tmp_path / "inference" / dataset / f"{dataset}_coco_format.json").is_file()
+    evaluator = build_evaluator(cfg, dataset)
+    evaluator.reset()
+    evaluator.process([{"image_id": "a"}], [{"instances": one_box()}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    written = json.loads((tmp_path / "inference" / dataset / "coco_instances_results.json").read_text())
+    assert [(x["image_id"], x["category_id"]) for x in written] == [("a", 1)]
 
 
 def test_unknown_evaluator(dataset: str) -> None:
@@ -125,15 +92,15 @@ def test_lvis(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = default_config()
     cfg.TEST.EVALUATOR = "lvis"
     monkeypatch.setitem(sys.modules, "lvis", None)
-    monkeypatch.setattr("pair_detr.engine.evaluation.find_spec", lambda name: None)
+    monkeypatch.setattr("pair_detr.data.lvis_evaluation.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install lvis"):
         build_evaluator(cfg, dataset)
 
     package = ModuleType("lvis")
     package.__spec__ = ModuleSpec("lvis", None)
-    package.LVIS = lambda json_file: type("Api", (), {"get_ann_ids": lambda self: [json_file]})()
+    package.LVIS = lambda json_file: MagicMock(dataset={"images": [], "annotations": [], "categories": []})
     monkeypatch.setitem(sys.modules, "lvis", package)
-    monkeypatch.setattr("pair_detr.engine.evaluation.find_spec", lambda name: package.__spec__)
+    monkeypatch.setattr("pair_detr.data.lvis_evaluation.find_spec", lambda name: package.__spec__)
     MetadataCatalog.get(dataset).json_file = "lvis.json"
     assert type(build_evaluator(cfg, dataset)).__name__ == "LVISEvaluator"
 

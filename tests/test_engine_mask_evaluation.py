@@ -13,20 +13,20 @@ import pytest
 import torch
 from data_helpers import make_cfg, restored_catalogs, write_coco, write_panoptic
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 from detectron2.data.datasets.coco_panoptic import register_coco_panoptic
-from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, DatasetEvaluators, SemSegEvaluator
+from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluators, SemSegEvaluator
 from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 from pycocotools import mask as mask_util
 from torch import Tensor
 
 from pair_detr.data import DetectionMapper, load_dataset, panoptic_classes, register_coco, register_from_config
-from pair_detr.data.panoptic import rgb_to_id
-from pair_detr.data.panoptic_evaluation import ThingsEvaluator
+from pair_detr.data.panoptic_files import rgb_to_id
 from pair_detr.engine import build_evaluator
 from pair_detr.engine.evaluation import require_test_set
+from pair_detr.evaluation import COCOEvaluator, ThingsEvaluator
 from pair_detr.segmentation import BatchMasks, PanopticOptions, segment_all, semantic
 
 needs_panopticapi = pytest.mark.skipif(
@@ -105,7 +105,11 @@ def test_tasks_follow_the_model_and_the_data(tmp_path: Path, caplog: pytest.LogC
     del objects[1]["segmentation"]
     register_coco("partly", str(write_coco(tmp_path / "partly", objects, [(20, 20)])), tmp_path / "partly")
     assert build_evaluator(cfg, "partly")._tasks == ("bbox",)
-    assert '"partly": 1 objects have no segmentation, the first is annotation 1 of image 1' in caplog.text
+    assert '"partly": 1 objects have no mask to compare with: annotation 1 of 1.png has no segmentation' in caplog.text
+    # Neither would pycocotools read a polygon of two points.
+    objects[1]["segmentation"] = [[1, 1, 9, 9]]
+    register_coco("badly", str(write_coco(tmp_path / "badly", objects, [(20, 20)])), tmp_path / "badly")
+    assert build_evaluator(cfg, "badly")._tasks == ("bbox",)
 
 
 class KnownMasks:
@@ -257,17 +261,18 @@ def test_evaluators_of_panoptic_data(tmp_path: Path) -> None:
     (things,) = build_evaluator(cfg, "both")._evaluators
     assert isinstance(things, ThingsEvaluator)
     register_from_config(make_cfg(REGISTER=[entry | {"NAME": "alone"}]))
-    with pytest.raises(ValueError, match=r"alone is panoptic, but the model is not.*Set MODEL\.DETR\.PANOPTIC"):
+    with pytest.raises(ValueError, match=r"alone is panoptic, but the model is not.*set MODEL\.DETR\.PANOPTIC"):
         build_evaluator(cfg, "alone")
 
 
 @needs_panopticapi
-def test_separated_data_are_evaluated_as_semantic_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_separated_data_are_evaluated_as_semantic_too(tmp_path: Path) -> None:
     paths = write_panoptic(tmp_path / "data")
     entry = {"NAME": "apart", "FORMAT": "coco_panoptic", **{key: str(path) for key, path in paths.items()}}
     register_from_config(make_cfg(REGISTER=[entry]))
     load_dataset("apart")
-    record = {"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "stuff.png")}
+    record = {"file_name": "a.jpg", "image_id": 11, "sem_seg_file_name": str(tmp_path / "stuff.png")}
+    record |= {"width": 4, "height": 4, "annotations": []}
     Image.fromarray(np.tile(np.array([0, 1, 2, 255], dtype=np.uint8), (4, 1))).save(tmp_path / "stuff.png")
     metadata = MetadataCatalog.get("apart").as_dict() | {
         "thing_classes": ["cat"],
@@ -276,7 +281,8 @@ def test_separated_data_are_evaluated_as_semantic_too(tmp_path: Path, monkeypatc
     }
     MetadataCatalog.pop("apart")
     MetadataCatalog.get("apart").set(**metadata)
-    monkeypatch.setattr("detectron2.evaluation.sem_seg_evaluation.DatasetCatalog.get", lambda name: [record])
+    DatasetCatalog.pop("apart")
+    DatasetCatalog.register("apart", lambda: [record])
     evaluator = build_evaluator(cfg_for("apart", tmp_path, panoptic=True), "apart")
     assert isinstance(evaluator, DatasetEvaluators)
     (semantic_evaluator,) = [e for e in evaluator._evaluators if isinstance(e, SemSegEvaluator)]
@@ -295,27 +301,19 @@ def test_what_panoptic_quality_needs_is_said_early(tmp_path: Path, monkeypatch: 
     cfg = cfg_for("early", tmp_path / "out", panoptic=True)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "panopticapi", None)
-        patch.setattr("pair_detr.data.panoptic_evaluation.find_spec", lambda name: None)
+        patch.setattr("pair_detr.evaluation.panoptic.find_spec", lambda name: None)
         with pytest.raises(ImportError, match=r"early is computed by panopticapi: run .*github\.com/cocodataset"):
             require_test_set(cfg, "early")
-        cfg.MODEL.DETR.PANOPTIC.ENABLED = False
-        require_test_set(cfg, "early")
-        cfg.MODEL.DETR.PANOPTIC.ENABLED = True
-    monkeypatch.setattr("pair_detr.data.panoptic_evaluation.find_spec", lambda name: object())
+    monkeypatch.setattr("pair_detr.evaluation.panoptic.find_spec", lambda name: object())
     require_test_set(cfg, "early")
     content = json.loads(paths["JSON"].read_text())
-    whole = json.dumps(content)
-    del content["annotations"][0]["segments_info"][0]["area"]
-    paths["JSON"].write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"segment 7 of image 11 has no area, which panopticapi needs"):
-        require_test_set(cfg, "early")
-    content = json.loads(whole)
-    content["annotations"][0]["segments_info"] = content["annotations"][1]["segments_info"]
+    content["annotations"][0] |= {key: content["annotations"][1][key] for key in ("file_name", "segments_info")}
     paths["JSON"].write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"no segment of any thing class"):
         require_test_set(cfg, "early")
 
 
 def test_things_evaluator_is_for_data_with_stuff_alone(tmp_path: Path) -> None:
-    register_coco("plain", str(write_coco(tmp_path, [], [(9, 9)])), str(tmp_path))
+    box = {"image_id": 1, "bbox": [1, 1, 8, 8]}
+    register_coco("plain", str(write_coco(tmp_path, [box], [(9, 9)])), str(tmp_path))
     assert type(build_evaluator(cfg_for("plain", tmp_path / "out"), "plain")) is COCOEvaluator

@@ -196,7 +196,7 @@ def test_colours_by_config() -> None:
         ({"INPUT.MOSAIC.ENABLED": True, "INPUT.MOSAIC.SCALE_RANGE": [0.0, 1.0]}, "SCALE_RANGE"),
         ({"INPUT.MOSAIC.ENABLED": True, "DATALOADER.SAMPLER_TRAIN": "MultiDatasetSampler"}, "MultiDatasetSampler"),
         ({"INPUT.COLOR_JITTER.ENABLED": True, "INPUT.COLOR_JITTER.HUE": 0.6}, r"HUE is 0\.6; .* 0 and 0\.5"),
-        ({"INPUT.COLOR_JITTER.ENABLED": True, "INPUT.FORMAT": "L"}, "INPUT.FORMAT is 'L'"),
+        ({"INPUT.COLOR_JITTER.ENABLED": True, "INPUT.FORMAT": "HSV"}, "INPUT.FORMAT is 'HSV'"),
     ],
 )
 def test_keys_that_exclude_each_other(options: dict[str, object], message: str) -> None:

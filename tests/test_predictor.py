@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
-from model_helpers import build, tiny_cfg
+from model_helpers import VARIANTS, build, tiny_cfg
 from open_vocabulary_helpers import NAMES, build_text_model, make_vocabulary, text_cfg
 from PIL import Image
 
@@ -58,9 +58,6 @@ def test_channels_are_turned_for_rgb_models(cfg: CfgNode) -> None:
     rgb = pair_detr.Predictor(cfg)(IMAGE)["instances"]
     cfg.INPUT.FORMAT = "BGR"
     torch.testing.assert_close(pair_detr.Predictor(cfg)(IMAGE[:, :, ::-1])["instances"].scores, rgb.scores)
-    cfg.INPUT.FORMAT = "L"
-    with pytest.raises(ValueError, match=r"INPUT\.FORMAT is 'L'"):
-        pair_detr.Predictor(cfg)
 
 
 def test_known_names_take_their_rows(cfg: CfgNode) -> None:
@@ -114,7 +111,7 @@ def test_unknown_names_are_encoded(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
 
 def test_bad_input(cfg: CfgNode, tmp_path: Path) -> None:
     predictor = pair_detr.Predictor(cfg)
-    for image in (IMAGE[..., 0], IMAGE[..., :2]):
+    for image in (IMAGE[..., 0], IMAGE[..., :2], IMAGE[..., [0, 1, 2, 0]]):
         with pytest.raises(ValueError, match=r"shape \(60, 80.*\(height, width, 3\), in BGR"):
             predictor(image)
     for vocabulary, message in (
@@ -208,3 +205,36 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         as_bgr(IMAGE.astype(np.float32))
     with pytest.raises(TypeError, match="is a list; give a path"):
         as_bgr([1])
+    for empty in (IMAGE[:0], IMAGE[:, :0]):
+        with pytest.raises(ValueError, match=r"has no pixels: its shape is \((0, 80|60, 0), 3\)"):
+            as_bgr(empty)
+    with pytest.raises(ValueError, match="has no pixels: its size is 0x4"):
+        as_bgr(Image.new("RGB", (0, 4)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_models_in_half_precision(variant: str, dtype: torch.dtype) -> None:
+    """``predictor.model.half()``: the same detections, as far as the type can tell them apart."""
+    cfg = tiny_cfg(variant, MASK__SPATIAL_QUERY=variant != "detr")
+    cfg.MODEL.MASK_ON = True
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
+    predictor = pair_detr.Predictor(cfg)
+    expected = predictor(IMAGE)["instances"]
+    predictor.model.to(dtype)
+    found = predictor(IMAGE)["instances"]
+    assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
+    torch.testing.assert_close(found.scores, expected.scores, atol=0.02, rtol=0)
+    assert found.pred_masks.shape == expected.pred_masks.shape
+    batch = [predictor.prepare(IMAGE), predictor.prepare(IMAGE[:40])]
+    with torch.no_grad():
+        assert len(predictor.model(batch)) == 2
+
+
+def test_text_classifiers_in_half_precision(cfg: CfgNode) -> None:
+    predictor = pair_detr.Predictor(cfg)
+    expected = scores(predictor)
+    predictor.model.half()
+    torch.testing.assert_close(scores(predictor).mean(), expected.mean(), atol=0.01, rtol=0)
+    predictor.set_vocabulary(["forklift"])
+    assert len(predictor(IMAGE)["instances"]) == 7

@@ -34,20 +34,21 @@ def attention_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter(attention=math.prod(batch) * num_queries * num_keys * (width + value_width))
 
 
-def count_flops(detector: Detector, height: int, width: int) -> tuple[Counter[str], Counter[str]]:
+def count_flops(detector: Detector, height: int, width: int, channels: int = 3) -> tuple[Counter[str], Counter[str]]:
     """Counts the inference of one image without padding.
 
     Args:
         detector: in evaluation mode: without the parts that only training has.
         height: of the image, in pixels.
         width: likewise.
+        channels: of the image.
 
     Returns:
         Operations by module, "" being all, and calls of the operators that fvcore met and does not count: elementwise
         ones, as a rule.
     """
     device = next(detector.parameters()).device
-    analysis = FlopCountAnalysis(_Tensors(detector), torch.zeros(1, 3, height, width, device=device))
+    analysis = FlopCountAnalysis(_Tensors(detector), torch.zeros(1, channels, height, width, device=device))
     analysis.set_op_handle("aten::scaled_dot_product_attention", attention_flops)
     analysis.unsupported_ops_warnings(False)
     analysis.uncalled_modules_warnings(False)

@@ -20,7 +20,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 def make_batch(
-    images: int, size: tuple[int, int], boxes: int, num_classes: int, masks: bool = False
+    images: int, size: tuple[int, int], boxes: int, num_classes: int, masks: bool = False, channels: int = 3
 ) -> list[dict[str, Any]]:
     """Random images with random boxes, as the training's mapper makes them.
 
@@ -30,6 +30,7 @@ def make_batch(
         boxes: number of boxes an image.
         num_classes: labels are below it.
         masks: give every object an empty one, whose loss costs what that of any other does.
+        channels: of an image.
     """
     generator = torch.Generator().manual_seed(0)
     height, width = size
@@ -41,7 +42,7 @@ def make_batch(
         instances.gt_classes = torch.randint(num_classes, (boxes,), generator=generator)
         if masks:
             instances.gt_masks = BitMasks(torch.zeros(boxes, height, width, dtype=torch.bool))
-        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        image = torch.randint(256, (channels, height, width), dtype=torch.uint8, generator=generator)
         batch.append({"image": image, "instances": instances})
     return batch
 

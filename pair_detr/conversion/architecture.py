@@ -15,7 +15,7 @@ from pair_detr.config import add_pair_detr_config
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.open_vocabulary import classifier_factory
 from pair_detr.segmentation import mask_head_factory
-from pair_detr.variants import VARIANTS, variant_of
+from pair_detr.variants import VARIANTS, classification_of
 
 Shapes = Mapping[str, torch.Size]
 
@@ -194,7 +194,7 @@ def needs_of(cfg: CfgNode) -> dict[str, Any]:
         "MODEL.PIXEL_STD": list(cfg.MODEL.PIXEL_STD),
         "MODEL.DETR.VARIANT": cfg.MODEL.DETR.VARIANT,
         "MODEL.DETR.NUM_HEADS": cfg.MODEL.DETR.NUM_HEADS,
-        "MODEL.DETR.LOSS.CLASSIFICATION": _classification(cfg),
+        "MODEL.DETR.LOSS.CLASSIFICATION": classification_of(cfg),
     }
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         for key in ("STRIDE_IN_1X1", "RES5_DILATION"):
@@ -208,11 +208,6 @@ def needs_of(cfg: CfgNode) -> dict[str, Any]:
     return needs
 
 
-def _classification(cfg: CfgNode) -> str:
-    name = cfg.MODEL.DETR.LOSS.CLASSIFICATION
-    return variant_of(cfg).classification if name == "auto" else name
-
-
 def misfits(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
     """Says which entries of ``cfg`` differ from those that weights need, one sentence an entry.
 
@@ -224,7 +219,7 @@ def misfits(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
         for part in key.split("."):
             value = value[part]
         if key == "MODEL.DETR.LOSS.CLASSIFICATION":
-            value = _classification(cfg)
+            value = classification_of(cfg)
         if (key == "MODEL.DETR.NUM_CLASSES" and value == 0) or _equal(value, wanted):
             continue
         found.append(f"{key} is {value}, the weights need {wanted}")

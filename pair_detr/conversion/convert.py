@@ -1,21 +1,20 @@
 """From the weights of any known code base to this package's, and what has to be known about them."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from pair_detr.conversion.checkpoint import METADATA, Checkpoint
 from pair_detr.conversion.classes import RAW_IDS
 from pair_detr.conversion.errors import ConversionError
-from pair_detr.conversion.reading import METADATA, Checkpoint
+from pair_detr.conversion.native import PREFIX
 from pair_detr.conversion.sources import CAFFE2_PIXELS, Layout, Match, recognise
 
 logger = logging.getLogger(__name__)
 
 AUTHOR = "pair_detr"
-PREFIX = "detector."
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,10 @@ def convert(
     Raises:
         ConversionError: the weights fit no code base exactly, or have another number of classes.
     """
-    match = recognise(checkpoint.state, source)
+    try:
+        match = recognise(checkpoint.state, source)
+    except ConversionError as error:
+        raise ConversionError(f"{error} Looked at {checkpoint.describe()}.") from error
     # Exact matches have an architecture.
     assert match.architecture is not None
     config = _pixels(match.layout, checkpoint) | match.architecture.settings()
@@ -73,11 +75,6 @@ def convert(
         "config": config,
     }
     return Converted({PREFIX + key: tensor for key, tensor in state.items()}, metadata)
-
-
-def is_ours(state: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are those of this package's models."""
-    return any(key.startswith(PREFIX) for key in state)
 
 
 def describe(path: str, converted: Converted) -> str:

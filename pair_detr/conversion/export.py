@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pair_detr.conversion.architecture import Architecture, LackingError, infer_architecture
 from pair_detr.conversion.classes import PANOPTIC, THINGS
-from pair_detr.conversion.convert import PREFIX, is_ours
 from pair_detr.conversion.errors import ConversionError
+from pair_detr.conversion.native import PREFIX, is_ours
 from pair_detr.conversion.sources import layout_named
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}

@@ -2,12 +2,9 @@
 
 import argparse
 import codecs
-import logging
 import pathlib
 import pickle
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +17,11 @@ try:
 except ImportError:  # NumPy 1
     from numpy.core import multiarray
 
+from pair_detr.conversion.checkpoint import Checkpoint, checkpoint_of, unwrapped_checkpoint
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.pickles import ForbiddenClassError, load_arrays
 from pair_detr.data.json_files import read_json
 
-logger = logging.getLogger(__name__)
-
-# Where a checkpoint keeps its weights, in the order of preference, and where it may keep averages of them.
-_ENTRIES = ("model", "state_dict", "model_state", "blobs")
-_AVERAGES = ("model_ema", "ema_state_dict", "ema_state", "ema_model", "ema")
 _FOLDER_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -44,24 +37,6 @@ _HARMLESS = [
 ]
 _ALLOW = "If you trust where it comes from, convert it with python -m pair_detr.tools.convert_weights --allow-pickle."
 _AGAIN = "Download it again."
-# Key of a checkpoint of this package under which lies what is known about its weights.
-METADATA = "pair_detr"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights from a file.
-
-    Attributes:
-        state: the state dict as it is in the file, less a prefix "module." of all keys.
-        entry: the key of the file that it was under; "" if the file is the state dict.
-        hints: what the file says beside its weights: "num_heads", "dilation" (DC5), "class_names", "author",
-            and "metadata", what :func:`pair_detr.conversion.convert` wrote. Each may be absent.
-    """
-
-    state: dict[str, Tensor]
-    entry: str = ""
-    hints: dict[str, Any] = field(default_factory=dict)
 
 
 def read_state_dict(path: str | Path, allow_pickle: bool = False) -> dict[str, Tensor]:
@@ -75,7 +50,8 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False, entry: str = "
     Args:
         path: a file of torch (.pth, .pt, .bin), of Detectron2 (.pkl) or of safetensors, or a folder of transformers.
         allow_pickle: also read files that hold more than tensors. Such a file can run any code.
-        entry: key of the weights in the file, for one with several; "" takes the usual one.
+        entry: key of the weights in the file, for one with several; "" takes the usual one. It may go on, after a dot,
+            with a key below, or with what the names of the tensors begin with.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -101,7 +77,7 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False, entry: str = "
     hints = {"num_heads": config.get("decoder_attention_heads"), "dilation": config.get("dilation")}
     if labels := config.get("id2label"):
         hints["class_names"] = [labels[key] for key in sorted(labels, key=int)]
-    return Checkpoint(_tensors(state, str(found)), hints={k: v for k, v in hints.items() if v is not None})
+    return unwrapped_checkpoint(state, str(found), hints={k: v for k, v in hints.items() if v is not None})
 
 
 def read_file(path: Path, allow_pickle: bool = False) -> Any:
@@ -136,62 +112,6 @@ def read_file(path: Path, allow_pickle: bool = False) -> Any:
         raise ConversionError(f"{path} cannot be read; it is incomplete or no weights ({reason}). {_AGAIN}") from error
 
 
-def checkpoint_of(content: Any, path: str, entry: str = "") -> Checkpoint:
-    """Finds the weights in what a file holds.
-
-    Args:
-        content: the file's.
-        path: of the file, for messages.
-        entry: as of :func:`read_checkpoint`.
-
-    Raises:
-        ConversionError: there are none.
-    """
-    if not isinstance(content, Mapping):
-        raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict.")
-    if entry and entry not in content:
-        raise ConversionError(f"{path} has no entry {entry!r}; it has {_list(content)}.")
-    entry = entry or next((key for key in _ENTRIES if isinstance(content.get(key), Mapping)), "")
-    averages = [key for key in _AVERAGES if isinstance(content.get(key), Mapping) and key != entry]
-    if not entry and averages:
-        entry = averages.pop(0)
-        logger.warning("%s: took the averaged weights under %r; there are no others.", path, entry)
-    elif averages:
-        logger.warning(
-            "%s also holds averaged weights under %r; took those under %r.", path, averages[0], entry or "its top level"
-        )
-    state = _tensors(content[entry] if entry else content, f"{path}, entry {entry!r}" if entry else path)
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    return Checkpoint(state, entry, _hints(content))
-
-
-def _hints(content: Mapping[str, Any]) -> dict[str, Any]:
-    hints = {"author": content.get("__author__")}
-    if isinstance(metadata := content.get(METADATA), Mapping):
-        hints["metadata"] = metadata
-    if isinstance(args := content.get("args"), argparse.Namespace):
-        hints |= {"num_heads": getattr(args, "nheads", None), "dilation": getattr(args, "dilation", None)}
-    return {key: value for key, value in hints.items() if value is not None}
-
-
-def _tensors(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    tensors = {
-        key: torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
-        for key, value in state.items()
-    }
-    if others := [key for key, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise ConversionError(
-            f"{where} is no state dict: {_list(others)} are no tensors. Its keys are {_list(state)}; name the one with "
-            "the weights by --entry."
-        )
-    if others := [key for key in tensors if not isinstance(key, str)]:
-        raise ConversionError(f"{where} is no state dict: {_list(others)} are no names.")
-    if not tensors:
-        raise ConversionError(f"{where} holds no tensors.")
-    return tensors
-
-
 def _require_weights(path: Path, head: bytes) -> None:
     """Recognises what people download in place of weights, and says so."""
     text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
@@ -221,8 +141,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return read_json(path)
     except ValueError as error:
         raise ConversionError(f"{error} {_AGAIN}") from error
-
-
-def _list(keys: Any, limit: int = 6) -> str:
-    keys = list(keys)
-    return ", ".join(map(str, keys[:limit])) + (", ..." if len(keys) > limit else "")

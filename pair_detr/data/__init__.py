@@ -3,10 +3,10 @@
 from pair_detr.data import builtin  # noqa: F401  (registers the data sets)
 from pair_detr.data.augmentation import build_augmentation
 from pair_detr.data.build import build_test_loader, build_train_loader, images_per_process, load_training_dicts
-from pair_detr.data.builtin import datasets_root
-from pair_detr.data.catalog import class_names_of, load_dataset, panoptic_classes
-from pair_detr.data.classes import resolve_class_names, resolve_num_classes, sharing_classes
+from pair_detr.data.catalog import class_names_of, datasets_root, load_dataset, panoptic_classes
+from pair_detr.data.classes import resolve_category_ids, resolve_class_names, resolve_num_classes, sharing_classes
 from pair_detr.data.coco import register_coco
+from pair_detr.data.constant_ids import require_constant_ids
 from pair_detr.data.image_folder import register_image_folder
 from pair_detr.data.image_labels import register_image_labels
 from pair_detr.data.input_checks import check_input
@@ -57,6 +57,8 @@ __all__ = [
     "register_split",
     "register_voc",
     "register_yolo",
+    "require_constant_ids",
+    "resolve_category_ids",
     "resolve_class_names",
     "resolve_num_classes",
     "sharing_classes",

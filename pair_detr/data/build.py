@@ -19,13 +19,16 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pair_detr.data.catalog import annotation_type_of, class_names_of, load_dataset
+from pair_detr.data.class_matching import with_classes
+from pair_detr.data.classes import match_training_set
 from pair_detr.data.mapper import DetectionMapper
 from pair_detr.data.mosaic import MosaicMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
+from pair_detr.data.panoptic_masks import mask_file
 from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.sampler_arguments import orientations, repeat_factors
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER, load_source_dicts, source_options
-from pair_detr.data.validation import check_files, inspect_dicts, require_boxes, validate, warn_without_boxes
+from pair_detr.data.validation import check_files, inspect_dicts, require_boxes, validate
 
 _REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
 _SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
@@ -71,10 +74,7 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             f"DATASETS.TRAIN: {', '.join(labelled)} has image labels, not boxes. Set DATALOADER.SAMPLER_TRAIN to "
             f"{MULTI_DATASET_SAMPLER} to train on both, or remove it."
         )
-    masks = cfg.MODEL.MASK_ON
-    dicts = list(
-        itertools.chain.from_iterable(validate(name, load_dataset(name), masks=masks) for name in cfg.DATASETS.TRAIN)
-    )
+    dicts = list(itertools.chain.from_iterable(_load_training_set(cfg, name) for name in cfg.DATASETS.TRAIN))
     require_boxes(cfg.DATASETS.TRAIN, dicts)
     # Detectron2's get_detection_dataset_dicts would filter before degenerate boxes are dropped, and load everything
     # once more: these are its parts.
@@ -84,6 +84,20 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     if classes:
         print_instances_class_histogram(dicts, classes)
     return dicts
+
+
+def _load_training_set(cfg: CfgNode, name: str) -> list[dict[str, Any]]:
+    """Validated images with the class indices of the first training set, which may have another order of classes."""
+    dicts = validate(name, load_dataset(name), masks=cfg.MODEL.MASK_ON)
+    order = match_training_set(cfg.DATASETS.TRAIN[0], name)
+    if order is None:
+        return dicts
+    if any(mask_file(record) for record in dicts):
+        raise ValueError(
+            f'DATASETS.TRAIN: the panoptic data set "{name}" has the classes of "{cfg.DATASETS.TRAIN[0]}" in another '
+            "order. Give the categories of both the same ids, things and stuff alike."
+        )
+    return with_classes(dicts, order)
 
 
 def images_per_process(cfg: CfgNode) -> int:
@@ -179,9 +193,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
         KeyError, FileNotFoundError, ValueError: the data set cannot be loaded, or images are missing.
     """
     dicts = load_dataset(name)
-    report = inspect_dicts(name, dicts)
-    check_files(report)
-    warn_without_boxes(report)
+    check_files(inspect_dicts(name, dicts))
     return build_detection_test_loader(
         dicts,
         mapper=DetectionMapper(cfg, is_train=False),

@@ -1,10 +1,10 @@
 """Registers the project's own data sets where Detectron2 looks for its own; nothing is read before it is used."""
 
-import os
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
+from pair_detr.data.catalog import datasets_root
 from pair_detr.data.coco import register_coco
 from pair_detr.data.lvis import register_lvis_base
 from pair_detr.data.open_shapes import register_open_shapes
@@ -14,11 +14,6 @@ from pair_detr.data.shapes import register_shapes
 from pair_detr.data.voc import register_voc
 
 BCCD_CLASS_NAMES = ("RBC", "WBC", "Platelets")
-
-
-def datasets_root() -> Path:
-    """Folder of the data sets: the environment's DETECTRON2_DATASETS, by default ``datasets``, as for Detectron2."""
-    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def register_bccd(root: str) -> None:

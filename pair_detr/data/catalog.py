@@ -1,16 +1,24 @@
 """Data sets and their classes from Detectron2's catalogs, with errors that say what to do."""
 
-from collections.abc import Iterator
+import gc
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from pair_detr.data.coco import detectron2_reader
+from pair_detr.data.file_names import with_slashes
+from pair_detr.data.lvis_json import is_own_lvis, load_own_lvis
 from pair_detr.data.panoptic import complete_records
 from pair_detr.data.panoptic_classes import PanopticClasses, classes_from_metadata, is_separated
 from pair_detr.data.records import normalize_records
 
+# Metadata that name the files of annotations.
+_PATHS = ("json_file", "panoptic_json", "dirname")
 _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python before the config is used"
 
 
@@ -34,16 +42,37 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
         # Detectron2 registers its own data sets by the dozen: they would drown the names that matter here.
         raise KeyError(f'Data set "{name}" is not registered: {_WHERE_TO_REGISTER}; or correct the name.')
-    metadata = MetadataCatalog.get(name)
-    with _explained(name):
-        read = detectron2_reader(name) or DatasetCatalog[name]
-        records = read()
-    records = normalize_records(name, records)
-    with _explained(name):
-        records = complete_records(records, metadata)
+    # The collector would walk through all of COCO's annotations again and again: half of the time, for nothing.
+    with _garbage_collection_paused():
+        with _explained(name):
+            records = _reader(name)()
+            if isinstance(records, Iterator):
+                # It may fail only now.
+                records = list(records)
+        records = normalize_records(name, records)
+        with _explained(name):
+            records = with_slashes(name, complete_records(records, MetadataCatalog.get(name)))
     if len(records) == 0:
         raise ValueError(f'Data set "{name}" has no images: remove it from DATASETS, or correct its annotations.')
     return records
+
+
+def _reader(name: str) -> Callable[[], Iterable[dict[str, Any]]]:
+    """What reads a data set: this package's reader in place of Detectron2's of COCO and of LVIS, where it has one."""
+    if is_own_lvis(name):
+        return partial(load_own_lvis, MetadataCatalog.get(name))
+    return detectron2_reader(name) or DatasetCatalog[name]
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -53,11 +82,8 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = metadata.get(
-            "remedy", "Correct its path, or set the environment's DETECTRON2_DATASETS to the folder of the data sets."
-        )
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        raise kind(f'Data set "{name}": {error}. {remedy}') from error
+        raise kind(f'Data set "{name}": {str(error).rstrip(".")}. {_remedy(error, metadata)}'.rstrip()) from error
     except ImportError as error:
         raise ImportError(
             f'Data set "{name}" is read with the package {error.name}, which is not installed: install it with pip.',
@@ -66,12 +92,39 @@ def _explained(name: str) -> Iterator[None]:
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         if (json_file := metadata.get("json_file")) is not None and str(json_file) not in detail:
-            # Neither pycocotools nor Detectron2 say which file it is.
+            # Neither pycocotools, lvis nor Detectron2 say which file it is.
+            site = "lvisdataset.org, Dataset" if metadata.get("evaluator_type") == "lvis" else "cocodataset.org"
             detail = (
                 f"{json_file} cannot be understood ({detail}). Correct the file; the format is described at "
-                "cocodataset.org, Data format."
+                f"{site}, Data format."
             )
         raise ValueError(f'Data set "{name}" cannot be loaded: {detail}') from error
+
+
+def datasets_root() -> Path:
+    """Folder of the data sets: the environment's DETECTRON2_DATASETS, by default ``datasets``, as for Detectron2."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def _remedy(error: OSError, metadata: Metadata) -> str:
+    """What to do about a file that cannot be read; "" where only the message of the error can say."""
+    if isinstance(error, PermissionError):
+        return "Make it readable for the user who runs this."
+    if isinstance(error, IsADirectoryError):
+        return "It is a folder: register the file with the annotations."
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return ""
+    if (remedy := metadata.get("remedy")) is not None:
+        return remedy
+    paths = [error.filename] if error.filename else [metadata.get(key) for key in _PATHS]
+    root = datasets_root()
+    if any(Path(path).absolute().is_relative_to(root.absolute()) for path in paths if path):
+        return (
+            f"Put the data set there, or set the environment's DETECTRON2_DATASETS (now {root}) to the folder that "
+            "holds the data sets."
+        )
+    # Messages of this package's own, which have no number, say what to do.
+    return "Correct the path where the data set is registered." if error.errno is not None else ""
 
 
 def class_names_of(name: str) -> list[str] | None:

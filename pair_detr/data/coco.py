@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_sem_seg
+from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 from detectron2.structures import BoxMode
 
 from pair_detr.data.coco_categories import set_classes
@@ -68,13 +70,21 @@ def load_coco(name: str, json_file: str, image_root: str) -> list[dict[str, Any]
 
 
 def detectron2_reader(name: str) -> Callable[[], list[dict[str, Any]]] | None:
-    """What reads a data set of Detectron2's ``register_coco_instances`` in place of Detectron2; None for others."""
+    """What reads a data set in COCO's format in place of Detectron2, if Detectron2's functions have registered it.
+
+    These are ``register_coco_instances``, and ``register_coco_panoptic_separated``, whose things are in such a file.
+    """
     function, metadata = DatasetCatalog[name], MetadataCatalog.get(name)
-    origin = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', None)}"
-    if origin != "detectron2.data.datasets.coco.register_coco_instances.<locals>.<lambda>":
-        return None
+    origin = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
     if json_file is None or image_root is None:
-        # The metadata have been removed, but the function still knows.
+        # The metadata may have been removed; the function still knows.
         return None
-    return lambda: load_coco(name, str(json_file), str(image_root))
+    if origin == ("detectron2.data.datasets.coco", "register_coco_instances.<locals>.<lambda>"):
+        return lambda: load_coco(name, str(json_file), str(image_root))
+    separated = "register_coco_panoptic_separated.<locals>.<lambda>"
+    if origin == ("detectron2.data.datasets.coco_panoptic", separated) and "sem_seg_root" in metadata.as_dict():
+        return lambda: merge_to_panoptic(
+            load_coco(name, str(json_file), str(image_root)), load_sem_seg(metadata.sem_seg_root, image_root)
+        )
+    return None

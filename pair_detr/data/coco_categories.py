@@ -1,32 +1,26 @@
 """The classes of a file in COCO's format."""
 
 import logging
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from detectron2.data import Metadata
-from detectron2.utils.logger import log_first_n
+from detectron2.data import Metadata, MetadataCatalog
 
-from pair_detr.data.coco_json import read_coco_json
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import join_some, log_once
+from pair_detr.data.scalars import find_id
 
-# Names that say that there is no supercategory.
+logger = logging.getLogger(__name__)
+
+# Values of "supercategory" that say that there is none.
 _NONE = ("", "none", "null")
-# Roboflow's file of every split, each in a folder of its own.
-_ROBOFLOW_FILE = "_annotations.coco.json"
-_USES_ROOT = re.compile(rb'"category_id"\s*:\s*"?0(\.0*)?"?\s*[,}]')
 
 
 def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> dict[int | str, int]:
     """Puts the classes of a file into the metadata of its data set, in the order of the ids of its categories.
 
-    An unused category 0 that is but the supercategory of the others, as in exports of Roboflow, is no class unless the
-    metadata have it in their ``thing_classes``.
-
     Args:
-        metadata: they get ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``, as from Detectron2.
+        metadata: they get ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``, as from Detectron2. Where they
+            have these already, the unused category that :func:`class_categories` leaves out may be among them.
         content: as of :func:`pair_detr.data.coco_json.read_coco_json`.
         json_file: it is of.
 
@@ -36,24 +30,23 @@ def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> 
     Raises:
         ValueError: the metadata have other classes.
     """
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    choices = [categories]
-    if _has_unused_root(categories, content.get("annotations", ()), json_file):
-        choices.insert(0, categories[1:])
-    for chosen in choices:
-        names = [category["name"] for category in chosen]
-        contiguous = {category["id"]: index for index, category in enumerate(chosen)}
-        known, known_ids = metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
-        if (known is None or list(known) == names) and (known_ids is None or dict(known_ids) == contiguous):
+    classes, categories = class_categories(content), _in_order(content)
+    known, known_ids = metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
+    known_names = None if known is None else [str(name).strip() for name in known]
+    # The validation images may not show what the training images do; both must have the same classes.
+    shared = any(_names(categories) == other.get("thing_classes") for other in MetadataCatalog.values())
+    for chosen in (categories,) if shared and known is None else (classes, categories):
+        names, contiguous = _names(chosen), {category["id"]: index for index, category in enumerate(chosen)}
+        if known_names in (None, names) and (known_ids is None or dict(known_ids) == contiguous):
             if known is None:
                 metadata.thing_classes = names
             if known_ids is None:
                 metadata.thing_dataset_id_to_contiguous_id = contiguous
-            if chosen is not categories:
-                _log_root(json_file, categories[0]["name"])
+            if len(chosen) < len(categories):
+                _log_unused(json_file, categories[0]["name"])
             return contiguous
-    if known is not None and list(known) != names:
-        difference = f"are {join_some(names)}, but thing_classes in the metadata {join_some(list(map(str, known)))}"
+    if known_names not in (None, names):
+        difference = f"are {join_some(names)}, but thing_classes in the metadata {join_some(known_names)}"
     else:
         difference = f"have the ids {list(contiguous)}, but thing_dataset_id_to_contiguous_id is {dict(known_ids)}"
     raise ValueError(
@@ -62,52 +55,41 @@ def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> 
     )
 
 
-def is_root(category: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
-    """Whether a category has the id 0 and is but the supercategory of all others."""
-    parent = str(category.get("supercategory") or "").strip()
-    return (
-        category["id"] in (0, "0")
-        and parent.lower() in _NONE
-        and len(others) > 0
-        and all(str(other.get("supercategory") or "").strip() == category["name"] for other in others)
-    )
+def class_categories(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The categories of a file that are classes, in the order of their ids.
+
+    All are, except for a category 0 without annotations that is but the supercategory of all others: Roboflow writes
+    one, with the name of the project, into every file.
+
+    Args:
+        content: with "categories", in the form of :mod:`pair_detr.data.coco_entries`, and "annotations" if there are.
+    """
+    categories = _in_order(content)
+    others = categories[1:]
+    if not others or not _is_supercategory(categories[0], others):
+        return categories
+    annotated = (entry.get("category_id") for entry in content.get("annotations", ()) if isinstance(entry, dict))
+    used = any(find_id(own, (categories[0]["id"],)) is not None for own in annotated)
+    return categories if used else others
 
 
-def _has_unused_root(
-    categories: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], json_file: str
-) -> bool:
-    root, *others = categories
-    if not is_root(root, others) or any(annotation["category_id"] == root["id"] for annotation in annotations):
-        return False
-    # All splits of an export must have the same classes.
-    return not any(_uses_root(file, categories) for file in _other_splits(Path(json_file)))
+def _in_order(content: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(content["categories"], key=lambda category: category["id"])
 
 
-def _other_splits(file: Path) -> list[Path]:
-    if file.name != _ROBOFLOW_FILE or not file.is_file():
-        return []
-    return [other for other in sorted(file.parent.parent.glob(f"*/{_ROBOFLOW_FILE}")) if not other.samefile(file)]
+def _names(categories: Sequence[dict[str, Any]]) -> list[str]:
+    return [category["name"] for category in categories]
 
 
-def _uses_root(file: Path, categories: Sequence[dict[str, Any]]) -> bool:
-    try:
-        if not _USES_ROOT.search(file.read_bytes()):
-            return False
-        content = read_coco_json(str(file))
-    except (OSError, ValueError):
-        # It is reported where it is used.
-        return False
-    names = [category["name"] for category in sorted(content["categories"], key=lambda category: category["id"])]
-    return names == [category["name"] for category in categories] and any(
-        annotation["category_id"] == categories[0]["id"] for annotation in content.get("annotations", ())
-    )
+def _is_supercategory(category: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
+    own, *parents = (str(entry.get("supercategory") or "").strip() for entry in (category, *others))
+    return category["id"] in (0, "0") and own.lower() in _NONE and set(parents) == {category["name"]}
 
 
-def _log_root(json_file: str, name: str) -> None:
-    log_first_n(
+def _log_unused(json_file: str, name: str) -> None:
+    log_once(
+        logger,
         logging.INFO,
-        f'{json_file}: category 0, "{name}", is but the supercategory of the others and has no annotation, as in '
-        "exports of Roboflow. It is no class; thing_classes in the metadata may name it to keep it.",
-        name=__name__,
-        key="message",
+        f'{json_file}: category 0, "{name}", is not a class: it is the supercategory of all others and has no '
+        "annotations, as in exports of Roboflow. To keep it, name it in the metadata's thing_classes.",
     )

@@ -42,19 +42,34 @@ def missing_files(file_names: Sequence[str]) -> list[str]:
             continue
         folder, base = os.path.split(file_name)
         if folder not in folders:
-            path = Path(folder)
-            folders[folder] = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+            folders[folder] = {entry.name for entry in Path(folder).iterdir()} if is_folder(folder) else set()
         if base not in folders[folder]:
             missing.append(file_name)
     return missing
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; what cannot even be a path is not."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """As :func:`is_there`, for folders."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
 def _with_slashes(record: dict[str, Any]) -> dict[str, Any]:
     file = record.get("file_name")
-    if not isinstance(file, str) or "\\" not in file or Path(file).exists():
+    if not isinstance(file, str) or "\\" not in file or is_there(file):
         return record
     turned = file.replace("\\", "/")
-    return {**record, "file_name": turned} if Path(turned).exists() else record
+    return {**record, "file_name": turned} if is_there(turned) else record
 
 
 def _has_handler(file_name: str) -> bool:

@@ -22,6 +22,10 @@ IMAGE_SUFFIXES = frozenset(
 )
 # Images, too, but Pillow has no reader of them, or not everywhere.
 _OTHER_IMAGES = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg"})
+# What INPUT.FORMAT may be, BGR or a mode of Pillow's, and the channels of each.
+CHANNELS = {"RGB": 3, "BGR": 3, "L": 1, "LA": 2, "RGBA": 4, "HSV": 3, "YCbCr": 3}
+# Pillow converts to these from RGB alone, or nearly so.
+_BY_RGB = ("HSV", "YCbCr")
 # The values of EXIF's orientation that swap width and height.
 _TRANSPOSED = frozenset({5, 6, 7, 8})
 _READERS = 16
@@ -58,11 +62,11 @@ def image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | None]:
 
 
 def read_pixels(file: str, image_format: str) -> np.ndarray:
-    """Reads an image, turned as its EXIF data say; of any mode with 8 bits a channel, where transparency is dropped.
+    """Reads an image, turned as its EXIF data say; of any mode with 8 bits a channel.
 
     Args:
         file: path, or an address that Detectron2's PathManager knows.
-        image_format: "RGB", "BGR", or a mode of Pillow's.
+        image_format: see :func:`to_pixels`.
 
     Returns:
         (H, W, C) uint8.
@@ -71,21 +75,61 @@ def read_pixels(file: str, image_format: str) -> np.ndarray:
         OSError: it cannot be read; the message names the file.
         ValueError: it has more than 8 bits a channel.
     """
+    return to_pixels(open_image(file), image_format, file)
+
+
+def open_image(file: str, remedy: str = "Remove it from the data set or replace the file.") -> Image.Image:
+    """Reads an image, turned as its EXIF data say.
+
+    Args:
+        file: path, or an address that Detectron2's PathManager knows.
+        remedy: what to do about a file that cannot be read, for the message.
+
+    Raises:
+        OSError: it cannot be read; the message names the file.
+    """
     try:
-        with PathManager.open(file, "rb") as stream:
-            image = Image.open(stream)
-            if image.mode == "F" or image.mode.startswith("I"):
-                # Pillow would clip them at 255: almost everything becomes white.
-                raise ValueError(
-                    f"{file} has more than 8 bits a channel (mode {image.mode}): scale it to 0..255 and convert it."
-                )
-            return convert_PIL_to_numpy(ImageOps.exif_transpose(image), image_format)
+        with PathManager.open(file, "rb") as stream, Image.open(stream) as image:
+            # Loads the pixels, which may be truncated.
+            return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         # All that Pillow raises for a file that is missing, truncated or not an image.
-        raise OSError(
-            f"{file} cannot be read as an image ({type(error).__name__}: {error}). Remove it from the data set or "
-            "replace the file."
-        ) from error
+        raise OSError(f"{file} cannot be read as an image ({type(error).__name__}: {error}). {remedy}") from error
+
+
+def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
+    """Pixels of an image of any mode with 8 bits a channel.
+
+    Args:
+        image: upright.
+        image_format: one of :data:`CHANNELS`. Formats without transparency drop it, RGBA and LA take images without it
+            as opaque, L and LA make colours grey.
+        name: of the image, for a message.
+
+    Returns:
+        (H, W, C) uint8.
+
+    Raises:
+        ValueError: it has more than 8 bits a channel, or no pixels.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        # Pillow would clip them at 255: almost everything becomes white.
+        raise ValueError(
+            f"{name} has more than 8 bits a channel (mode {image.mode}): scale it to 0..255 and convert it first."
+        )
+    if 0 in image.size:
+        raise ValueError(f"{name} has no pixels: its size is {image.width}x{image.height}.")
+    if image_format in _BY_RGB:
+        image = image.convert("RGB")
+    return convert_PIL_to_numpy(image, image_format)
+
+
+def to_rgb(pixels: np.ndarray, image_format: str) -> np.ndarray:
+    """(H, W, C) uint8 of a format as (H, W, 3) uint8 in RGB order, to look at."""
+    if image_format in ("RGB", "BGR"):
+        return pixels if image_format == "RGB" else pixels[..., ::-1]
+    height, width = pixels.shape[:2]
+    return np.asarray(Image.frombytes(image_format, (width, height), pixels.tobytes()).convert("RGB"))
 
 
 def _image_size(path: Path) -> tuple[int, int] | None:

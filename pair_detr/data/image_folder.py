@@ -121,7 +121,10 @@ def _classes_of(root: Path, class_names: Mapping[str, str | Sequence[str]] | str
     if unnamed := [key for key, names in classes.items() if not names or not all(map(str.strip, names))]:
         raise ValueError(f"the folders {join_some(unnamed)} of {root} have no class name; give each one")
     if missing := [key for key in classes if not (root / key).is_dir()]:
-        raise FileNotFoundError(f"{root} lacks the folders of {len(missing)} classes: {join_some(missing)}")
+        raise FileNotFoundError(
+            f"{root} lacks the folders of {len(missing)} classes: {join_some(missing)}; add them, or leave these out "
+            "of CLASSES"
+        )
     return classes
 
 

@@ -6,12 +6,16 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pair_detr.data.coco_entries import normalize_categories, normalize_images
 from pair_detr.data.json_files import read_json
+from pair_detr.data.messages import join_some
+from pair_detr.data.scalars import find_id
 
 _FORMAT = (
     'The file should hold {"images": [{"id", "file_name", "width", "height", "pos_category_ids": [category id, ...]}, '
     '...], "categories": [{"id", "name"}, ...]}.'
 )
+_IMAGE_FIELDS = ("id", "width", "height", "pos_category_ids")
 
 
 def register_image_labels(name: str, json_file: str | Path, image_root: str | Path, **metadata: Any) -> None:
@@ -29,8 +33,8 @@ def register_image_labels(name: str, json_file: str | Path, image_root: str | Pa
     def load() -> list[dict[str, Any]]:
         content = read_json(json_file)
         try:
-            categories = _sorted_categories(content)
             dicts = image_label_dicts(content, image_root)
+            categories = _sorted_categories(content)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{json_file} cannot be understood ({type(error).__name__}: {error}). {_FORMAT}"
@@ -39,7 +43,7 @@ def register_image_labels(name: str, json_file: str | Path, image_root: str | Pa
             raise ValueError(f"{json_file}: {error}. {_FORMAT}") from error
         MetadataCatalog.get(name).set(
             thing_classes=[category["name"] for category in categories],
-            thing_synonyms=[category.get("synonyms", []) for category in categories],
+            thing_synonyms=[category.get("synonyms") or [] for category in categories],
         )
         return dicts
 
@@ -50,20 +54,28 @@ def register_image_labels(name: str, json_file: str | Path, image_root: str | Pa
 def image_label_dicts(content: Mapping[str, Any], image_root: str) -> list[dict[str, Any]]:
     """The images of such a file in Detectron2's standard format.
 
+    Args:
+        content: of the file; ids, sizes and names are brought to one form, see :mod:`pair_detr.data.coco_entries`.
+        image_root: folder of the images.
+
     Returns:
         dicts in the order of the file, with ``pos_category_ids`` (sorted positions in the categories in the order of
         their ids, each once) and empty ``annotations``.
 
     Raises:
-        ValueError: an image has no ``pos_category_ids`` or no file, or labels that are not among the categories.
+        ValueError: an entry has not what it needs, an image no file, or labels that are not among the categories.
         KeyError, TypeError: the content is of another form.
     """
+    faults = normalize_categories(content["categories"]) + normalize_images(content["images"], _IMAGE_FIELDS)
+    if faults:
+        raise ValueError(join_some(faults))
     contiguous = {category["id"]: i for i, category in enumerate(_sorted_categories(content))}
     dicts = []
     for image in content["images"]:
-        if "pos_category_ids" not in image:
-            raise ValueError(f"image {image['id']} has no pos_category_ids")
-        if unknown := [label for label in image["pos_category_ids"] if label not in contiguous]:
+        if not isinstance(image["pos_category_ids"], list):
+            raise ValueError(f"image {image['id']} has pos_category_ids {image['pos_category_ids']!r}")
+        labels = [find_id(label, contiguous) for label in image["pos_category_ids"]]
+        if unknown := [own for own, label in zip(image["pos_category_ids"], labels, strict=True) if label is None]:
             raise ValueError(f"image {image['id']} has the labels {unknown}, which are not among the categories' ids")
         dicts.append(
             {
@@ -71,7 +83,7 @@ def image_label_dicts(content: Mapping[str, Any], image_root: str) -> list[dict[
                 "image_id": image["id"],
                 "width": image["width"],
                 "height": image["height"],
-                "pos_category_ids": sorted({contiguous[label] for label in image["pos_category_ids"]}),
+                "pos_category_ids": sorted({contiguous[label] for label in labels}),
                 "annotations": [],
             }
         )
@@ -79,11 +91,7 @@ def image_label_dicts(content: Mapping[str, Any], image_root: str) -> list[dict[
 
 
 def _sorted_categories(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    ids = [category["id"] for category in categories]
-    if len(set(ids)) != len(ids):
-        raise ValueError("a category id occurs twice")
-    return categories
+    return sorted(content["categories"], key=lambda category: category["id"])
 
 
 def _file_name(image: Mapping[str, Any]) -> str:

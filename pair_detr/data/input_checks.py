@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode
 
+from pair_detr.data.image_files import CHANNELS
+
 _FLIPS = ("none", "horizontal", "vertical")
 _JITTERS = ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE")
 _MAX_HUE = 0.5
@@ -13,11 +15,32 @@ def check_input(cfg: CfgNode) -> None:
     Raises:
         ValueError: one does not, or two exclude each other; the message names them and what to change.
     """
+    check_channels(cfg)
     _check_sizes(cfg)
     _check_crop(cfg)
     _check_jitter(cfg)
     _check_mosaic(cfg)
     _check_large_scale_jitter(cfg)
+
+
+def check_channels(cfg: CfgNode) -> None:
+    """Makes sure that the statistics of the pixels are those of the channels that images are read with.
+
+    Raises:
+        ValueError: INPUT.FORMAT is none that images can be read in, or MODEL.PIXEL_MEAN or PIXEL_STD does not fit it.
+    """
+    image_format = cfg.INPUT.FORMAT
+    if image_format not in CHANNELS:
+        raise ValueError(f"INPUT.FORMAT is {image_format!r}; it must be one of {', '.join(CHANNELS)}.")
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if len(cfg.MODEL[key]) != CHANNELS[image_format]:
+            raise ValueError(
+                f"MODEL.{key} has {len(cfg.MODEL[key])} values, but INPUT.FORMAT {image_format!r} needs "
+                f"{CHANNELS[image_format]}, one for each channel: correct MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, or set "
+                "INPUT.FORMAT to RGB (3), RGBA (4) or L (1), to which images of any kind are converted."
+            )
+    if min(cfg.MODEL.PIXEL_STD) <= 0:
+        raise ValueError(f"MODEL.PIXEL_STD is {list(cfg.MODEL.PIXEL_STD)}; the values must be above 0.")
 
 
 def _check_sizes(cfg: CfgNode) -> None:

@@ -15,7 +15,7 @@ from fvcore.transforms.transform import CropTransform
 from pair_detr.data.augmentation import build_augmentation
 from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import compressed
-from pair_detr.data.panoptic import annotate
+from pair_detr.data.panoptic_masks import annotate
 
 
 class DetectionMapper(DatasetMapper):
@@ -29,7 +29,7 @@ class DetectionMapper(DatasetMapper):
     With MODEL.MASK_ON they have ``gt_masks``, too: ``BitMasks`` (n, H, W), whatever they are annotated as and
     whatever INPUT.MASK_FORMAT says. A mask is drawn in the original image and follows its pixels from there on, as in
     DETR. An instance whose mask becomes empty is left out, and one in a cropped image has the box of what is left of
-    its mask. For segments of panoptic data see :mod:`pair_detr.data.panoptic`.
+    its mask. For segments of panoptic data see :mod:`pair_detr.data.panoptic_masks`.
     """
 
     @classmethod
@@ -73,7 +73,8 @@ class DetectionMapper(DatasetMapper):
         """
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
-        record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        # A copy: Pillow's arrays cannot be written to, which torch warns of.
+        record["image"] = torch.from_numpy(np.array(augmented.image.transpose(2, 0, 1), order="C"))
         if self.is_train:
             self._transform_annotations(record, transforms, augmented.image.shape[:2])
         else:

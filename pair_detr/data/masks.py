@@ -10,6 +10,9 @@ from typing import Any
 from pycocotools import mask as mask_util
 
 _MIN_COORDINATES = 6
+# pycocotools takes memory for every pixel along an edge, and fails without an error where there is none left.
+_MAX_COORDINATE = 1e6
+_MAX_PIXELS = 10**9
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ def polygon_fault(polygon: Any) -> str | None:
         return f"a polygon of {len(polygon)} numbers, which are not pairs"
     if len(polygon) < _MIN_COORDINATES:
         return f"a polygon of {len(polygon)} numbers; three points are {_MIN_COORDINATES}"
+    largest, smallest = max(polygon), min(polygon)
+    if math.inf not in (largest, -smallest) and (largest > _MAX_COORDINATE or smallest < -_MAX_COORDINATE):
+        return "a polygon with a coordinate far outside of any image"
+    # NaN escapes comparisons.
     if not math.isfinite(sum(polygon)):
         return "a polygon with a coordinate that is not finite"
     return None
@@ -104,6 +111,8 @@ def rle_fault(segmentation: dict[str, Any], image_size: tuple[int, int] | None =
     height, width = size
     if image_size is not None and (width, height) != tuple(image_size):
         return f"run lengths of {width}x{height} pixels, but the image has {image_size[0]}x{image_size[1]}"
+    if height * width > _MAX_PIXELS:
+        return f"run lengths of {width}x{height} pixels, more than any image has"
     if isinstance(counts, list):
         if not _are_lengths(counts):
             return "run lengths that are not all whole numbers from 0 on"

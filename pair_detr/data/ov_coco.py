@@ -91,7 +91,7 @@ def labels_from_captions(captions: dict[str, Any]) -> dict[str, Any]:
     pattern = re.compile(rf"\b({names})(?:e?s)?\b")
     labels: dict[int, set[int]] = defaultdict(set)
     for annotation in captions["annotations"]:
-        found = pattern.findall(annotation["caption"].lower())
+        found = pattern.findall(str(annotation.get("caption") or "").lower())
         labels[annotation["image_id"]].update(ids[name] for name in found if name in ids)
     images = [
         {**image, "pos_category_ids": sorted(labels[image["id"]])}

@@ -1,6 +1,6 @@
 """The classes of panoptic data: which of them are things, and what Detectron2's metadata call them."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from detectron2.data import Metadata
@@ -67,6 +67,25 @@ def classes_from_metadata(metadata: Metadata) -> PanopticClasses:
         "in none of Detectron2's two forms. In the standard one they number thing_classes together, in the separated "
         "one stuff 0 is all things together. Correct the metadata."
     )
+
+
+def category_ids_of(metadata: Metadata) -> tuple[Hashable, ...] | None:
+    """Ids of the classes in the files of a data set, in the order of a model's classes, from complete metadata.
+
+    Returns:
+        the ids, such as COCO's 1 to 90; None if the metadata do not say.
+
+    Raises:
+        ValueError: as of :func:`classes_from_metadata`.
+    """
+    classes = classes_from_metadata(metadata)
+    thing_ids, stuff_ids = (
+        {index: category for category, index in (metadata.get(key) or {}).items()}
+        for key in ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+    )
+    kinds = zip(classes.category_ids, classes.is_thing, strict=True)
+    ids = tuple((thing_ids if is_thing else stuff_ids).get(index) for index, is_thing in kinds)
+    return None if None in ids else ids
 
 
 def is_separated(metadata: Metadata) -> bool:

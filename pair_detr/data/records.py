@@ -1,7 +1,8 @@
 """One form for the images of all data sets, whoever has registered them."""
 
+import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,13 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from pair_detr.data.masks import MaskFault, usable_part
-from pair_detr.data.messages import join_some
-from pair_detr.data.scalars import flag_of, id_of, integer_of, number_of
+from pair_detr.data.messages import join_some, log_once
+from pair_detr.data.scalars import flag_of, id_of, integer_of, number_of, numbers_of
 
+logger = logging.getLogger(__name__)
+
+_IGNORED = "objects have ignore 1 and count as crowds: they are not trained on, and need not be found"
+_BAD_AREA = "objects have an area that is not a positive number: the evaluation computes it"
 _FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 # What annotations of objects are called, in Detectron2's format for detection and in the one for segments.
 _LISTS = ("annotations", "segments_info")
@@ -38,21 +43,33 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
     Raises:
         ValueError: something is missing or cannot be understood; the message names the image and the annotation.
     """
-    if isinstance(records, (dict, str, bytes)) or not hasattr(records, "__iter__"):
+    if isinstance(records, (dict, str, bytes)) or not _is_iterable(records):
         raise ValueError(f'Data set "{name}" is a {type(records).__name__}, not a list of dicts. {_REMEDY}')
     normalized = []
+    notes: Counter[str] = Counter()
     for index, record in enumerate(records):
         try:
-            normalized.append(_normalize(record))
+            normalized.append(_normalize(record, notes))
         except ValueError as error:
             file = record.get("file_name") if isinstance(record, dict) else None
             where = f"image {index}" if file is None else f"image {index} ({file})"
             raise ValueError(f'Data set "{name}": {where} {error}. {_REMEDY}') from error
     _complete_ids(name, normalized)
+    for level, what in ((logging.INFO, _IGNORED), (logging.WARNING, _BAD_AREA)):
+        if notes[what]:
+            log_once(logger, level, f'Data set "{name}": {notes[what]} {what}.')
     return normalized
 
 
-def _normalize(record: Any) -> dict[str, Any]:
+def _is_iterable(value: Any) -> bool:
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _normalize(record: Any, notes: Counter[str]) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"is a {type(record).__name__}, not a dict")
     record = dict(record)
@@ -78,7 +95,9 @@ def _normalize(record: Any) -> dict[str, Any]:
         if key in record:
             if not isinstance(record[key], (list, tuple)):
                 raise ValueError(f"has {key} of type {type(record[key]).__name__}; it must be a list of dicts")
-            record[key] = [_normalize_annotation(key, index, a) for index, a in enumerate(record[key])]
+            record[key] = [_normalize_annotation(key, index, a, notes) for index, a in enumerate(record[key])]
+    if "pos_category_ids" in record:
+        record["pos_category_ids"] = _labels(record["pos_category_ids"])
     bad_polygons = []
     for index, annotation in enumerate(record.get("annotations", ())):
         if annotation.get("segmentation") is not None:
@@ -89,6 +108,15 @@ def _normalize(record: Any) -> dict[str, Any]:
     return record
 
 
+def _labels(values: Any) -> list[int]:
+    if isinstance(values, (str, bytes, dict)) or not _is_iterable(values):
+        raise ValueError(f"has pos_category_ids {values!r}; it must be a list of indices of classes, from 0 on")
+    labels = [None if isinstance(value, str) else integer_of(value) for value in values]
+    if None in labels:
+        raise ValueError(f"has pos_category_ids {list(values)!r}; they must be indices of classes, from 0 on")
+    return labels
+
+
 def _path(key: str, value: Any) -> str:
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str) or not path:
@@ -96,7 +124,7 @@ def _path(key: str, value: Any) -> str:
     return str(path)
 
 
-def _normalize_annotation(key: str, index: int, annotation: Any) -> dict[str, Any]:
+def _normalize_annotation(key: str, index: int, annotation: Any, notes: Counter[str]) -> dict[str, Any]:
     label = f"has annotation {index}" if key == "annotations" else f"has segment {index}"
     if not isinstance(annotation, dict):
         raise ValueError(f"{label} of type {type(annotation).__name__}, not a dict")
@@ -114,12 +142,16 @@ def _normalize_annotation(key: str, index: int, annotation: Any) -> dict[str, An
             value = number
         if flag == "iscrowd" or flag in annotation:
             annotation[flag] = value
-    if annotation.get("ignore"):
+    if annotation.get("ignore") and not annotation["iscrowd"]:
         annotation["iscrowd"] = 1
+        notes[_IGNORED] += 1
     if "area" in annotation:
-        area = number_of(annotation.pop("area"))
+        value = annotation.pop("area")
+        area = number_of(value)
         if area is not None and 0 < area < np.inf:
             annotation["area"] = area
+        elif value is not None:
+            notes[_BAD_AREA] += 1
     if annotation.get("bbox") is not None:
         annotation["bbox"] = _box(annotation["bbox"])
         if key == "annotations":
@@ -141,13 +173,13 @@ def _box(bbox: Any) -> Any:
     if not isinstance(bbox, list):
         bbox = bbox.tolist() if hasattr(bbox, "tolist") else bbox
         bbox = list(bbox) if isinstance(bbox, tuple) else bbox
-    if not isinstance(bbox, list):
-        return bbox
-    numbers = [number_of(value) for value in bbox]
-    return bbox if None in numbers else numbers
+    numbers = numbers_of(bbox) if isinstance(bbox, list) else None
+    return bbox if numbers is None else numbers
 
 
 def _box_mode(label: str, mode: Any) -> BoxMode:
+    if type(mode) is BoxMode:
+        return mode
     number = integer_of(mode)
     if number is None or number not in list(BoxMode):
         raise ValueError(

@@ -30,8 +30,11 @@ def flag_of(value: Any) -> int | None:
 
 def number_of(value: Any) -> float | None:
     """A number, or text that is one, as float, which may be infinite or NaN; None for everything else."""
+    if type(value) is float:
+        return value
     value = _plain(value)
-    if isinstance(value, bool) or not isinstance(value, (Real, str)):
+    # Real.__instancecheck__ is slow.
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (str, Real))):
         return None
     try:
         return float(value)
@@ -39,8 +42,18 @@ def number_of(value: Any) -> float | None:
         return None
 
 
+def numbers_of(values: list[Any]) -> list[float] | None:
+    """A list of numbers as floats, see :func:`number_of`; None if one is no number."""
+    if {*map(type, values)} == {float}:
+        return values
+    numbers = [number_of(value) for value in values]
+    return None if None in numbers else numbers
+
+
 def integer_of(value: Any) -> int | None:
     """A whole number, a float without a fraction or text that is one ("3", "3.0"), as int; None for everything else."""
+    if type(value) is int:
+        return value
     value = _plain(value)
     if isinstance(value, bool):
         return None
@@ -76,4 +89,6 @@ def find_id(value: Any, ids: Container[int | str]) -> int | str | None:
 
 def _plain(value: Any) -> Any:
     """Python's own type in place of NumPy's, or of a tensor without dimensions."""
+    if type(value) in (int, float, str):
+        return value
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

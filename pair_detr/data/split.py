@@ -11,7 +11,7 @@ from pair_detr.data.catalog import load_dataset
 
 PARTS = ("train", "val")
 # Where the annotations of the whole are: an evaluator that reads them would ask for all of its images.
-_OF_THE_WHOLE = ("name", "json_file", "dirname", "split")
+_OF_THE_WHOLE = ("name", "json_file", "dirname", "split", "split_of")
 
 
 def register_split(name: str, val: float, seed: int = 0) -> None:
@@ -66,6 +66,7 @@ def _register_part(whole: str, part: str, val: float, seed: int) -> None:
 
     DatasetCatalog.register(name, load)
     _copy_metadata(whole, name)
+    MetadataCatalog.get(name).split_of = whole
 
 
 def _copy_metadata(source: str, target: str) -> None:

@@ -10,6 +10,7 @@ from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 from pair_detr.data.catalog import annotation_type_of
 from pair_detr.data.checks.boxes import count_boxes, faulty_boxes
 from pair_detr.data.checks.masks import faulty_masks
+from pair_detr.data.checks.panoptic import require_segment_files
 from pair_detr.data.checks.report import (
     ClassCount,
     DatasetReport,
@@ -22,7 +23,7 @@ from pair_detr.data.degenerate import BoxFault, warn_of_dropped
 from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import MaskFault
 from pair_detr.data.messages import join_some
-from pair_detr.data.panoptic import annotate, mask_file
+from pair_detr.data.panoptic_masks import read_mask_file
 
 __all__ = [
     "ClassCount",
@@ -34,7 +35,7 @@ __all__ = [
     "require_boxes",
     "unreadable_images",
     "validate",
-    "warn_without_boxes",
+    "warn_of_doubts",
 ]
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ def validate(
     """Makes sure that a data set can be trained on.
 
     Degenerate boxes, and with ``masks`` unusable masks with their boxes, are dropped, with one warning that counts
-    them; files that occur twice are a warning. What is in the data set is logged in numbers.
+    them, and another one for polygons that a mask is left without; files that occur twice are a warning. What is in the
+    data set is logged in numbers.
 
     Args:
         name: the data set.
@@ -62,11 +64,13 @@ def validate(
 
     Raises:
         FileNotFoundError: images are missing.
-        ValueError: annotations have classes that the data set's metadata do not know, or lack a mask.
+        ValueError: annotations have classes that the data set's metadata do not know, or lack a mask; or files with
+            segments cannot be used.
     """
     masks = masks and (annotation_type or annotation_type_of(name)) == "box"
     report = inspect_dicts(name, dicts, annotation_type, masks)
     check_files(report)
+    require_segment_files(name, report.bad_segment_files)
     logger.info('Data set "%s": %s.', name, report.describe())
     warn_of_doubts(report)
     if report.annotation_type == "box" and not any("annotations" in record for record in dicts):
@@ -108,6 +112,15 @@ def validate(
         if faults:
             kept[-1]["dropped_boxes"] = [*record.get("dropped_boxes", ()), *faults.values()]
     warn_of_dropped(name, dropped)
+    if masks and (polygons := [str(fault) for record in dicts for fault in record.get("bad_polygons", ())]):
+        logger.warning(
+            'Data set "%s": %s. Left %d such polygons out of masks that have others. "python -m '
+            'pair_detr.tools.check_dataset %s" lists all.',
+            name,
+            join_some(polygons, 3),
+            len(polygons),
+            name,
+        )
     return kept
 
 
@@ -121,8 +134,7 @@ def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
         try:
             image = read_pixels(record["file_name"], "RGB")
             check_image_size(dict(record), image)
-            if mask_file(record):
-                annotate(record, masks=True)
+            read_mask_file(record)
         except (OSError, ValueError, SizeMismatchError) as error:
             yield f"{record['file_name']}: {error}"
 
@@ -139,18 +151,6 @@ def require_boxes(names: Sequence[str], dicts: Sequence[dict[str, Any]]) -> None
         raise ValueError(
             f"DATASETS.TRAIN {list(names)}: none of the {len(dicts)} images has a usable box to learn from: "
             f'{count.explain_lack()}. "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
-        )
-
-
-def warn_without_boxes(report: DatasetReport) -> None:
-    """Logs a warning if a test set has no boxes to compare predictions with, as those of COCO's test images."""
-    if report.num_boxes == 0:
-        logger.warning(
-            'Test set "%s": none of its %d images has a usable box. Predictions are made, but its AP will be NaN or '
-            "missing: %s. Correct the annotations if there should be objects.",
-            report.name,
-            report.num_images,
-            report.box_count.explain_lack(),
         )
 
 

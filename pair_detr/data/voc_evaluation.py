@@ -14,7 +14,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from pair_detr.data.catalog import class_names_of, load_dataset
+from pair_detr.data.messages import join_some
 from pair_detr.data.voc import load_voc
+from pair_detr.evaluation.coco_ground_truth import are_annotated
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ class VOCEvaluator(DatasetEvaluator):
     coordinates with a fraction, and at lists of two columns. It also counts a class without objects as AP 0, or as NaN
     once the class is predicted; here such a class is left out of the mean.
 
-    Objects marked ``difficult``, and crowds, need not be found, and finding them is no error.
+    Objects marked ``difficult``, and crowds, need not be found, and finding them is no error. For images to predict on
+    alone (without "annotations") there are no results.
 
     Args:
         name: registered data set. If its metadata have ``dirname`` and ``split``, :func:`load_voc` reads the
@@ -52,8 +55,10 @@ class VOCEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, dict[str, float]]:
         """
         Returns:
-            ``{"voc": {"AP": ..., "AP50": ..., "AP75": ...}}`` in percent, NaN if there are no objects to find; empty
-            in other processes than the first.
+            ``{"voc": {"AP": ..., "AP50": ..., "AP75": ...}}`` in percent; empty in other processes than the first.
+
+        Raises:
+            ValueError: as of :meth:`require_objects`.
         """
         gathered = comm.gather(self._predictions, dst=0)
         if not comm.is_main_process():
@@ -61,22 +66,54 @@ class VOCEvaluator(DatasetEvaluator):
         predictions = {image_id: p for part in gathered for image_id, p in part.items()}
         class_names = class_names_of(self._name)
         year = MetadataCatalog.get(self._name).get("year", 2012)
-        objects = {record["image_id"]: record["annotations"] for record in self._records(class_names)}
+        records = self._records(class_names)
+        if not are_annotated(records):
+            return {}
+        self._require_objects(records)
+        objects = {record["image_id"]: record.get("annotations", []) for record in records}
+        if unknown := [repr(image_id) for image_id in predictions if image_id not in objects]:
+            raise ValueError(
+                f'Test set "{self._name}": there are predictions for {len(unknown)} images which its ground truth has '
+                f"not: {join_some(unknown, 3)}. An image must have the same image_id whenever the data set is loaded."
+            )
         aps = []
         for class_id in range(len(class_names)):
             ap = _class_ap(objects, predictions, class_id, use_07_metric=year == 2007)
             if ap is not None:
                 aps.append(ap)
-        mean = 100 * np.mean(aps, axis=0) if aps else np.full(len(_IOU_THRESHOLDS), np.nan)
+        mean = 100 * np.mean(aps, axis=0)
         results = {"AP": float(mean.mean()), "AP50": float(mean[0]), "AP75": float(mean[5])}
         logger.info("Pascal VOC %d's AP of %s: %s", year, self._name, results)
         return {"voc": results}
+
+    def require_objects(self) -> None:
+        """Makes sure that AP is a number.
+
+        Raises:
+            ValueError: there is no object that must be found, though there are annotations.
+            KeyError, OSError: the data set cannot be loaded.
+        """
+        records = self._records(class_names_of(self._name))
+        if are_annotated(records):
+            self._require_objects(records)
+
+    def _require_objects(self, records: list[dict[str, Any]]) -> None:
+        if not any(_must_be_found(a) for record in records for a in record.get("annotations", ())):
+            raise ValueError(
+                f'Test set "{self._name}": none of its {len(records)} images has an object that Pascal VOC\'s AP asks '
+                "for; difficult ones and crowds are none. Correct the annotations, set TEST.EVALUATOR coco, for which "
+                "difficult objects count, or take it out of DATASETS.TEST."
+            )
 
     def _records(self, class_names: list[str]) -> list[dict[str, Any]]:
         metadata = MetadataCatalog.get(self._name).as_dict()
         if "dirname" in metadata and "split" in metadata:
             return load_voc(metadata["dirname"], metadata["split"], class_names)
         return load_dataset(self._name)
+
+
+def _must_be_found(annotation: dict[str, Any]) -> bool:
+    return not (annotation.get("difficult") or annotation.get("iscrowd"))
 
 
 def _class_ap(
@@ -86,7 +123,7 @@ def _class_ap(
     use_07_metric: bool,
 ) -> np.ndarray | None:
     """AP of one class at each of the thresholds, from 0 to 1; None if it has no object that must be found."""
-    difficult: list[int] = []
+    required: list[bool] = []
     scores, overlaps, targets = [], [], []
     for image_id, annotations in objects.items():
         annotations = [a for a in annotations if a["category_id"] == class_id]
@@ -102,9 +139,9 @@ def _class_ap(
                 overlap = target = torch.zeros(int(chosen.sum()))
             scores.append(image_scores[chosen].double())
             overlaps.append(overlap.double())
-            targets.append(target.long() + len(difficult))
-        difficult.extend(a.get("difficult", 0) or a.get("iscrowd", 0) for a in annotations)
-    required = ~np.array(difficult, dtype=bool)
+            targets.append(target.long() + len(required))
+        required.extend(map(_must_be_found, annotations))
+    required = np.array(required, dtype=bool)
     if not required.any():
         return None
     if not scores:

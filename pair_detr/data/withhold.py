@@ -5,21 +5,22 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from pair_detr.data.coco_entries import normalize_annotations, normalize_categories, normalize_images
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
 from pair_detr.data.vocabulary import normalize_name
 
 
 def read_annotations(file: str | Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, Any]:
-    """Content of a file in COCO's format.
+    """Content of a file in COCO's format, with its entries in the form of :mod:`pair_detr.data.coco_entries`.
 
     Args:
         file: JSON.
-        keys: lists that it must have.
+        keys: lists that it must have; categories of annotations are not looked at where these are not among them.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not JSON, or of another format.
+        ValueError: it is not JSON, or of another format; the message names the entries that are wrong.
     """
     content = read_json(file)
     lists = content if isinstance(content, dict) else {}
@@ -27,6 +28,16 @@ def read_annotations(file: str | Path, keys: Sequence[str] = ("images", "annotat
         raise ValueError(
             f"{file} has no {', '.join(missing)}: it does not hold annotations in COCO's format. Give a file that does."
         )
+    # Other lists may lack what the tools do not need, as file names are missing in LVIS's.
+    faults = normalize_images(content["images"], ("id",))
+    references = ["image_id"]
+    if "categories" in keys:
+        faults += normalize_categories(content["categories"])
+        references.append("category_id")
+    categories = content["categories"] if "categories" in keys else None
+    faults += normalize_annotations(content["annotations"], content["images"], categories, references, False).faults
+    if faults:
+        raise ValueError(f"{file}: {join_some(faults)}. Correct the file.")
     return content
 
 

@@ -3,8 +3,10 @@
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from pair_detr.conversion import METADATA
+from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
 from pair_detr.divergence import DIVERGED
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
@@ -29,21 +32,29 @@ class AtomicCheckpointer(DetectionCheckpointer):
     A checkpoint is written to a temporary file, flushed to the disk, and then renamed. ``last_checkpoint`` follows in
     the same way, so whatever moment the process is killed at, it names a complete file.
 
-    The names of a model's classes are saved beside its weights.
+    The names of a model's classes, and their ids in the files of its data, are saved beside its weights.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, needs: dict[str, Any] | None = None, **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        needs: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+        **checkpointables: Any,
     ) -> None:
         """
         Args:
             model: the model.
             save_dir: folder of the checkpoints.
             needs: config entries to save with the weights, see :func:`pair_detr.conversion.needs_of`.
+            training: what to save about the training, see :func:`pair_detr.engine.resume.training_config`.
             checkpointables: what else to save, by name.
         """
         super().__init__(model, save_dir, **checkpointables)
         self._needs = needs or {}
+        self._training = training
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``.
@@ -92,8 +103,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Resumes from the newest usable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
 
         Raises:
-            FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, or none of the
-                checkpoints can be read.
+            FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, none of the
+                checkpoints can be read, or the newest has other classes or another order of them.
         """
         if not resume or not self.has_checkpoint():
             if resume:
@@ -107,39 +118,26 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 load_weights(self.model, read_weights(path, getattr(self.model, "num_classes", None)))
             return {}
         errors = []
-        for candidate in self._candidates():
+        for candidate in _candidates(self.save_dir):
             try:
                 loaded = self.load(str(candidate))
                 metadata = loaded.get(METADATA, {})
+                _require_class_order(self.model, metadata.get("class_names"), candidate)
                 log_exchanged_classes(self.model, metadata.get("class_names"), str(candidate))
                 return loaded
             except _UnreadableError as error:
                 logger.warning("%s Trying the checkpoint before it.", error)
                 errors.append(str(error))
-        raise CheckpointError(
-            "\n".join([*errors, f"No checkpoint in {self.save_dir} can be read. Start anew without --resume."])
-        )
+        raise _unreadable(self.save_dir, errors)
 
     def _metadata(self) -> dict[str, Any]:
-        names = getattr(self.model, "class_names", None)
-        return {"class_names": None if names is None else list(names), "config": self._needs}
-
-    def _candidates(self) -> list[Path]:
-        last = Path(self.get_checkpoint_file())
-        others = [path for path in Path(self.save_dir).glob("model_*.pth") if path != last]
-        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        return [path for path in (last, *others) if path.is_file()]
+        classes = {key: getattr(self.model, key, None) for key in ("class_names", "category_ids")}
+        known = {key: x if x is None else list(x) for key, x in classes.items()} | {"config": self._needs}
+        return known if self._training is None else {**known, "training": self._training}
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
+        with _reading(filename):
             loaded = super()._load_file(filename)
-        except pickle.UnpicklingError as error:
-            raise _UnreadableError(
-                f"{filename} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). If you trust it, "
-                "save its weights alone: torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)."
-            ) from error
-        except Exception as error:  # damaged bytes make pickle raise anything
-            raise _UnreadableError(f"{filename} cannot be read; it may be incomplete ({error!r}).") from error
         if fault := describe_non_finite({key: loaded.get(key) for key in ("model", *self.checkpointables)}):
             raise _UnreadableError(f"{filename} is of a training that has diverged: {fault}.")
         return loaded
@@ -162,8 +160,94 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
+def _require_class_order(model: nn.Module, class_names: Sequence[str] | None, path: Path) -> None:
+    """Makes sure that the rows of a linear classifier still are the classes that they were trained as.
+
+    Raises:
+        CheckpointError: the model has other classes than the checkpoint, or the same in another order.
+    """
+    own = getattr(model, "class_names", None)
+    if own is None or class_names is None or getattr(model, "vocabulary", None) is not None:
+        return
+    try:
+        order = match_order(own, class_names)
+    except ClassMismatchError as error:
+        difference = str(error)
+    else:
+        if order is None:
+            return
+        difference = "they are in another order"
+    raise CheckpointError(
+        f"The data of the config have {describe_classes(own)}, but {path} was trained with "
+        f"{describe_classes(class_names)} ({difference}). Resume with the categories that it was trained with; or take "
+        f"its weights alone, without --resume, by MODEL.WEIGHTS {path}: these are matched by the names of classes."
+    )
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint, and what it says about its weights and its training.
+
+    Attributes:
+        path: of the file.
+        metadata: "class_names", "config" and "training"; empty for files of other programs.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+
+def find_checkpoint(save_dir: str) -> SavedCheckpoint | None:
+    """The newest readable checkpoint, from which :meth:`AtomicCheckpointer.resume_or_load` resumes; None without any.
+
+    Its tensors are not loaded.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none can be read.
+    """
+    if not Path(save_dir, "last_checkpoint").exists():
+        return None
+    errors = []
+    for path in _candidates(save_dir):
+        try:
+            with _reading(str(path)):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+                return SavedCheckpoint(path, content.get(METADATA) or {})
+        except _UnreadableError as error:
+            errors.append(str(error))
+    raise _unreadable(save_dir, errors)
+
+
 class _UnreadableError(CheckpointError):
     pass
+
+
+def _unreadable(save_dir: str, errors: list[str]) -> CheckpointError:
+    return CheckpointError(
+        "\n".join([*errors, f"No checkpoint in {save_dir} can be read. Start anew without --resume."])
+    )
+
+
+def _candidates(save_dir: str) -> list[Path]:
+    """The last checkpoint, and those before it."""
+    folder = Path(save_dir)
+    last = folder / (folder / "last_checkpoint").read_text().strip()
+    others = [path for path in folder.glob("model_*.pth") if path != last]
+    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return [path for path in (last, *others) if path.is_file()]
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise _UnreadableError(
+            f"{file} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). If you trust it, "
+            "save its weights alone: torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)."
+        ) from error
+    except Exception as error:  # damaged bytes make pickle raise anything
+        raise _UnreadableError(f"{file} cannot be read; it may be incomplete ({error!r}).") from error
 
 
 @contextmanager

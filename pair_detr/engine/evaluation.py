@@ -1,184 +1,281 @@
 """The evaluator of a data set, chosen by its metadata."""
 
-import io
 import logging
 from collections.abc import Callable
-from contextlib import redirect_stdout
-from importlib.util import find_spec
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import (
-    COCOEvaluator,
-    COCOPanopticEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    SemSegEvaluator,
-)
-from pycocotools.coco import COCO
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
-from pair_detr.data import check_dataset, class_names_of
-from pair_detr.data.lvis_evaluation import LVISEvaluator
-from pair_detr.data.open_vocabulary_evaluation import OpenVocabularyCOCOEvaluator
+from pair_detr.data import load_dataset, panoptic_classes, require_constant_ids
+from pair_detr.data.checks.panoptic import require_segment_files
+from pair_detr.data.classes import match_test_set, resolve_class_names
+from pair_detr.data.lvis_evaluation import LVISEvaluator, require_lvis, require_lvis_file
 from pair_detr.data.panoptic_classes import is_separated
-from pair_detr.data.panoptic_evaluation import ThingsEvaluator, read_classes, require_panoptic_quality
-from pair_detr.data.validation import check_files, warn_without_boxes
+from pair_detr.data.panoptic_files import read_stuff
+from pair_detr.data.validation import check_files, inspect_dicts, warn_of_doubts
 from pair_detr.data.voc_evaluation import VOCEvaluator
-from pair_detr.engine.class_agnostic import merge_classes
+from pair_detr.evaluation import (
+    COCOEvaluator,
+    OpenVocabularyCOCOEvaluator,
+    PanopticEvaluator,
+    ReorderedClassesEvaluator,
+    ThingsEvaluator,
+)
+from pair_detr.evaluation.checks import (
+    masks_can_be_evaluated,
+    require_objects,
+    warn_of_evaluation_limit,
+    warn_of_model_limits,
+    warn_of_objects,
+)
+from pair_detr.evaluation.coco_ground_truth import are_annotated
+from pair_detr.evaluation.instances import EvaluatedObjects, evaluated_objects, things_file
+from pair_detr.evaluation.panoptic import require_panoptic_quality
+from pair_detr.open_vocabulary import load_vocabulary
 
 logger = logging.getLogger(__name__)
 
 PANOPTIC_EVALUATOR = "coco_panoptic_seg"
+# The limits to the detections of an image where TEST.MAX_DETECTIONS is 0; COCO's is one to those of a class.
+_MAX_DETECTIONS = {"coco": 100, "pascal_voc": 100, "lvis": 300, PANOPTIC_EVALUATOR: 100}
 
 
 def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -> DatasetEvaluator:
     """Builds the evaluator that ``TEST.EVALUATOR`` names, or that the data set's ``evaluator_type`` does.
 
+    The evaluator takes detections with the class indices of the model, whose classes the data set may have in another
+    order.
+
     Args:
         cfg: config.
         name: registered data set.
-        output_folder: where results and converted annotations go; default ``<OUTPUT_DIR>/inference/<name>``.
+        output_folder: where results go; default ``<OUTPUT_DIR>/inference/<name>``.
 
     Raises:
         KeyError: the data set is not registered.
-        ValueError: the evaluator is unknown, or lacks something in the data set's metadata.
+        ValueError: the evaluator is unknown, or lacks something in the data set's metadata; the data set has other
+            classes than the model, or no object to find.
         ImportError: its package is not installed.
     """
-    kind = _evaluator_kind(cfg, name)
-    folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference" / name)
+    test_set = _TestSet(cfg, name, output_folder)
     if cfg.MODEL.DETR.CLASS_AGNOSTIC:
         # The other evaluators' metrics are about classes.
-        return _coco(cfg, name, str(folder), class_agnostic=True)
-    return _EVALUATORS[kind](cfg, name, str(folder))
+        return _coco(test_set)
+    order = test_set.class_order()
+    evaluator = _EVALUATORS[test_set.kind](test_set)
+    return evaluator if order is None else ReorderedClassesEvaluator(evaluator, order)
 
 
 def require_test_set(cfg: CfgNode, name: str) -> None:
-    """Makes sure, before a training, that the evaluation at its end has its images, annotations and evaluator.
+    """Makes sure, before a model runs, that an evaluation has its images, annotations and evaluator.
+
+    What a perfect model could not find is a warning.
 
     Raises:
         KeyError, FileNotFoundError, ValueError, ImportError: as of :func:`build_evaluator`, or files are missing.
     """
-    kind = _evaluator_kind(cfg, name)
+    test_set = _TestSet(cfg, name)
+    kind, records = test_set.kind, test_set.records
     if kind == "lvis":
-        _require_lvis(name)
-    if kind == PANOPTIC_EVALUATOR and cfg.MODEL.DETR.PANOPTIC.ENABLED:
-        require_panoptic_quality(name)
-    report = check_dataset(name)
+        require_lvis(name)
+    report = inspect_dicts(name, records, masks=cfg.MODEL.MASK_ON)
     check_files(report)
-    warn_without_boxes(report)
-
-
-def _evaluator_kind(cfg: CfgNode, name: str) -> str:
-    if name not in DatasetCatalog.list():
-        raise KeyError(f"DATASETS.TEST names {name}, which is not registered. See DATASETS.REGISTER.")
-    metadata = MetadataCatalog.get(name)
-    kind = metadata.get("evaluator_type", None) if cfg.TEST.EVALUATOR == "auto" else cfg.TEST.EVALUATOR
-    if kind not in _EVALUATORS:
+    require_constant_ids(name)
+    require_segment_files(name, report.bad_segment_files)
+    warn_of_doubts(report)
+    test_set.class_order()
+    test_set.require_metric()
+    if test_set.reads_lvis:
+        require_lvis_file(name)
+    if test_set.has_panoptic_quality:
+        require_panoptic_quality(name, records)
+        test_set.warn_of_missing_things()
+    if test_set.has_average_precision:
+        objects = test_set.objects.records
+        require_objects(name, objects)
+        warn_of_objects(name, objects, masks=cfg.MODEL.MASK_ON)
+    if kind == "pascal_voc":
+        VOCEvaluator(name).require_objects()
+    if cfg.TEST.EXPECTED_RESULTS and not are_annotated(records):
         raise ValueError(
-            f"There is no evaluator for {name}: "
-            + (f'its evaluator_type is "{kind}"' if cfg.TEST.EVALUATOR == "auto" else f'TEST.EVALUATOR is "{kind}"')
-            + f". Choose one with TEST.EVALUATOR: {', '.join(_EVALUATORS)}."
+            f'TEST.EXPECTED_RESULTS is set, but test set "{name}" has no annotations to get results with: set it to '
+            "[], or name another data set in DATASETS.TEST."
         )
-    return kind
+    if test_set.reads_lvis:
+        warn_of_evaluation_limit(name, records, test_set.max_detections, per_class=False)
+    elif test_set.has_average_precision:
+        warn_of_evaluation_limit(name, objects, test_set.max_detections, per_class=True)
+    warn_of_model_limits(name, records, cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.DETR.NUM_QUERIES)
 
 
-def _coco(cfg: CfgNode, name: str, folder: str, class_agnostic: bool = False) -> DatasetEvaluator:
-    metadata = MetadataCatalog.get(name)
-    convert = "json_file" not in metadata.as_dict()
-    if not convert:
-        # Loading fills in which category is which class; without, all predictions would count as wrong.
-        class_names_of(name)
-    # Without Detectron2's C++ extension it takes pycocotools' COCOeval by itself.
-    options = {"tasks": _tasks(cfg), "output_dir": folder, "allow_cached_coco": False}
-    novel = None if class_agnostic else metadata.get("novel_classes")
-    if novel:
-        evaluator = OpenVocabularyCOCOEvaluator(name, novel, **options)
-    else:
-        has_stuff = metadata.get("stuff_dataset_id_to_contiguous_id") and not class_agnostic
-        evaluator = (ThingsEvaluator if has_stuff else COCOEvaluator)(name, **options)
-    if convert:
-        # Detectron2 leaves its converted file in the metadata, and would trust it in later evaluations as well.
-        del metadata.json_file
-    _complete(evaluator._coco_api)
-    if unmasked := _without_mask(evaluator._coco_api):
-        if cfg.MODEL.MASK_ON:
-            logger.warning(
-                'Test set "%s": %d objects have no segmentation, the first is annotation %s. Boxes are evaluated, but '
-                "masks are not: add the segmentations, crowds included.",
-                name,
-                len(unmasked),
-                unmasked[0],
+class _TestSet:
+    """A data set to evaluate on, as a config says.
+
+    Attributes:
+        kind: of evaluator.
+        folder: for results.
+    """
+
+    def __init__(self, cfg: CfgNode, name: str, folder: str | None = None) -> None:
+        self.cfg = cfg
+        self.name = name
+        self.folder = folder or str(Path(cfg.OUTPUT_DIR) / "inference" / name)
+        self.kind = self._choose_evaluator()
+
+    def _choose_evaluator(self) -> str:
+        name, cfg = self.name, self.cfg
+        if name not in DatasetCatalog.list():
+            raise KeyError(f"DATASETS.TEST names {name}, which is not registered. See DATASETS.REGISTER.")
+        metadata = MetadataCatalog.get(name)
+        kind = metadata.get("evaluator_type", None) if cfg.TEST.EVALUATOR == "auto" else cfg.TEST.EVALUATOR
+        if kind not in _EVALUATORS:
+            raise ValueError(
+                f"There is no evaluator for {name}: "
+                + (f'its evaluator_type is "{kind}"' if cfg.TEST.EVALUATOR == "auto" else f'TEST.EVALUATOR is "{kind}"')
+                + f". Choose one with TEST.EVALUATOR: {', '.join(_EVALUATORS)}."
             )
-        evaluator._tasks = ("bbox",)
-    return merge_classes(evaluator) if class_agnostic else evaluator
+        return kind
 
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """Its images."""
+        return load_dataset(self.name)
 
-def _tasks(cfg: CfgNode) -> tuple[str, ...]:
-    return ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    @cached_property
+    def objects(self) -> EvaluatedObjects:
+        """What COCO's AP is computed of."""
+        return evaluated_objects(self.name, self.records, self.cfg.MODEL.DETR.CLASS_AGNOSTIC)
 
+    @property
+    def has_panoptic_quality(self) -> bool:
+        """Whether segments are evaluated."""
+        detr = self.cfg.MODEL.DETR
+        return self.kind == PANOPTIC_EVALUATOR and detr.PANOPTIC.ENABLED and not detr.CLASS_AGNOSTIC
 
-def _without_mask(coco: COCO) -> list[str]:
-    """Objects that the evaluation of masks would fail on."""
-    return [
-        f"{number} of image {annotation['image_id']}"
-        for number, annotation in enumerate(coco.dataset.get("annotations", ()))
-        if not annotation.get("segmentation")
-    ]
+    @property
+    def reads_lvis(self) -> bool:
+        """Whether the evaluator is that of LVIS, which reads the annotations by itself."""
+        return self.kind == "lvis" and not self.cfg.MODEL.DETR.CLASS_AGNOSTIC
 
+    @property
+    def has_average_precision(self) -> bool:
+        """Whether COCO's AP is computed; of panoptic data if they have a file of things."""
+        if self.kind == PANOPTIC_EVALUATOR and not self.cfg.MODEL.DETR.CLASS_AGNOSTIC:
+            return things_file(self.name) is not None
+        return not self.reads_lvis
 
-def _complete(coco: COCO) -> None:
-    """Gives annotations what COCO's evaluation needs and training does not, so that own files need not have it."""
-    annotations = coco.dataset.get("annotations", [])
-    for number, annotation in enumerate(annotations, start=1):
-        annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation:
-            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-        # COCOeval writes the id of the object found where 0 stands for none, into an array of floats.
-        annotation["id"] = number
-    if annotations:
-        with redirect_stdout(io.StringIO()):
-            coco.createIndex()
+    def warn_of_missing_things(self) -> None:
+        """Says that the AP of things is left out, where the metadata name a file of things that does not exist."""
+        file = MetadataCatalog.get(self.name).get("json_file")
+        if file and not self.has_average_precision:
+            logger.warning('Test set "%s": there will be no AP of things, as %s does not exist.', self.name, file)
 
-
-def _pascal_voc(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    """COCO's AP as "bbox", as of any other data set, and Pascal VOC's as "voc"."""
-    return DatasetEvaluators([_coco(cfg, name, folder), VOCEvaluator(name)])
-
-
-def _require_lvis(name: str) -> None:
-    # lvis imports OpenCV, even to evaluate.
-    if find_spec("lvis") is None or find_spec("cv2") is None:
-        raise ImportError(f'The evaluator of {name} needs the packages lvis and OpenCV: run "pip install lvis".')
-
-
-def _lvis(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    _require_lvis(name)
-    return LVISEvaluator(name, tasks=_tasks(cfg), output_dir=folder)
-
-
-def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    """PQ, and AP of things and mIoU of stuff where the data set has what they need."""
-    metadata = MetadataCatalog.get(name)
-    evaluators: list[DatasetEvaluator] = []
-    if cfg.MODEL.DETR.PANOPTIC.ENABLED:
-        require_panoptic_quality(name)
-        evaluators.append(COCOPanopticEvaluator(name, folder))
-        if is_separated(metadata):
-            evaluators.append(SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=read_classes))
-    instances = metadata.get("json_file")
-    if instances and Path(instances).is_file():
-        evaluators.append(_coco(cfg, name, folder))
-    if not evaluators:
+    def require_metric(self) -> None:
+        """Raises a ValueError if there is nothing to evaluate the model with."""
+        if self.has_average_precision or self.has_panoptic_quality or self.reads_lvis:
+            return
+        has_stuff = not all(panoptic_classes(self.name).is_thing)
         raise ValueError(
-            f"{name} is panoptic, but the model is not, and the data set has no instances of things alone to evaluate "
-            "it with. Set MODEL.DETR.PANOPTIC.ENABLED (with MODEL.MASK_ON), give the data set INSTANCES in "
-            "DATASETS.REGISTER, or set DATASETS.TEST to ()."
+            f"{self.name} is panoptic, but the model is not, and the data set has no file with instances of things to "
+            'evaluate it with. Set TEST.EVALUATOR "coco" for the AP of its segments of things, give the data set '
+            + (
+                "INSTANCES in DATASETS.REGISTER, or set MODEL.DETR.PANOPTIC.ENABLED and MODEL.MASK_ON to True."
+                if has_stuff
+                else "INSTANCES in DATASETS.REGISTER."
+            )
         )
+
+    @property
+    def max_detections(self) -> int:
+        """The evaluation's limit to the detections of an image."""
+        limit = self.cfg.TEST.MAX_DETECTIONS
+        if limit < 0:
+            raise ValueError(f"TEST.MAX_DETECTIONS is {limit}; it must be 1 or more, or 0 for the evaluator's default.")
+        return limit or _MAX_DETECTIONS[self.kind]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What of objects is evaluated."""
+        return ("bbox", "segm") if self.cfg.MODEL.MASK_ON else ("bbox",)
+
+    def class_order(self) -> tuple[int, ...] | None:
+        """The class of the data set that each class of the model is; None where both have the same order.
+
+        Raises:
+            ValueError: the data set has other classes; or it has stuff, and another order.
+        """
+        cfg, name = self.cfg, self.name
+        if cfg.MODEL.DETR.CLASS_AGNOSTIC:
+            return None
+        vocabulary = load_vocabulary(cfg)
+        if vocabulary is not None:
+            order = match_test_set(vocabulary.names, name, f"those of {vocabulary.source}")
+        elif (classes := resolve_class_names(cfg)) is not None:
+            order = match_test_set(classes, name, "those of the first data set in DATASETS")
+        else:
+            return None
+        has_stuff = MetadataCatalog.get(name).get("stuff_dataset_id_to_contiguous_id")
+        if order is not None and (has_stuff or self.kind == PANOPTIC_EVALUATOR):
+            raise ValueError(
+                f'Test set "{name}" has the classes of the model, but in another order, which panoptic segments cannot '
+                "be compared in. Give its categories the same ids as those of the training data, things and stuff "
+                "alike."
+            )
+        return order
+
+
+def _coco(test_set: _TestSet) -> DatasetEvaluator:
+    name, objects = test_set.name, test_set.objects
+    require_objects(name, objects.records)
+    tasks = test_set.tasks
+    if "segm" in tasks and are_annotated(objects.records) and not masks_can_be_evaluated(name, objects.records):
+        tasks = ("bbox",)
+    arguments: tuple[Any, ...] = (name, objects.records, objects.class_names)
+    options = {
+        "category_ids": objects.category_ids,
+        "tasks": tasks,
+        "output_dir": test_set.folder,
+        "max_detections": test_set.max_detections,
+    }
+    if objects.class_indices is not None:
+        return ThingsEvaluator(*arguments, class_indices=objects.class_indices, **options)
+    novel = MetadataCatalog.get(name).get("novel_classes")
+    if novel and not test_set.cfg.MODEL.DETR.CLASS_AGNOSTIC:
+        return OpenVocabularyCOCOEvaluator(*arguments, novel_classes=novel, **options)
+    return COCOEvaluator(*arguments, **options)
+
+
+def _pascal_voc(test_set: _TestSet) -> DatasetEvaluator:
+    """COCO's AP as "bbox", as of any other data set, and Pascal VOC's as "voc"."""
+    return DatasetEvaluators([_coco(test_set), VOCEvaluator(test_set.name)])
+
+
+def _lvis(test_set: _TestSet) -> DatasetEvaluator:
+    require_lvis(test_set.name)
+    limit = test_set.max_detections
+    return LVISEvaluator(test_set.name, tasks=test_set.tasks, output_dir=test_set.folder, max_detections=limit)
+
+
+def _panoptic(test_set: _TestSet) -> DatasetEvaluator:
+    """PQ, and AP of things and mIoU of stuff where the data set has what they need."""
+    test_set.require_metric()
+    name, folder = test_set.name, test_set.folder
+    evaluators: list[DatasetEvaluator] = []
+    if test_set.has_panoptic_quality:
+        require_panoptic_quality(name, test_set.records)
+        evaluators.append(PanopticEvaluator(name, test_set.records, folder))
+        if is_separated(MetadataCatalog.get(name)):
+            evaluators.append(SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=read_stuff))
+    if test_set.has_average_precision:
+        evaluators.append(_coco(test_set))
     return DatasetEvaluators(evaluators)
 
 
-_EVALUATORS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {
+_EVALUATORS: dict[str, Callable[[_TestSet], DatasetEvaluator]] = {
     "coco": _coco,
     "pascal_voc": _pascal_voc,
     "lvis": _lvis,

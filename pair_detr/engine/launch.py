@@ -23,11 +23,14 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.atomic import replacing
+from pair_detr.config_checks import check_config
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
 from pair_detr.data.text_files import read_text
 from pair_detr.engine.checkpoint import AtomicCheckpointer
+from pair_detr.engine.evaluation import require_test_set
 from pair_detr.engine.hooks import TrainingInterrupted
+from pair_detr.engine.resume import require_resumable
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.user_errors import (
     USER_ERRORS,
@@ -106,9 +109,14 @@ def main(args: argparse.Namespace) -> dict:
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a data set.")
     resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
-    if not resuming:
+    if resuming:
+        require_resumable(cfg, training=not args.eval_only)
+    else:
         require_weights(cfg)
     if args.eval_only:
+        check_config(cfg)
+        for name in cfg.DATASETS.TEST:
+            require_test_set(cfg, name)
         return _evaluate(cfg, args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

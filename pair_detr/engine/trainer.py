@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pair_detr.config_checks import check_config
 from pair_detr.conversion import needs_of
 from pair_detr.data import (
     build_test_loader,
@@ -22,12 +23,28 @@ from pair_detr.data import (
     images_per_process,
     load_training_dicts,
 )
+from pair_detr.data.limits import QUERIES_KEY, warn_beyond
 from pair_detr.divergence import DIVERGED
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
-from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError
+from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError, find_checkpoint
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
 from pair_detr.engine.hooks import EpochCounter, GracefulStop
 from pair_detr.engine.optimizer import build_optimizer
+from pair_detr.engine.optimizer_state import (
+    OtherOptimizerError,
+    describe_rates,
+    fit_state,
+    follow_schedule,
+    parameter_names,
+)
+from pair_detr.engine.resume import (
+    ResumeError,
+    differences,
+    explain_refusal,
+    log_differences,
+    require_resumable,
+    training_config,
+)
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
 from pair_detr.finiteness import describe_non_finite
 from pair_detr.ground_truth import lacks_loss
@@ -54,11 +71,14 @@ class Trainer(DefaultTrainer):
             ValueError: a config entry or the data do not fit; the message names it.
         """
         super(DefaultTrainer, self).__init__()
+        check_config(cfg)
         warn_of_ignored_iterations(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         images_per_process(cfg)
         check_input(cfg)
         self._dataset_dicts = load_training_dicts(cfg)
+        unmatched = "the objects that fit best are matched"
+        warn_beyond("DATASETS.TRAIN", self._dataset_dicts, QUERIES_KEY, cfg.MODEL.DETR.NUM_QUERIES, unmatched)
         for name in cfg.DATASETS.TEST:
             # Else it would be noticed after hours of training.
             require_test_set(cfg, name)
@@ -77,7 +97,10 @@ class Trainer(DefaultTrainer):
             lacks_loss=lacks_loss,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, needs=needs_of(cfg), trainer=weakref.proxy(self))
+        self._training = training_config(cfg) | {"number of training images": len(self._dataset_dicts)}
+        self.checkpointer = AtomicCheckpointer(
+            model, cfg.OUTPUT_DIR, needs=needs_of(cfg), training=self._training, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -106,10 +129,15 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Resumes from ``OUTPUT_DIR``, or loads ``MODEL.WEIGHTS``.
 
+        What the config says about rates, schedule, losses and data counts from the resumed iteration on, and is logged
+        where it differs from the training so far.
+
         Raises:
+            ResumeError: the training cannot go on with the config, see :mod:`pair_detr.engine.resume`.
             CheckpointError: processes start from different iterations, as machines without a common ``OUTPUT_DIR`` do;
                 further as :meth:`AtomicCheckpointer.resume_or_load`.
         """
+        saved = require_resumable(self.cfg) if resume else None
         super().resume_or_load(resume)
         starts = comm.all_gather(self.start_iter)
         if len(set(starts)) > 1:
@@ -117,6 +145,40 @@ class Trainer(DefaultTrainer):
                 f"The processes would start from iterations {sorted(set(starts))}: {self.cfg.OUTPUT_DIR} is not the "
                 "same folder on all machines. Set OUTPUT_DIR to a shared one, or copy the checkpoints."
             )
+        if saved is not None:
+            log_differences(saved, differences(saved, self._training, self.cfg), self.start_iter)
+            if self.start_iter >= self.max_iter:
+                logger.warning(
+                    "Nothing is left to train: %s is of iteration %d, and SOLVER.MAX_ITER is %d. Raise it, or "
+                    "SOLVER.EPOCHS.MAX, to train on.",
+                    saved.path,
+                    self.start_iter,
+                    self.max_iter,
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Detectron2's, with the names of the optimizer's parameters."""
+        return {**super().state_dict(), "parameters": parameter_names(self.optimizer, self.checkpointer.model)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what the training has learned; rates and their schedule are those of the config.
+
+        Raises:
+            ResumeError: the optimizer is another one, or for other parameters.
+        """
+        names = parameter_names(self.optimizer, self.checkpointer.model)
+        inner = state_dict["_trainer"]
+        try:
+            fitted = fit_state(self.optimizer, names, inner["optimizer"], state_dict.get("parameters"))
+        except OtherOptimizerError as error:
+            path = find_checkpoint(self.cfg.OUTPUT_DIR).path
+            raise ResumeError(explain_refusal(str(path), str(error), is_warm_start=True)) from error
+        if "parameters" not in state_dict and (rates := describe_rates(self.optimizer, inner["optimizer"])):
+            # An older checkpoint, of whose config nothing is known.
+            logger.warning("Resuming with other rates than those of the training so far:\n%s", "\n".join(rates))
+        super().load_state_dict({**state_dict, "_trainer": {**inner, "optimizer": fitted}})
+        if self.iter + 1 < self.max_iter:
+            follow_schedule(self.scheduler, self.optimizer)
 
     def flush_metrics(self) -> None:
         """Logs the losses that are not logged yet; see :meth:`AutocastTrainer.flush_metrics`."""

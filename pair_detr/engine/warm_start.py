@@ -8,6 +8,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from pair_detr.conversion import PREFIX
+from pair_detr.data.vocabulary import normalize_name
 
 # Parts of a model that may start from another one of the weights, where they have none of their own.
 _TWINS = {"top_left_decoder": "decoder", "top_left_head": "box_head"}
@@ -15,7 +16,7 @@ _TWINS = {"top_left_decoder": "decoder", "top_left_head": "box_head"}
 _OPTIONAL = {"class_head", "top_left_decoder", "top_left_head", "center_projection", "top_left_projection", "mask_head"}
 # What to set for a part to fit.
 _CONFIG = {
-    "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH",
+    "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH, INPUT.FORMAT",
     "input_proj": "MODEL.DETR.HIDDEN_DIM, MODEL.BACKBONE.NAME",
     "encoder": "MODEL.DETR.ENC_LAYERS, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.FFN_DIM",
     "mask_head": "MODEL.BACKBONE.NAME, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.NUM_HEADS",
@@ -58,8 +59,8 @@ def adapt(
 ) -> WarmStart:
     """Fits the weights of a detector, or of a backbone alone, to a model that may differ from theirs.
 
-    - Classes: the rows of classes of the same name are taken. Where the names are not known, or none is common, the
-      classifier is taken if it has as many rows, else it keeps its random start.
+    - Classes: the rows of classes of the same name, up to case, underscores and hyphens, are taken. Where the names
+      are not known, or none is common, the classifier is taken if it has as many rows, else it keeps its random start.
     - Queries: the first ones are taken; what the model has beyond them keeps its random start.
     - Pair DETR from Conditional DETR: the top-left decoder starts as the decoder, its head from the box head.
     - Models with masks from those without: the mask head keeps its random start.
@@ -178,6 +179,8 @@ def _rows_by_name(
     extra = len(target) - len(model_classes)
     if tensor.shape[1:] != target.shape[1:] or len(tensor) - len(weights_classes) != extra or extra not in (0, 1):
         return None, "random start"
+    if all(len(set(map(normalize_name, names))) == len(names) for names in (weights_classes, model_classes)):
+        weights_classes, model_classes = (list(map(normalize_name, x)) for x in (weights_classes, model_classes))
     index = {key: row for row, key in enumerate(_numbered(weights_classes))}
     pairs = [(row, index[key]) for row, key in enumerate(_numbered(model_classes)) if key in index]
     common = len(pairs)

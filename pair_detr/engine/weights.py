@@ -1,7 +1,7 @@
 """MODEL.WEIGHTS: weights of this package or of any known code base, to start a training from or to evaluate."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Weights:
         state: the state dict of a detector, or of its backbone alone.
         class_names: of its classes, if the file says so.
         needs: config entries that they were trained with, by their full names, as far as is known.
+        category_ids: of the classes in the files of their data, if the file says so.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Weights:
     state: dict[str, Tensor]
     class_names: Sequence[str] | None
     needs: dict[str, Any]
+    category_ids: Sequence[int | str] | None = None
 
 
 def read_weights(weights: str, num_classes: int | None = None) -> Weights:
@@ -91,7 +93,8 @@ def _read(weights: str, num_classes: int | None) -> Weights:
         if is_ours(checkpoint.state):
             metadata = checkpoint.hints.get("metadata", {})
             names, needs = metadata.get("class_names"), metadata.get("config", {})
-            return Weights(weights, "this package's", checkpoint.state, names, needs)
+            ids = metadata.get("category_ids")
+            return Weights(weights, "this package's", checkpoint.state, names, needs, ids)
         converted = convert(checkpoint, keep_91=num_classes in RAW_IDS)
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
@@ -115,16 +118,7 @@ def require_weights(cfg: CfgNode) -> None:
             )
         return
     weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
-    needs = {key: value for key, value in weights.needs.items() if key.startswith(_SILENT)}
-    if not cfg.MODEL.MASK_ON:
-        needs = {key: value for key, value in needs.items() if not key.startswith("MODEL.DETR.MASK.")}
-    if {needs.get("MODEL.DETR.VARIANT"), cfg.MODEL.DETR.VARIANT} <= _RELATED:
-        del needs["MODEL.DETR.VARIANT"]
-    if found := misfits(needs, cfg):
-        raise CheckpointError(
-            f"MODEL.WEIGHTS {weights.path} do not fit the config: {'; '.join(found)}. Set these entries, or take other "
-            "weights."
-        )
+    require_needs(weights.needs, cfg, f"MODEL.WEIGHTS {weights.path} do")
     dilation = "MODEL.RESNETS.RES5_DILATION"
     if {"MODEL.DETR.VARIANT", "MODEL.RESNETS.DEPTH"} <= weights.needs.keys() and dilation not in weights.needs:
         logger.warning(
@@ -133,6 +127,28 @@ def require_weights(cfg: CfgNode) -> None:
             weights.path,
             dilation,
             cfg.MODEL.RESNETS.RES5_DILATION,
+        )
+
+
+def require_needs(needs: Mapping[str, Any], cfg: CfgNode, subject: str) -> None:
+    """Makes sure that weights are used as they were trained, where their tensors would not show it.
+
+    Args:
+        needs: config entries that they were trained with, by their full names.
+        cfg: config.
+        subject: of the message.
+
+    Raises:
+        CheckpointError: an entry that changes what they compute, but no shape, differs.
+    """
+    needs = {key: value for key, value in needs.items() if key.startswith(_SILENT)}
+    if not cfg.MODEL.MASK_ON:
+        needs = {key: value for key, value in needs.items() if not key.startswith("MODEL.DETR.MASK.")}
+    if {needs.get("MODEL.DETR.VARIANT"), cfg.MODEL.DETR.VARIANT} <= _RELATED:
+        del needs["MODEL.DETR.VARIANT"]
+    if found := misfits(needs, cfg):
+        raise CheckpointError(
+            f"{subject} not fit the config: {'; '.join(found)}. Set these entries, or take other weights."
         )
 
 

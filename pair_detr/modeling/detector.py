@@ -113,6 +113,8 @@ class Detector(nn.Module, ABC):
             padding_mask = F.interpolate(padding_mask[None].float(), size=(height, width))[0].bool()
             key_mask = ~padding_mask.flatten(1)[:, None, None]
         position = sine_position_encoding(height, width, dim, padding_mask, features.device)
+        # That of the parameters, also where autocast computes the features in another.
+        position = position.to(self.input_proj.weight.dtype)
         kept = FeatureMaps(features, [maps[name] for name in self.finer_features]) if self.mask_head else None
         return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept))
 

@@ -8,7 +8,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from pair_detr.classification import Classification
-from pair_detr.data.classes import classes_if_at_hand
+from pair_detr.data.class_matching import ClassMismatchError, match_order
+from pair_detr.data.classes import classes_if_at_hand, match_test_set
 from pair_detr.modeling.heads import classification_head
 from pair_detr.open_vocabulary.class_lists import read_class_list
 from pair_detr.open_vocabulary.classifier import TextClassifier
@@ -50,21 +51,30 @@ def check_vocabulary(vocabulary: Vocabulary | None, training: Sequence[str], tes
         test: data sets to evaluate on.
 
     Raises:
-        ValueError: a data set has other classes, or the same in another order.
+        ValueError: a data set has other classes, or the first one to train on the same in another order, which all
+            others may have.
     """
     if vocabulary is None:
         return
-    datasets = list(dict.fromkeys((*training, *test)))
-    for name in datasets:
+    for number, name in enumerate(training):
+        classes = classes_if_at_hand(name)
+        if classes and (number == 0 or not _is_reordered(vocabulary.names, classes)):
+            vocabulary.require_names(classes, f'Data set "{name}"')
+    for name in test:
         try:
-            vocabulary.require_names(classes_if_at_hand(name) or vocabulary.names, f'Data set "{name}"')
+            match_test_set(vocabulary.names, name, f"those of {vocabulary.source}")
         except ValueError as error:
-            if name in training or len(datasets) == 1:
-                raise
             raise ValueError(
-                f"{error} A run has one vocabulary: take {name} out of DATASETS.TEST, and evaluate on it in a run "
-                "of its own, --eval-only with the text weights of its classes."
+                f"{error} A run has one vocabulary: take {name} out of DATASETS.TEST, and evaluate on it in a run of "
+                "its own, --eval-only with the text weights of its classes."
             ) from error
+
+
+def _is_reordered(names: Sequence[str], others: Sequence[str]) -> bool:
+    try:
+        return match_order(names, others) is not None
+    except ClassMismatchError:
+        return False
 
 
 def classifier_factory(

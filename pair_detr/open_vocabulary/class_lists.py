@@ -11,8 +11,11 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASS_NAMES
 
 from pair_detr.data import class_names_of
-from pair_detr.data.builtin import datasets_root
+from pair_detr.data.catalog import datasets_root
+from pair_detr.data.coco_categories import class_categories
+from pair_detr.data.coco_entries import normalize_categories
 from pair_detr.data.json_files import read_json
+from pair_detr.data.messages import join_some
 from pair_detr.data.text_files import read_text
 from pair_detr.data.vocabulary import normalize_name
 
@@ -136,8 +139,10 @@ def _from_json(content: Any) -> ClassList:
     if isinstance(content, list):
         return class_list(content)
     if "categories" in content:
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        return class_list([c["name"] for c in categories], [c.get("synonyms", ()) for c in categories])
+        if faults := normalize_categories(content["categories"]):
+            raise ValueError(join_some(faults))
+        categories = class_categories(content)
+        return class_list([c["name"] for c in categories], [c.get("synonyms") or () for c in categories])
     if "names" in content:
         return class_list(content["names"], content.get("synonyms"))
     raise ValueError('it is neither a list of names nor has it "categories" or "names"')

@@ -91,7 +91,7 @@ class TextClassifier(nn.Module):
         # Cosines of texts differ by a few hundredths, and bfloat16 has steps of four thousandths there.
         with torch.autocast(states.device.type, enabled=False):
             features = self.temperature * F.normalize(features.float(), dim=-1)
-            logits = features @ self.texts.T + self.bias
+            logits = features @ self.texts.float().T + self.bias
             if self.no_object is None:
                 return logits
-            return torch.cat((logits, features @ F.normalize(self.no_object, dim=-1).T), dim=-1)
+            return torch.cat((logits, features @ F.normalize(self.no_object.float(), dim=-1).T), dim=-1)

@@ -110,7 +110,7 @@ class MaskHead(nn.Module):
         image = upload(image, query.device)
         states = asked.states[image, query]
         if self.spatial:
-            states = states + point_encoding(asked.reference, self.dim)[query]
+            states = states + point_encoding(asked.reference, self.dim).to(self.predictor.weight.dtype)[query]
         parts = parts or self.image_parts(asked.memory)
         attention = self.attention(states, parts.keys, parts.key_mask, counts)
         first, second, *others = self.blocks

@@ -101,12 +101,12 @@ def _speed_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _count(
-    detector: nn.Module, sizes: Sequence[tuple[int, int]], depth: int
+    detector: nn.Module, sizes: Sequence[tuple[int, int]], depth: int, channels: int
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """:func:`module_table` of a detector, and the calls of operators that are not counted."""
     flops, uncounted = {}, Counter()
     for size in sizes:
-        flops[size], operators = count_flops(detector, *size)
+        flops[size], operators = count_flops(detector, *size, channels)
         uncounted |= operators
     return module_table(detector, flops, depth), uncounted
 
@@ -117,7 +117,8 @@ def _measure(model: nn.Module, cfg: CfgNode, sizes: Sequence[tuple[int, int]], a
     rows = []
     cases = [(size, precision) for size in sizes for precision in args.precisions]
     for size, precision in tqdm(cases, "speed", unit="case", disable=None):
-        batches = [make_batch(n, size, _BOXES, model.num_classes, cfg.MODEL.MASK_ON) for n in args.batches]
+        options = size, _BOXES, model.num_classes, cfg.MODEL.MASK_ON, len(cfg.MODEL.PIXEL_MEAN)
+        batches = [make_batch(n, *options) for n in args.batches]
         seconds = inference_seconds(model.eval(), batches, device, precision, args.repeats)
         model.train()
         rows += [
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cfg = without_data(load_model_config(args))
     sizes = args.sizes or [default_size(cfg)]
     model = build_model(cfg).eval()
-    modules, uncounted = _count(model.detector, sizes, args.depth)
+    modules, uncounted = _count(model.detector, sizes, args.depth, len(cfg.MODEL.PIXEL_MEAN))
     names = [f"{h}x{w}" for h, w in sizes]
     logger.info(
         "%s, inference of one image; an operation is a multiply-add\n%s\nNot counted, by number of calls: %s",

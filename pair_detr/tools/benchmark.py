@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = []
     for variant in args.variants:
         cfg = without_data(load_config(args.config_file, [*args.opts, "MODEL.DETR.VARIANT", variant]))
-        batch = make_batch(args.images, tuple(args.size), args.boxes, cfg.MODEL.DETR.NUM_CLASSES, cfg.MODEL.MASK_ON)
+        num_classes, channels = cfg.MODEL.DETR.NUM_CLASSES, len(cfg.MODEL.PIXEL_MEAN)
+        batch = make_batch(args.images, tuple(args.size), args.boxes, num_classes, cfg.MODEL.MASK_ON, channels)
         steps.append((inference_step if args.inference else training_step)(cfg, batch))
     seconds = measure(steps, args.repeats, cfg.MODEL.DEVICE)
     ratios = np.median(seconds / seconds[:, :1], axis=0)

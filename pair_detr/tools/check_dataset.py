@@ -1,5 +1,6 @@
 """Counts classes of data sets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
 
+import logging
 from collections.abc import Sequence
 
 from detectron2.utils.logger import setup_logger
@@ -7,7 +8,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from pair_detr.config_files import load_config
-from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config
+from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config, sharing_classes
+from pair_detr.data.checks.panoptic import absent_segments
+from pair_detr.data.classes import compare_classes
+from pair_detr.data.messages import one_line
 from pair_detr.data.validation import unreadable_images
 from pair_detr.tools.common import run, tool_logger, tool_parser
 
@@ -21,22 +25,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool.
 
     Returns:
-        the exit status: 1 if training would stop at one of the data sets.
+        the exit status: 1 if training would stop at one of the data sets, or at the classes of two of them.
     """
     parser = tool_parser(
         "Counts boxes, crowds and images of every class, and lists missing images, unknown classes, degenerate boxes, "
-        "crowds, missing and malformed masks, duplicates and images without objects or labels. Exits with 1 if "
-        "training would stop at one of the data sets.",
+        "crowds, missing and malformed masks, duplicates and images without objects or labels. Compares the "
+        "classes of all data sets with those of the first. Exits with 1 if training would stop at one of the data "
+        "sets, or at the classes of two of them.",
         "check_dataset my_train my_val --config-file my.yaml --open-images",
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="registered data set")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="registered data set; without one, all in DATASETS.TRAIN and TEST"
+    )
     parser.add_argument("--config-file", default="", metavar="FILE", help="config that registers the data sets")
     parser.add_argument("--open-images", action="store_true", help="also read every image, which takes its time")
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
+    names, free = args.names, set()
     if args.config_file:
-        register_from_config(load_config(args.config_file))
-    sound = [check(name, args.open_images) for name in args.names]
+        cfg = load_config(args.config_file)
+        register_from_config(cfg)
+        names = names or list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
+        # Their classes need not be those of the first.
+        free = set(names) if cfg.MODEL.DETR.CLASS_AGNOSTIC else {*cfg.DATASETS.TRAIN} - {*sharing_classes(cfg)}
+    if not names:
+        parser.error("name data sets, or a config whose DATASETS.TRAIN and TEST do, with --config-file")
+    sound = [check(name, args.open_images) for name in names]
+    sound += [compare(names[0], name) for name in names[1:] if name not in free]
     return 0 if all(sound) else 1
 
 
@@ -56,9 +71,13 @@ def check(name: str, open_images: bool) -> bool:
     sound = report.trainable
     _log_faults(report)
     if open_images:
-        for problem in unreadable_images(tqdm(load_dataset(name), desc=name, disable=None)):
+        records = load_dataset(name)
+        for problem in unreadable_images(tqdm(records, desc=name, disable=None)):
             logger.info("%s: unreadable image: %s", name, problem)
             sound = False
+        for problem, all_of_image in absent_segments(records):
+            logger.info("%s: missing segments: %s", name, problem)
+            sound = sound and not all_of_image
     verdict = "can be trained on" if sound else "cannot be trained on"
     if sound and not open_images:
         verdict += " if its images can be read (--open-images)"
@@ -68,12 +87,27 @@ def check(name: str, open_images: bool) -> bool:
     return sound
 
 
+def compare(first: str, name: str) -> bool:
+    """Says how the classes of a data set differ from those of another; whether a run may use both.
+
+    Args:
+        first: whose classes a model would have.
+        name: of the data set to compare with it.
+    """
+    difference = compare_classes(first, name)
+    if difference is None:
+        return True
+    logger.log(logging.ERROR if difference.stops else logging.INFO, "%s: classes: %s", name, difference.text)
+    return not difference.stops
+
+
 def _log_faults(report: DatasetReport) -> None:
     # Data with boxes alone have no masks by intention.
     have_masks = report.num_masks or report.bad_masks
     for title, items in (
         ("missing mask", report.missing_masks if have_masks else ()),
         ("missing image", report.missing_files),
+        ("unusable segments", report.bad_segment_files),
         ("unknown class", report.unknown_classes),
         ("dropped", report.degenerate),
         ("bad mask", report.bad_masks),
@@ -103,11 +137,7 @@ def class_table(report: DatasetReport) -> str:
     Where there are objects that Pascal VOC calls difficult, it says how many of the boxes these are.
     """
     headers = ["class", "boxes", "images with boxes", "crowds", "labelled images"]
-    rows = [
-        # A line break in a name would break the table.
-        [" ".join(name.split()), x.boxes, x.box_images, x.crowds, x.labelled_images]
-        for name, x in report.classes.items()
-    ]
+    rows = [[one_line(name), x.boxes, x.box_images, x.crowds, x.labelled_images] for name, x in report.classes.items()]
     if report.num_difficult:
         headers.insert(2, "of them difficult")
         for row, count in zip(rows, report.classes.values(), strict=True):

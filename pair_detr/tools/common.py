@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
+from pair_detr.config_checks import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import register_from_config
 from pair_detr.engine.launch import configure_cpu
@@ -76,7 +77,7 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         FileNotFoundError, KeyError: see :func:`pair_detr.config_files.load_config`.
-        ValueError: the config asks for a GPU that is not there.
+        ValueError: the config asks for a GPU that is not there, or see :func:`pair_detr.config_checks.check_config`.
     """
     setup_logger(name="pair_detr")
     configure_cpu(1)
@@ -85,6 +86,7 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.WEIGHTS = args.weights
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no GPU: add --opts MODEL.DEVICE cpu")
+    check_config(cfg)
     return cfg
 
 

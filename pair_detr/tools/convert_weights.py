@@ -13,6 +13,8 @@ from detectron2.utils.logger import setup_logger
 from pair_detr.atomic import replacing_any
 from pair_detr.config_files import load_config
 from pair_detr.conversion import (
+    AUTHOR,
+    METADATA,
     SOURCES,
     TORCHVISION_PIXELS,
     Checkpoint,
@@ -40,7 +42,7 @@ _FOLDER_FILES = {"config.json", "preprocessor_config.json", "model.safetensors"}
 def convert_file(
     checkpoint: Checkpoint, input_path: Path, source: str, num_classes: int | None, keep_91: bool, cfg: CfgNode | None
 ) -> dict[str, Any]:
-    """The checkpoint for Detectron2 that foreign weights become.
+    """The checkpoint for Detectron2 that foreign weights, or those of this package in another entry, become.
 
     Args:
         checkpoint: what was read.
@@ -49,10 +51,17 @@ def convert_file(
         cfg: a config that the weights have to fit; its DC5 and its number of heads become part of the metadata.
 
     Raises:
-        ConversionError: see :func:`pair_detr.conversion.convert`, or the weights do not fit ``cfg``.
+        ConversionError: see :func:`pair_detr.conversion.convert`, or the weights do not fit ``cfg``; or they are this
+            package's, where it looks for them.
     """
     if is_ours(checkpoint.state):
-        raise ConversionError(f"{input_path} holds this package's weights already. Use them as they are, or --reverse.")
+        if checkpoint.is_plain:
+            raise ConversionError(
+                f"{input_path} holds this package's weights already. Use them as they are, or --reverse."
+            )
+        metadata = checkpoint.hints.get("metadata", {})
+        logger.info("%s: this package's weights, %s.", input_path, checkpoint.describe())
+        return {"model": checkpoint.state, "__author__": AUTHOR, METADATA: metadata}
     converted = convert(checkpoint, source=source, num_classes=num_classes, keep_91=keep_91)
     if cfg is not None:
         config = converted.metadata["config"]

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
 from pair_detr.atomic import replacing
-from pair_detr.image_input import as_bgr
+from pair_detr.image_input import as_bgr, open_file
 from pair_detr.open_vocabulary import read_class_list
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import add_model_arguments, load_predictor, run, tool_logger, tool_parser
@@ -34,15 +33,22 @@ class Demo:
         self._predictor = predictor
         self._confidence = confidence
         names = predictor.metadata.thing_classes
-        self.results = CocoResults(names, _dataset_ids(predictor))
+        self.results = CocoResults(names, predictor.category_ids)
+        if predictor.category_ids is None:
+            logger.info(
+                "Category ids in %s are 1 to %d: neither the checkpoint nor a data set of the config says which ids "
+                "the classes have in their data.",
+                RESULTS,
+                len(names),
+            )
 
-    def detect(self, image: np.ndarray, name: str, **details: Any) -> np.ndarray:
-        """Detects in a BGR image, takes note of the result under ``name``, and returns an RGB picture of it."""
+    def detect(self, image: Image.Image | np.ndarray, name: str, **details: Any) -> np.ndarray:
+        """Detects in an image or a BGR frame, takes note of the result under ``name``, and returns an RGB picture."""
         outputs = self._predictor(image)
         outputs["instances"] = instances = outputs["instances"].to("cpu")
         outputs["instances"] = instances = instances[instances.scores >= self._confidence]
         self.results.add(name, instances, **details)
-        return draw_detections(image, outputs, self._predictor.metadata)
+        return draw_detections(as_bgr(image), outputs, self._predictor.metadata)
 
     def image(self, file: Path, output: Path) -> None:
         """Draws an image.
@@ -50,7 +56,7 @@ class Demo:
         Raises:
             OSError, ValueError: it cannot be read; the message names it.
         """
-        picture = Image.fromarray(self.detect(as_bgr(file), str(file)))
+        picture = Image.fromarray(self.detect(open_file(file), str(file)))
         with replacing(output) as temporary:
             picture.save(temporary, quality=92)
 
@@ -84,18 +90,6 @@ class Demo:
                 raise OSError(f"{name} has no frame that can be read: replace the file.")
         if total is not None and isinstance(source, Path) and count < (1 - _MISSING_FRAMES) * total:
             raise OSError(f"{name} ends after {count} of {total} frames, which were drawn: the file is damaged.")
-
-
-def _dataset_ids(predictor: Predictor) -> list[int] | None:
-    """Category ids of a data set of the config that has the model's classes, such as COCO's 1 to 90."""
-    for name in predictor.datasets:
-        metadata = MetadataCatalog.get(name)
-        if metadata.get("thing_classes") == predictor.metadata.thing_classes:
-            # Panoptic models detect stuff, too.
-            ids = dict(metadata.get("stuff_dataset_id_to_contiguous_id") or {})
-            ids |= metadata.get("thing_dataset_id_to_contiguous_id") or {}
-            return sorted(ids, key=ids.get) if len(ids) == len(metadata.thing_classes) else None
-    return None
 
 
 def name_outputs(files: Sequence[Path], folder: Path) -> list[Path]:

@@ -13,8 +13,9 @@ from pair_detr.analysis.matching_report import report_matching
 from pair_detr.atomic import replacing
 from pair_detr.data import load_dataset
 from pair_detr.data.json_files import write_json
+from pair_detr.data.messages import one_line
 from pair_detr.data.validation import validate
-from pair_detr.image_input import as_bgr
+from pair_detr.image_input import as_format
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import add_model_arguments, load_predictor, output_file, run, tool_logger, tool_parser
 from pair_detr.visualization.matching_figure import draw_matching
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = report_matching(predictor.model, prepare(predictor, record, dataset))
     names = list(predictor.metadata.thing_classes)
     title = f"{Path(record['file_name']).name}: {len(report.labels)} objects, {report.cost.shape[1]} queries"
-    figure = draw_matching(as_bgr(record["file_name"])[:, :, ::-1], report, names, title)
+    figure = draw_matching(as_format(record["file_name"], "RGB"), report, names, title)
     with replacing(args.output) as temporary:
         figure.savefig(temporary, dpi=100)
     numbers = args.output.with_suffix(".json")
@@ -112,7 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
         numbers,
     )
-    logger.info("%s\n%s\nPicture: %s; numbers: %s", title, report.table(names), args.output, numbers)
+    logger.info(
+        "%s\n%s\nPicture: %s; numbers: %s", title, report.table(list(map(one_line, names))), args.output, numbers
+    )
 
 
 if __name__ == "__main__":

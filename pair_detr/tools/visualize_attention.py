@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pair_detr.atomic import replacing
-from pair_detr.image_input import as_bgr
+from pair_detr.image_input import as_format, open_file
 from pair_detr.tools.common import add_model_arguments, load_predictor, output_file, run, tool_logger, tool_parser
 from pair_detr.visualization.attention_figure import draw_attention
 from pair_detr.visualization.attention_report import report_attention
@@ -54,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.detections < 1:
         parser.error(f"--detections {args.detections}: it must be 1 or more")
-    image = as_bgr(args.image)
+    image = open_file(args.image)
     predictor = load_predictor(args)
     report = report_attention(predictor.model, predictor.prepare(image), args.detections, args.layer, args.points)
-    figure = draw_attention(image[:, :, ::-1], report, predictor.metadata.thing_classes)
+    figure = draw_attention(as_format(image, "RGB"), report, predictor.metadata.thing_classes)
     arrays = args.output.with_suffix(".npz")
     with replacing(args.output) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -7,11 +7,12 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from pair_detr.data.degenerate import box_fault
-from pair_detr.data.image_files import read_pixels
+from pair_detr.data.image_files import read_pixels, to_rgb
 from pair_detr.data.masks import compressed, mask_fault
-from pair_detr.data.panoptic import annotate, mask_file
+from pair_detr.data.panoptic_masks import annotate, mask_file
 from pair_detr.visualization.detections import class_colors
 from pair_detr.visualization.opencv import readable_visualizer
+from pair_detr.visualization.text import drawable, set_fonts
 
 
 def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:
@@ -57,7 +58,7 @@ def draw_input(
     Args:
         item: as :class:`pair_detr.data.DetectionMapper` makes it.
         class_names: in the order of their ids.
-        image_format: of its image, "RGB" or "BGR".
+        image_format: of its image, see :data:`pair_detr.data.image_files.CHANNELS`.
         fixed_size: height and width that the model pads it to, if it does.
         padding: value of each channel there, in the order of ``image_format``.
 
@@ -66,11 +67,11 @@ def draw_input(
     """
     image = item["image"].permute(1, 2, 0).numpy()
     if fixed_size:
-        canvas = np.empty((*fixed_size, 3), dtype=np.uint8)
+        canvas = np.empty((*fixed_size, image.shape[2]), dtype=np.uint8)
         canvas[:] = np.round(padding)
         canvas[: image.shape[0], : image.shape[1]] = image
         image = canvas
-    image = image[..., ::-1] if image_format == "BGR" else image
+    image = to_rgb(image, image_format)
     instances = item["instances"]
     count = len(instances)
     masks = [None] * count
@@ -91,6 +92,7 @@ def _draw(
     class_names: Sequence[str],
 ) -> np.ndarray:
     visualizer = readable_visualizer(image)
+    class_names = drawable(class_names)
     names = [_name(class_names, index) for index in classes]
     colors = class_colors(max(len(class_names), 1))
     # The Visualizer takes masks for all instances of a call, or for none.
@@ -106,6 +108,7 @@ def _draw(
     if image_labels:
         text = ", ".join(_name(class_names, index) for index in image_labels)
         visualizer.draw_text(text, (2, 2), horizontal_alignment="left")
+    set_fonts(visualizer.output.fig)
     return visualizer.output.get_image()
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from pair_detr.visualization.attention_report import CENTER, TOP_LEFT, AttentionReport
 from pair_detr.visualization.axes import draw_box, frame_image
 from pair_detr.visualization.detections import class_colors
+from pair_detr.visualization.text import drawable, set_fonts
 
 # In inches: width of a panel, height of the overview, width of what stands left of the panels.
 _PANEL = 1.15
@@ -43,6 +44,7 @@ def draw_attention(image: np.ndarray, report: AttentionReport, names: Sequence[s
         report: of that image.
         names: of the classes.
     """
+    names = drawable(names)
     heads = next(iter(report.cross.values()))["combined"].shape[1]
     kinds = list(next(iter(report.cross.values())))
     columns = heads * len(report.cross)
@@ -61,6 +63,7 @@ def draw_attention(image: np.ndarray, report: AttentionReport, names: Sequence[s
     for number, part in enumerate(parts[1 : 1 + len(report.queries)]):
         _draw_detection(part, image, report, number, names, aspect)
     parts[-1].text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=11)
+    set_fonts(figure)
     return figure
 
 

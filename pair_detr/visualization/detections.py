@@ -9,6 +9,7 @@ from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 
 from pair_detr.visualization.opencv import readable_visualizer
+from pair_detr.visualization.text import drawable, set_fonts
 
 
 def class_colors(count: int) -> np.ndarray:
@@ -30,6 +31,7 @@ def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metada
     Raises:
         ImportError: OpenCV is not installed.
     """
+    metadata = _drawable_metadata(metadata)
     visualizer = readable_visualizer(image[:, :, ::-1], metadata)
     if "panoptic_seg" in outputs:
         segments, info = outputs["panoptic_seg"]
@@ -43,7 +45,14 @@ def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metada
             assigned_colors=class_colors(len(metadata.thing_classes))[instances.pred_classes.numpy()],
             alpha=0.4,
         )
+    set_fonts(visualizer.output.fig)
     return visualizer.output.get_image()
+
+
+def _drawable_metadata(metadata: Metadata) -> Metadata:
+    entries = metadata.as_dict()
+    names = {key: drawable(entries[key]) for key in ("thing_classes", "stuff_classes") if key in entries}
+    return Metadata(**entries | names)
 
 
 def labels_of(instances: Instances, names: Sequence[str]) -> list[str]:

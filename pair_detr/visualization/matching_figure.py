@@ -9,8 +9,10 @@ from matplotlib.patches import Rectangle
 
 from pair_detr.analysis.matching_report import TERMS, MatchingReport
 from pair_detr.visualization.axes import draw_box, frame_image
+from pair_detr.visualization.text import drawable, set_fonts
 
 _MAX_COLUMNS = 40
+_TITLE_LENGTH = 120
 
 
 def shown_queries(report: MatchingReport) -> np.ndarray:
@@ -31,15 +33,17 @@ def draw_matching(image: np.ndarray, report: MatchingReport, names: Sequence[str
         title: of the figure.
     """
     count = len(report.labels)
+    names = drawable(names)
     labels = [f"{i + 1} {names[label]}" for i, label in enumerate(report.labels)]
     matrix_height = min(1.4 + 0.3 * count, 14)
     figure = Figure(figsize=(15, 5.2 + matrix_height), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(*drawable([title], _TITLE_LENGTH))
     top, bottom = figure.subfigures(2, 1, height_ratios=[4.6, matrix_height])
     picture, bars = top.subplots(1, 2, width_ratios=[1, 1.2])
     _draw_boxes(picture, image, report)
     _draw_terms(bars, report, labels)
     _draw_costs(bottom, report, labels)
+    set_fonts(figure)
     return figure
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from pair_detr.data.file_names import is_folder, is_there
 from pair_detr.data.image_files import IMAGE_SUFFIXES
 
 # So many of the missing files are looked for, in so many folders each.
@@ -45,11 +46,19 @@ def explain_missing(missing: Sequence[str], image_root: str | None = None) -> st
     """
     search = _Search(None if image_root is None else str(image_root))
     step = max(len(missing) // _EXAMPLES, 1)
-    findings = [finding for file in missing[::step][:_EXAMPLES] if (finding := search.examine(file)) is not None]
+    findings = [finding for file in missing[::step][:_EXAMPLES] if (finding := _examine(search, file)) is not None]
     if not findings:
         return ""
     (most, _), *_ = Counter(finding.kind for finding in findings).most_common(1)
     return next(finding.text for finding in findings if finding.kind == most)
+
+
+def _examine(search: "_Search", file_name: str) -> Finding | None:
+    try:
+        return search.examine(file_name)
+    except OSError:
+        # A folder on the way may not be read.
+        return None
 
 
 class _Search:
@@ -66,7 +75,8 @@ class _Search:
             return Finding(
                 "web",
                 f"{file_name} is a web address: Detectron2 would download each image when training first comes to it. "
-                "Download them into the image folder beforehand, and write the names of the files.",
+                "Download them into the image folder beforehand, and write the names of the files as file_name; the "
+                "addresses may stay as coco_url.",
             )
         if scheme := _SCHEME.match(file_name):
             return Finding(
@@ -87,7 +97,7 @@ class _Search:
         if self._root is None or self._root.endswith("/") or not text.startswith(self._root):
             return None
         file = Path(self._root, text[len(self._root) :].lstrip("/"))
-        if file == path or not file.exists():
+        if file == path or not is_there(file):
             return None
         return file, "the image folder and the name run into each other", "let the image folder end with a slash"
 
@@ -96,7 +106,7 @@ class _Search:
         current, kind = Path(path.anchor), None
         parts = path.relative_to(path.anchor).parts
         for number, part in enumerate(parts, start=1):
-            if not (current / part).exists():
+            if not is_there(current / part):
                 other = self._alike(current, part, is_file=number == len(parts))
                 if other is None:
                     return None
@@ -108,7 +118,7 @@ class _Search:
     def _alike(self, folder: Path, name: str, is_file: bool) -> str | None:
         for by_stem in (False, True) if is_file else (False,):
             if (folder, by_stem) not in self._spellings:
-                names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+                names = sorted(entry.name for entry in folder.iterdir()) if is_folder(folder) else []
                 if by_stem:
                     names = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
                 self._spellings[folder, by_stem] = {_spelling_key(n, by_stem): n for n in names}
@@ -120,12 +130,12 @@ class _Search:
         parts = path.relative_to(path.anchor).parts
         for i in reversed(range(len(parts) - 1)):
             file = Path(path.anchor, *parts[:i], *parts[i + 1 :])
-            if file.exists():
+            if is_there(file):
                 return file, f'the folder "{parts[i]}" is one too many', _FOLDER_REMEDY
         return None
 
     def _folder_more(self, path: Path) -> tuple[Path, str, str] | None:
-        existing = next((parent for parent in path.parents if parent.is_dir()), None)
+        existing = next((parent for parent in path.parents if is_folder(parent)), None)
         if existing is None:
             return None
         if existing not in self._folders:
@@ -133,7 +143,7 @@ class _Search:
                 self._folders[existing] = sorted(Path(e.path) for e in islice(filter(_is_dir, entries), _MAX_FOLDERS))
         for folder in self._folders[existing]:
             file = folder / path.relative_to(existing)
-            if file.exists():
+            if is_there(file):
                 return file, f'the folder "{folder.name}" is left out', _FOLDER_REMEDY
         return None
 
@@ -141,8 +151,8 @@ class _Search:
         """Paths of the machine that the annotations were written on."""
         for number in range(1, len(path.parts) if self._root is not None else 0):
             file = Path(self._root, *path.parts[-number:])
-            if file.exists():
-                return file, "the names have folders of another machine", "write them relative to the image folder"
+            if is_there(file):
+                return file, "the names have folders that are not here", "write them relative to the image folder"
         return None
 
 

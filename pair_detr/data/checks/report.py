@@ -12,11 +12,12 @@ from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.checks.boxes import BoxCount, faulty_boxes, name_crowd
 from pair_detr.data.checks.files import explain_missing
 from pair_detr.data.checks.masks import faulty_masks
+from pair_detr.data.checks.panoptic import inspect_segment_files, unannotated_doubts
 from pair_detr.data.degenerate import BoxFault
 from pair_detr.data.doubts import doubts_of
 from pair_detr.data.file_names import missing_files
 from pair_detr.data.masks import MaskFault
-from pair_detr.data.panoptic import mask_file
+from pair_detr.data.panoptic_masks import mask_file
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +64,12 @@ class DatasetReport:
         unknown_classes: annotations and labels whose class does not exist; an error.
         missing_files: images, or PNG files with their segments, that do not exist; an error.
         missing_hint: what their names get wrong, if that can be told.
+        bad_segment_files: PNG files whose segments cannot be read; an error where masks are trained on.
         duplicate_files: images that occur more than once.
         unlabelled: images without a label, where labels are what there should be.
         doubts: what can be trained on, but looks like a mistake: names of classes that occur twice, boxes that are
-            probably in another format than declared, objects that are mostly crowds.
+            probably in another format than declared, objects that are mostly crowds, panoptic images without an entry,
+            segments without a pixel.
     """
 
     name: str
@@ -87,6 +90,7 @@ class DatasetReport:
     unknown_classes: list[str] = field(default_factory=list)
     missing_files: list[str] = field(default_factory=list)
     missing_hint: str = ""
+    bad_segment_files: list[str] = field(default_factory=list)
     duplicate_files: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -98,7 +102,7 @@ class DatasetReport:
         Degenerate boxes, duplicates and images without labels are no obstacle if a box, or a label, is left.
         """
         usable = self.num_labels if self.annotation_type == "image" else self.num_boxes
-        return not self.missing_files and not self.unknown_classes and usable > 0
+        return not (self.missing_files or self.unknown_classes or self.bad_segment_files) and usable > 0
 
     @property
     def box_count(self) -> BoxCount:
@@ -183,7 +187,10 @@ def inspect_dicts(
     if report.missing_files:
         report.missing_hint = explain_missing(report.missing_files, metadata.get("image_root"))
     report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
-    report.doubts = doubts_of(dicts, classes or ())
+    report.doubts = [*doubts_of(dicts, classes or ()), *unannotated_doubts(metadata)]
+    if masks and not report.missing_files:
+        report.bad_segment_files, doubts = inspect_segment_files(dicts)
+        report.doubts.extend(doubts)
     return report
 
 

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from pair_detr.finiteness import describe_non_finite
 
+# The channels that timm takes images to have.
+_RGB = 3
+
 
 class TimmBackbone(Backbone):
     """Feature maps of a timm model, named "stage0", "stage1", ... by timm's index of the stage."""
@@ -174,12 +177,15 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     options = cfg.MODEL.TIMM
     if options.NORM not in ("FrozenBN", "BN"):
         raise ValueError(f"MODEL.TIMM.NORM is {options.NORM!r}; choose FrozenBN or BN.")
+    kwargs = dict(options.KWARGS)
+    if input_shape.channels != _RGB:
+        kwargs.setdefault("in_chans", input_shape.channels)
     return TimmBackbone(
         options.NAME,
         options.OUT_INDICES,
         weights=options.WEIGHTS,
         frozen_norm=options.NORM == "FrozenBN",
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        kwargs=dict(options.KWARGS),
+        kwargs=kwargs,
         all_stages=cfg.MODEL.MASK_ON,
     )

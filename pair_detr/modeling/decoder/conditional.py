@@ -143,7 +143,7 @@ class ConditionalDecoder(nn.Module):
             (L, B, Q, D) normalised state after each layer, and (Q, 2) fp32 reference points, x and y in 0..1.
         """
         reference = self.ref_point_head(queries).float().sigmoid()
-        spatial_query = point_encoding(reference, queries.shape[-1])
+        spatial_query = point_encoding(reference, queries.shape[-1]).to(queries.dtype)
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         attentions = [layer.cross_attn for layer in self.layers]
         contents_and_values = linear_many(

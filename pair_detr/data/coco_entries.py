@@ -1,0 +1,219 @@
+"""Images, categories and annotations in COCO's format: one form for each of the ways in which programs write them.
+
+The functions change the entries in place, and return what is wrong with those that cannot be understood.
+"""
+
+import json
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pair_detr.data.scalars import find_id, flag_of, id_of, integer_of, number_of, numbers_of
+
+# What every entry needs, in an annotation file for detection.
+IMAGE_FIELDS = ("id", "file_name", "width", "height")
+CATEGORY_FIELDS = ("id", "name")
+ANNOTATION_FIELDS = ("id", "image_id", "category_id", "bbox")
+
+
+@dataclass
+class AnnotationFindings:
+    """What there is to say of annotations.
+
+    Args:
+        faults: what is wrong with those that cannot be understood.
+        num_ignored: how many objects "ignore" makes crowds.
+        bad_areas: names of the annotations whose area was of no use, and removed.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    num_ignored: int = 0
+    bad_areas: list[str] = field(default_factory=list)
+
+
+def normalize_images(images: list[Any], fields: Collection[str] = IMAGE_FIELDS) -> list[str]:
+    """Ids become ints, or stay text; ``width`` and ``height`` become ints.
+
+    Args:
+        images: the list of a file.
+        fields: that every entry needs.
+    """
+    return _normalize_list("image", "images", images, fields, _normalize_image)
+
+
+def normalize_categories(categories: list[Any], fields: Collection[str] = CATEGORY_FIELDS) -> list[str]:
+    """Ids become ints, or stay text; names become text without spaces around it."""
+    return _normalize_list("category", "categories", categories, fields, _normalize_category)
+
+
+def normalize_annotations(
+    annotations: list[Any],
+    images: Iterable[dict[str, Any]],
+    categories: Iterable[dict[str, Any]] | None,
+    fields: Collection[str] = ANNOTATION_FIELDS,
+    unique: bool = True,
+) -> AnnotationFindings:
+    """Ids become those of images and categories, ``bbox`` a list of four floats.
+
+    All get ``iscrowd``, 0 or 1, which is 1 for an object with ``ignore`` 1; ``area`` becomes a positive float, or is
+    removed. ``segmentation`` and everything else stay as they are.
+
+    Args:
+        annotations: the list of a file.
+        images: of the file, normalized.
+        categories: of the file, normalized; None if annotations have none.
+        fields: that every entry needs.
+        unique: whether an ``id`` that occurs twice is a fault.
+    """
+    known = {"image_id": ("images", _ids(images))}
+    if categories is not None:
+        known["category_id"] = ("categories", _ids(categories))
+    findings = AnnotationFindings()
+    seen: set[int | str] = set()
+    # Of hundreds of thousands nearly all are as they should be: what costs time is done for the others alone.
+    for position, annotation in enumerate(annotations):
+        fault = _missing(annotation, fields) or _normalize_annotation(annotation, known, findings)
+        if fault is None and unique:
+            if annotation["id"] in seen:
+                fault = "occurs more than once"
+            seen.add(annotation["id"])
+        if fault is not None:
+            findings.faults.append(f"{_label('annotation', 'annotations', position, annotation)} {fault}")
+    return findings
+
+
+def _normalize_list(
+    kind: str,
+    key: str,
+    entries: list[Any],
+    fields: Collection[str],
+    normalize: Callable[[dict[str, Any]], str | None],
+) -> list[str]:
+    faults = []
+    ids: dict[int | str, None] = {}
+    _unify_ids(entries)
+    for position, entry in enumerate(entries):
+        fault = _missing(entry, fields) or _normalize_id(entry) or normalize(entry)
+        if fault is None and entry["id"] in ids:
+            fault = "occurs more than once"
+        if fault is None:
+            ids[entry["id"]] = None
+        else:
+            faults.append(f"{_label(kind, key, position, entry)} {fault}")
+    examples = {type(own): json.dumps(own) for own in ids}
+    if len(examples) > 1:
+        faults.append(f"{key} have both numbers and text as ids, as {' and '.join(examples.values())}")
+    return faults
+
+
+def _unify_ids(entries: list[Any]) -> None:
+    """Makes ids that are whole numbers as text ints where others are ints already."""
+    kinds = {type(id_of(entry.get("id"))) for entry in entries if isinstance(entry, dict)}
+    if {int, str} <= kinds:
+        for entry in entries:
+            if isinstance(entry, dict) and (number := integer_of(entry.get("id"))) is not None:
+                entry["id"] = number
+
+
+def _ids(entries: Iterable[Any]) -> set[int | str]:
+    # Those of entries with another fault count: one message of each is enough.
+    return {id_of(entry.get("id")) for entry in entries if isinstance(entry, dict)} - {None}
+
+
+def _missing(entry: Any, fields: Collection[str]) -> str | None:
+    if not isinstance(entry, dict):
+        return "is not an object"
+    missing = [name for name in fields if name not in entry]
+    return f"has no {', '.join(missing)}" if missing else None
+
+
+def _normalize_id(entry: dict[str, Any]) -> str | None:
+    value = entry["id"]
+    if type(value) not in (int, str):
+        if (own := id_of(value)) is None:
+            return _has("id", value)
+        entry["id"] = own
+    return None
+
+
+def _normalize_image(image: dict[str, Any]) -> str | None:
+    for side in ("width", "height"):
+        if side in image:
+            length = integer_of(image[side])
+            if length is None or length <= 0:
+                return _has(side, image[side])
+            image[side] = length
+    if "file_name" in image and not (isinstance(image["file_name"], str) and image["file_name"].strip()):
+        return _has("file_name", image["file_name"])
+    return None
+
+
+def _normalize_category(category: dict[str, Any]) -> str | None:
+    name = category["name"]
+    if type(name) in (int, float):
+        # Digits and grades are classes, too.
+        name = json.dumps(name)
+    if not isinstance(name, str) or not name.strip():
+        return _has("name", name)
+    category["name"] = name.strip()
+    return None
+
+
+def _normalize_annotation(
+    annotation: dict[str, Any], known: dict[str, tuple[str, set[int | str]]], findings: AnnotationFindings
+) -> str | None:
+    if "id" in annotation and (fault := _normalize_id(annotation)) is not None:
+        return fault
+    for key, (where, ids) in known.items():
+        value = annotation[key]
+        if type(value) not in (int, str) or value not in ids:
+            if (own := find_id(value, ids)) is None:
+                return _has(key, value) + ("" if id_of(value) is None else f", which is not among the {where}")
+            annotation[key] = own
+    if "bbox" in annotation:
+        bbox = annotation["bbox"]
+        numbers = numbers_of(bbox) if isinstance(bbox, list) and len(bbox) == 4 else None
+        if numbers is None:
+            return _has("bbox", bbox)
+        annotation["bbox"] = numbers
+    if (fault := _normalize_flag(annotation, "iscrowd")) is not None:
+        return fault
+    if "ignore" in annotation:
+        if (fault := _normalize_flag(annotation, "ignore")) is not None:
+            return fault
+        if annotation["ignore"] and not annotation["iscrowd"]:
+            annotation["iscrowd"] = 1
+            findings.num_ignored += 1
+    if "area" in annotation:
+        _normalize_area(annotation, findings)
+    return None
+
+
+def _normalize_flag(annotation: dict[str, Any], key: str) -> str | None:
+    value = annotation.get(key)
+    if type(value) is not int or value not in (0, 1):
+        if (flag := flag_of(value)) is None:
+            return _has(key, value)
+        annotation[key] = flag
+    return None
+
+
+def _normalize_area(annotation: dict[str, Any], findings: AnnotationFindings) -> None:
+    value = annotation.pop("area")
+    area = number_of(value)
+    if area is not None and 0 < area < math.inf:
+        annotation["area"] = area
+    elif value is not None:
+        # Nothing but the evaluation uses it, and that can compute it.
+        findings.bad_areas.append(_label("annotation", "annotations", 0, annotation))
+
+
+def _has(key: str, value: Any) -> str:
+    return f"has {key} {json.dumps(value)}"
+
+
+def _label(kind: str, key: str, position: int, entry: Any) -> str:
+    if not isinstance(entry, dict) or "id" not in entry:
+        return f"{key}[{position}]"
+    return f"{kind} {entry['id']}" + (f" of image {entry['image_id']}" if "image_id" in entry else "")

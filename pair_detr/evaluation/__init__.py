@@ -1,0 +1,13 @@
+"""Evaluators: average precision, panoptic quality, and what is particular about data sets, classes and models."""
+
+from pair_detr.evaluation.class_order import ReorderedClassesEvaluator
+from pair_detr.evaluation.coco import COCOEvaluator, OpenVocabularyCOCOEvaluator, ThingsEvaluator
+from pair_detr.evaluation.panoptic import PanopticEvaluator
+
+__all__ = [
+    "COCOEvaluator",
+    "OpenVocabularyCOCOEvaluator",
+    "PanopticEvaluator",
+    "ReorderedClassesEvaluator",
+    "ThingsEvaluator",
+]

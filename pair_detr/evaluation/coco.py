@@ -1,0 +1,250 @@
+"""COCO's average precision (AP) of the boxes and masks of any data set."""
+
+import logging
+from collections.abc import Collection, Hashable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
+from detectron2.evaluation.coco_evaluation import COCOeval_opt, COCOevalMaxDets
+from detectron2.structures import Instances
+from detectron2.utils.logger import create_small_table
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from pair_detr.data.json_files import write_json
+from pair_detr.data.messages import join_some
+from pair_detr.evaluation.coco_ground_truth import are_annotated, make_coco, number_images, without_prints
+
+logger = logging.getLogger(__name__)
+
+# COCO's limits to the detections of a class in an image, of which the last is that of AP.
+_LIMITS = (1, 10, 100)
+
+
+class COCOEvaluator(Detectron2COCOEvaluator):
+    """Detectron2's evaluator, with a ground truth that is made in memory, of the records of a data set.
+
+    The results are those of pycocotools for the file that the records come from. Images may have any ids: they are
+    numbered for pycocotools, and have their own ids in what is written. Without predictions AP is 0, where Detectron2's
+    is NaN.
+
+    With images to predict on alone (without "annotations") predictions are written, and there are no results.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        *,
+        category_ids: Sequence[Hashable] | None = None,
+        tasks: Sequence[str] = ("bbox",),
+        output_dir: str | None = None,
+        max_detections: int = _LIMITS[-1],
+    ) -> None:
+        """
+        Args:
+            name: of the data set, for messages.
+            records: images in Detectron2's standard format.
+            class_names: of its classes.
+            category_ids: of the classes in the file of predictions; default: 1, 2, ...
+            tasks: "bbox" and "segm", whose masks the records then have.
+            output_dir: for ``instances_predictions.pth`` and ``coco_instances_results.json``; None writes none.
+            max_detections: the most detections of a class in an image that count, the best ones; COCO's limit is 100.
+
+        Raises:
+            ValueError: two images have the same id.
+        """
+        # Detectron2's constructor would read the ground truth from a file.
+        self._name = name
+        self._records = records
+        self._class_names = list(class_names)
+        self._category_ids = list(category_ids or range(1, len(class_names) + 1))
+        self._numbers = number_images(name, records)
+        self._max_detections = max_detections
+        self._tasks = tuple(tasks)
+        self._output_dir = output_dir
+        self._do_evaluation = are_annotated(records)
+        self._distributed = True
+        self._logger = logger
+        self._cpu_device = torch.device("cpu")
+        self._predictions: list[dict[str, Any]] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """As Detectron2's.
+
+        Raises:
+            ValueError: an image, or the class of a detection, is not one of the data set.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            if image["image_id"] not in self._numbers:
+                raise ValueError(
+                    f'Test set "{self._name}": predictions are made for image {image["image_id"]!r} '
+                    f"({image.get('file_name', 'of unknown file')}), which its ground truth has not. If the data set "
+                    "is registered in Python, its function has to give an image the same image_id at each call."
+                )
+            classes = output["instances"].pred_classes
+            if len(classes) and int(classes.max()) >= len(self._class_names):
+                raise ValueError(
+                    f"A detection is of class {int(classes.max())}, but {self._name} has {len(self._class_names)} "
+                    "classes, counted from 0. Evaluate the model on data with its own classes."
+                )
+        super().process(inputs, outputs)
+
+    @cached_property
+    def _coco_api(self) -> COCO:
+        # Not before it is needed, and in one process of several.
+        return make_coco(self._records, self._numbers, self._class_names, masks="segm" in self._tasks)
+
+    def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Collection[Hashable] | None = None) -> None:
+        if self._output_dir:
+            file = Path(self._output_dir) / "coco_instances_results.json"
+            logger.info("Saving results to %s", file)
+            write_json([self._as_written(x) for image in predictions for x in image["instances"]], file)
+        if not self._do_evaluation:
+            logger.warning(
+                'Test set "%s" has no annotations, so that there is no AP. %s',
+                self._name,
+                f"The predictions are in {self._output_dir}." if self._output_dir else "",
+            )
+            return
+        missing = self._numbers.keys() - {image["image_id"] for image in predictions}
+        if missing and img_ids is None:
+            logger.warning(
+                'Test set "%s": %d of its %d images have no predictions, so that their objects are not found: %s.',
+                self._name,
+                len(missing),
+                len(self._numbers),
+                join_some(sorted(map(repr, missing)), 3),
+            )
+        found = [self._as_evaluated(x) for image in predictions for x in image["instances"]]
+        for task in self._tasks:
+            evaluation = self._compare(found, task, None if img_ids is None else [self._numbers[i] for i in img_ids])
+            self._results[task] = self._derive_coco_results(evaluation, task, self._class_names)
+
+    def _as_written(self, detection: dict[str, Any]) -> dict[str, Any]:
+        return {**detection, "category_id": self._category_ids[detection["category_id"]]}
+
+    def _as_evaluated(self, detection: dict[str, Any]) -> dict[str, Any]:
+        number = self._numbers[detection["image_id"]]
+        return {**detection, "image_id": number, "category_id": detection["category_id"] + 1}
+
+    def _compare(self, detections: list[dict[str, Any]], task: str, images: Sequence[int] | None) -> COCOeval:
+        # pycocotools completes the dicts, and takes a box for the extent of its mask.
+        left_out = "bbox" if task == "segm" else "segmentation"
+        detections = [{key: value for key, value in x.items() if key != left_out} for x in detections]
+        truth = self._coco_api
+        found = without_prints(lambda: truth.loadRes(detections)) if detections else _without_objects(truth)
+        # The fast implementation, which is there where Detectron2's extension is, knows COCO's own limit alone.
+        kind = COCOeval_opt if self._max_detections == _LIMITS[-1] else COCOevalMaxDets
+        evaluation = kind(truth, found, task)
+        evaluation.params.maxDets = [min(limit, self._max_detections) for limit in _LIMITS[:-1]] + [
+            self._max_detections
+        ]
+        if images is not None:
+            evaluation.params.imgIds = images
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return evaluation
+
+
+def _without_objects(truth: COCO) -> COCO:
+    coco = COCO()
+    coco.dataset = {**truth.dataset, "annotations": []}
+    without_prints(coco.createIndex)
+    return coco
+
+
+class ThingsEvaluator(COCOEvaluator):
+    """Evaluates some classes of a model alone, as the things of data with stuff; other detections are left out."""
+
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        *,
+        class_indices: Sequence[int],
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            name: as of :class:`COCOEvaluator`, like ``records`` and ``options``.
+            records: images.
+            class_names: of the classes that are evaluated.
+            class_indices: of these among the classes of the model.
+            options: further arguments.
+        """
+        super().__init__(name, records, class_names, **options)
+        self._class_indices = torch.tensor(class_indices)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """As :meth:`COCOEvaluator.process`."""
+        super().process(inputs, [{"instances": self._evaluated(output["instances"])} for output in outputs])
+
+    def _evaluated(self, detections: Instances) -> Instances:
+        # One row for each detection, one column for each class.
+        matches = detections.pred_classes[:, None] == self._class_indices.to(detections.pred_classes.device)
+        kept = detections[matches.any(1)]
+        kept.pred_classes = matches[matches.any(1)].int().argmax(1)
+        return kept
+
+
+class OpenVocabularyCOCOEvaluator(COCOEvaluator):
+    """Also reports AP50 of base classes and of novel ones (in percent).
+
+    Results have ``AP50-base`` and ``AP50-novel`` beside the usual ones, of which ``AP50`` is that of all classes. Each
+    is the mean over the classes that have objects, and NaN if none has.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        *,
+        novel_classes: Collection[str],
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            name: as of :class:`COCOEvaluator`, like ``records``, ``class_names`` and ``options``.
+            records: images.
+            class_names: of the classes.
+            novel_classes: names of the novel ones; all others are base classes.
+            options: further arguments.
+
+        Raises:
+            ValueError: a novel class is not a class of the data set; further as of :class:`COCOEvaluator`.
+        """
+        super().__init__(name, records, class_names, **options)
+        if unknown := sorted(set(novel_classes) - set(class_names)):
+            raise ValueError(
+                f"{name}: the novel classes {', '.join(unknown)} are not among its classes. Correct NOVEL_CLASSES in "
+                "DATASETS.REGISTER, or novel_classes in the metadata."
+            )
+        self._is_novel = np.array([class_name in novel_classes for class_name in class_names])
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval, iou_type: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        # (thresholds from IoU 0.5 on, recalls, classes, areas from "all" on, limits to the number of detections); -1
+        # where there are no objects.
+        precision = coco_eval.eval["precision"][0, :, :, 0, -1]
+        split = {
+            "AP50-base": _mean(precision[:, ~self._is_novel]),
+            "AP50-novel": _mean(precision[:, self._is_novel]),
+        }
+        logger.info("AP50 of %s, base and novel classes: \n%s", iou_type, create_small_table(split))
+        return results | split
+
+
+def _mean(precision: np.ndarray) -> float:
+    valid = precision[precision > -1]
+    return 100 * float(valid.mean()) if valid.size else float("nan")
