@@ -83,6 +83,10 @@ class SetCriterion(nn.Module):
             before it as "loss_class_aux" and so on; in models with masks those of :class:`MaskCriterion`. Terms are
             there, connected to the graph, for empty images, too.
             Images whose objects are not known have zeros with gradients of zero.
+            Sums over objects and queries are divided by the number of objects in the batches of all processes, but at
+            least by 1, and multiplied by the number of processes, over which the gradients are averaged. Official DETR
+            divides by at least 1 in each process: the same, but for steps with fewer objects than processes, whose
+            losses then depend on the number of processes.
 
         Raises:
             NonFiniteCostError: see :class:`HungarianMatcher`.
@@ -91,7 +95,7 @@ class SetCriterion(nn.Module):
             assignment = self.matcher(predictions.logits, predictions.boxes, targets)
             count = torch.full((), float(len(targets.labels)), device=predictions.boxes.device)
             # Processes with image labels take part in all sums over processes, too, or the others would wait for them.
-            num_boxes = mean_over_processes(count, targets.has_boxes).clamp(min=1)
+            num_boxes = mean_over_processes(count, targets.has_boxes, minimum_sum=1)
             terms = {} if self.masks_only else self.layer_terms(predictions, targets, assignment, num_boxes)
         losses = {}
         for name, by_layer in terms.items():

@@ -229,6 +229,15 @@ def test_timm_transformers_compute_what_timm_computes(name: str, kwargs: dict[st
     torch.testing.assert_close(found, expected.permute(0, 3, 1, 2))
 
 
+def test_timm_weights_that_are_not_finite(tmp_path: Path) -> None:
+    state = timm.create_model(SMALL_MODEL).state_dict()
+    key = next(key for key, value in state.items() if value.is_floating_point())
+    state[key].view(-1)[1] = float("nan")
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=rf"MODEL\.TIMM\.WEIGHTS: .*weights\.pth cannot be used: {key} holds NaN"):
+        TimmBackbone(SMALL_MODEL, [-1], weights=str(tmp_path / "weights.pth"))
+
+
 @pytest.mark.parametrize(("name", "kwargs"), [(SWIN, SMALL_SWIN), (VIT, SMALL_VIT)])
 def test_timm_models_of_a_fixed_size_say_how_to_free_them(name: str, kwargs: dict[str, Any]) -> None:
     backbone = TimmBackbone(name, [-1], kwargs=kwargs)

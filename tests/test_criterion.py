@@ -222,6 +222,12 @@ def test_normaliser_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) 
     # One process without objects does not count as one with one.
     other_process(4, 1)
     assert normaliser(make_targets([0])) == 2
+    # With fewer objects than processes, their sum over the processes is that of one process with the whole batch.
+    other_process(0, 1)
+    assert normaliser(make_targets([1])) == normaliser(make_targets([0])) == 0.5
+    other_process(1, 1)
+    assert normaliser(make_targets([0])) == 0.5
+    other_process(4, 1)
     # One that has image labels does not count at all, neither as this process nor as the other.
     assert normaliser(labels) == 4
     other_process(0, 0)

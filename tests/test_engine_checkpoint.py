@@ -1,8 +1,11 @@
 import itertools
 import logging
+import math
 import multiprocessing
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -173,6 +176,60 @@ def test_damage_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="Start anew without --resume"):
         resume(tmp_path)
+
+
+class Tensors(Counter):
+    """State beside the model's, with a tensor."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "averages": [torch.tensor(float(self.value))]}
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    save_three(tmp_path)
+    model = nn.Linear(2, 2)
+    model.register_buffer("statistics", torch.zeros(3))
+    for tensor, name in ((model.weight, "model.weight"), (model.statistics, "model.statistics")):
+        for bad in (math.nan, math.inf):
+            before = tensor.detach().clone()
+            tensor.data.view(-1)[1] = bad
+            with pytest.raises(FloatingPointError, match=rf"model_0000003\.pth is not written: {name} holds .*BASE_LR"):
+                AtomicCheckpointer(model, str(tmp_path)).save("model_0000003", iteration=3)
+            tensor.data.copy_(before)
+    with pytest.raises(FloatingPointError, match=r"averages\.0 holds NaN"):
+        AtomicCheckpointer(model, str(tmp_path), averages=Tensors(math.nan)).save("model_0000004")
+    # The checkpoints that are there, and the one to resume from, stay.
+    assert resume(tmp_path) == (3, 3)
+    assert len(list(tmp_path.iterdir())) == 4
+    AtomicCheckpointer(model, str(tmp_path)).save("model_0000004")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000004.pth"
+
+
+@pytest.mark.parametrize("spoiled", ["model.bias", "counter.averages.0"])
+def test_resume_falls_back_to_a_finite_checkpoint(
+    tmp_path: Path, spoiled: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Earlier versions wrote what was not finite."""
+    save_three(tmp_path)
+    for number in (3, 2, 1):
+        path = tmp_path / f"model_{number:07d}.pth"
+        content = torch.load(path)
+        content["counter"]["averages"] = [torch.ones(2)]
+        entry, name = spoiled.split(".")[:2]
+        tensor = content[entry][name] if entry == "model" else content[entry][name][0]
+        tensor[1] = math.nan
+        times = path.stat()
+        torch.save(content, path)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        if number > 1:
+            with caplog.at_level(logging.WARNING, "pair_detr"):
+                assert resume(tmp_path) == (number - 1, number - 1)
+            assert f"{path} is of a training that has diverged: {spoiled} holds NaN or infinity. Trying" in caplog.text
+    with pytest.raises(CheckpointError, match=rf"(?s){spoiled} holds NaN.*Start anew without --resume"):
+        resume(tmp_path)
+    # The state beside the model does not matter to those who do not load it.
+    if spoiled.startswith("counter"):
+        AtomicCheckpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
 
 
 def test_resume_without_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

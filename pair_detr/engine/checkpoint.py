@@ -15,8 +15,10 @@ from torch import nn
 from pair_detr.atomic import replacing
 from pair_detr.conversion import METADATA
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
+from pair_detr.divergence import DIVERGED
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
+from pair_detr.finiteness import describe_non_finite
 from pair_detr.tensor_files import TensorFileError, read_tensor_file
 
 logger = logging.getLogger(__name__)
@@ -53,14 +55,22 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self._training = training
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``."""
+        """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``.
+
+        Raises:
+            FloatingPointError: a tensor holds NaN or infinity. Nothing is written: a training is resumed from the
+                checkpoint before.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
-        state = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        state = {"model": self.model.state_dict()}
+        state |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
+        if fault := describe_non_finite(state):
+            raise FloatingPointError(f"{path} is not written: {fault}. {DIVERGED}")
         self.logger.info("Saving checkpoint to %s", path)
         with _replace(path) as file:
-            torch.save({"model": self.model.state_dict(), METADATA: self._metadata(), **state, **kwargs}, file)
+            torch.save({**state, METADATA: self._metadata(), **kwargs}, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -79,7 +89,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             What the file held beyond that.
 
         Raises:
-            CheckpointError: the file cannot be read, or lacks parameters of the model.
+            CheckpointError: the file cannot be read, holds NaN or infinity, or lacks parameters of the model.
         """
         try:
             return super().load(path, checkpointables)
@@ -88,7 +98,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Resumes from the newest readable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
+        """Resumes from the newest usable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
 
         Raises:
             FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, none of the
@@ -125,7 +135,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # Detectron2's method would unpickle files that are called .pkl, and .pth with torch 2.5.
-        return _read(Path(filename))
+        loaded = _read(Path(filename))
+        if fault := describe_non_finite({key: loaded.get(key) for key in ("model", *self.checkpointables)}):
+            raise _UnreadableError(f"{filename} is of a training that has diverged: {fault}.")
+        return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         try:

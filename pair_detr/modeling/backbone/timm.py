@@ -10,6 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pair_detr.finiteness import describe_non_finite
 from pair_detr.tensor_files import TensorFileError, read_tensor_file
 
 # The channels that timm takes images to have.
@@ -98,6 +99,8 @@ class TimmBackbone(Backbone):
         if weights:
             self._require_keys_of(weights, state)
             self._forget_state()
+            if fault := describe_non_finite(self.model.state_dict()):
+                raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} cannot be used: {fault}. Take other weights.")
         self._drop_later_stages()
         self._spec = {f"stage{i}": ShapeSpec(channels=info.channels(i), stride=info.reduction(i)) for i in self.indices}
         # Swin and others emit (B, H, W, C).
