@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pair_detr.atomic import replacing
+from pair_detr.config_checks import check_values
 from pair_detr.config_files import load_config
 from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.data.build import SeededDataset, training_mapper
@@ -123,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setup_logger(name="pair_detr")
     require_opencv()
     cfg = load_config(args.config_file, args.opts)
+    check_values(cfg, "INPUT.", "DATASETS.", "SEED")
     register_from_config(cfg)
     names = args.names or list(cfg.DATASETS.TRAIN)
     if not names:
