@@ -118,6 +118,12 @@ def _describe_mismatch(error: Exception) -> str:
         return f"{match['key']} is {match['new']}, but has keys of its own: set these."
     if given == "CfgNode":
         return f"{match['key']} has keys, but is a single value, such as {match['old']}."
+    if wanted in ("tuple", "list"):
+        entries = tuple(match["new"].split(",")) if given == "str" else f"({match['new']},)"
+        return (
+            f"{match['key']} is {match['new']} ({given}); it must be a list, also for a single entry: write {entries}, "
+            "on the command line in quotes."
+        )
     return f"{match['key']} is {match['new']} ({given}); it must be of the default's type, {wanted}: {match['old']}."
 
 

@@ -11,6 +11,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from pair_detr.classification import Classification, build_classification
+from pair_detr.config_checks import check_values
+from pair_detr.config_ranges import ARCHITECTURE
 from pair_detr.criterion import SetCriterion
 from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
 from pair_detr.data.input_checks import check_channels
@@ -116,6 +118,7 @@ class DetectionTransformer(nn.Module):
         Raises:
             ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
         """
+        check_values(cfg, *ARCHITECTURE)
         check_channels(cfg)
         variant = variant_of(cfg)
         vocabulary = vocabulary or load_vocabulary(cfg)

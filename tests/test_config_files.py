@@ -138,6 +138,9 @@ def test_bases_in_a_circle() -> None:
         ("MODEL: 5\n", r"own\.yaml: MODEL is 5, but has keys of its own"),
         ("SEED: {A: 5}\n", r"own\.yaml: SEED has keys, but is a single value, such as -1"),
         ("SOLVER: {BASE_LR: 1}\n", r"own\.yaml: SOLVER\.BASE_LR is 1 \(int\); it must be .*float: 0\.0001\. Correct"),
+        ("DATASETS: {TRAIN: one}\n", r"own\.yaml: DATASETS\.TRAIN is one \(str\); .*write \('one',\), on the command"),
+        ("DATASETS: {TEST: 'a,b'}\n", r"DATASETS\.TEST is a,b \(str\); it must be a list.*: write \('a', 'b'\)"),
+        ("INPUT: {MIN_SIZE_TRAIN: 640}\n", r"INPUT\.MIN_SIZE_TRAIN is 640 \(int\); .* write \(640,\), on"),
         ("SEED: {A: 5}\n_BASE_: base.yaml\n", r"own\.yaml: SEED has keys, but is the value 3 in a file of its _BASE_"),
     ],
 )

@@ -249,7 +249,7 @@ def test_losses_are_fp32_under_autocast() -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("COST__GIOU", r"MODEL\.DETR\.COST\.GIOU is -1\.0; a weight must be 0 or more"),
+        ("COST__GIOU", r"MODEL\.DETR\.COST\.GIOU is -1\.0; it must be 0 or more"),
         ("LOSS__L1", r"MODEL\.DETR\.LOSS\.L1 is -1\.0"),
         ("PAIR__CONTRASTIVE_WEIGHT", r"MODEL\.DETR\.PAIR\.CONTRASTIVE_WEIGHT is -1\.0"),
         ("PAIR__TEMPERATURE", r"MODEL\.DETR\.PAIR\.TEMPERATURE is -1\.0; it must be above 0"),

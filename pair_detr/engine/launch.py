@@ -23,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.atomic import replacing
-from pair_detr.config_checks import check_config
+from pair_detr.config_checks import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
 from pair_detr.data.text_files import read_text
@@ -65,14 +65,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Returns:
         Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
+
+    Raises:
+        ValueError: an argument or a value of the config makes no sense; further as :func:`load_config` and the readers
+            of the data sets' files.
     """
     if flags := [option for option in args.opts if option.startswith("--")]:
         raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
     configure_cpu(args.num_gpus)
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device. Set MODEL.DEVICE cpu.")
+    check_values(cfg)
     with ExitStack() as on_error:
         claim_folder(cfg.OUTPUT_DIR)
         on_error.callback(release_folder, cfg.OUTPUT_DIR)
@@ -206,11 +209,12 @@ def run(args: argparse.Namespace) -> dict:
         Results of :func:`main`; empty with several processes.
 
     Raises:
-        ValueError: there are fewer GPUs.
+        ValueError: there are fewer GPUs, or an argument makes no sense.
         SystemExit: a signal stopped it.
         WorkerError: with several processes, one of them raised an error of :data:`USER_ERRORS`.
         ProcessRaisedException: with several processes, one of them raised any other.
     """
+    _check_processes(args)
     if args.num_gpus > 1 and 0 < torch.cuda.device_count() < args.num_gpus:
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
     if args.num_gpus * args.num_machines == 1:
@@ -233,6 +237,26 @@ def run(args: argparse.Namespace) -> dict:
     if received:
         sys.exit(128 + received[0])
     return {}
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if args.num_gpus < 1:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}; it must be 1 or more, the number of processes on this machine. To train "
+            "without a GPU leave it out, and set MODEL.DEVICE cpu."
+        )
+    if args.num_machines < 1:
+        raise ValueError(f"--num-machines is {args.num_machines}; it must be 1 or more.")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank is {args.machine_rank}; with --num-machines {args.num_machines} it must be a number from "
+            f"0 to {args.num_machines - 1}, another one on each machine."
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError(
+            f"--num-machines is {args.num_machines}, but --dist-url is auto, which finds processes of one machine: "
+            "give it an address of the first machine, the same on all, such as tcp://10.0.0.1:29500."
+        )
 
 
 def _main_of_worker(args: argparse.Namespace, notes: str) -> None:
