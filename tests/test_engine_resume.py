@@ -308,7 +308,8 @@ def test_damaged_checkpoints_are_passed_over(dataset: dict[str, str], tmp_path: 
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"No checkpoint in .* can be read\. Start anew without --resume"):
         require_resumable(cfg)
-    (tmp_path / "last_checkpoint").unlink()
+    for path in (tmp_path / "last_checkpoint", *tmp_path.glob("model_*.pth")):
+        path.unlink()
     assert require_resumable(cfg) is None
 
 

@@ -15,7 +15,9 @@ from torch import nn
 from pair_detr.atomic import replacing
 from pair_detr.conversion import METADATA
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
+from pair_detr.disk_space import explain_full_disk
 from pair_detr.divergence import DIVERGED
+from pair_detr.engine.checkpoint_search import LAST_CHECKPOINT, find_candidates, named_checkpoint
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
 from pair_detr.finiteness import describe_non_finite
@@ -60,6 +62,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         Raises:
             FloatingPointError: a tensor holds NaN or infinity. Nothing is written: a training is resumed from the
                 checkpoint before.
+            DiskFullError: there is no space for it; the checkpoints before it are whole.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -69,14 +72,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if fault := describe_non_finite(state):
             raise FloatingPointError(f"{path} is not written: {fault}. {DIVERGED}")
         self.logger.info("Saving checkpoint to %s", path)
-        with _replace(path) as file:
+        with explain_full_disk(path, _after_full_disk(self.save_dir)), _replace(path) as file:
             torch.save({**state, METADATA: self._metadata(), **kwargs}, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the file that a resumed run starts from."""
-        with _replace(Path(self.save_dir) / "last_checkpoint") as file:
+        path = Path(self.save_dir) / LAST_CHECKPOINT
+        with explain_full_disk(path, _after_full_disk(self.save_dir)), _replace(path) as file:
             file.write(last_filename_basename.encode())
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from, be it damaged."""
+        return next(find_candidates(self.save_dir), None) is not None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint that :meth:`save` wrote. For weights alone, see :mod:`pair_detr.engine.weights`.
@@ -116,8 +124,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 load_weights(self.model, read_weights(path, getattr(self.model, "num_classes", None)))
             return {}
         errors = []
-        for candidate in _candidates(self.save_dir):
+        for candidate in find_candidates(self.save_dir):
             try:
+                _say_what_is_resumed(candidate)
                 loaded = self.load(str(candidate))
                 metadata = loaded.get(METADATA, {})
                 _require_class_order(self.model, metadata.get("class_names"), candidate)
@@ -203,14 +212,14 @@ def find_checkpoint(save_dir: str) -> SavedCheckpoint | None:
     Raises:
         CheckpointError: there are checkpoints, but none can be read.
     """
-    if not Path(save_dir, "last_checkpoint").exists():
-        return None
     errors = []
-    for path in _candidates(save_dir):
+    for path in find_candidates(save_dir):
         try:
             return SavedCheckpoint(path, _read(path, mmap=True).get(METADATA) or {})
         except _UnreadableError as error:
             errors.append(str(error))
+    if not errors:
+        return None
     raise _unreadable(save_dir, errors)
 
 
@@ -224,32 +233,24 @@ def _unreadable(save_dir: str, errors: list[str]) -> CheckpointError:
     )
 
 
-def _candidates(save_dir: str) -> list[Path]:
-    """The last checkpoint, and those before it."""
-    folder = Path(save_dir)
-    last = _last_checkpoint(folder)
-    others = [path for path in folder.glob("model_*.pth") if path != last]
-    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return [path for path in (last, *others) if path is not None and path.is_file()]
+def _say_what_is_resumed(candidate: Path) -> None:
+    named = named_checkpoint(candidate.parent)
+    if named is None:
+        logger.warning(
+            "%s does not have a file last_checkpoint that names one; trying its newest checkpoint, %s.",
+            candidate.parent,
+            candidate,
+        )
+    elif not named.is_file():
+        logger.warning("The last checkpoint, %s, does not exist; trying the newest other, %s.", named, candidate)
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that ``last_checkpoint`` names; None, with a warning, if it names no file of this folder."""
-    content = (folder / "last_checkpoint").read_bytes()
-    try:
-        name = content.decode().strip()
-    except UnicodeDecodeError:
-        name = ""
-    # Others may have made the folder: what it names is what a training writes there, and nothing elsewhere.
-    if name.endswith(".pth") and Path(name).name == name and name.isprintable():
-        return folder / name
-    logger.warning(
-        "%s does not name a .pth file of that folder, but says %r: it is damaged, or not of this program. Looking for "
-        "the newest checkpoint beside it.",
-        folder / "last_checkpoint",
-        content[:80],
-    )
-    return None
+def _after_full_disk(save_dir: str) -> str:
+    """What to do when a checkpoint could not be written."""
+    earlier = next(find_candidates(save_dir), None)
+    if earlier is None:
+        return "There is no earlier checkpoint. Free space, then start anew."
+    return f"The checkpoint before, {earlier}, is whole: free space, then add --resume to the command to continue."
 
 
 def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
