@@ -142,7 +142,7 @@ class Trainer(DefaultTrainer):
                 "same folder on all machines. Set OUTPUT_DIR to a shared one, or copy the checkpoints."
             )
         if saved is not None:
-            log_differences(saved, differences(saved, self._training, self.cfg), self.start_iter)
+            log_differences(saved, differences(saved, self._training), self.start_iter)
             if self.start_iter >= self.max_iter:
                 logger.warning(
                     "Nothing is left to train: %s is of iteration %d, and SOLVER.MAX_ITER is %d. Raise it, or "
