@@ -24,6 +24,7 @@ from pair_detr.data import (
     load_training_dicts,
 )
 from pair_detr.data.limits import QUERIES_KEY, warn_beyond
+from pair_detr.divergence import DIVERGED
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError, find_checkpoint
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
@@ -45,6 +46,8 @@ from pair_detr.engine.resume import (
     training_config,
 )
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
+from pair_detr.finiteness import describe_non_finite
+from pair_detr.ground_truth import lacks_loss
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +94,7 @@ class Trainer(DefaultTrainer):
             precision=autocast_precision(cfg),
             seed=cfg.SEED if cfg.SEED >= 0 else None,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+            lacks_loss=lacks_loss,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._training = training_config(cfg) | {"number of training images": len(self._dataset_dicts)}
@@ -194,12 +198,17 @@ class Trainer(DefaultTrainer):
 
         Returns:
             Results by task and metric, or by data set first if there are several.
+
+        Raises:
+            FloatingPointError: the model holds NaN or infinity.
         """
         if isinstance(model, nn.parallel.DistributedDataParallel):
             # The wrapper would copy them at each forward, and wait for a process that has no image.
             for buffer in model.module.buffers():
                 dist.broadcast(buffer, src=0)
             model = model.module
+        if fault := describe_non_finite(model.state_dict()):
+            raise FloatingPointError(f"The model cannot be evaluated: {fault}. {DIVERGED}")
         return super().test(cfg, model, evaluators)
 
     @classmethod
