@@ -129,7 +129,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 _say_what_is_resumed(candidate)
                 loaded = self.load(str(candidate))
                 metadata = loaded.get(METADATA, {})
-                _require_class_order(self.model, metadata.get("class_names"), candidate)
+                if getattr(self.model, "vocabulary", None) is None:
+                    own = getattr(self.model, "class_names", None)
+                    require_class_order(own, metadata.get("class_names"), candidate)
                 log_exchanged_classes(self.model, metadata.get("class_names"), str(candidate))
                 return loaded
             except _UnreadableError as error:
@@ -167,14 +169,18 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-def _require_class_order(model: nn.Module, class_names: Sequence[str] | None, path: Path) -> None:
+def require_class_order(own: Sequence[str] | None, class_names: Sequence[str] | None, path: Path) -> None:
     """Makes sure that the rows of a linear classifier still are the classes that they were trained as.
+
+    Args:
+        own: names of the classes of the model, if known.
+        class_names: of those of a checkpoint, if known.
+        path: of the checkpoint.
 
     Raises:
         CheckpointError: the model has other classes than the checkpoint, or the same in another order.
     """
-    own = getattr(model, "class_names", None)
-    if own is None or class_names is None or getattr(model, "vocabulary", None) is not None:
+    if own is None or class_names is None:
         return
     try:
         order = match_order(own, class_names)

@@ -155,7 +155,7 @@ class Trainer(DefaultTrainer):
                 "same folder on all machines. Set OUTPUT_DIR to a shared one, or copy the checkpoints."
             )
         if saved is not None:
-            log_differences(saved, differences(saved, self._training, self.cfg), self.start_iter)
+            log_differences(saved, differences(saved, self._training), self.start_iter)
             if self.start_iter >= self.max_iter:
                 # It was killed before it wrote that file, or the schedule has become shorter.
                 self._lacks_final_checkpoint = saved.path.name != _FINAL_CHECKPOINT
