@@ -4,7 +4,7 @@ import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,14 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from pair_detr.conversion import METADATA
-from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
 from pair_detr.engine.warm_start import MisfitError, require_agreement
-from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
+from pair_detr.engine.weights import (
+    CheckpointError,
+    load_weights,
+    log_exchanged_classes,
+    read_weights,
+    require_class_order,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +99,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, none of the
-                checkpoints can be read, or the newest has other classes or another order of them.
+                checkpoints can be read, or the newest has the classes in another order.
         """
         if not resume or not self.has_checkpoint():
             if resume:
@@ -112,7 +117,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
             try:
                 loaded = self.load(str(candidate))
                 metadata = loaded.get(METADATA, {})
-                _require_class_order(self.model, metadata.get("class_names"), candidate)
+                if getattr(self.model, "vocabulary", None) is None:
+                    names = getattr(self.model, "class_names", None)
+                    require_class_order(names, metadata.get("class_names"), candidate)
                 log_exchanged_classes(self.model, metadata.get("class_names"), str(candidate))
                 return loaded
             except _UnreadableError as error:
@@ -145,30 +152,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 "trained with, or set another OUTPUT_DIR."
             )
         return incompatible
-
-
-def _require_class_order(model: nn.Module, class_names: Sequence[str] | None, path: Path) -> None:
-    """Makes sure that the rows of a linear classifier still are the classes that they were trained as.
-
-    Raises:
-        CheckpointError: the model has other classes than the checkpoint, or the same in another order.
-    """
-    own = getattr(model, "class_names", None)
-    if own is None or class_names is None or getattr(model, "vocabulary", None) is not None:
-        return
-    try:
-        order = match_order(own, class_names)
-    except ClassMismatchError as error:
-        difference = str(error)
-    else:
-        if order is None:
-            return
-        difference = "they are in another order"
-    raise CheckpointError(
-        f"The data of the config have {describe_classes(own)}, but {path} was trained with "
-        f"{describe_classes(class_names)} ({difference}). Resume with the categories that it was trained with; or take "
-        f"its weights alone, without --resume, by MODEL.WEIGHTS {path}: these are matched by the names of classes."
-    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from pair_detr.config_checks import flatten, has_effect
 from pair_detr.data import resolve_class_names, resolve_num_classes
 from pair_detr.engine.checkpoint import SavedCheckpoint, find_checkpoint
-from pair_detr.engine.weights import CheckpointError, require_needs
+from pair_detr.engine.weights import CheckpointError, require_class_order, require_needs
 from pair_detr.variants import classification_of
 
 logger = logging.getLogger(__name__)
@@ -132,14 +132,16 @@ def require_resumable(cfg: CfgNode, *, training: bool = True) -> SavedCheckpoint
 
     Raises:
         ResumeError: the training cannot go on with the config; the message has old and new values, and the ways out.
-        CheckpointError: none of the checkpoints can be read, or the model would be evaluated with other pixels or
-            another reading of its outputs.
+        CheckpointError: none of the checkpoints can be read, or the model would be evaluated with other pixels,
+            another reading of its outputs, or for other classes.
     """
     saved = find_checkpoint(cfg.OUTPUT_DIR)
     if saved is None:
         return None
     if not training:
         require_needs(saved.metadata.get("config", {}), cfg, f"The checkpoint {saved.path} does")
+        if _has_fixed_classes(cfg):
+            require_class_order(resolve_class_names(cfg), saved.metadata.get("class_names"), saved.path, renamed=False)
         return saved
     if refused := [difference for difference in differences(saved, training_config(cfg), cfg) if difference.is_refused]:
         what = "; ".join(map(str, refused))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pair_detr.conversion import PREFIX, ConversionError, convert, is_ours, misfits, read_checkpoint
 from pair_detr.conversion.classes import RAW_IDS
+from pair_detr.data.class_matching import describe_classes
 from pair_detr.data.messages import join_some
 from pair_detr.data.vocabulary import normalize_name
 from pair_detr.engine.warm_start import MisfitError, WarmStart, adapt, require_agreement
@@ -205,6 +206,35 @@ def log_exchanged_classes(model: nn.Module, class_names: Sequence[str] | None, p
         )
     elif list(before) != list(now):
         logger.info("The vocabulary is that of the training of %s, in another order.", path)
+
+
+def require_class_order(
+    names: Sequence[str] | None, trained: Sequence[str] | None, path: str | Path, *, renamed: bool = True
+) -> None:
+    """Makes sure that the rows of a linear classifier still are the classes that they were trained as.
+
+    Args:
+        names: of the classes of the model, if known.
+        trained: of those that its checkpoint was trained with, if known.
+        path: of the checkpoint.
+        renamed: whether classes may have other names, as those of a training that goes on.
+
+    Raises:
+        CheckpointError: a class has another place than in the checkpoint or, unless ``renamed``, another name.
+    """
+    if names is None or trained is None:
+        return
+    now, before = (list(map(normalize_name, x)) for x in (names, trained))
+    if now == before:
+        return
+    moved = any(own != other and own in before for own, other in zip(now, before, strict=False))
+    if moved or not renamed:
+        raise CheckpointError(
+            f"The data of the config have {describe_classes(names)}, but {path} was trained with "
+            f"{describe_classes(trained)}, whose rows would be taken for these by their number. Use the categories of "
+            f"its training; or take its weights alone, without --resume, by MODEL.WEIGHTS {path}: these are "
+            "matched by the names of classes."
+        )
 
 
 def _fetch(weights: str) -> str:
