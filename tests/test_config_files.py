@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from detectron2.config import get_cfg
+from detectron2.utils.file_io import PathManager
 
 from pair_detr.config import add_pair_detr_config
 from pair_detr.config_files import config_file, load_config
@@ -89,6 +90,23 @@ def test_bases_that_do_not_exist(case: str) -> None:
 def test_bases_that_are_no_path(value: str) -> None:
     write(own=f"_BASE_: {value}", base="SEED: 1")
     with pytest.raises(ValueError, match=r"own\.yaml: _BASE_ is .*; it must be the path of a config file"):
+        load_config("own.yaml")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "HTTPS", "s3", "file", "detectron2", "catalog"])
+def test_configs_come_from_this_machine(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"{scheme}://example.com/base.yaml"
+    local = PathManager.open
+
+    def open_local(path: str, *args: Any, **kwargs: Any) -> Any:
+        assert "://" not in path
+        return local(path, *args, **kwargs)
+
+    monkeypatch.setattr(PathManager, "open", open_local)
+    with pytest.raises(FileNotFoundError, match=rf"^{address} is an address, .*: download it\.$"):
+        load_config(address)
+    write(own="_BASE_: base.yaml", base=f"_BASE_: [{address}]")
+    with pytest.raises(ValueError, match=rf'base\.yaml: _BASE_ is "{address}", an address, .*\. Download it, and name'):
         load_config("own.yaml")
 
 

@@ -203,9 +203,7 @@ def test_a_new_run_does_not_mix_with_an_earlier_one(dataset: dict[str, str], tmp
     first = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2)
     run(arguments(first))
     old = torch.load(tmp_path / "model_final.pth")["model"]
-    # It starts from weights in the very folder, which stay.
-    weights = {"MODEL__WEIGHTS": str(tmp_path / "model_final.pth")}
-    run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=1, **weights)))
+    run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=1)))
     aside = tmp_path / "earlier_1"
     assert (aside / "last_checkpoint").read_text() == "model_final.pth"
     assert len((aside / "metrics.json").read_text().splitlines()) == 1

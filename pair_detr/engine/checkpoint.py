@@ -2,8 +2,6 @@
 
 import logging
 import os
-import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from pair_detr.atomic import replacing
 from pair_detr.conversion import METADATA
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import (
@@ -23,10 +22,9 @@ from pair_detr.engine.weights import (
     read_weights,
     require_class_order,
 )
+from pair_detr.tensor_files import TensorFileError, read_tensor_file
 
 logger = logging.getLogger(__name__)
-
-_TEMPORARY_NAME = ".checkpoint.tmp"
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -133,8 +131,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return known if self._training is None else {**known, "training": self._training}
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        with _reading(filename):
-            return super()._load_file(filename)
+        # Detectron2's method would unpickle files that are called .pkl, and .pth with torch 2.5.
+        return _read(Path(filename))
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         try:
@@ -180,9 +178,7 @@ def find_checkpoint(save_dir: str) -> SavedCheckpoint | None:
     errors = []
     for path in _candidates(save_dir):
         try:
-            with _reading(str(path)):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-                return SavedCheckpoint(path, content.get(METADATA) or {})
+            return SavedCheckpoint(path, _read(path, mmap=True).get(METADATA) or {})
         except _UnreadableError as error:
             errors.append(str(error))
     raise _unreadable(save_dir, errors)
@@ -201,35 +197,45 @@ def _unreadable(save_dir: str, errors: list[str]) -> CheckpointError:
 def _candidates(save_dir: str) -> list[Path]:
     """The last checkpoint, and those before it."""
     folder = Path(save_dir)
-    last = folder / (folder / "last_checkpoint").read_text().strip()
+    last = _last_checkpoint(folder)
     others = [path for path in folder.glob("model_*.pth") if path != last]
     others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return [path for path in (last, *others) if path.is_file()]
+    return [path for path in (last, *others) if path is not None and path.is_file()]
 
 
-@contextmanager
-def _reading(file: str) -> Iterator[None]:
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that ``last_checkpoint`` names; None, with a warning, if it names no file of this folder."""
+    content = (folder / "last_checkpoint").read_bytes()
     try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise _UnreadableError(
-            f"{file} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). If you trust it, "
-            "save its weights alone: torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)."
-        ) from error
-    except Exception as error:  # damaged bytes make pickle raise anything
-        raise _UnreadableError(f"{file} cannot be read; it may be incomplete ({error!r}).") from error
+        name = content.decode().strip()
+    except UnicodeDecodeError:
+        name = ""
+    # Others may have made the folder: what it names is what a training writes there, and nothing elsewhere.
+    if name.endswith(".pth") and Path(name).name == name and name.isprintable():
+        return folder / name
+    logger.warning(
+        "%s does not name a .pth file of that folder, but says %r: it is damaged, or not of this program. Looking for "
+        "the newest checkpoint beside it.",
+        folder / "last_checkpoint",
+        content[:80],
+    )
+    return None
+
+
+def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    try:
+        content = read_tensor_file(path, mmap=mmap)
+    except (TensorFileError, OSError) as error:
+        raise _UnreadableError(str(error)) from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+        raise _UnreadableError(f"{path} is not a checkpoint of a training: it has no entry 'model'.")
+    return content
 
 
 @contextmanager
 def _replace(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file that takes the place of ``path`` once it is complete and on the disk."""
-    # One name for all: what a killed process left is overwritten by the next one.
-    temporary = path.parent / _TEMPORARY_NAME
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())

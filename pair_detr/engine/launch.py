@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -30,7 +30,9 @@ from pair_detr.data.text_files import read_text
 from pair_detr.engine.checkpoint import AtomicCheckpointer
 from pair_detr.engine.evaluation import require_test_set
 from pair_detr.engine.hooks import TrainingInterrupted
+from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
+from pair_detr.engine.run_lock import claim_folder, release_folder
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.user_errors import (
     USER_ERRORS,
@@ -56,6 +58,8 @@ def argument_parser() -> argparse.ArgumentParser:
 def setup(args: argparse.Namespace) -> CfgNode:
     """Reads the config, registers its data sets and sets up the process: loggers, threads and random numbers.
 
+    Other runs are kept out of OUTPUT_DIR until the process ends; see :func:`pair_detr.engine.run_lock.claim_folder`.
+
     Args:
         args: of :func:`argument_parser`.
 
@@ -69,6 +73,19 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device. Set MODEL.DEVICE cpu.")
+    with ExitStack() as on_error:
+        claim_folder(cfg.OUTPUT_DIR)
+        on_error.callback(release_folder, cfg.OUTPUT_DIR)
+        _set_up(cfg, args)
+        on_error.pop_all()
+    return cfg
+
+
+def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    # Before anything is written.
+    require_own_config(cfg.OUTPUT_DIR)
+    if not args.eval_only and not _resumes(cfg, args):
+        require_inputs_elsewhere(cfg)
     # Detectron2 sets up loggers of its own packages alone.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
     register_from_config(cfg)
@@ -82,9 +99,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     # It would log the file's content, but reads it in the encoding of the locale.
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    if comm.is_main_process():
+        write_config(cfg)
     if args.config_file:
         logger.info("Contents of %s:\n%s", args.config_file, read_text(args.config_file))
-    return cfg
 
 
 def configure_cpu(processes: int) -> None:
@@ -106,10 +124,16 @@ def main(args: argparse.Namespace) -> dict:
         Results of the evaluation by task and metric, in percent.
     """
     cfg = setup(args)
+    try:
+        return _train_or_evaluate(cfg, args)
+    finally:
+        release_folder(cfg.OUTPUT_DIR)
+
+
+def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a data set.")
-    resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
-    if resuming:
+    if _resumes(cfg, args):
         require_resumable(cfg, training=not args.eval_only)
     else:
         require_weights(cfg)
@@ -123,7 +147,7 @@ def main(args: argparse.Namespace) -> dict:
     if not args.resume:
         # Not before all is known to fit: whoever mistypes a key wants to resume after all.
         if comm.is_main_process():
-            set_aside(Path(cfg.OUTPUT_DIR), keep=Path(cfg.MODEL.WEIGHTS))
+            set_aside(Path(cfg.OUTPUT_DIR))
         comm.synchronize()
     try:
         return trainer.train()
@@ -134,12 +158,15 @@ def main(args: argparse.Namespace) -> dict:
         return {}
 
 
-def set_aside(folder: Path, keep: Path) -> None:
+def _resumes(cfg: CfgNode, args: argparse.Namespace) -> bool:
+    return args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
+
+
+def set_aside(folder: Path) -> None:
     """Moves checkpoints and metrics of an earlier run into a folder of their own: ``--resume`` would continue that run.
 
     Args:
         folder: OUTPUT_DIR.
-        keep: a file that stays, as the new run starts from it.
     """
     last = folder / "last_checkpoint"
     if not last.exists():
@@ -149,8 +176,7 @@ def set_aside(folder: Path, keep: Path) -> None:
     target.mkdir()
     # First the one that says which of the others to resume from.
     for path in (last, *sorted(folder.glob("model_*.pth"))):
-        if path.resolve() != keep.resolve():
-            path.rename(target / path.name)
+        path.rename(target / path.name)
     metrics = folder / "metrics.json"
     if metrics.exists():
         # Detectron2 has opened it already, to append.

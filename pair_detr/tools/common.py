@@ -61,6 +61,13 @@ def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -
     )
 
 
+def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--overwrite``; see :func:`pair_detr.outputs.require_outputs`."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also replace files that this program has not made, such as your own"
+    )
+
+
 def output_file(*suffixes: str) -> Callable[[str], Path]:
     """Type of an argument that names a file to write, of one of the kinds; others end the program at once."""
 

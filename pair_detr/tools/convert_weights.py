@@ -30,6 +30,7 @@ from pair_detr.conversion import (
     read_checkpoint,
 )
 from pair_detr.data.text_files import read_text
+from pair_detr.outputs import require_writable
 from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.variants import VARIANTS
 
@@ -146,6 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     setup_logger(name="pair_detr")
     check_output(args.output, args.overwrite)
+    if args.output.resolve() == args.input.resolve():
+        raise FileExistsError(f"{args.output} is the input. Choose another path for the output.")
+    require_writable(args.output.parent, "OUTPUT")
     cfg = load_config(args.config_file) if args.config_file else None
     checkpoint = read_checkpoint(args.input, args.allow_pickle, args.entry)
     if args.reverse is None:
