@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pair_detr.data.image_checks import require_8_bits
 from pair_detr.data.image_files import open_image, to_pixels
 
 ImageInput = str | Path | Image.Image | np.ndarray
@@ -39,6 +40,7 @@ def as_format(image: ImageInput, image_format: str) -> np.ndarray:
     if isinstance(image, (str, Path)):
         return to_pixels(open_file(image), image_format, str(image))
     if isinstance(image, Image.Image):
+        require_8_bits(image, "the image")
         return to_pixels(ImageOps.exif_transpose(image), image_format, "the image")
     if not isinstance(image, np.ndarray):
         raise TypeError(f"the image is a {type(image).__name__}; give a path, a PIL image or a NumPy array")

@@ -19,6 +19,7 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from pair_detr.config_checks import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
 from pair_detr.data.classes import category_ids_if_at_hand
@@ -51,11 +52,13 @@ class Predictor:
                 file MODEL.CLIP.CHECKPOINT. None takes the classes that the config describes.
 
         Raises:
-            ValueError: the config has a linear classifier, and ``vocabulary`` is given; or names cannot be encoded.
+            ValueError: the config has a linear classifier, and ``vocabulary`` is given; names cannot be encoded; or see
+                :func:`pair_detr.config_checks.check_config`.
             FileNotFoundError: a file that the config names does not exist.
         """
         self.cfg = cfg.clone()
         self.cfg.defrost()
+        check_config(self.cfg)
         build = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
         options = {} if vocabulary is None else {"vocabulary": self._resolve(vocabulary)}
         weights = None

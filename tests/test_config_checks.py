@@ -9,11 +9,12 @@ from data_helpers import restored_catalogs
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone
 from engine_helpers import default_config, tiny_config, tiny_options, write_dataset
-from model_helpers import VARIANTS
+from model_helpers import VARIANTS, tiny_cfg
 
 from pair_detr.config_checks import _IDLE, check_config, flatten, idle_keys
 from pair_detr.config_files import config_file, load_config
 from pair_detr.engine import Trainer
+from pair_detr.predictor import Predictor
 from pair_detr.tools.common import load_model_config, tool_parser
 
 FOLDER = config_file("r50").parent
@@ -207,3 +208,15 @@ def test_what_a_run_warns_of_is_said_once(
         "SOLVER.MOMENTUM",
     ]
     assert idle_keys(load_config("", tiny_options(dataset, tmp_path))) == {}
+
+
+def test_predictors_say_it_once_and_refuse_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    """Detectron2's users set its threshold before they build a predictor."""
+    cfg = tiny_cfg("detr")
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.625
+    for _ in range(2):
+        Predictor(cfg)
+    assert caplog.text.count("MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.625: ") == 1
+    cfg.TEST.AUG.ENABLED = True
+    with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED is True, but there is no test-time augmentation"):
+        Predictor(cfg)

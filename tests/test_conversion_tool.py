@@ -54,6 +54,16 @@ def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"b\.pth exists.*--overwrite"):
         main([str(official), str(output)])
     assert output.read_text() == "mine"
+    # Not even then its own input.
+    before = official.read_bytes()
+    (tmp_path / "link.pth").symlink_to(official)
+    for path in (official, tmp_path / "link.pth"):
+        with pytest.raises(FileExistsError, match=r"\.pth is the input"):
+            main([str(official), str(path), "--overwrite"])
+    assert official.read_bytes() == before
+    (tmp_path / "link.pth").unlink()
+    with pytest.raises(OSError, match=r"OUTPUT: nothing can be written to .*b\.pth"):
+        main([str(official), str(output / "c.pth")])
     main([str(official), str(output), "--overwrite", "--keep-91"])
     assert torch.load(output)[METADATA]["num_classes"] == 91
     folder = tmp_path / "folder"

@@ -119,9 +119,9 @@ def test_data_of_crowds_alone_say_so(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert tool.main(["all_crowd"]) == 1
     assert "all_crowd: crowd: annotation 0 of 1.png (cat)" in caplog.messages
     assert caplog.messages[-1].endswith("2 crowds: cannot be trained on")
-    caplog.clear()
-    require_test_set(cfg, "all_crowd")
-    assert any("its AP will be NaN or missing: there are 2 crowds" in message for message in caplog.messages)
+    register("test", tmp_path / "test", [box(1, iscrowd=1), box(2, iscrowd=1)], images=3)
+    with pytest.raises(ValueError, match="of 2 annotations 2 are crowds"):
+        require_test_set(cfg, "test")
 
 
 def test_difficult_objects_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

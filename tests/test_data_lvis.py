@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from pair_detr.data import check_dataset, class_names_of, load_dataset, load_training_dicts
 from pair_detr.data.checks.files import explain_missing
+from pair_detr.data.lvis_evaluation import complete
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
 from pair_detr.open_vocabulary.class_selection import build_class_selection
 
@@ -82,13 +83,13 @@ def test_a_part_of_lvis_has_its_classes(tmp_path: Path) -> None:
         (lambda c: c.pop("categories"), r'there is no list "categories" in it'),
         (
             lambda c: c["annotations"][1].update(category_id=8),
-            "annotation 1 has category_id 8, which is not in the file",
+            "annotation 1 of image 11 has category_id 8, which is not among the categories",
         ),
-        (lambda c: c["annotations"][1].update(image_id=8), "annotation 1 has image_id 8, which is not in the file"),
-        (lambda c: c["annotations"][1].pop("bbox"), r"annotations\[1\] has no bbox"),
-        (lambda c: c["annotations"][1].update(id=0), "annotations: id 0 occurs more than once"),
+        (lambda c: c["annotations"][1].update(image_id=8), "annotation 1 of image 8 has image_id 8, which is not am"),
+        (lambda c: c["annotations"][1].pop("bbox"), "annotation 1 of image 11 has no bbox"),
+        (lambda c: c["annotations"][1].update(id=0), "annotation 0 of image 11 occurs more than once"),
         (lambda c: c["images"][0].pop("file_name"), r"images\[0\] has neither file_name nor coco_url"),
-        (lambda c: c["images"].append(3), r"images\[2\] has no id, width, height"),
+        (lambda c: c["images"].append(3), r"images\[2\] is not an object"),
         (lambda c: c["categories"].clear(), "categories is empty"),
     ],
 )
@@ -138,6 +139,26 @@ def test_average_precision(tmp_path: Path, masks: bool, caplog: pytest.LogCaptur
     assert np.isnan([results["bbox"][key] for key in ("APr", "APc", "APl")]).all()
     found = json.loads((tmp_path / "out" / "lvis_instances_results.json").read_text())
     assert sorted(result["category_id"] for result in found) == [3, 3, 7, 7]
+
+
+def test_fields_as_other_programs_write_them(tmp_path: Path) -> None:
+    content = content_of(tmp_path)
+    content["images"][0]["id"] = 10.0
+    bolt, second, nut = content["annotations"]
+    bolt.update(image_id="10", category_id="7", iscrowd="0", area="7")
+    second.update(iscrowd=None, ignore=None, area=-1)
+    nut.update(ignore="1")
+    register("own", tmp_path, content)
+    objects = [annotation for record in load_dataset("own") for annotation in record["annotations"]]
+    assert [(a["category_id"], a["iscrowd"], a.get("area")) for a in objects] == [(1, 0, 7), (1, 0, None), (0, 1, None)]
+    require_test_set(make_cfg(TEST=("own",)), "own")
+    complete(content)
+    assert [(a["image_id"], a["ignore"], a["area"]) for a in content["annotations"]] == [
+        (10, 0, 7),
+        (11, 0, 200),
+        (11, 1, 120),
+    ]
+    assert [image["neg_category_ids"] for image in content["images"]] == [[3], []]
 
 
 def test_image_folder_without_a_slash(tmp_path: Path) -> None:

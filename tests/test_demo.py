@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -231,6 +232,12 @@ def test_of_folders_and_patterns_only_media_that_are_not_hidden_are_taken(
     assert found("scan.pdf") == ["scan.pdf"]
     with pytest.raises(FileNotFoundError, match="no image or video matches it"):
         found("*.pdf")
+
+
+def test_a_pipe_is_no_input(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(FileNotFoundError, match=r"x\.jpg: it is a pipe or a device, not a file"):
+        find_media([str(tmp_path / "x.jpg")])
 
 
 def test_a_damaged_video_keeps_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 import json
 import logging
 import re
+import signal
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 from PIL import Image
+from process_helpers import running
 from pycocotools import mask as mask_util
 
 from pair_detr.config_files import load_config
 from pair_detr.data import make_shapes, register_shapes
+from pair_detr.engine.run_lock import FolderInUseError, claimed
 from pair_detr.modeling import Detector
 from pair_detr.tools import quickstart
 
@@ -80,11 +84,34 @@ def test_with_masks(
     assert any("segm/AP" in entry for entry in metrics)
 
 
+def test_two_at_once_and_pictures_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quickstart, "make_shapes", lambda root: pytest.fail("the second one has started"))
+    folder = tmp_path / "out"
+
+    def first(pipe: Connection) -> None:
+        with claimed(folder):
+            pipe.send(True)
+            signal.pause()
+
+    with running(first) as (process, pipe):
+        pipe.recv()
+        with pytest.raises(
+            FolderInUseError, match=rf"process {process.pid} on .*choose another folder with --output\."
+        ):
+            quickstart.main(["--output", str(folder)])
+    (folder / "predictions.png").write_bytes(b"a picture of the user")
+    with pytest.raises(
+        FileExistsError, match=r"predictions\.png exists, and was not made by this program.*--overwrite"
+    ):
+        quickstart.main(["--output", str(folder)])
+
+
 def test_data_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(root: str) -> None:
         raise PermissionError(root)
 
     monkeypatch.setattr(quickstart, "make_shapes", refuse)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(PermissionError, match="set the environment's DETECTRON2_DATASETS to another folder"):
         quickstart.main([])
 

@@ -158,6 +158,7 @@ def write_squares(folder: Path, ids: list[Any], count: int = 2) -> Path:
         [10**30, 10**30 + 1, 7],
         [-3, 0, -(2**70)],
         ["b", "a", "0001"],
+        [3.0, 2.0**53, 7.0],
         ["8f3c9a", "1e5", "inf"],
     ],
 )

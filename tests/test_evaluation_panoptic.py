@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data_helpers import restored_catalogs
+from detectron2.data import MetadataCatalog
 from engine_helpers import restored_loggers, tiny_options
 from panoptic_helpers import (
     assert_by_hand,
@@ -25,6 +26,7 @@ from pair_detr.data import register_coco_panoptic
 from pair_detr.data.panoptic_files import rgb_to_id
 from pair_detr.engine import argument_parser, build_evaluator, main
 from pair_detr.engine.evaluation import require_test_set
+from pair_detr.evaluation.panoptic import panoptic_annotations
 
 needs_panopticapi = pytest.mark.skipif(
     importlib.util.find_spec("panopticapi") is None, reason="needs the package panopticapi"
@@ -122,3 +124,14 @@ def test_training_ends_with_a_result(tmp_path: Path) -> None:
     Image.new("L", (48, 32)).save(paths["SEGMENTS"] / "seg12.png")
     assert set(run("things", **masks, TEST__EVALUATOR="coco")) == {"bbox", "segm"}
     assert set(run("things", TEST__EVALUATOR="coco")) == {"bbox"}
+
+
+def test_segments_of_the_separated_form_as_other_programs_write_them(tmp_path: Path) -> None:
+    segments = [{"id": 1, "category_id": 2, "iscrowd": value} for value in (None, "0", 0.0, "true", 1)]
+    content = {"annotations": [{"image_id": "11", "file_name": "11.png", "segments_info": segments}]}
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    metadata = MetadataCatalog.get("apart")
+    metadata.set(panoptic_json=str(tmp_path / "panoptic.json"), panoptic_root=str(tmp_path))
+    (annotation,) = panoptic_annotations("apart", [{"image_id": 11}])
+    assert (annotation["image_id"], annotation["file_name"]) == (11, str(tmp_path / "11.png"))
+    assert [segment["iscrowd"] for segment in annotation["segments_info"]] == [0, 0, 0, 1, 1]

@@ -183,9 +183,9 @@ def test_images_with_more_objects_than_the_limits(tmp_path: Path, caplog: pytest
     evaluation, model, queries = limits_of(caplog)
     start = 'Test set "dense": 1 of 2 images have more objects'
     first = tmp_path / "1.png"
-    assert evaluation.startswith(f"{start} of a class than TEST.MAX_DETECTIONS, which is 100, up to 120 ({first}): ")
-    assert model.startswith(f"{start} than TEST.DETECTIONS_PER_IMAGE, which is 100, up to 150 ({first}): ")
-    assert queries.startswith(f"{start} than MODEL.DETR.NUM_QUERIES, which is 140, up to 150 ({first}): ")
+    assert evaluation.startswith(f"{start} of a class than TEST.MAX_DETECTIONS allows (100), up to 120 ({first}): ")
+    assert model.startswith(f"{start} than TEST.DETECTIONS_PER_IMAGE allows (100), up to 150 ({first}): ")
+    assert queries.startswith(f"{start} than MODEL.DETR.NUM_QUERIES allows (140), up to 150 ({first}): ")
     assert [message.rpartition(". ")[2] for message in (evaluation, model, queries)] == [
         "Set TEST.MAX_DETECTIONS to 120 or more.",
         "Set TEST.DETECTIONS_PER_IMAGE to 150 or more.",
@@ -211,7 +211,7 @@ def test_training_images_with_more_objects_than_queries(tmp_path: Path) -> None:
     cfg_options = tiny_options(entry, tmp_path / "out", **options)
     main(argument_parser().parse_args(["--num-gpus", "1", *cfg_options]))
     log = (tmp_path / "out" / "log.txt").read_text()
-    assert "DATASETS.TRAIN: 4 of 8 images have more objects than MODEL.DETR.NUM_QUERIES, which is 1, up to 2" in log
+    assert "DATASETS.TRAIN: 4 of 8 images have more objects than MODEL.DETR.NUM_QUERIES allows (1), up to 2" in log
 
 
 LVIS_CATEGORIES = [{"id": 1, "name": "cat", "frequency": "f"}, {"id": 2, "name": "dog", "frequency": "r"}]

@@ -1,11 +1,14 @@
 """Files in folders that hold what programs hide there, too."""
 
+import glob
 import logging
+import os
+import random
 from pathlib import Path
 
 import pytest
 
-from pair_detr.data.file_search import find_files, search_files
+from pair_detr.data.file_search import find_files, match_files, search_files
 from pair_detr.data.image_files import find_images
 
 HIDDEN = (
@@ -61,6 +64,38 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "data" / "linked again").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "data", target_is_directory=True)
     assert names(tmp_path, search_files(tmp_path / "data", {".jpg"}).files) == ["data/linked/b.jpg", "data/own/a.jpg"]
+
+
+@pytest.mark.parametrize("links", [1, 2])
+def test_patterns_go_once_around_a_loop_of_links(tmp_path: Path, links: int) -> None:
+    """The shell's own would go around 40 times, and with two links 2 to the power of 40 times."""
+    for name in ("data/a.jpg", "data/sub/b.jpg", "elsewhere/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for number in range(links):
+        (tmp_path / "data" / "sub" / f"up{number}").symlink_to(tmp_path / "data", target_is_directory=True)
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    os.mkfifo(tmp_path / "data" / "pipe.jpg")
+    (tmp_path / "data" / "dead.jpg").symlink_to(tmp_path / "nothing")
+    expected = ["data/a.jpg", "data/linked/c.jpg", "data/sub/b.jpg"]
+    assert names(tmp_path, match_files(tmp_path / "data" / "**" / "*.jpg")) == expected
+    assert names(tmp_path, match_files(tmp_path / "**" / "*.jpg")) == expected
+    assert names(tmp_path, match_files(tmp_path / "data" / "*" / "*" / "*.jpg")) == ["data/sub/up0/a.jpg"]
+
+
+def test_patterns_match_what_the_shells_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        folder = tmp_path.joinpath(*rng.choices(["a", "b", ".h", "c[1]", "d d"], k=rng.randint(0, 4)))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / rng.choice(["x.jpg", "y.png", ".z.jpg", "w[2].jpg"])).touch()
+    monkeypatch.chdir(tmp_path)
+    patterns = ["**/*.jpg", "**", "**/*", "*/*.jpg", "a/**/b/*.png", "a/**/b/**/*.jpg", ".h/*", ".*", "**/.h/*.jpg"]
+    patterns += ["c[[]1]/*", "[ab]/**/x.jpg", "*", "none/*", "**/a", "?/x.jpg", "**/**/*.jpg", "a/../b/*", "x.jpg/*"]
+    for pattern in patterns:
+        for start in ("", f"{tmp_path}/"):
+            expected = {Path(file) for file in glob.glob(start + pattern, recursive=True)}  # noqa: PTH207
+            assert match_files(Path(start + pattern)) == sorted(path for path in expected if path.is_file())
 
 
 def test_folders_that_cannot_be_listed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Images as people have them: turned, transparent, with a palette, grey, broken, without objects."""
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from pair_detr.data import DetectionMapper, build_train_loader, register_coco
+from pair_detr.data.file_names import missing_files
 from pair_detr.data.image_files import image_sizes, read_pixels
+from pair_detr.image_input import as_bgr
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "L", "LA", "1", "CMYK", "YCbCr", "HSV"])
@@ -46,6 +49,43 @@ def test_more_than_8_bits_are_named(tmp_path: Path, mode: str, suffix: str) -> N
     )
     with pytest.raises(ValueError, match=rf"deep\.{suffix} has more than 8 bits a channel .*scale it to 0\.\.255"):
         read_pixels(str(tmp_path / f"deep.{suffix}"), "RGB")
+
+
+@pytest.mark.parametrize("file", ["a.png", "transparent.png", "a.tif", "uncompressed.tif", "a.ppm", "a.jp2"])
+def test_colours_of_more_than_8_bits_are_named(tmp_path: Path, file: str) -> None:
+    """Pillow would keep the upper 8 bits: of a camera's 12 next to nothing."""
+    cv2 = pytest.importorskip("cv2")
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 80, 4 if "transparent" in file else 3), dtype=np.uint16)
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if "uncompressed" in file else []
+    for folder, content in (("deep", pixels), ("shallow", (pixels >> 4).astype(np.uint8))):
+        (tmp_path / folder).mkdir()
+        assert cv2.imwrite(str(tmp_path / folder / file), content, options)
+    deep = tmp_path / "deep" / file
+    with pytest.raises(ValueError, match=rf"{file} has more than 8 bits a channel \(.* of 16 bits\): scale it to"):
+        read_pixels(str(deep), "RGB")
+    with pytest.raises(ValueError, match=rf"{file} has more than 8 bits a channel"):
+        as_bgr(deep)
+    with Image.open(deep) as image, pytest.raises(ValueError, match="the image has more than 8 bits a channel"):
+        as_bgr(image)
+    assert read_pixels(str(tmp_path / "shallow" / file), "RGB").mean() == pytest.approx(127, abs=4)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_pipes_are_no_images(tmp_path: Path, linked: bool) -> None:
+    """Opening them would wait for ever."""
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(tmp_path / "fifo" if linked else pipe)
+    if linked:
+        pipe.symlink_to(tmp_path / "fifo")
+    with pytest.raises(OSError, match=r"pipe\.png cannot be read as an image \(OSError: .* is .* a pipe"):
+        read_pixels(str(pipe), "RGB")
+    with pytest.raises(OSError, match=r"pipe\.png"):
+        as_bgr(pipe)
+    assert image_sizes([pipe]) == [None]
+    (tmp_path / "dead.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    names = [str(tmp_path / name) for name in ("pipe.png", "dead.png", "loop.png")]
+    assert missing_files(names) == names
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

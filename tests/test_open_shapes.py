@@ -20,11 +20,10 @@ NAMES = ("open_shapes_train_boxes", "open_shapes_train_image_labels", "open_shap
 
 
 @pytest.fixture
-def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def shapes(tmp_path: Path) -> Iterator[Path]:
     with restored_catalogs():
         root = tmp_path / "shapes"
         make_shapes(str(root), num_train=60, num_val=5)
-        monkeypatch.setattr(make_open_shapes, "make_shapes", lambda folder: False)
         make_open_shapes.main(["--output", str(root)])
         for name in (*NAMES, "shapes_train", "shapes_val"):
             DatasetCatalog.pop(name)

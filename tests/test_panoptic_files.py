@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,6 +83,16 @@ def test_pixels_of_other_kinds_are_refused(tmp_path: Path) -> None:
     Image.fromarray(SMALL.astype(np.float32)).save(file)
     with pytest.raises(ValueError, match=r"a\.tiff has pixels of mode F.*Write ids as colors \(id = R \+ 256 G"):
         read_segment_ids(str(file), [1])
+
+
+def test_pipes_and_colors_of_16_bits_are_named(tmp_path: Path) -> None:
+    """Pillow would read the upper 8 bits, which are other ids, and wait for the pipe for ever."""
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "deep.png"), id_to_rgb(LARGE)[..., ::-1].astype(np.uint16))
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in (("deep", "has more than 8 bits a channel"), ("pipe", "is a folder, a pipe or a device")):
+        with pytest.raises(OSError, match=rf"{name}\.png cannot be read as a picture of segments .*{message}"):
+            read_segment_ids(str(tmp_path / f"{name}.png"), [300])
 
 
 def test_classes_of_stuff(tmp_path: Path) -> None:

@@ -229,6 +229,22 @@ def test_which_images(config: tuple[str, Path]) -> None:
 
 @pytest.mark.parametrize("config", ["coco"], indirect=True)
 @pytest.mark.parametrize("options", [[], ["--augmented"]])
+def test_pictures_of_the_user_stay(config: tuple[str, Path], options: list[str]) -> None:
+    file = config[1]
+    own = file.parent / "out" / "shown" / f"000002_3{'_view0' * bool(options)}.jpg"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"a picture of the user")
+    with pytest.raises(FileExistsError, match=rf"{own.name} exists, and was not made by this program\."):
+        draw(file, *options)
+    assert list(own.parent.iterdir()) == [own] and own.read_bytes() == b"a picture of the user"
+    assert draw(file, "--overwrite", *options) == draw(file, *options)
+    assert pixels(own).shape[2] == 3
+    with pytest.raises(OSError, match=r"nothing can be written to .*config\.yaml"):
+        tool.main(["--config-file", str(file), "--output", str(file)])
+
+
+@pytest.mark.parametrize("config", ["coco"], indirect=True)
+@pytest.mark.parametrize("options", [[], ["--augmented"]])
 def test_an_unreadable_image_is_named_and_the_others_drawn(
     config: tuple[str, Path], options: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,7 +33,7 @@ from pair_detr.data.validation import check_files, inspect_dicts, require_boxes,
 from pair_detr.data.workers import SignalSafeLoader
 
 _REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
-_SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
+SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
 
 
 class SeededDataset(Dataset):
@@ -141,9 +141,9 @@ def build_train_loader(
         ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes, or ``DATALOADER.SAMPLER_TRAIN`` is
             unknown; further as :func:`load_training_dicts`.
     """
-    if cfg.DATALOADER.SAMPLER_TRAIN not in _SAMPLERS:
+    if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
         raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; it must be one of {', '.join(_SAMPLERS)}."
+            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; it must be one of {', '.join(SAMPLERS)}."
         )
     images = images_per_process(cfg)
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts

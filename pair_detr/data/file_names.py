@@ -42,10 +42,26 @@ def missing_files(file_names: Sequence[str]) -> list[str]:
             continue
         folder, base = os.path.split(file_name)
         if folder not in folders:
-            folders[folder] = {entry.name for entry in Path(folder).iterdir()} if is_folder(folder) else set()
+            folders[folder] = _files_in(folder)
         if base not in folders[folder]:
             missing.append(file_name)
     return missing
+
+
+def _files_in(folder: str) -> set[str]:
+    """Names of the files in a folder; not of pipes, which opening would wait for, nor of links to nothing."""
+    if not is_folder(folder):
+        return set()
+    with os.scandir(Path(folder)) as entries:
+        return {entry.name for entry in entries if _is_file(entry)}
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        # A link that leads nowhere, or where the user may not look.
+        return False
 
 
 def is_there(path: str | Path) -> bool:

@@ -1,10 +1,12 @@
 """Files that lie in folders, less those that programs hide there: copies, thumbnails, trash."""
 
+import fnmatch
 import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from glob import has_magic
 from pathlib import Path
 
 from pair_detr.data.messages import join_some
@@ -91,6 +93,54 @@ def find_files(folder: Path, suffixes: Collection[str], recursive: bool = True) 
     found = search_files(folder, suffixes, recursive)
     warn_of_hidden(folder, found.hidden)
     return found.files
+
+
+def match_files(pattern: Path) -> list[Path]:
+    """Regular files that match a pattern of the shell, where ** is any number of folders; sorted.
+
+    As with :func:`glob.glob`, what begins with a dot is matched by parts of a pattern that do so alone. But of several
+    ways to a folder by symbolic links, ** takes one: a link to a folder above it would lead around without end.
+    """
+    wild = next((index for index, part in enumerate(pattern.parts) if has_magic(part)), len(pattern.parts))
+    files: dict[tuple[str, str], Path] = {}
+    for path in sorted(_expand(Path(*pattern.parts[:wild]), pattern.parts[wild:])):
+        if path.is_file():
+            files.setdefault((os.path.realpath(path.parent), path.name), path)
+    return list(files.values())
+
+
+def _expand(path: Path, parts: Sequence[str]) -> Iterator[Path]:
+    if not parts:
+        yield path
+    elif parts[0] == "**":
+        # At the end of a pattern it matches all that is in the folders.
+        for folder in _folders_once(path):
+            yield from _expand(folder, parts[1:] or ["*"])
+    elif has_magic(parts[0]):
+        for name in fnmatch.filter(_names(path), parts[0]):
+            if parts[0].startswith(".") or not name.startswith("."):
+                yield from _expand(path / name, parts[1:])
+    elif os.path.lexists(path / parts[0]):
+        yield from _expand(path / parts[0], parts[1:])
+
+
+def _folders_once(folder: Path) -> Iterator[Path]:
+    """A folder, and those below it that are not named with a dot; links are followed."""
+    seen: set[str] = set()
+    for current, folders, _ in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            seen.add(real)
+            yield Path(current)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        # It is a file, or what may not be listed, which patterns pass over.
+        return []
 
 
 def warn_of_hidden(folder: Path, hidden: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, ImageOps
 
 from pair_detr.data.file_search import search_files, warn_of_hidden
+from pair_detr.data.image_checks import require_8_bits, require_regular_file
 from pair_detr.data.messages import join_some
 
 logger = logging.getLogger(__name__)
@@ -87,14 +88,24 @@ def open_image(file: str, remedy: str = "Remove it from the data set or replace 
 
     Raises:
         OSError: it cannot be read; the message names the file.
+        ValueError: it has more than 8 bits a channel.
     """
     try:
+        require_regular_file(file)
         with PathManager.open(file, "rb") as stream, Image.open(stream) as image:
+            refuse_postscript(image)
+            require_8_bits(image, file)
             # Loads the pixels, which may be truncated.
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         # All that Pillow raises for a file that is missing, truncated or not an image.
         raise OSError(f"{file} cannot be read as an image ({type(error).__name__}: {error}). {remedy}") from error
+
+
+def refuse_postscript(image: Image.Image) -> None:
+    """Stops before Pillow runs Ghostscript on what is called an image, but is a program; an OSError if it is one."""
+    if image.format == "EPS":
+        raise OSError("it is a PostScript program, which is not run; convert it to PNG where you trust it")
 
 
 def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
@@ -112,11 +123,7 @@ def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
     Raises:
         ValueError: it has more than 8 bits a channel, or no pixels.
     """
-    if image.mode == "F" or image.mode.startswith("I"):
-        # Pillow would clip them at 255: almost everything becomes white.
-        raise ValueError(
-            f"{name} has more than 8 bits a channel (mode {image.mode}): scale it to 0..255 and convert it first."
-        )
+    require_8_bits(image, name)
     if 0 in image.size:
         raise ValueError(f"{name} has no pixels: its size is {image.width}x{image.height}.")
     if image_format in _BY_RGB:
@@ -134,6 +141,7 @@ def to_rgb(pixels: np.ndarray, image_format: str) -> np.ndarray:
 
 def _image_size(path: Path) -> tuple[int, int] | None:
     try:
+        require_regular_file(path)
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED

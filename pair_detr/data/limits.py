@@ -28,7 +28,7 @@ def warn_beyond(
     if largest is None or counts[largest] <= limit:
         return
     logger.warning(
-        "%s: %d of %d images have more objects%s than %s, which is %d, up to %d (%s): %s. Set %s to %d or more.",
+        "%s: %d of %d images have more objects%s than %s allows (%d), up to %d (%s): %s. Set %s to %d or more.",
         name,
         sum(count > limit for count in counts),
         len(counts),

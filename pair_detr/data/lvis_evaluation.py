@@ -12,8 +12,10 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 
+from pair_detr.data.coco_entries import normalize_annotations, normalize_categories, normalize_images
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
+from pair_detr.data.scalars import flag_of, id_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,19 +92,24 @@ def complete(content: dict[str, Any]) -> None:
     An image without ``neg_category_ids`` is annotated exhaustively: what it has no object of is not in it. Classes
     without ``frequency`` are frequent, areas are those of the boxes, and crowds are ignored. Annotations get new ids.
     """
+    images, categories = content["images"], content["categories"]
+    normalize_images(images, ("id",))
+    normalize_categories(categories)
+    # What is wrong with entries has been said when the images were loaded.
+    normalize_annotations(content["annotations"], images, categories, ("image_id", "category_id", "bbox"), unique=False)
     present: dict[Any, set[Any]] = defaultdict(set)
     for number, annotation in enumerate(content["annotations"], start=1):
         present[annotation["image_id"]].add(annotation["category_id"])
         # The evaluation takes the id 0 for no object.
         annotation["id"] = number
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-        annotation.setdefault("ignore", int(bool(annotation.get("iscrowd"))))
-    categories = {category["id"] for category in content["categories"]}
-    for image in content["images"]:
+        annotation.setdefault("ignore", annotation["iscrowd"])
+    category_ids = {category["id"] for category in categories}
+    for image in images:
         image.setdefault("not_exhaustive_category_ids", [])
         if "neg_category_ids" not in image:
-            image["neg_category_ids"] = sorted(categories - present[image["id"]])
-    for category in content["categories"]:
+            image["neg_category_ids"] = sorted(category_ids - present[image["id"]])
+    for category in categories:
         category.setdefault("frequency", "f")
 
 
@@ -142,12 +149,12 @@ def require_lvis_file(name: str) -> None:
     if not content["annotations"]:
         # As in LVIS's file of test images.
         logger.warning('Test set "%s" has no annotations: predictions are written, but there will be no AP.', name)
-    elif all(annotation.get("iscrowd") for annotation in content["annotations"]):
+    elif all(flag_of(a.get("iscrowd")) or flag_of(a.get("ignore")) for a in content["annotations"]):
         raise ValueError(
             f'Test set "{name}": {file} has no object to find, so that there is no AP. Correct the annotations, or '
             "take it out of DATASETS.TEST."
         )
-    ids = [image["id"] for image in content["images"]]
+    ids = [id_of(image["id"]) for image in content["images"]]
     if bad := [repr(own) for own in ids if not _is_sortable(own)]:
         raise ValueError(
             f"{file}: LVIS's evaluator cannot tell images apart by the ids {join_some(bad, _NAMED)}: give them whole "

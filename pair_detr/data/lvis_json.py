@@ -14,6 +14,7 @@ from detectron2.data.datasets import builtin, lvis
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import BoxMode
 
+from pair_detr.data.coco_entries import normalize_annotations, normalize_categories, normalize_images
 from pair_detr.data.file_names import is_there
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
@@ -72,7 +73,7 @@ def load_own_lvis(metadata: Metadata) -> list[dict[str, Any]]:
                 "bbox": annotation["bbox"],
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": contiguous[annotation["category_id"]],
-                **{key: annotation[key] for key in ("iscrowd", "area", "segmentation") if annotation.get(key)},
+                **{key: annotation[key] for key in ("iscrowd", "area", "segmentation") if key in annotation},
             }
         )
     return [
@@ -113,27 +114,13 @@ def _faults_of(content: Any) -> list[str]:
         return [f"it holds a {type(content).__name__}, not an object"]
     if faults := [f'there is no list "{key}" in it' for key in _FIELDS if not isinstance(content.get(key), list)]:
         return faults
-    faults = [
-        f"{key}[{position}] has no {', '.join(missing)}"
-        for key, fields in _FIELDS.items()
-        for position, entry in enumerate(content[key])
-        if (missing := [field for field in fields if not isinstance(entry, dict) or field not in entry])
-    ]
+    images, categories = content["images"], content["categories"]
+    if not categories:
+        return ["categories is empty"]
+    faults = [*normalize_images(images, _FIELDS["images"]), *normalize_categories(categories)]
     faults += [
         f"images[{position}] has neither file_name nor coco_url"
-        for position, image in enumerate(content["images"])
+        for position, image in enumerate(images)
         if isinstance(image, dict) and not image.keys() & {"file_name", "coco_url"}
     ]
-    if faults or not content["categories"]:
-        return faults or ["categories is empty"]
-    for key in _FIELDS:
-        twice = [number for number, count in Counter(entry["id"] for entry in content[key]).items() if count > 1]
-        faults += [f"{key}: id {number!r} occurs more than once" for number in twice]
-    images, categories = ({entry["id"] for entry in content[key]} for key in ("images", "categories"))
-    for annotation in content["annotations"]:
-        for field, known in (("image_id", images), ("category_id", categories)):
-            if annotation[field] not in known:
-                faults.append(
-                    f"annotation {annotation['id']} has {field} {annotation[field]!r}, which is not in the file"
-                )
-    return faults
+    return faults + normalize_annotations(content["annotations"], images, categories).faults

@@ -5,9 +5,11 @@ from typing import Any
 
 from pair_detr.data.coco import register_coco
 from pair_detr.data.image_labels import register_image_labels
-from pair_detr.data.json_files import read_json, write_json
+from pair_detr.data.json_files import read_json
 from pair_detr.data.shapes import CLASS_NAMES
+from pair_detr.data.shapes_folder import writing_shapes
 from pair_detr.data.withhold import as_image_labels, category_ids
+from pair_detr.outputs import require_outputs, write_marked_json
 
 NOVEL_CLASS = "circle"
 
@@ -36,19 +38,25 @@ def register_open_shapes(root: str | Path) -> None:
     register_image_labels("open_shapes_train_image_labels", root / _LABEL_FILE, root / "train", **shared)
 
 
-def make_open_shapes(root: str | Path) -> dict[str, int]:
+def make_open_shapes(root: str | Path, overwrite: bool = False) -> dict[str, int]:
     """Divides the training images of the shapes in two, and writes an annotation file for each part below ``root``.
 
     Images without a circle get their boxes, those with nothing but circles the image label; all others, where a label
     would leave open what it is about, are not used.
 
+    Args:
+        root: folder of the shapes.
+        overwrite: replace files of these names that are not of this function, too.
+
     Returns:
         number of images in each file of annotations.
 
     Raises:
+        FileExistsError: there are such files.
         OSError: there are no shapes in ``root``, or it cannot be written.
     """
     root = Path(root)
+    require_outputs([root / _BOX_FILE, root / _LABEL_FILE], overwrite=overwrite)
     content = read_json(root / _ALL_BOXES_FILE)
     novel = category_ids(content, [NOVEL_CLASS])
     base = {category["id"] for category in content["categories"]} - novel
@@ -60,6 +68,7 @@ def make_open_shapes(root: str | Path) -> dict[str, int]:
         "annotations": [a for a in content["annotations"] if classes[a["image_id"]] <= base],
     }
     labels = {**content, "images": [image for image in shown if classes[image["id"]] == novel], "annotations": []}
-    for file, part in ((_BOX_FILE, boxes), (_LABEL_FILE, labels)):
-        write_json(part, root / file)
+    with writing_shapes(root):
+        for file, part in ((_BOX_FILE, boxes), (_LABEL_FILE, labels)):
+            write_marked_json(part, root / file)
     return {file: len(part["images"]) for file, part in ((_BOX_FILE, boxes), (_LABEL_FILE, labels))}

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pair_detr.data.image_checks import require_8_bits, require_regular_file
+from pair_detr.data.image_files import refuse_postscript
+
 # Ids have as many bits as the colors of a pixel.
 MAX_SEGMENT_ID = 256**3 - 1
 _READERS = 16
@@ -123,6 +126,7 @@ def read_stuff(file: str, dtype: Any = np.uint8) -> np.ndarray:
 
 def _read_header(file: str) -> PngHeader | None:
     try:
+        require_regular_file(file)
         with Image.open(file) as image:
             return PngHeader(image.mode, image.size)
     except _UNREADABLE:
@@ -131,7 +135,12 @@ def _read_header(file: str) -> PngHeader | None:
 
 def _open(file: str) -> Image.Image:
     try:
+        require_regular_file(file)
         with Image.open(file) as image:
+            refuse_postscript(image)
+            if image.mode in _COLORS:
+                # Of 16 bits Pillow would read the upper 8, which are other ids.
+                require_8_bits(image, file)
             image.load()
             return image
     except _UNREADABLE as error:

@@ -1,6 +1,6 @@
 """Panoptic segments of the generated shapes: these are things, and what is behind them is stuff."""
 
-import tempfile
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,16 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
 
+from pair_detr.atomic import temporary_folder
 from pair_detr.data.json_files import read_json, write_json
 from pair_detr.data.masks import compressed
+from pair_detr.data.messages import join_some
 from pair_detr.data.panoptic import class_metadata, register_coco_panoptic
 from pair_detr.data.shapes import CLASS_NAMES, SPLITS
+from pair_detr.data.shapes_folder import writing_shapes
 
 BACKGROUND = "background"
+_SEGMENTS = re.compile(r"\d{6}\.png")
 _CATEGORIES = [
     *({"id": i, "name": name, "isthing": 1} for i, name in enumerate(CLASS_NAMES, start=1)),
     {"id": len(CLASS_NAMES) + 1, "name": BACKGROUND, "isthing": 0},
@@ -49,9 +53,11 @@ def make_panoptic_shapes(root: str | Path) -> bool:
         whether segments were made.
 
     Raises:
+        FileExistsError: there are other files in a folder of the segments.
         OSError: there are no shapes in ``root``, or it cannot be written.
     """
-    made = [_make_split(Path(root), split) for split in SPLITS]
+    with writing_shapes(Path(root)):
+        made = [_make_split(Path(root), split) for split in SPLITS]
     return any(made)
 
 
@@ -70,16 +76,22 @@ def _make_split(root: Path, split: str) -> bool:
     # Shapes that are made anew replace the whole folder, so that segments in it are of the shapes in it.
     if json_file.is_file():
         return False
+    # One without a description is of a process that was killed.
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if others := [name for name in found if not _SEGMENTS.fullmatch(name)]:
+        raise FileExistsError(
+            f"{folder} is to hold the segments of the shapes, but has other files: {join_some(others)}. Move them."
+        )
     content = read_json(instances)
     shapes: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         shapes[annotation["image_id"]].append(annotation)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=root) as temporary:
-        new = Path(temporary) / "new"
+    with temporary_folder(root) as temporary:
+        new = temporary / "new"
         new.mkdir()
         annotations = [_write_segments(image, shapes[image["id"]], new) for image in content["images"]]
         if folder.exists():
-            folder.replace(Path(temporary) / "old")
+            folder.replace(temporary / "old")
         new.replace(folder)
     # Last, as the sign that all is there.
     write_json({"images": content["images"], "annotations": annotations, "categories": _CATEGORIES}, json_file)

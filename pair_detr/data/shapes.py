@@ -1,7 +1,6 @@
 """Generated images of coloured shapes: a detection problem that is learnt in minutes and needs no download."""
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from pair_detr.atomic import remove_abandoned, temporary_folder
 from pair_detr.data.coco import register_coco
-from pair_detr.data.json_files import read_json, write_json
+from pair_detr.data.json_files import write_json
+from pair_detr.data.shapes_folder import STAMP, read_stamp, require_own_files, writing_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ SPLITS = ("train", "val")
 
 # Raised whenever the same seed would give other images, so that data of an earlier version are not reused.
 _VERSION = 2
-_STAMP = "shapes.json"
 _ATTEMPTS = 20
 
 
@@ -43,7 +43,7 @@ def register_shapes(root: str, prefix: str = "shapes") -> None:
 
 
 def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int = 0) -> bool:
-    """Writes the data set into a folder, which is complete or absent at any time.
+    """Writes the data set into a folder, which is complete or absent at any time; waits for processes that do the same.
 
     Image i of a split depends on the seed, the split and i alone; training and validation images never coincide.
 
@@ -57,7 +57,7 @@ def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int 
         whether images were made; False if the folder was up to date.
 
     Raises:
-        FileExistsError: ``root`` exists, but was not written by this function.
+        FileExistsError: ``root`` exists, but was not written by this function, or there is something else in it.
         ValueError: a split would be empty.
     """
     folder = Path(root).expanduser().resolve()
@@ -65,26 +65,45 @@ def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int 
     if min(counts.values()) < 1:
         raise ValueError(f"{num_train} training and {num_val} validation images: each split needs at least one")
     stamp = {"version": _VERSION, "seed": seed, **counts}
-    existing = _read_stamp(folder)
-    if existing == stamp:
+    remove_abandoned(folder.parent)
+    if read_stamp(folder) == stamp:
         return False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        new = Path(temporary) / "new"
-        for number, (split, count) in enumerate(counts.items()):
-            _write_split(new, split, count, (seed, number))
-        write_json(stamp, new / _STAMP)
-        # mkdtemp keeps its folder to the owner; what is made inside follows the umask.
+    with writing_shapes(folder):
+        existing = read_stamp(folder)
+        if existing == stamp:
+            # Another process has made them meanwhile.
+            return False
         if existing is not None:
-            logger.info("Replacing the shapes in %s, made as %s", folder, existing)
-            folder.replace(Path(temporary) / "old")
-        try:
-            new.replace(folder)
-        except OSError:
-            # Another process may have finished the same work in the meantime.
-            if _read_stamp(folder) != stamp:
-                raise
+            remove_abandoned(folder)
+            require_own_files(folder)
+        with temporary_folder(folder.parent) as temporary:
+            new = temporary / "new"
+            for number, (split, count) in enumerate(counts.items()):
+                _write_split(new, split, count, (seed, number))
+            write_json(stamp, new / STAMP)
+            if existing is not None:
+                logger.info("Replacing the shapes in %s, made as %s", folder, existing)
+                folder.replace(temporary / "old")
+            try:
+                new.replace(folder)
+            except OSError:
+                # Where there are no locks, another process may have done the same work.
+                if read_stamp(folder) != stamp:
+                    raise
     return True
+
+
+def ensure_shapes(root: str) -> bool:
+    """Makes the data set if there is none in a folder; one of any numbers and seed stays.
+
+    Returns, raises:
+        as :func:`make_shapes`.
+    """
+    existing = read_stamp(Path(root).expanduser())
+    if existing is None:
+        return make_shapes(root)
+    # Of an earlier version are images that the same seed does not give any more.
+    return make_shapes(root, existing["train"], existing["val"], existing["seed"])
 
 
 def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
@@ -216,15 +235,3 @@ def _annotations(shapes: list[tuple[int, np.ndarray]]) -> Iterator[dict[str, Any
 
 def _annotation_file(root: Path, split: str) -> Path:
     return root / "annotations" / f"shapes_{split}.json"
-
-
-def _read_stamp(folder: Path) -> dict[str, Any] | None:
-    """Stamp of the data in ``folder``; None if there is no folder, or an empty one."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    try:
-        return read_json(folder / _STAMP)
-    except (OSError, ValueError) as error:
-        raise FileExistsError(
-            f"{folder} exists, but holds no shapes made by pair_detr: choose another folder, or remove it."
-        ) from error

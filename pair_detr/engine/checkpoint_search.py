@@ -1,12 +1,14 @@
 """Which of the checkpoints in a folder to resume from."""
 
+import logging
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from pair_detr.tensor_files import TensorFileError, read_tensor_file
+
+logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
 _NUMBERED = re.compile(r"model_(\d+)\.pth")
@@ -34,9 +36,25 @@ def find_candidates(save_dir: str | Path) -> Iterator[Path]:
 
 
 def named_checkpoint(save_dir: str | Path) -> Path | None:
-    """The path that ``last_checkpoint`` holds; None without that file."""
+    """The checkpoint that ``last_checkpoint`` names; None without that file, or if it names none of this folder."""
     file = Path(save_dir, LAST_CHECKPOINT)
-    return Path(save_dir, file.read_text().strip()) if file.exists() else None
+    if not file.exists():
+        return None
+    content = file.read_bytes()
+    try:
+        name = content.decode().strip()
+    except UnicodeDecodeError:
+        name = ""
+    # Others may have made the folder: what it names is what a training writes there, and nothing elsewhere.
+    if name.endswith(".pth") and Path(name).name == name and name.isprintable():
+        return Path(save_dir, name)
+    logger.warning(
+        "%s does not name a .pth file of that folder, but says %r: it is damaged, or not of this program. Looking for "
+        "the newest checkpoint beside it.",
+        file,
+        content[:80],
+    )
+    return None
 
 
 def checkpoint_files(save_dir: str | Path) -> list[Path]:
@@ -55,7 +73,7 @@ def _iteration(path: Path) -> int:
 def _content(path: Path) -> Mapping[str, Any] | None:
     """What a file holds, its tensors not loaded; None if it cannot be read."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception:  # damaged bytes make pickle raise anything
+        content = read_tensor_file(path, mmap=True)
+    except (TensorFileError, OSError):
         return None
     return content if isinstance(content, Mapping) else {}

@@ -25,7 +25,13 @@ from pair_detr.evaluation import (
     ReorderedClassesEvaluator,
     ThingsEvaluator,
 )
-from pair_detr.evaluation.checks import masks_can_be_evaluated, require_objects, warn_of_limits, warn_of_objects
+from pair_detr.evaluation.checks import (
+    masks_can_be_evaluated,
+    require_objects,
+    warn_of_evaluation_limit,
+    warn_of_model_limits,
+    warn_of_objects,
+)
 from pair_detr.evaluation.coco_ground_truth import are_annotated
 from pair_detr.evaluation.instances import EvaluatedObjects, evaluated_objects, things_file
 from pair_detr.evaluation.panoptic import require_panoptic_quality
@@ -89,9 +95,9 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
         require_panoptic_quality(name, records)
         test_set.warn_of_missing_things()
     if test_set.has_average_precision:
-        records = test_set.objects.records
-        require_objects(name, records)
-        warn_of_objects(name, records, masks=cfg.MODEL.MASK_ON)
+        objects = test_set.objects.records
+        require_objects(name, objects)
+        warn_of_objects(name, objects, masks=cfg.MODEL.MASK_ON)
     if kind == "pascal_voc":
         VOCEvaluator(name).require_objects()
     if cfg.TEST.EXPECTED_RESULTS and not are_annotated(records):
@@ -99,14 +105,11 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
             f'TEST.EXPECTED_RESULTS is set, but test set "{name}" has no annotations to get results with: set it to '
             "[], or name another data set in DATASETS.TEST."
         )
-    warn_of_limits(
-        name,
-        records,
-        max_detections=test_set.max_detections if test_set.has_average_precision or test_set.reads_lvis else None,
-        per_class=not test_set.reads_lvis,
-        detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-        num_queries=cfg.MODEL.DETR.NUM_QUERIES,
-    )
+    if test_set.reads_lvis:
+        warn_of_evaluation_limit(name, records, test_set.max_detections, per_class=False)
+    elif test_set.has_average_precision:
+        warn_of_evaluation_limit(name, objects, test_set.max_detections, per_class=True)
+    warn_of_model_limits(name, records, cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.DETR.NUM_QUERIES)
 
 
 class _TestSet:
@@ -150,7 +153,8 @@ class _TestSet:
     @property
     def has_panoptic_quality(self) -> bool:
         """Whether segments are evaluated."""
-        return self.kind == PANOPTIC_EVALUATOR and self.cfg.MODEL.DETR.PANOPTIC.ENABLED
+        detr = self.cfg.MODEL.DETR
+        return self.kind == PANOPTIC_EVALUATOR and detr.PANOPTIC.ENABLED and not detr.CLASS_AGNOSTIC
 
     @property
     def reads_lvis(self) -> bool:

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -23,15 +23,17 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.atomic import replacing
-from pair_detr.config_checks import check_config
+from pair_detr.config_checks import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
 from pair_detr.data.text_files import read_text
 from pair_detr.engine.checkpoint import AtomicCheckpointer
-from pair_detr.engine.checkpoint_search import LAST_CHECKPOINT, checkpoint_files
+from pair_detr.engine.checkpoint_search import LAST_CHECKPOINT, checkpoint_files, find_candidates
 from pair_detr.engine.evaluation import require_test_set
 from pair_detr.engine.hooks import TrainingInterrupted, handled_signals
+from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
+from pair_detr.engine.run_lock import claim_folder, release_folder
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.user_errors import (
     USER_ERRORS,
@@ -60,19 +62,37 @@ def argument_parser() -> argparse.ArgumentParser:
 def setup(args: argparse.Namespace) -> CfgNode:
     """Reads the config, registers its data sets and sets up the process: loggers, threads and random numbers.
 
+    Other runs are kept out of OUTPUT_DIR until the process ends; see :func:`pair_detr.engine.run_lock.claim_folder`.
+
     Args:
         args: of :func:`argument_parser`.
 
     Returns:
         Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
+
+    Raises:
+        ValueError: an argument or a value of the config makes no sense; further as :func:`load_config` and the readers
+            of the data sets' files.
     """
     if flags := [option for option in args.opts if option.startswith("--")]:
         raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
     configure_cpu(args.num_gpus)
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device. Set MODEL.DEVICE cpu.")
+    check_values(cfg)
+    with ExitStack() as on_error:
+        claim_folder(cfg.OUTPUT_DIR)
+        on_error.callback(release_folder, cfg.OUTPUT_DIR)
+        _set_up(cfg, args)
+        on_error.pop_all()
+    return cfg
+
+
+def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    # Before anything is written.
+    require_own_config(cfg.OUTPUT_DIR)
+    if not args.eval_only and not _resumes(cfg, args):
+        require_inputs_elsewhere(cfg)
     # Detectron2 sets up loggers of its own packages alone.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
     register_from_config(cfg)
@@ -86,9 +106,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     # It would log the file's content, but reads it in the encoding of the locale.
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    if comm.is_main_process():
+        write_config(cfg)
     if args.config_file:
         logger.info("Contents of %s:\n%s", args.config_file, read_text(args.config_file))
-    return cfg
 
 
 def configure_cpu(processes: int) -> None:
@@ -113,6 +134,13 @@ def main(args: argparse.Namespace) -> dict:
         TrainingInterrupted: a signal stopped the training, in all processes; a checkpoint has been written.
     """
     cfg = setup(args)
+    try:
+        return _train_or_evaluate(cfg, args)
+    finally:
+        release_folder(cfg.OUTPUT_DIR)
+
+
+def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a data set.")
     resuming = args.resume and require_resumable(cfg, training=not args.eval_only) is not None
@@ -128,20 +156,23 @@ def main(args: argparse.Namespace) -> dict:
     if not resuming:
         # Not before all is known to fit: whoever mistypes a key wants to resume after all.
         if comm.is_main_process():
-            set_aside(Path(cfg.OUTPUT_DIR), keep=Path(cfg.MODEL.WEIGHTS))
+            set_aside(Path(cfg.OUTPUT_DIR))
         comm.synchronize()
     return trainer.train()
 
 
-def set_aside(folder: Path, keep: Path) -> None:
+def _resumes(cfg: CfgNode, args: argparse.Namespace) -> bool:
+    return args.resume and any(find_candidates(cfg.OUTPUT_DIR))
+
+
+def set_aside(folder: Path) -> None:
     """Moves checkpoints and metrics of an earlier run into a folder of their own: ``--resume`` would continue that run.
 
     Args:
         folder: OUTPUT_DIR.
-        keep: a file that stays, as the new run starts from it.
     """
     last = folder / LAST_CHECKPOINT
-    moved = [path for path in (last, *checkpoint_files(folder)) if path.exists() and path.resolve() != keep.resolve()]
+    moved = [path for path in (last, *checkpoint_files(folder)) if path.exists()]
     if not moved:
         return
     number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
@@ -179,11 +210,12 @@ def run(args: argparse.Namespace) -> dict:
         Results of :func:`main`; empty with several processes.
 
     Raises:
-        ValueError: there are fewer GPUs.
+        ValueError: there are fewer GPUs, or an argument makes no sense.
         SystemExit: a signal stopped it.
         WorkerError: with several processes, one of them raised an error of :data:`USER_ERRORS`.
         ProcessRaisedException: with several processes, one of them raised any other.
     """
+    _check_processes(args)
     if args.num_gpus > 1 and 0 < torch.cuda.device_count() < args.num_gpus:
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
     if args.num_gpus * args.num_machines == 1:
@@ -216,6 +248,26 @@ def run(args: argparse.Namespace) -> dict:
     if received:
         sys.exit(128 + received[0])
     return {}
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if args.num_gpus < 1:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}; it must be 1 or more, the number of processes on this machine. To train "
+            "without a GPU leave it out, and set MODEL.DEVICE cpu."
+        )
+    if args.num_machines < 1:
+        raise ValueError(f"--num-machines is {args.num_machines}; it must be 1 or more.")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank is {args.machine_rank}; with --num-machines {args.num_machines} it must be a number from "
+            f"0 to {args.num_machines - 1}, another one on each machine."
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError(
+            f"--num-machines is {args.num_machines}, but --dist-url is auto, which finds processes of one machine: "
+            "give it an address of the first machine, the same on all, such as tcp://10.0.0.1:29500."
+        )
 
 
 def _signal_of(error: ProcessExitedException | ProcessRaisedException) -> int:

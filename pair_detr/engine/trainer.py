@@ -26,6 +26,7 @@ from pair_detr.data import (
 )
 from pair_detr.data.limits import QUERIES_KEY, warn_beyond
 from pair_detr.disk_space import warn_of_large_checkpoints
+from pair_detr.divergence import DIVERGED
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError, find_checkpoint
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
@@ -47,6 +48,8 @@ from pair_detr.engine.resume import (
     training_config,
 )
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
+from pair_detr.finiteness import describe_non_finite
+from pair_detr.ground_truth import lacks_loss
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +98,7 @@ class Trainer(DefaultTrainer):
             precision=autocast_precision(cfg),
             seed=cfg.SEED if cfg.SEED >= 0 else None,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+            lacks_loss=lacks_loss,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._training = training_config(cfg) | {"number of training images": len(self._dataset_dicts)}
@@ -151,7 +155,7 @@ class Trainer(DefaultTrainer):
                 "same folder on all machines. Set OUTPUT_DIR to a shared one, or copy the checkpoints."
             )
         if saved is not None:
-            log_differences(saved, differences(saved, self._training, self.cfg), self.start_iter)
+            log_differences(saved, differences(saved, self._training), self.start_iter)
             if self.start_iter >= self.max_iter:
                 # It was killed before it wrote that file, or the schedule has become shorter.
                 self._lacks_final_checkpoint = saved.path.name != _FINAL_CHECKPOINT
@@ -215,12 +219,17 @@ class Trainer(DefaultTrainer):
 
         Returns:
             Results by task and metric, or by data set first if there are several.
+
+        Raises:
+            FloatingPointError: the model holds NaN or infinity.
         """
         if isinstance(model, nn.parallel.DistributedDataParallel):
             # The wrapper would copy them at each forward, and wait for a process that has no image.
             for buffer in model.module.buffers():
                 dist.broadcast(buffer, src=0)
             model = model.module
+        if fault := describe_non_finite(model.state_dict()):
+            raise FloatingPointError(f"The model cannot be evaluated: {fault}. {DIVERGED}")
         return super().test(cfg, model, evaluators)
 
     @classmethod

@@ -81,29 +81,26 @@ def masks_can_be_evaluated(name: str, records: Sequence[dict[str, Any]]) -> bool
     return not faults
 
 
-def warn_of_limits(
-    name: str,
-    records: Sequence[dict[str, Any]],
-    *,
-    max_detections: int | None,
-    per_class: bool,
-    detections_per_image: int,
-    num_queries: int,
+def warn_of_evaluation_limit(
+    name: str, records: Sequence[dict[str, Any]], max_detections: int, per_class: bool
 ) -> None:
-    """Says that images have more objects than can be found, by each of the limits.
+    """Says that images have more objects than the evaluation counts detections.
 
     Args:
         name: of the data set.
-        records: its images.
-        max_detections: TEST.MAX_DETECTIONS, the limit of the evaluation; None if it has none.
-        per_class: whether this limit is one to the detections of each class.
-        detections_per_image: TEST.DETECTIONS_PER_IMAGE.
-        num_queries: MODEL.DETR.NUM_QUERIES.
+        records: its images, with the objects that are evaluated.
+        max_detections: TEST.MAX_DETECTIONS.
+        per_class: whether this is a limit to the detections of each class.
     """
+    missed = "detections beyond it are not counted, so that even a perfect model misses objects"
+    warn_beyond(f'Test set "{name}"', records, "TEST.MAX_DETECTIONS", max_detections, missed, per_class)
+
+
+def warn_of_model_limits(
+    name: str, records: Sequence[dict[str, Any]], detections_per_image: int, num_queries: int
+) -> None:
+    """Says that images have more objects than a model finds, by TEST.DETECTIONS_PER_IMAGE or by its queries."""
     label = f'Test set "{name}"'
-    if max_detections is not None:
-        missed = "detections beyond it are not counted, so that even a perfect model misses objects"
-        warn_beyond(label, records, "TEST.MAX_DETECTIONS", max_detections, missed, per_class)
     missed = "the model returns no more detections"
     warn_beyond(label, records, "TEST.DETECTIONS_PER_IMAGE", detections_per_image, missed)
     warn_beyond(label, records, QUERIES_KEY, num_queries, "a query finds one object")

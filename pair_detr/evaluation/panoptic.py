@@ -21,6 +21,7 @@ from pair_detr.data.json_files import read_json, write_json
 from pair_detr.data.messages import join_some
 from pair_detr.data.panoptic_classes import category_ids_of
 from pair_detr.data.panoptic_files import holds_colors, id_to_rgb, read_headers, read_segment_ids
+from pair_detr.data.scalars import find_id, flag_of
 from pair_detr.evaluation.coco_ground_truth import number_images, without_prints
 
 logger = logging.getLogger(__name__)
@@ -187,7 +188,9 @@ def _separated_annotations(name: str, records: Sequence[dict[str, Any]]) -> list
     for path, exists in ((file, Path(file).is_file()), (folder, Path(folder).is_dir())):
         if not exists:
             raise FileNotFoundError(f'Test set "{name}": {path} does not exist. Restore it, or correct the path.')
-    entries: dict[Hashable, dict[str, Any]] = {entry["image_id"]: entry for entry in read_json(file)["annotations"]}
+    ids = {record["image_id"] for record in records}
+    found = read_json(file)["annotations"]
+    entries: dict[Hashable, dict[str, Any]] = {find_id(entry["image_id"], ids): entry for entry in found}
     if missing := [repr(r["image_id"]) for r in records if r["image_id"] not in entries]:
         raise ValueError(
             f'Test set "{name}": {file} has no segments of {len(missing)} of its {len(records)} images: '
@@ -198,7 +201,7 @@ def _separated_annotations(name: str, records: Sequence[dict[str, Any]]) -> list
             "image_id": record["image_id"],
             "file_name": str(Path(folder, entries[record["image_id"]]["file_name"])),
             "segments_info": [
-                {**segment, "iscrowd": int(bool(segment.get("iscrowd")))}
+                {**segment, "iscrowd": flag_of(segment.get("iscrowd")) or 0}
                 for segment in entries[record["image_id"]]["segments_info"]
             ],
         }

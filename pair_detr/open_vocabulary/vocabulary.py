@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pair_detr.atomic import replacing
 from pair_detr.data.json_files import read_json, write_json
 from pair_detr.data.vocabulary import normalize_name
+from pair_detr.outputs import require_outputs
 
 _MAKE = 'make new ones with "python -m pair_detr.tools.text_weights"'
 _NAMED_IN_A_MESSAGE = 5
@@ -127,18 +129,21 @@ class Vocabulary:
             require_same_names(names, own_names, "The list of class names (MODEL.CLIP.VOCABULARY)", str(description))
         return cls(tuple(own_names or names), weights, metadata, str(path))
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
         """Writes the weights to ``path`` (.npy), and names, metadata and checksum to a .json file beside it.
+
+        Args:
+            path: of the file. Text weights that this method wrote are replaced.
+            overwrite: replace others as well.
 
         Raises:
             ValueError: ``path`` has another ending.
-            FileExistsError: there is a .json file of that name already, of something else.
+            FileExistsError: there are other text weights, or a .json file of that name that is of something else.
+            OSError: it cannot be written.
         """
         path = Path(path)
-        require_output(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-        try:
+        require_output(path, overwrite)
+        with replacing(path) as temporary:
             np.save(temporary, self.weights.numpy())
             content = {
                 "names": list(self.names),
@@ -146,9 +151,6 @@ class Vocabulary:
                 "dimension": self.dim,
                 "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
             }
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         # Should this one not be reached, the checksum tells that the old one does not belong to the weights.
         write_json(content, path.with_suffix(".json"))
 
@@ -175,16 +177,21 @@ class Vocabulary:
         require_same_names(names, self.names, owner, self.source)
 
 
-def require_output(path: Path) -> None:
-    """Makes sure that text weights may be written to ``path``; errors as of :meth:`Vocabulary.save`."""
+def require_output(path: Path, overwrite: bool = False) -> None:
+    """Makes sure that text weights may be written to ``path``; as :meth:`Vocabulary.save`, also for the errors."""
     if path.suffix != ".npy":
         raise ValueError(f"text weights go to a .npy file, not to {path}: change its name")
     description = path.with_suffix(".json")
-    if description.is_file() and "names" not in read_json(description):
+    if not overwrite and description.is_file() and not _is_description(read_json(description)):
         raise FileExistsError(
             f"{description} would be overwritten, and does not belong to text weights: choose another name than "
             f"{path.name}."
         )
+    require_outputs([path], "text weights", overwrite=overwrite)
+
+
+def _is_description(content: Any) -> bool:
+    return isinstance(content, dict) and {"names", "sha256"} <= content.keys()
 
 
 def require_same_names(names: Sequence[str], expected: Sequence[str], owner: str, source: str) -> None:

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from pair_detr.analysis.flops import count_flops
 from pair_detr.analysis.speed import PRECISIONS, inference_seconds, make_batch, training_bytes
-from pair_detr.data.json_files import write_json
+from pair_detr.outputs import require_outputs, write_marked_json
 from pair_detr.tools.common import (
     add_model_arguments,
+    add_overwrite_argument,
     describe_machine,
     load_model_config,
     run,
@@ -156,9 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds, after 2 to warm up")
     parser.add_argument("--depth", type=int, default=2, help="of the tree of modules in the table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the numbers to a JSON file")
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     if min(*args.batches, args.repeats, args.depth) < 1:
         parser.error("--batches, --repeats and --depth must be 1 or more")
+    if args.output:
+        require_outputs([args.output], overwrite=args.overwrite)
     cfg = without_data(load_model_config(args))
     sizes = args.sizes or [default_size(cfg)]
     model = build_model(cfg).eval()
@@ -176,7 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = describe_machine(cfg.MODEL.DEVICE)
     logger.info("%s; median of %d rounds\n%s", machine, args.repeats, _speed_table(speed))
     if args.output:
-        write_json({"machine": machine, "modules": modules, "uncounted": uncounted, "speed": speed}, args.output)
+        content = {"machine": machine, "modules": modules, "uncounted": uncounted, "speed": speed}
+        write_marked_json(content, args.output)
         logger.info("Numbers: %s", args.output)
 
 

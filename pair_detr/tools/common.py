@@ -61,6 +61,13 @@ def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -
     )
 
 
+def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--overwrite``; see :func:`pair_detr.outputs.require_outputs`."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also replace files that this program has not made, such as your own"
+    )
+
+
 def output_file(*suffixes: str) -> Callable[[str], Path]:
     """Type of an argument that names a file to write, of one of the kinds; others end the program at once."""
 
@@ -77,15 +84,13 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         FileNotFoundError, KeyError: see :func:`pair_detr.config_files.load_config`.
-        ValueError: the config asks for a GPU that is not there, or see :func:`pair_detr.config_checks.check_config`.
+        ValueError: see :func:`pair_detr.config_checks.check_config`.
     """
     setup_logger(name="pair_detr")
     configure_cpu(1)
     cfg = load_config(args.config_file, args.opts)
     if getattr(args, "weights", ""):
         cfg.MODEL.WEIGHTS = args.weights
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no GPU: add --opts MODEL.DEVICE cpu")
     check_config(cfg)
     return cfg
 

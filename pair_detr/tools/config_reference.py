@@ -9,19 +9,19 @@ from typing import NamedTuple
 from detectron2.utils.logger import setup_logger
 
 import pair_detr.config
-from pair_detr.atomic import replacing
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.outputs import MARK, require_outputs, writing
+from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 
 logger = tool_logger("config_reference")
 
-_INTRODUCTION = """# Config keys
+_INTRODUCTION = f"""# Config keys
 
 The keys that this project adds to Detectron2's, and the defaults of Detectron2's that it changes. Set them in a YAML
 file, or at the end of a command line, as in `train_net.py --config-file configs/r50.yaml MODEL.DETR.NUM_QUERIES 100`.
 Detectron2's own keys are in its
 [config reference](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references).
 
-Made from the comments in `pair_detr/config.py` by `python -m pair_detr.tools.config_reference`.
+{MARK}: `python -m pair_detr.tools.config_reference` takes it from the comments in `pair_detr/config.py`.
 """
 
 
@@ -46,10 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "config_reference --output docs/configuration.md",
     )
     parser.add_argument("--output", type=Path, default=Path("docs/configuration.md"), help="the file to write")
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
+    require_outputs([args.output], overwrite=args.overwrite)
     entries = read_entries(inspect.getsource(pair_detr.config))
-    with replacing(args.output) as temporary:
+    with writing(args.output) as temporary:
         temporary.write_text(to_markdown(entries), encoding="utf-8")
     logger.info("%d keys written to %s", sum(len(entry.keys) for entry in entries), args.output)
 

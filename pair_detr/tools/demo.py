@@ -9,11 +9,18 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.atomic import replacing
 from pair_detr.image_input import as_bgr, open_file
 from pair_detr.open_vocabulary import read_class_list
+from pair_detr.outputs import require_outputs, writing
 from pair_detr.predictor import Predictor
-from pair_detr.tools.common import add_model_arguments, load_predictor, run, tool_logger, tool_parser
+from pair_detr.tools.common import (
+    add_model_arguments,
+    add_overwrite_argument,
+    load_predictor,
+    run,
+    tool_logger,
+    tool_parser,
+)
 from pair_detr.visualization.coco_results import CocoResults
 from pair_detr.visualization.detections import draw_detections
 from pair_detr.visualization.media import Frames, VideoFile, find_media, is_video
@@ -22,6 +29,7 @@ from pair_detr.visualization.opencv import require_opencv
 logger = tool_logger("demo")
 
 RESULTS = "results.json"
+_WEBCAM = "webcam.mp4"
 # A container's number of frames is an estimate.
 _MISSING_FRAMES = 0.05
 
@@ -57,7 +65,7 @@ class Demo:
             OSError, ValueError: it cannot be read; the message names it.
         """
         picture = Image.fromarray(self.detect(open_file(file), str(file)))
-        with replacing(output) as temporary:
+        with writing(output) as temporary:
             picture.save(temporary, quality=92)
 
     def video(self, source: Path | int, output: Path, limit: int | None = None) -> None:
@@ -70,7 +78,7 @@ class Demo:
         name = f"webcam {source}" if isinstance(source, int) else str(source)
         total = frames.expected if limit is None else min(limit, frames.expected or limit)
         count = 0
-        with replacing(output) as temporary:
+        with writing(output) as temporary:
             video = VideoFile(temporary, frames.fps)
             try:
                 for frame in tqdm(
@@ -142,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="least score of a detection, 0 to 1; that of panoptic segments is MODEL.DETR.PANOPTIC.SCORE_THRESHOLD",
     )
     parser.add_argument("--max-frames", type=int, metavar="N", help="of a video or webcam")
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     if not 0 <= args.confidence <= 1:
         parser.error(f"--confidence {args.confidence}: it must be from 0 to 1")
@@ -152,12 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_opencv()
     files = find_media(args.input) if args.input else []
     outputs = name_outputs(files, args.output)
+    pictures = outputs if args.webcam is None else [args.output / _WEBCAM]
+    require_outputs([*pictures, args.output / RESULTS], overwrite=args.overwrite)
     predictor = load_predictor(args, list(read_class_list(args.vocabulary)) if args.vocabulary else None)
     demo = Demo(predictor, args.confidence)
 
     problems = []
     if args.webcam is not None:
-        demo.video(args.webcam, args.output / "webcam.mp4", args.max_frames)
+        demo.video(args.webcam, args.output / _WEBCAM, args.max_frames)
     for file, output in zip(tqdm(files, "inputs", unit="file", disable=None), outputs, strict=True):
         try:
             if is_video(file):

@@ -10,14 +10,21 @@ from detectron2.data.detection_utils import annotations_to_instances, transform_
 from detectron2.data.transforms import ScaleTransform, TransformList
 
 from pair_detr.analysis.matching_report import report_matching
-from pair_detr.atomic import replacing
 from pair_detr.data import load_dataset
-from pair_detr.data.json_files import write_json
 from pair_detr.data.messages import one_line
 from pair_detr.data.validation import validate
 from pair_detr.image_input import as_format
+from pair_detr.outputs import require_outputs, write_marked_json, writing
 from pair_detr.predictor import Predictor
-from pair_detr.tools.common import add_model_arguments, load_predictor, output_file, run, tool_logger, tool_parser
+from pair_detr.tools.common import (
+    add_model_arguments,
+    add_overwrite_argument,
+    load_predictor,
+    output_file,
+    run,
+    tool_logger,
+    tool_parser,
+)
 from pair_detr.visualization.matching_figure import draw_matching
 
 logger = tool_logger("explain_matching")
@@ -92,7 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output", type=output_file(".png"), default="matching.png", metavar="FILE", help="PNG to write"
     )
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
+    numbers = args.output.with_suffix(".json")
+    require_outputs([args.output, numbers], overwrite=args.overwrite)
     predictor = load_predictor(args)
     dataset = args.dataset or next(iter(predictor.datasets), None)
     if dataset is None:
@@ -102,10 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = list(predictor.metadata.thing_classes)
     title = f"{Path(record['file_name']).name}: {len(report.labels)} objects, {report.cost.shape[1]} queries"
     figure = draw_matching(as_format(record["file_name"], "RGB"), report, names, title)
-    with replacing(args.output) as temporary:
+    with writing(args.output) as temporary:
         figure.savefig(temporary, dpi=100)
-    numbers = args.output.with_suffix(".json")
-    write_json(
+    write_marked_json(
         {
             "image": record["file_name"],
             "matches": report.rows(names),

@@ -1,14 +1,16 @@
 """Prepares the open-vocabulary trial on generated shapes: ``python -m pair_detr.tools.make_open_shapes``."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.data import datasets_root, make_shapes
+from pair_detr.data import datasets_root
 from pair_detr.data.open_shapes import make_open_shapes
-from pair_detr.data.shapes import CLASS_NAMES
-from pair_detr.open_vocabulary import random_texts
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.data.shapes import CLASS_NAMES, ensure_shapes
+from pair_detr.data.shapes_folder import TEXTS
+from pair_detr.open_vocabulary import Vocabulary, random_texts, require_output
+from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 
 logger = tool_logger("make_open_shapes")
 
@@ -17,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
-        FileExistsError, OSError: see :func:`pair_detr.data.shapes.make_shapes`.
+        OSError, ValueError: see :func:`pair_detr.data.shapes.make_shapes`,
+            :func:`pair_detr.data.open_shapes.make_open_shapes` and :meth:`pair_detr.open_vocabulary.Vocabulary.save`.
     """
     root = datasets_root() / "shapes"
     parser = tool_parser(
@@ -26,13 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "make_open_shapes --output datasets/shapes",
     )
     parser.add_argument("--output", default=str(root), metavar="FOLDER", help="of the shapes")
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
-    make_shapes(args.output)
-    for file, count in make_open_shapes(args.output).items():
+    texts = Path(args.output).expanduser() / TEXTS
+    require_output(texts, args.overwrite)
+    ensure_shapes(args.output)
+    for file, count in make_open_shapes(args.output, args.overwrite).items():
         logger.info("%s: %d images", file, count)
-    texts = f"{args.output}/texts.npy"
-    random_texts(CLASS_NAMES).save(texts)
+    # A text encoder's may have taken the place of the random ones.
+    if args.overwrite or not texts.exists() or Vocabulary.load(texts).names != CLASS_NAMES:
+        random_texts(CLASS_NAMES).save(texts, args.overwrite)
     logger.info("text weights: MODEL.CLIP.TEXT_WEIGHTS %s", texts)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root
-from pair_detr.data.json_files import write_json
 from pair_detr.data.ov_coco import (
     IMAGE_LABEL_FILE,
     TRAIN_FILE,
@@ -17,7 +16,8 @@ from pair_detr.data.ov_coco import (
     validation_boxes,
 )
 from pair_detr.data.withhold import read_annotations
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.outputs import require_outputs, write_marked_json
+from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 
 logger = tool_logger("make_ov_coco")
 
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="take the image labels from class names in captions_train2017.json rather than from the withheld boxes",
     )
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
     root = Path(args.root).expanduser()
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{', '.join(missing)} do not exist. Put COCO's annotations of 2017 there, or name the folder that holds "
             "coco by --root or DETECTRON2_DATASETS."
         )
+    outputs = [root / file for file in (TRAIN_FILE, IMAGE_LABEL_FILE, VAL_FILE)]
+    require_outputs(outputs, "--root", overwrite=args.overwrite, inputs=[*inputs, captions])
     train, val = map(read_annotations, inputs)
     if args.captions:
         labels = labels_from_captions(read_annotations(captions, keys=("images", "annotations")))
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (IMAGE_LABEL_FILE, labels),
         (VAL_FILE, validation_boxes(val)),
     ):
-        write_json(content, root / file)
+        write_marked_json(content, root / file)
         logger.info("%s: %d images, %d boxes", root / file, len(content["images"]), len(content["annotations"]))
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.atomic import replacing
 from pair_detr.data.file_search import find_files
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.outputs import require_outputs, writing
+from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 from pair_detr.visualization.training_curves import Published, Run, read_published, read_run, summarise
 from pair_detr.visualization.training_figure import draw_training
 
@@ -76,9 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--title", default="", help="of the figure")
     parser.add_argument("--output", type=Path, default=Path("training.png"), help="the PNG; the SVG is beside it")
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     if args.epoch_length is not None and args.epoch_length <= 0:
         parser.error(f"--epoch-length {args.epoch_length}: it must be above 0")
+    outputs = [args.output.with_suffix(suffix) for suffix in (".png", ".svg")]
+    require_outputs(outputs, overwrite=args.overwrite)
     setup_logger(name="pair_detr")
     groups = _with_epochs(read_groups(args.runs, args.metric), args.epoch_length)
     published = _read_published(args.published)
@@ -89,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "the images of the training set over SOLVER.IMS_PER_BATCH."
         )
     figure = draw_training(groups, published, args.title, args.metric, by_epoch=not unknown)
-    outputs = [args.output.with_suffix(suffix) for suffix in (".png", ".svg")]
     for output in outputs:
-        with replacing(output) as temporary:
+        with writing(output) as temporary:
             figure.savefig(temporary, dpi=110)
     logger.info("%s\n%s", " ".join(map(str, outputs)), summarise(groups, args.threshold))
 

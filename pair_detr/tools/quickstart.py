@@ -24,12 +24,13 @@ from matplotlib.patches import Rectangle
 from pycocotools import mask as mask_util
 
 from pair_detr import engine
-from pair_detr.atomic import replacing
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
 from pair_detr.data.json_files import read_json
 from pair_detr.data.masks import compressed
-from pair_detr.tools.common import run, tool_parser
+from pair_detr.engine.run_lock import claimed
+from pair_detr.outputs import require_outputs, writing
+from pair_detr.tools.common import add_overwrite_argument, run, tool_parser
 from pair_detr.variants import VARIANTS
 
 MODELS = tuple(VARIANTS)
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         PermissionError: the folder of the data sets cannot be written.
+        FileExistsError: a picture of the user would be replaced.
+        FolderInUseError: another run writes to the folder of the results.
         TrainingInterrupted: a signal stopped the training; a checkpoint has been written.
     """
     parser = tool_parser(
@@ -62,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--masks", action="store_true", help="predict masks as well as boxes")
     parser.add_argument("--output", help="folder of the results (default: output/quickstart/<model>, or <model>_masks)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted training")
+    add_overwrite_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options, as in SOLVER.MAX_ITER 200")
     args = parser.parse_args(arguments)
     folder = f"{args.model}_masks" if args.masks else args.model
@@ -69,18 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = [*args.opts, "MODEL.DETR.VARIANT", args.model, "OUTPUT_DIR", str(output)]
     config = str(config_file(MASK_CONFIG if args.masks else CONFIG))
 
-    data = _make_data()
-    resume = ["--resume"] if args.resume else []
-    results = engine.run(engine.argument_parser().parse_args(["--config-file", config, *resume, *options]))
-    cfg = load_config(str(output / "config.yaml"))
-    dataset = cfg.DATASETS.TEST[0]
     pictures = output / "predictions.png"
-    draw_predictions(
-        load_dataset(dataset)[:_NUM_PICTURES],
-        output / "inference" / dataset / "coco_instances_results.json",
-        MetadataCatalog.get(dataset),
-        pictures,
-    )
+    require_outputs([pictures], overwrite=args.overwrite)
+    with claimed(output, "choose another folder with --output"):
+        data = _make_data()
+        resume = ["--resume"] if args.resume else []
+        results = engine.run(engine.argument_parser().parse_args(["--config-file", config, *resume, *options]))
+        cfg = load_config(str(output / "config.yaml"))
+        dataset = cfg.DATASETS.TEST[0]
+        draw_predictions(
+            load_dataset(dataset)[:_NUM_PICTURES],
+            output / "inference" / dataset / "coco_instances_results.json",
+            MetadataCatalog.get(dataset),
+            pictures,
+        )
     print(_summary(results, args.model, output, pictures, data))  # noqa: T201
 
 
@@ -164,7 +170,7 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
         pixels = read_image(image["file_name"], "RGB")
         _draw(left, pixels, truth, f"{Path(image['file_name']).name}: truth")
         _draw(right, pixels, predicted[image["image_id"]], "predicted")
-    with replacing(output) as temporary:
+    with writing(output) as temporary:
         figure.savefig(temporary)
 
 

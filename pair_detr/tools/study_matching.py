@@ -15,10 +15,18 @@ from tqdm import tqdm
 
 from pair_detr.analysis.assignment import METHODS, exact
 from pair_detr.analysis.training_costs import training_batches, training_costs
-from pair_detr.atomic import replacing
 from pair_detr.data import register_from_config
 from pair_detr.engine.weights import load_weights, read_weights
-from pair_detr.tools.common import add_model_arguments, load_model_config, output_file, run, tool_logger, tool_parser
+from pair_detr.outputs import require_outputs, writing
+from pair_detr.tools.common import (
+    add_model_arguments,
+    add_overwrite_argument,
+    load_model_config,
+    output_file,
+    run,
+    tool_logger,
+    tool_parser,
+)
 
 logger = tool_logger("study_matching")
 
@@ -133,10 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output", type=output_file(".png", ".svg"), default="matching.png", metavar="FILE", help="PNG or SVG to write"
     )
     parser.add_argument("--dump", type=output_file(".npz"), metavar="FILE", help="also write the costs to a .npz file")
+    add_overwrite_argument(parser)
     add_model_arguments(parser, weights=False)
     args = parser.parse_args(arguments)
     if args.images < 1:
         parser.error(f"--images {args.images}: it must be 1 or more")
+    require_outputs([args.output], overwrite=args.overwrite)
+    if args.dump:
+        require_outputs([args.dump], "--dump", overwrite=args.overwrite)
     cfg = load_model_config(args)
     register_from_config(cfg)
     stages = name_stages(args.stages)
@@ -150,10 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         costs = training_costs(model, batches)
         dumped |= {f"{stage}_{index}": cost for index, cost in enumerate(costs)}
         outcomes[stage] = {name: judge(name, costs) for name in METHODS}
-    with replacing(args.output) as temporary:
+    with writing(args.output) as temporary:
         _draw(outcomes).savefig(temporary, dpi=110)
     if args.dump:
-        with replacing(args.dump) as temporary:
+        with writing(args.dump) as temporary:
             np.savez_compressed(temporary, **dumped)
     objects = [len(cost) for cost in costs]
     logger.info(

@@ -1,11 +1,12 @@
 """Makes text weights, the classes of an open-vocabulary model: ``python -m pair_detr.tools.text_weights``."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list, require_output
-from pair_detr.tools.common import output_file, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, output_file, run, tool_logger, tool_parser
 
 logger = tool_logger("text_weights")
 
@@ -35,9 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="source", help="take the classes from this .npy file; nothing is encoded")
     parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file beside it tells")
     parser.add_argument("--output", required=True, type=output_file(".npy"), help="the .npy file to write")
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
-    require_output(args.output)
+    require_output(args.output, args.overwrite)
+    if args.source and Path(args.source).resolve() == args.output.resolve():
+        raise ValueError(f"--output: {args.output} is the file that --from names; choose another name.")
     classes = read_class_list(args.vocabulary)
     if args.source:
         names = list(read_class_list(args.from_vocabulary)) if args.from_vocabulary else None
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         encoder = build_text_encoder(args.encoder, args.checkpoint)
         vocabulary = encode_classes(encoder, classes, args.prompt, use_synonyms=not args.no_synonyms)
-    vocabulary.save(args.output)
+    vocabulary.save(args.output, args.overwrite)
     logger.info("%d classes x %d written to %s", len(vocabulary), vocabulary.dim, args.output)
 
 

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pair_detr.atomic import replacing
 from pair_detr.image_input import as_format, open_file
-from pair_detr.tools.common import add_model_arguments, load_predictor, output_file, run, tool_logger, tool_parser
+from pair_detr.outputs import require_outputs, writing
+from pair_detr.tools.common import (
+    add_model_arguments,
+    add_overwrite_argument,
+    load_predictor,
+    output_file,
+    run,
+    tool_logger,
+    tool_parser,
+)
 from pair_detr.visualization.attention_figure import draw_attention
 from pair_detr.visualization.attention_report import report_attention
 
@@ -51,17 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="X,Y",
         help="pixels whose self-attention in the encoder is drawn, instead of the centres of the boxes",
     )
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     if args.detections < 1:
         parser.error(f"--detections {args.detections}: it must be 1 or more")
+    arrays = args.output.with_suffix(".npz")
+    require_outputs([args.output, arrays], overwrite=args.overwrite, inputs=[args.image])
     image = open_file(args.image)
     predictor = load_predictor(args)
     report = report_attention(predictor.model, predictor.prepare(image), args.detections, args.layer, args.points)
     figure = draw_attention(as_format(image, "RGB"), report, predictor.metadata.thing_classes)
-    arrays = args.output.with_suffix(".npz")
-    with replacing(args.output) as temporary:
+    with writing(args.output) as temporary:
         figure.savefig(temporary, dpi=110)
-    with replacing(arrays) as temporary:
+    with writing(arrays) as temporary:
         np.savez_compressed(temporary, **report.arrays())
     logger.info("Picture: %s; maps: %s", args.output, arrays)
 

@@ -11,14 +11,15 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.atomic import replacing
+from pair_detr.config_checks import check_values
 from pair_detr.config_files import load_config
 from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.data.build import SeededDataset, training_mapper
 from pair_detr.data.catalog import annotation_type_of
 from pair_detr.data.messages import join_some
 from pair_detr.data.validation import validate
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.outputs import require_outputs, require_writable, writing
+from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 from pair_detr.visualization.annotations import draw_input, draw_record
 from pair_detr.visualization.opencv import require_opencv
 
@@ -102,6 +103,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start", type=int, default=0, metavar="N", help="position of the first image")
     parser.add_argument("--count", type=int, default=16, metavar="N", help="number of images, 0 for all")
     parser.add_argument("--images", nargs="+", default=[], metavar="IMAGE", help="ids or file names, not --start")
+    add_overwrite_argument(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="options; put last")
     args = parser.parse_args(arguments)
     if args.start < 0 or args.count < 0 or args.views < 1:
@@ -122,33 +124,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     setup_logger(name="pair_detr")
     require_opencv()
+    require_writable(args.output)
     cfg = load_config(args.config_file, args.opts)
+    check_values(cfg, "INPUT.", "DATASETS.", "SEED")
     register_from_config(cfg)
     names = args.names or list(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("There is nothing to draw: name a data set, or a config with DATASETS.TRAIN.")
-    unreadable = 0
+    albums: dict[str, list[Picture]] = {}
+    summaries = {}
     for name in names:
         records = load_dataset(name)
         positions = select(records, args.images, args.start, args.count)
-        folder = args.output / name
-        folder.mkdir(parents=True, exist_ok=True)
-        total = len(positions) * (args.views if args.augmented else 1)
-        pictures = (
+        albums[name] = list(
             augmented(cfg, name, records, positions, args.views, args.seed)
             if args.augmented
             else annotated(name, records, positions)
         )
-        for file, draw in tqdm(pictures, desc=name, total=total, unit="picture", disable=None):
+        summaries[name] = f"pictures of {len(positions)} of its {len(records)} images"
+    files = [args.output / name / file for name, pictures in albums.items() for file, _ in pictures]
+    require_outputs(files, overwrite=args.overwrite)
+    unreadable = 0
+    for name, pictures in albums.items():
+        for file, draw in tqdm(pictures, desc=name, unit="picture", disable=None):
             try:
                 picture = Image.fromarray(draw())
             except (OSError, ValueError) as error:
                 logger.error("%s: %s", name, error)
                 unreadable += 1
                 continue
-            with replacing(folder / file) as temporary:
+            with writing(args.output / name / file) as temporary:
                 picture.save(temporary, quality=92)
-        logger.info("%s: pictures of %d of its %d images are in %s", name, len(positions), len(records), folder)
+        logger.info("%s: %s are in %s", name, summaries[name], args.output / name)
     if unreadable:
         logger.error("%d pictures could not be drawn.", unreadable)
     return int(unreadable > 0)

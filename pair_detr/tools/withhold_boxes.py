@@ -1,12 +1,13 @@
 """Turns the boxes of some classes into image labels: ``python -m pair_detr.tools.withhold_boxes``."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.data.json_files import write_json
 from pair_detr.data.withhold import as_image_labels, category_ids, read_annotations, without_boxes
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.outputs import require_outputs, write_marked_json
+from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 
 logger = tool_logger("withhold_boxes")
 
@@ -32,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="label these images with all the classes that they show, not with the withheld ones alone",
     )
+    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
+    outputs = [Path(f"{args.output}_{part}.json") for part in ("boxes", "image_labels")]
+    require_outputs(outputs, "OUTPUT", overwrite=args.overwrite, inputs=[Path(args.input)])
     content = read_annotations(args.input)
     try:
         withheld = category_ids(content, [name.strip() for name in args.classes.split(",")])
@@ -41,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"--classes: {error} (of {args.input}).") from error
     labels = {category["id"] for category in content["categories"]} if args.all_labels else withheld
     boxes, images = without_boxes(content, withheld), as_image_labels(content, labels, shown=withheld)
-    write_json(boxes, f"{args.output}_boxes.json")
-    write_json(images, f"{args.output}_image_labels.json")
+    for output, part in zip(outputs, (boxes, images), strict=True):
+        write_marked_json(part, output)
     logger.info(
         "%s_boxes.json: %d of %d boxes; %s_image_labels.json: %d of %d images",
         args.output,

@@ -8,11 +8,11 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from pycocotools import mask as mask_util
 
-from pair_detr.data.json_files import write_json
+from pair_detr.outputs import write_marked_json
 
 
 class CocoResults:
-    """Collects detections. Its file has "images", "categories" and, with a "score" each, "annotations"."""
+    """Collects detections. Its file has "info", "images", "categories" and, with a "score" each, "annotations"."""
 
     def __init__(self, class_names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
         """
@@ -49,4 +49,5 @@ class CocoResults:
 
     def write(self, file: Path) -> None:
         """Writes the file."""
-        write_json({"images": self._images, "categories": self._categories, "annotations": self._annotations}, file)
+        content = {"images": self._images, "categories": self._categories, "annotations": self._annotations}
+        write_marked_json(content, file)

@@ -1,6 +1,5 @@
 """Images and videos by file, folder and glob; frames in and out of videos."""
 
-import glob
 import logging
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pair_detr.data.file_search import is_hidden
+from pair_detr.data.file_search import is_hidden, match_files
 from pair_detr.data.image_files import IMAGE_SUFFIXES, find_images
 from pair_detr.visualization.opencv import require_opencv
 
@@ -40,6 +39,8 @@ def find_media(inputs: Sequence[str]) -> list[Path]:
             remedy = f'it has no images or videos; for those of its folders write "{path}/**/*.jpg"'
         elif path.is_file():
             found, remedy = [path], ""
+        elif path.exists():
+            raise FileNotFoundError(f"--input {text}: it is a pipe or a device, not a file; name an image or a video.")
         else:
             found = _matches(path)
             remedy = "there is no such file or folder, and no image or video matches it; correct the path"
@@ -50,8 +51,7 @@ def find_media(inputs: Sequence[str]) -> list[Path]:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))  # noqa: PTH207
-    media = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES | _VIDEOS and file.is_file()]
+    media = [file for file in match_files(pattern) if file.suffix.lower() in IMAGE_SUFFIXES | _VIDEOS]
     asked_for = [part for part in pattern.parts if is_hidden(part)]
     found = [
         file

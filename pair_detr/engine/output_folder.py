@@ -1,0 +1,63 @@
+"""What a run must not replace in OUTPUT_DIR: its own input, and files of the user."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from pair_detr.atomic import replacing
+from pair_detr.outputs import MARK, is_made_here
+
+CONFIG_FILE = "config.yaml"
+
+# What a run writes before its config, or with its first checkpoint: the config beside it is that run's.
+_TRACES = ("log.txt", "metrics.json", "last_checkpoint")
+_WEIGHTS = ("MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS", "MODEL.CLIP.TEXT_WEIGHTS", "MODEL.CLIP.CHECKPOINT")
+_CHECKPOINTS = "model_*.pth"
+
+
+def require_inputs_elsewhere(cfg: CfgNode) -> None:
+    """Makes sure that a training does not start from weights that it will move away or write over.
+
+    Raises:
+        FileExistsError: they are among the checkpoints in OUTPUT_DIR.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    for key in _WEIGHTS:
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        if node and _is_checkpoint_in(Path(node), folder):
+            raise FileExistsError(
+                f"{key} {node} lies in OUTPUT_DIR {folder}, whose checkpoints this training would replace: set "
+                "OUTPUT_DIR to another folder, or continue the training of that folder with --resume."
+            )
+
+
+def require_own_config(folder: str | Path) -> None:
+    """Makes sure that the config in a folder, if there is one, is one that a run wrote.
+
+    Raises:
+        FileExistsError: it is not.
+    """
+    file = Path(folder, CONFIG_FILE)
+    if not file.exists() or any(Path(folder, name).exists() for name in _TRACES):
+        return
+    if not file.is_file() or not is_made_here(file):
+        raise FileExistsError(
+            f"{file} was not written by a run, and the config of this one would replace it: set OUTPUT_DIR to another "
+            "folder, or rename the file."
+        )
+
+
+def write_config(cfg: CfgNode) -> None:
+    """Writes the config of a run into OUTPUT_DIR, marked as such."""
+    with replacing(Path(cfg.OUTPUT_DIR, CONFIG_FILE)) as temporary:
+        temporary.write_text(f"# {MARK}: the config of a run, replaced by that of the next.\n{cfg.dump()}", "utf-8")
+
+
+def _is_checkpoint_in(file: Path, folder: Path) -> bool:
+    # A link in the folder would be replaced, and the target of one that is elsewhere.
+    return any(
+        path.match(_CHECKPOINTS) and path.parent.exists() and path.parent.samefile(folder)
+        for path in (file, file.resolve())
+    )
