@@ -43,13 +43,25 @@ def explain_full_disk(file: Path, remedy: str) -> Iterator[None]:
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether that is what an error, or one that it arose from, says."""
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
+    chain = list(_chain(error))
+    if any(isinstance(link, DiskFullError) for link in chain):
+        return True
     if numbers := {link.errno for link in chain if isinstance(link, OSError) and link.errno}:
         return bool(numbers & _ERRNOS)
     return any(isinstance(link, RuntimeError) and text in str(link) for link in chain for text in _TORCH_MESSAGES)
+
+
+def explained(error: BaseException) -> DiskFullError | None:
+    """The error, among those that this one arose from, that names the file which did not fit."""
+    return next((link for link in _chain(error) if isinstance(link, DiskFullError)), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
 
 
 def warn_of_large_checkpoints(folder: Path, size: int, count: int) -> None:

@@ -86,7 +86,9 @@ def test_signals_to_the_whole_group_write_a_checkpoint(
         # A group of its own, led by it, as a shell makes one.
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True) as process,
     ):
-        started = wait_for((tmp_path / "inference").exists)
+        log = tmp_path / "log.txt"
+        # That is when workers are started, too.
+        started = wait_for(lambda: log.exists() and "Start inference on" in log.read_text())
         # It passes the signal on to the group by itself.
         (process.send_signal if launcher else lambda n: os.killpg(process.pid, n))(number)
         process.wait(timeout=600)

@@ -4,6 +4,8 @@ import logging
 import os
 import re
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,6 +191,32 @@ def test_a_full_disk_elsewhere_ends_in_one_line() -> None:
     assert "Free space and run the command again" in line
     assert "\n" not in line
     assert "disk" not in describe_error(PermissionError(13, "Permission denied"))
+    # The end of a training writes other files, which do not fit either.
+    raised.value.__context__ = DiskFullError("The disk is full: model.pth")
+    assert describe_error(raised.value) == "The disk is full: model.pth"
+
+
+WRITER = """
+import logging
+from detectron2.utils.logger import setup_logger
+from pair_detr.engine import run_program
+def main():
+    setup_logger("/dev/full", name="pair_detr")
+    logging.getLogger("pair_detr").info("a line")
+    open("/dev/full", "w", buffering=1).write("a line\\n")
+run_program(main)
+"""
+
+
+def test_that_line_is_the_last(tmp_path: Path) -> None:
+    """The log does not fit either, neither its lines nor what is left of them at the end."""
+    log = tmp_path / "log.txt"
+    log.symlink_to("/dev/full")
+    program = [sys.executable, "-c", WRITER.replace("/dev/full", str(log))]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert ended.stderr.splitlines()[-1].startswith("error: The disk is full")
 
 
 def test_checkpoints_that_will_not_fit_are_noticed_at_the_start(

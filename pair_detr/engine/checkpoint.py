@@ -242,9 +242,11 @@ def _unreadable(save_dir: str, errors: list[str]) -> CheckpointError:
 def _say_what_is_resumed(candidate: Path) -> None:
     named = named_checkpoint(candidate.parent)
     if named is None:
+        names_none = " that names one" if (candidate.parent / LAST_CHECKPOINT).exists() else ""
         logger.warning(
-            "%s does not have a file last_checkpoint that names one; trying its newest checkpoint, %s.",
+            "%s has no file last_checkpoint%s; trying its newest checkpoint, %s.",
             candidate.parent,
+            names_none,
             candidate,
         )
     elif not named.is_file():

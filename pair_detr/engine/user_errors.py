@@ -8,13 +8,13 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from torch.multiprocessing import ProcessRaisedException
 
-from pair_detr.disk_space import DiskFullError, is_disk_full
+from pair_detr.disk_space import explained, is_disk_full
 from pair_detr.engine.weights import CheckpointError
 
 # Set to anything but 0, it shows tracebacks. An environment variable, as all processes of a training inherit it.
@@ -82,6 +82,8 @@ def run_program(main: Callable[[], object]) -> NoReturn:
     except USER_ERRORS as error:
         if _shows_traceback():
             raise
+        if is_disk_full(error):
+            _close_logs()
         sys.exit(f"error: {describe_error(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -103,7 +105,9 @@ def describe_error(error: BaseException) -> str:
         kind = type(error).__name__
         frames = traceback.extract_tb(error.__traceback__)
         file, line, source = (frames[-1].filename, frames[-1].lineno, frames[-1].line or "") if frames else ("", 0, "")
-    if is_disk_full(error) and not isinstance(error, DiskFullError):
+    if is_disk_full(error):
+        if named := explained(error):
+            return str(named)
         # It rarely names the file; the place tells metrics from results.
         return (
             f"The disk is full, or a quota or limit is reached: {message} (in {'/'.join(Path(file).parts[-2:])}, line "
@@ -118,13 +122,26 @@ def describe_error(error: BaseException) -> str:
 
 @contextmanager
 def short_training_errors() -> Iterator[None]:
-    """Makes Detectron2's training loop log a user's error as its line, rather than with a traceback."""
+    """Makes logs show a user's error in the training loop as its line, and no tracebacks of their own errors."""
     loop = logging.getLogger("detectron2.engine.train_loop")
     loop.addFilter(_shorten)
+    # Else each line that a full disk keeps from log.txt shows a traceback.
+    before, logging.raiseExceptions = logging.raiseExceptions, _shows_traceback()
     try:
         yield
     finally:
+        logging.raiseExceptions = before
         loop.removeFilter(_shorten)
+
+
+def _close_logs() -> None:
+    """Closes log files: where their last lines do not fit, the end of the process would show a traceback."""
+    handlers = [
+        handler for name in ("detectron2", "fvcore", "pair_detr") for handler in logging.getLogger(name).handlers
+    ]
+    for stream in {getattr(handler, "stream", sys.stderr) for handler in handlers} - {sys.stdout, sys.stderr}:
+        with suppress(OSError):
+            stream.close()
 
 
 def _shorten(record: logging.LogRecord) -> bool:
