@@ -168,14 +168,15 @@ def set_aside(folder: Path) -> None:
     Args:
         folder: OUTPUT_DIR.
     """
+    # First the one that says which of the others to resume from; it may be missing.
     last = folder / "last_checkpoint"
-    if not last.exists():
+    checkpoints = [*([last] if last.exists() else []), *sorted(folder.glob("model_*.pth"))]
+    if not checkpoints:
         return
     number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
     target = folder / f"earlier_{number}"
     target.mkdir()
-    # First the one that says which of the others to resume from.
-    for path in (last, *sorted(folder.glob("model_*.pth"))):
+    for path in checkpoints:
         path.rename(target / path.name)
     metrics = folder / "metrics.json"
     if metrics.exists():
