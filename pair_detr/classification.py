@@ -72,8 +72,8 @@ class Classification(ABC):
         Args:
             logits: (B, Q, C).
             limit: at most so many an image.
-            wanted: (K,) bool, the classes to detect, of the K without a no-object class; others get a score of 0.
-                None: all.
+            wanted: bool, true for what is to be detected; all else gets a score of 0. (K,) for the K classes without a
+                no-object class, or what can be expanded to (B, Q, K). None: all.
 
         Returns:
             Score, label and query, (B, limit) each.
@@ -130,7 +130,7 @@ class SigmoidFocal(Classification):
         """The best pairs of query and class; a query can be detected under several labels."""
         num_classes = logits.shape[-1]
         scores = self.probabilities(logits)
-        scores = (scores if wanted is None else scores * wanted).flatten(1)
+        scores = _select(scores, wanted).flatten(1)
         scores, index = scores.topk(min(limit, scores.shape[1]), dim=1)
         return scores, index % num_classes, index // num_classes
 
@@ -168,7 +168,8 @@ class Softmax(Classification):
         expected[assignment.layer, assignment.image, assignment.query] = targets.labels[assignment.target]
         weight = torch.where(expected == no_object, self.no_object_weight, 1.0)
         loss = F.cross_entropy(logits.flatten(0, 2), expected.flatten(), reduction="none").view_as(weight)
-        return (loss * weight).sum((1, 2)) / mean_over_processes(weight.sum((1, 2)), targets.has_boxes).clamp(min=1e-6)
+        total = mean_over_processes(weight.sum((1, 2)), targets.has_boxes, minimum_sum=1e-6)
+        return (loss * weight).sum((1, 2)) / total
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of all classes and of no object, which sum to 1."""
@@ -182,28 +183,20 @@ class Softmax(Classification):
 
     def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Each query under its best label."""
-        scores = self.probabilities(logits)[..., :-1]
-        scores, labels = (scores if wanted is None else scores * wanted).max(-1)
+        scores, labels = _select(self.probabilities(logits)[..., :-1], wanted).max(-1)
         scores, query = scores.topk(min(limit, scores.shape[1]), dim=1)
         return scores, labels.gather(1, query), query
 
 
-def build_classification(cfg: CfgNode, default: str) -> Classification:
-    """Builds what MODEL.DETR.LOSS.CLASSIFICATION names; ``default`` stands for "auto".
+def _select(scores: Tensor, wanted: Tensor | None) -> Tensor:
+    # A product would leave NaN, which is above all scores.
+    return scores if wanted is None else torch.where(wanted, scores, 0)
 
-    Raises:
-        ValueError: it names neither "focal" nor "softmax".
-    """
+
+def build_classification(cfg: CfgNode, default: str) -> Classification:
+    """Builds what MODEL.DETR.LOSS.CLASSIFICATION names; ``default`` stands for "auto"."""
     loss = cfg.MODEL.DETR.LOSS
     name = default if loss.CLASSIFICATION == "auto" else loss.CLASSIFICATION
-    if not 0 < loss.PRIOR_PROB < 1:
-        raise ValueError(f"MODEL.DETR.LOSS.PRIOR_PROB is {loss.PRIOR_PROB}; it must be between 0 and 1, such as 0.01.")
-    if loss.NO_OBJECT_WEIGHT <= 0:
-        raise ValueError(
-            f"MODEL.DETR.LOSS.NO_OBJECT_WEIGHT is {loss.NO_OBJECT_WEIGHT}; it must be above 0, such as 0.1."
-        )
     if name == "focal":
         return SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB)
-    if name == "softmax":
-        return Softmax(loss.NO_OBJECT_WEIGHT)
-    raise ValueError(f"MODEL.DETR.LOSS.CLASSIFICATION is {name!r}; choose auto, focal or softmax.")
+    return Softmax(loss.NO_OBJECT_WEIGHT)

@@ -5,13 +5,11 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
-from urllib.parse import urljoin
 
 from pair_detr.yaml_files import read_yaml
 
 BASE = "_BASE_"
-_URLS = ("http://", "https://")
+SCHEME = "://"
 _SUFFIXES = (".yaml", ".yml")
 _LISTED = 6
 
@@ -26,7 +24,8 @@ class ConfigFile(NamedTuple):
 def read_config_files(path: str, shipped: Path, heirs: Sequence[str] = ()) -> list[ConfigFile]:
     """A config file after all those that it inherits from, in the order in which they count.
 
-    As in Detectron2, ``_BASE_`` is a path or a list of paths, relative to the folder of the file that names them.
+    As in Detectron2, ``_BASE_`` is a path or a list of paths, relative to the folder of the file that names them;
+    unlike there, it is no address.
 
     Args:
         path: of the file.
@@ -36,7 +35,7 @@ def read_config_files(path: str, shipped: Path, heirs: Sequence[str] = ()) -> li
     Raises:
         FileNotFoundError: there is no file that a ``_BASE_`` names.
         OSError: a file cannot be read.
-        ValueError: a file is not valid YAML or holds no keys, or inherits from itself.
+        ValueError: a file is not valid YAML or holds no keys, or inherits from itself or from an address.
     """
     content = read_yaml(path)
     if content is None:
@@ -48,18 +47,19 @@ def read_config_files(path: str, shipped: Path, heirs: Sequence[str] = ()) -> li
     heirs = (*heirs, path)
     files: list[ConfigFile] = []
     for base in _bases(content.pop(BASE, ()), path):
+        if SCHEME in base:
+            # What stands there may be another file tomorrow, and no training could be repeated.
+            raise ValueError(
+                f'{path}: {BASE} is "{base}", an address, and config files are read from this machine alone. Download '
+                "it, and name the file here."
+            )
         resolved = _resolve(base, path)
         if any(Path(heir).resolve() == Path(resolved).resolve() for heir in heirs):
             chain = " -> ".join((*heirs, resolved))
             raise ValueError(f'{path}: {BASE} is "{base}", so that the file inherits from itself ({chain}). Remove it.')
-        if not resolved.startswith(_URLS) and not Path(resolved).is_file():
+        if not Path(resolved).is_file():
             raise FileNotFoundError(_describe_missing(base, heirs, shipped))
-        try:
-            files += read_config_files(resolved, shipped, heirs)
-        except URLError as error:
-            raise FileNotFoundError(
-                f'{path}: {BASE} is "{base}", which cannot be fetched ({error}). Download it, and name the file here.'
-            ) from error
+        files += read_config_files(resolved, shipped, heirs)
     return [*files, ConfigFile(path, content)]
 
 
@@ -98,8 +98,6 @@ def _bases(value: Any, path: str) -> list[str]:
 
 
 def _resolve(base: str, path: str) -> str:
-    if base.startswith(_URLS) or path.startswith(_URLS):
-        return urljoin(path, base)
     # Unlike pathlib's, it leaves the name of an unknown user as it is.
     return str(Path(path).parent / os.path.expanduser(base))  # noqa: PTH111
 

@@ -1,4 +1,7 @@
-"""Config keys that are set, but have no effect: most of Detectron2's are those of its own detectors."""
+"""Checks of a config before any work is done: values that make no sense, and keys without effect.
+
+Most of Detectron2's keys are those of its own detectors, and have no effect here.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 
 from pair_detr.config import add_pair_detr_config
+from pair_detr.config_ranges import describe_faults
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER
 from pair_detr.variants import classification_of
 
@@ -199,11 +203,13 @@ _IDLE = (
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Warns, once and in the main process, of keys that are set and have no effect.
+    """Refuses values that make no sense; warns, once and in the main process, of keys that are set without effect.
 
     Raises:
-        ValueError: without the effect, the results would not be those that the key asks for.
+        ValueError: see :func:`check_values`; or a key has no effect, and the results would not be those that it asks
+            for.
     """
+    check_values(cfg)
     idle = idle_keys(cfg)
     if refused := [f"{key} is {_value(cfg, key)}, but {remedy}." for key, remedy in idle.items() if key in _REFUSED]:
         raise ValueError(" ".join(refused))
@@ -214,6 +220,21 @@ def check_config(cfg: CfgNode) -> None:
         log_first_n(
             logging.WARNING, "\n".join(["What is set here has no effect:", *lines]), name=__name__, key="message"
         )
+
+
+def check_values(cfg: CfgNode, *sections: str) -> None:
+    """Makes sure that each value is in its range, see :mod:`pair_detr.config_ranges`. Keys without effect are skipped.
+
+    Args:
+        cfg: config.
+        sections: what the names of the keys to check start with, such as "INPUT."; all by default.
+
+    Raises:
+        ValueError: one is not, or two exclude each other; the message has all of them, and what they must be.
+    """
+    values = {key: value for key, value in flatten(cfg, keep_tuples=True).items() if key.startswith(sections or "")}
+    if faults := describe_faults(values, _defaults(), lambda key: has_effect(key, cfg)):
+        raise ValueError(" ".join(faults))
 
 
 def idle_keys(cfg: CfgNode) -> dict[str, str]:
@@ -245,15 +266,23 @@ def _idle_entry(key: str, cfg: CfgNode) -> _Idle | None:
     return next((entry for entry in _IDLE if entry.matches(key) and entry.applies(cfg)), None)
 
 
-def flatten(cfg: CfgNode) -> dict[str, Any]:
-    """The values of a config by their full names; a node that takes any keys is one value, a dict."""
-    return dict(_flatten(cfg, ""))
+def flatten(cfg: CfgNode, keep_tuples: bool = False) -> dict[str, Any]:
+    """The values of a config by their full names; a node that takes any keys is one value, a dict.
+
+    Args:
+        cfg: config.
+        keep_tuples: rather than to make lists of them, which are compared alike.
+    """
+    values = dict(_flatten(cfg, ""))
+    if keep_tuples:
+        return values
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def _flatten(cfg: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in cfg.items():
         if not isinstance(value, CfgNode):
-            yield prefix + key, list(value) if isinstance(value, tuple) else value
+            yield prefix + key, value
         elif value.is_new_allowed():
             yield prefix + key, _plain(value)
         else:

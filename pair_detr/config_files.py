@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from pair_detr.config import add_pair_detr_config
-from pair_detr.config_bases import BASE, ConfigFile, merge_contents, read_config_files
+from pair_detr.config_bases import BASE, SCHEME, ConfigFile, merge_contents, read_config_files
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 
@@ -50,6 +50,10 @@ def find_config(name: str | Path) -> str:
     name = str(name)
     if not name or Path(name).is_file():
         return name
+    if SCHEME in name:
+        raise FileNotFoundError(
+            f"{name} is an address, and config files are read from this machine alone: download it."
+        )
     return str(config_file(name.removeprefix("configs/")))
 
 
@@ -114,6 +118,12 @@ def _describe_mismatch(error: Exception) -> str:
         return f"{match['key']} is {match['new']}, but has keys of its own: set these."
     if given == "CfgNode":
         return f"{match['key']} has keys, but is a single value, such as {match['old']}."
+    if wanted in ("tuple", "list"):
+        entries = tuple(match["new"].split(",")) if given == "str" else f"({match['new']},)"
+        return (
+            f"{match['key']} is {match['new']} ({given}); it must be a list, also for a single entry: write {entries}, "
+            "on the command line in quotes."
+        )
     return f"{match['key']} is {match['new']} ({given}); it must be of the default's type, {wanted}: {match['old']}."
 
 

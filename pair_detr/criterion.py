@@ -54,7 +54,6 @@ class SetCriterion(nn.Module):
     def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
         """Reads the weights under MODEL.DETR and builds the matcher."""
         cost, loss = cfg.MODEL.DETR.COST, cfg.MODEL.DETR.LOSS
-        require_not_negative(cfg, "COST.L1", "COST.GIOU", "LOSS.L1", "LOSS.GIOU", "LOSS.MASK", "LOSS.DICE")
 
         def class_weight(value: float) -> float:
             return classification.default_weight if value < 0 else value
@@ -83,6 +82,10 @@ class SetCriterion(nn.Module):
             before it as "loss_class_aux" and so on; in models with masks those of :class:`MaskCriterion`. Terms are
             there, connected to the graph, for empty images, too.
             Images whose objects are not known have zeros with gradients of zero.
+            Sums over objects and queries are divided by the number of objects in the batches of all processes, but at
+            least by 1, and multiplied by the number of processes, over which the gradients are averaged. Official DETR
+            divides by at least 1 in each process: the same, but for steps with fewer objects than processes, whose
+            losses then depend on the number of processes.
 
         Raises:
             NonFiniteCostError: see :class:`HungarianMatcher`.
@@ -91,7 +94,7 @@ class SetCriterion(nn.Module):
             assignment = self.matcher(predictions.logits, predictions.boxes, targets)
             count = torch.full((), float(len(targets.labels)), device=predictions.boxes.device)
             # Processes with image labels take part in all sums over processes, too, or the others would wait for them.
-            num_boxes = mean_over_processes(count, targets.has_boxes).clamp(min=1)
+            num_boxes = mean_over_processes(count, targets.has_boxes, minimum_sum=1)
             terms = {} if self.masks_only else self.layer_terms(predictions, targets, assignment, num_boxes)
         losses = {}
         for name, by_layer in terms.items():
@@ -146,14 +149,6 @@ class PairCriterion(SetCriterion):
     def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
         """Reads the weights under MODEL.DETR and builds the matcher."""
         pair = cfg.MODEL.DETR.PAIR
-        if pair.CONTRASTIVE_LOSS not in CONTRASTIVE_LOSSES:
-            raise ValueError(
-                f"MODEL.DETR.PAIR.CONTRASTIVE_LOSS is {pair.CONTRASTIVE_LOSS!r}; "
-                f"choose one of {sorted(CONTRASTIVE_LOSSES)}."
-            )
-        require_not_negative(cfg, "PAIR.TOP_LEFT_WEIGHT", "PAIR.CONTRASTIVE_WEIGHT")
-        if pair.TEMPERATURE <= 0:
-            raise ValueError(f"MODEL.DETR.PAIR.TEMPERATURE is {pair.TEMPERATURE}; it must be above 0, for example 0.1.")
         shared = super().from_config(cfg, classification)
         shared["weights"] |= {"top_left": pair.TOP_LEFT_WEIGHT, "pair": pair.CONTRASTIVE_WEIGHT}
         return shared | {
@@ -173,14 +168,6 @@ class PairCriterion(SetCriterion):
         if self.weights["pair"] > 0:
             terms["pair"] = self.contrastive_loss(*predictions.pair_embeddings, self.temperature).mean(-1)
         return terms
-
-
-def require_not_negative(cfg: CfgNode, *keys: str) -> None:
-    """Raises a ValueError if one of the weights under MODEL.DETR is negative: the loss would be driven up."""
-    for key in keys:
-        group, name = key.split(".")
-        if cfg.MODEL.DETR[group][name] < 0:
-            raise ValueError(f"MODEL.DETR.{key} is {cfg.MODEL.DETR[group][name]}; a weight must be 0 or more.")
 
 
 def sum_by_layer(values: Tensor, assignment: Assignment, num_layers: int) -> Tensor:

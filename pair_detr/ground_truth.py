@@ -9,6 +9,9 @@ from torchvision.ops import box_convert
 
 from pair_detr.targets import Targets
 
+# The one loss of images with labels, but no boxes.
+IMAGE_LABEL_LOSS = "loss_image"
+
 
 def annotation_kind(batched_inputs: list[dict[str, Any]]) -> str:
     """What the images of a batch are annotated with, "box" or "image": boxes, or labels of the images.
@@ -22,6 +25,16 @@ def annotation_kind(batched_inputs: list[dict[str, Any]]) -> str:
             f"A batch mixes images of the kinds {sorted(kinds)} (ann_type); all of its images must be of one."
         )
     return kinds.pop()
+
+
+def lacks_loss(batched_inputs: list[dict[str, Any]], name: str) -> bool:
+    """Whether the images of a batch are annotated otherwise than a loss needs: what it is then, zero, means nothing.
+
+    Args:
+        batched_inputs: of one kind.
+        name: of one of the model's losses.
+    """
+    return (name == IMAGE_LABEL_LOSS) != (annotation_kind(batched_inputs) == "image")
 
 
 def pack_boxes(

@@ -1,5 +1,6 @@
 """The meta-architecture: Detectron2's dicts in, losses or Instances out; what it consists of knows tensors."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from pair_detr.classification import Classification, build_classification
+from pair_detr.config_checks import check_values
+from pair_detr.config_ranges import ARCHITECTURE
 from pair_detr.criterion import SetCriterion
 from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
 from pair_detr.data.input_checks import check_channels
-from pair_detr.divergence import describe_non_finite_cost
-from pair_detr.ground_truth import annotation_kind, pack_boxes, pack_image_labels
+from pair_detr.divergence import describe_non_finite_cost, describe_non_finite_queries
+from pair_detr.ground_truth import IMAGE_LABEL_LOSS, annotation_kind, pack_boxes, pack_image_labels
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.matching import NonFiniteCostError
 from pair_detr.modeling import Detector, Predictions
@@ -39,6 +42,8 @@ from pair_detr.segmentation import (
 from pair_detr.targets import Targets
 from pair_detr.transfer import upload
 from pair_detr.variants import variant_of
+
+logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -95,6 +100,7 @@ class DetectionTransformer(nn.Module):
         self.panoptic = panoptic
         self.freeze_detector = freeze_detector
         self.fixed_size = fixed_size
+        self._has_warned = False
         if freeze_detector:
             self.detector.requires_grad_(False)
             self.detector.mask_head.requires_grad_(True)
@@ -112,6 +118,7 @@ class DetectionTransformer(nn.Module):
         Raises:
             ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
         """
+        check_values(cfg, *ARCHITECTURE)
         check_channels(cfg)
         variant = variant_of(cfg)
         vocabulary = vocabulary or load_vocabulary(cfg)
@@ -221,7 +228,7 @@ class DetectionTransformer(nn.Module):
         except NonFiniteCostError as error:
             raise FloatingPointError(describe_non_finite_cost(error, batched_inputs)) from error
         if self.image_label_criterion is not None:
-            losses["loss_image"] = self.image_label_criterion(predictions, targets, self.detector.class_head)
+            losses[IMAGE_LABEL_LOSS] = self.image_label_criterion(predictions, targets, self.detector.class_head)
         return losses
 
     def train(self, mode: bool = True) -> "DetectionTransformer":
@@ -275,11 +282,19 @@ class DetectionTransformer(nn.Module):
         return frames.flip(-1)
 
     def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """The best detections of the last layer, in pixels of the output size, with masks if the model has them."""
-        logits = predictions.logits[-1]
-        wanted = None if self.panoptic is None else torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
+        """The best detections of the last layer, in pixels of the output size, with masks if the model has them.
+
+        Queries that predict NaN or infinity are left out, with a warning.
+        """
+        logits, boxes = predictions.logits[-1], predictions.boxes[-1]
+        # A sum is finite only if all of its summands are, and takes the device less time than to look at each.
+        finite = (logits.sum(-1, dtype=torch.float32) + boxes.sum(-1, dtype=torch.float32)).isfinite()
+        wanted = finite[..., None]
+        if self.panoptic is not None:
+            is_thing = torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
+            wanted = wanted & is_thing
         scores, labels, queries = self.classification.detections(logits, self.detections_per_image, wanted)
-        boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
+        boxes = cxcywh_to_xyxy(boxes).gather(1, queries[..., None].expand(-1, -1, 4))
         boxes = boxes * upload(self.box_frames(batched_inputs).repeat(1, 2), boxes.device)[:, None]
         sizes = [_output_size(item) for item in batched_inputs]
         results = [
@@ -293,10 +308,21 @@ class DetectionTransformer(nn.Module):
                 if self.panoptic is None:
                     result["instances"].pred_masks = segment_instances(masks, i, queries[i])
                     continue
-                probs = self.classification.probabilities(logits[i])
+                probs = torch.where(finite[i, :, None], self.classification.probabilities(logits[i]), 0)
                 result |= segment_all(masks, i, queries[i], probs, self.panoptic)
                 result["instances"].pred_masks = result.pop("pred_masks")
-                result["instances"] = result["instances"][wanted[labels[i]]]
+            finite = finite & masks.finite
+        kept = finite.gather(1, queries)
+        if self.panoptic is not None:
+            kept &= is_thing[labels]
+        # Waits for the device, which has been given all of its work by now.
+        left_out = (~finite).sum(1).tolist()
+        if any(left_out) and not self._has_warned:
+            logger.warning(describe_non_finite_queries(left_out, finite.shape[1], batched_inputs))
+            self._has_warned = True
+        if any(left_out) or self.panoptic is not None:
+            for result, of_image in zip(results, kept, strict=True):
+                result["instances"] = result["instances"][of_image]
         return results
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks
 from model_helpers import build, make_batch, tiny_cfg, tiny_resnet_cfg
 from torch import Tensor
@@ -19,6 +20,21 @@ def mask_cfg(variant: str = "pair_detr", resnet: bool = False, **detr: Any) -> C
     """A tiny model with masks; arguments as of :func:`model_helpers.tiny_cfg`."""
     cfg = (tiny_resnet_cfg if resnet else tiny_cfg)(variant, **detr)
     cfg.MODEL.MASK_ON = True
+    return cfg
+
+
+def panoptic_cfg(variant: str, name: str) -> CfgNode:
+    """A tiny panoptic model of a data set with two things and two stuffs, which is made up here."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None:
+        metadata.set(
+            thing_classes=["cat", "dog", "sky", "sea"],
+            stuff_classes=["cat", "dog", "sky", "sea"],
+            thing_dataset_id_to_contiguous_id={1: 0, 2: 1},
+            stuff_dataset_id_to_contiguous_id={5: 2, 6: 3},
+        )
+    cfg = mask_cfg(variant, NUM_CLASSES=4, PANOPTIC__ENABLED=True, PANOPTIC__SCORE_THRESHOLD=0.2)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
     return cfg
 
 

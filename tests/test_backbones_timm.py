@@ -1,5 +1,6 @@
 """Backbones of timm against timm itself."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,44 @@ def test_timm_weights_of_mobilenet(shared_dir: Path) -> None:
     # What is left out is the head, which a detector has no use for.
     left_out = {name.split(".")[0] for name in saved if name not in loaded and "num_batches_tracked" not in name}
     assert left_out == {"conv_head", "bn2", "classifier"}
+
+
+@pytest.mark.parametrize("container", ["state_dict", "parallel", "averaged"])
+def test_timm_weights_in_training_checkpoints(reference: nn.Module, weights: str, container: str) -> None:
+    """Read here, without running code, but in the way of timm's own reader."""
+    state = reference.state_dict()
+    other = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
+    content = {
+        "state_dict": {"state_dict": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
+        "parallel": {"model": {f"module.{key}": tensor for key, tensor in state.items()}},
+        "averaged": {"state_dict": other, "state_dict_ema": state},
+    }
+    torch.save(content[container], weights)
+    model = TimmBackbone(SMALL_MODEL, [-1], weights=weights).model
+    names = [name for name, _ in model.named_parameters()]
+    assert all(torch.equal(model.get_parameter(name), state[name]) for name in names)
+    assert not any("state_dict" in (getattr(module, "pretrained_cfg", None) or {}) for module in model.modules())
+
+
+@pytest.mark.parametrize("key", ["pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"])
+def test_timm_reads_no_files_of_its_own(weights: str, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"MODEL\.TIMM\.KWARGS must not hold {key}: .* MODEL\.TIMM\.WEIGHTS alone"):
+        TimmBackbone(SMALL_MODEL, [-1], kwargs={key: weights})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"Not Found", "is text, not weights"),
+        ([1], "holds no state dict"),
+        ({0: 1}, "holds no state dict"),
+    ],
+)
+def test_timm_weights_that_are_none(weights: str, content: Any, message: str) -> None:
+    Path(weights).write_bytes(content) if isinstance(content, bytes) else torch.save(content, weights)
+    with pytest.raises(ValueError, match=rf"MODEL\.TIMM\.WEIGHTS: .*weights\.pth {message}"):
+        TimmBackbone(SMALL_MODEL, [-1], weights=weights)
 
 
 def trained_names(backbone: TimmBackbone) -> set[str]:
@@ -188,6 +227,15 @@ def test_timm_transformers_compute_what_timm_computes(name: str, kwargs: dict[st
     if name == VIT:
         expected = expected[:, 1:].unflatten(1, (4, 6))
     torch.testing.assert_close(found, expected.permute(0, 3, 1, 2))
+
+
+def test_timm_weights_that_are_not_finite(tmp_path: Path) -> None:
+    state = timm.create_model(SMALL_MODEL).state_dict()
+    key = next(key for key, value in state.items() if value.is_floating_point())
+    state[key].view(-1)[1] = float("nan")
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=rf"MODEL\.TIMM\.WEIGHTS: .*weights\.pth cannot be used: {key} holds NaN"):
+        TimmBackbone(SMALL_MODEL, [-1], weights=str(tmp_path / "weights.pth"))
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [(SWIN, SMALL_SWIN), (VIT, SMALL_VIT)])

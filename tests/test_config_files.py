@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from detectron2.config import get_cfg
+from detectron2.utils.file_io import PathManager
 
 from pair_detr.config import add_pair_detr_config
 from pair_detr.config_files import config_file, load_config
@@ -92,6 +93,23 @@ def test_bases_that_are_no_path(value: str) -> None:
         load_config("own.yaml")
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "HTTPS", "s3", "file", "detectron2", "catalog"])
+def test_configs_come_from_this_machine(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"{scheme}://example.com/base.yaml"
+    local = PathManager.open
+
+    def open_local(path: str, *args: Any, **kwargs: Any) -> Any:
+        assert "://" not in path
+        return local(path, *args, **kwargs)
+
+    monkeypatch.setattr(PathManager, "open", open_local)
+    with pytest.raises(FileNotFoundError, match=rf"^{address} is an address, .*: download it\.$"):
+        load_config(address)
+    write(own="_BASE_: base.yaml", base=f"_BASE_: [{address}]")
+    with pytest.raises(ValueError, match=rf'base\.yaml: _BASE_ is "{address}", an address, .*\. Download it, and name'):
+        load_config("own.yaml")
+
+
 def test_bases_in_a_circle() -> None:
     write(own="_BASE_: sub/b.yaml", sub__b="_BASE_: c.yaml", sub__c="_BASE_: ../own.yaml")
     with pytest.raises(ValueError, match=r"sub/c\.yaml: _BASE_ .*own\.yaml -> sub/b\.yaml -> sub/c\.yaml -> \S*own\."):
@@ -120,6 +138,9 @@ def test_bases_in_a_circle() -> None:
         ("MODEL: 5\n", r"own\.yaml: MODEL is 5, but has keys of its own"),
         ("SEED: {A: 5}\n", r"own\.yaml: SEED has keys, but is a single value, such as -1"),
         ("SOLVER: {BASE_LR: 1}\n", r"own\.yaml: SOLVER\.BASE_LR is 1 \(int\); it must be .*float: 0\.0001\. Correct"),
+        ("DATASETS: {TRAIN: one}\n", r"own\.yaml: DATASETS\.TRAIN is one \(str\); .*write \('one',\), on the command"),
+        ("DATASETS: {TEST: 'a,b'}\n", r"DATASETS\.TEST is a,b \(str\); it must be a list.*: write \('a', 'b'\)"),
+        ("INPUT: {MIN_SIZE_TRAIN: 640}\n", r"INPUT\.MIN_SIZE_TRAIN is 640 \(int\); .* write \(640,\), on"),
         ("SEED: {A: 5}\n_BASE_: base.yaml\n", r"own\.yaml: SEED has keys, but is the value 3 in a file of its _BASE_"),
     ],
 )

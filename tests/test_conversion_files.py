@@ -169,7 +169,10 @@ def test_truncated_files(tmp_path: Path, name: str) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer.*git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "an HTML page, not weights"),
         (b"<html><head>", "an HTML page, not weights"),
-        (b"Not Found", "cannot be read"),
+        (b"Not Found", 'text, not weights: "Not Found"'),
+        (b'{"message": "Bad credentials"}', "text, not weights: .*Bad credentials"),
+        ("Zugriff verweigert für".encode() + b"." * 489 + "ü".encode(), "text, not weights: .*verweigert für"),
+        (bytes(600), "begins with zeros alone"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])

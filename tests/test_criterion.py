@@ -222,6 +222,12 @@ def test_normaliser_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) 
     # One process without objects does not count as one with one.
     other_process(4, 1)
     assert normaliser(make_targets([0])) == 2
+    # With fewer objects than processes, their sum over the processes is that of one process with the whole batch.
+    other_process(0, 1)
+    assert normaliser(make_targets([1])) == normaliser(make_targets([0])) == 0.5
+    other_process(1, 1)
+    assert normaliser(make_targets([0])) == 0.5
+    other_process(4, 1)
     # One that has image labels does not count at all, neither as this process nor as the other.
     assert normaliser(labels) == 4
     other_process(0, 0)
@@ -243,7 +249,7 @@ def test_losses_are_fp32_under_autocast() -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("COST__GIOU", r"MODEL\.DETR\.COST\.GIOU is -1\.0; a weight must be 0 or more"),
+        ("COST__GIOU", r"MODEL\.DETR\.COST\.GIOU is -1\.0; it must be 0 or more"),
         ("LOSS__L1", r"MODEL\.DETR\.LOSS\.L1 is -1\.0"),
         ("PAIR__CONTRASTIVE_WEIGHT", r"MODEL\.DETR\.PAIR\.CONTRASTIVE_WEIGHT is -1\.0"),
         ("PAIR__TEMPERATURE", r"MODEL\.DETR\.PAIR\.TEMPERATURE is -1\.0; it must be above 0"),

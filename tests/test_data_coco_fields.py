@@ -63,7 +63,7 @@ def test_a_flag_that_is_none_is_refused(tmp_path: Path, key: str, value: Any) ->
 
 @pytest.mark.parametrize(("value", "crowd"), [(1, 1), ("true", 1), (0, 0), (None, 0), ("0", 0)])
 def test_ignored_objects_are_crowds(tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any, crowd: int) -> None:
-    # Before logging is set up.
+    # A program that has not set up logging yet.
     with caplog.at_level(logging.WARNING, logger="pair_detr"):
         assert load(tmp_path, ignore=value)["iscrowd"] == crowd
     with caplog.at_level(logging.INFO, logger="pair_detr"):

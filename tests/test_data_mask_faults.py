@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import make_cfg, restored_catalogs, write_coco
+from data_helpers import make_cfg, predict, restored_catalogs, write_coco
 
 from pair_detr.data import DetectionMapper, check_dataset, load_dataset, register_coco
 from pair_detr.data.masks import mask_fault, polygon_fault
 from pair_detr.data.validation import validate
+from pair_detr.engine.evaluation import build_evaluator, require_test_set
 
 WIDTH, HEIGHT = 60, 40
 POLYGON = [[10, 5, 50, 5, 50, 25]]
@@ -64,6 +65,24 @@ def test_an_unusable_mask_costs_no_box_unless_masks_are_trained(
     assert [a["segmentation"] for a in masks["annotations"]] == [POLYGON]
     assert f"annotation 1 of 1.png has {message}" in caplog.text
     assert [fault.index for fault in check_dataset("broken").bad_masks] == [1]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_boxes_are_evaluated_whatever_their_masks(tmp_path: Path, masks: bool) -> None:
+    """Perfect predictions have AP 100."""
+    annotations = [{"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": POLYGON}]
+    annotations += [
+        {"image_id": 2 + i, "bbox": [10, 5, 40, 20], "segmentation": s} for i, (s, _) in enumerate(_UNUSABLE)
+    ]
+    file = write_coco(tmp_path, annotations, [(WIDTH, HEIGHT)] * len(annotations))
+    register_coco("broken", str(file), str(tmp_path))
+    cfg = make_cfg(TEST=("broken",))
+    cfg.MODEL.MASK_ON = masks
+    require_test_set(cfg, "broken")
+    evaluator = build_evaluator(cfg, "broken", str(tmp_path / "out"))
+    evaluator.reset()
+    evaluator.process(*predict(load_dataset("broken"), noise=0))
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize(("size", "pixels"), [([10**8, 10**6], "1000000x100000000"), ([10**30, 1], f"1x{10**30}")])

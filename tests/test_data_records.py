@@ -13,6 +13,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from pair_detr.data import DetectionMapper, load_dataset, load_training_dicts
+from pair_detr.data.masks import mask_fault
 from pair_detr.data.records import normalize_records
 from pair_detr.data.validation import validate
 
@@ -83,7 +84,11 @@ def test_masks_as_arrays() -> None:
     mask[2:12, 1:11] = True
     bitmap = normalized(segmentation=mask)["segmentation"]
     assert (mask_util.decode(bitmap) == mask).all()
+    assert (mask_util.decode(normalized(segmentation=torch.tensor(mask))["segmentation"]) == mask).all()
     corners = [1.0, 2.0, 11.0, 2.0, 11.0, 12.0]
+    assert normalized(segmentation=np.array(corners))["segmentation"] == [corners]
+    # Neither a bitmap nor a polygon.
+    assert mask_fault(normalized(segmentation=mask[None])["segmentation"]) == "a polygon that is not a list of numbers"
     assert normalized(segmentation=[np.array(corners)])["segmentation"] == [corners]
     assert normalized(segmentation=([*map(np.float64, corners)],))["segmentation"] == [corners]
 

@@ -74,23 +74,38 @@ def test_losses_are_logged_for_their_own_iterations() -> None:
     assert "data_time" in histories
 
 
-def test_losses_that_a_batch_does_not_have_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of image labels have zeros for the losses of boxes, in some of the processes or in all."""
-    trainer = make_trainer(None, batches=iter([torch.ones(1, 4), torch.zeros(1, 4)]))
+def test_a_loss_is_the_mean_over_the_batches_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zero of a batch of the other kind is left out, one of a batch without objects is not."""
+    batches = [torch.ones(1, 4), torch.zeros(1, 4), torch.zeros(1, 4)]
+    # The second batch has nothing to do with loss_box. Nor has the first, but a loss that is there counts.
+    lacks = {("loss_box", 4.0), ("loss_box", 0.0)}
+    trainer = make_trainer(
+        None, batches=iter(batches[:2]), lacks_loss=lambda batch, name: (name, batch.sum().item()) in lacks
+    )
     nn.init.zeros_(trainer.model.linear.bias)
     with EventStorage() as storage:
         for trainer.iter in range(2):
             trainer.run_step()
             nn.init.zeros_(trainer.model.linear.bias)
-        expected = trainer._pending[0].losses.tolist()
-        # The other process has a batch of labels first.
-        monkeypatch.setattr(comm, "all_gather", lambda records: [[{**r, "loss_box": 0.0} for r in records], records])
+        first, _ = trainer._pending[0].losses.tolist()
+        records = []
+
+        def gather(own: list) -> list[list]:
+            records.extend(own)
+            # The other process: no objects in the first step, labels of images in the second.
+            return [own, [({"loss_box": 0.0, "loss_class": 1.0}, 0.0), ({"loss_class": 3.0, "loss_image": 2.0}, 0.0)]]
+
+        monkeypatch.setattr(comm, "all_gather", gather)
         trainer.flush_metrics()
-        assert storage.history("loss_box").values() == [(pytest.approx(expected[0]), 0)]
-        assert storage.history("loss_class").values() == [(pytest.approx(expected[1]), 0)]
-        # What is minimised: the mean over the processes.
-        totals = [total for total, _ in storage.history("total_loss").values()]
-        assert totals == pytest.approx([expected[0] / 2 + expected[1], 0.0])
+        assert [list(losses) for losses, _ in records] == [["loss_box", "loss_class"], ["loss_class"]]
+        logged = {name: history.values() for name, history in storage.histories().items() if "loss" in name}
+    assert logged == {
+        "loss_box": [(pytest.approx(first / 2), 0)],
+        "loss_class": [(pytest.approx(first + 0.5), 0), (1.5, 1)],
+        "loss_image": [(2.0, 1)],
+        # What is minimized: the mean over the processes.
+        "total_loss": [(pytest.approx(1.5 * first + 0.5), 0), (2.5, 1)],
+    }
 
 
 def test_not_a_number_is_reported_with_its_iteration() -> None:

@@ -1,14 +1,18 @@
 import itertools
 import logging
+import math
 import multiprocessing
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from pair_detr.engine import AtomicCheckpointer, CheckpointError
+from pair_detr.engine import AtomicCheckpointer, CheckpointError, read_weights
+from pair_detr.engine.checkpoint import find_checkpoint
 
 
 class Counter:
@@ -82,16 +86,150 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage:
     assert resume(tmp_path) == (2, 2)
 
 
+def flip_a_bit(path: Path) -> None:
+    """In the weights; torch would load them as they then are."""
+    content = bytearray(path.read_bytes())
+    position = content.index(torch.load(path)["model"]["weight"].numpy().tobytes())
+    content[position + 3] ^= 1
+    path.write_bytes(content)
+
+
+def test_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_three(tmp_path)
+    newest = tmp_path / "model_0000003.pth"
+    flip_a_bit(newest)
+    assert torch.load(newest)["model"]["weight"][0, 0] not in (2, 3)
+    with caplog.at_level(logging.WARNING, "pair_detr"):
+        assert resume(tmp_path) == (2, 2)
+    assert "model_0000003.pth is damaged: " in caplog.text
+    assert find_checkpoint(str(tmp_path)).path.name == "model_0000002.pth"
+    with pytest.raises(CheckpointError, match=r"MODEL\.WEIGHTS .*model_0000003\.pth is damaged: .*its checksum"):
+        read_weights(str(newest))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"model_0000003.pth\xff",
+        "model_0000003.pth".encode("utf-16"),
+        b"",
+        bytes(17),
+        b"../model_0000009.pth",
+        b"{folder}/other/model_0000009.pth",
+        b"sub/model_0000009.pth",
+        b"s3://bucket/model_0000009.pth",
+        b"model_0000009.pkl",
+        b"model_0000001.pth\nmodel_0000009.pth",
+    ],
+)
+def test_last_checkpoint_names_a_checkpoint_of_its_folder(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    for path in (folder, folder / "sub", tmp_path / "other"):
+        path.mkdir()
+    save_three(folder)
+    for name in ("../model_0000009.pth", "sub/model_0000009.pth", "../other/model_0000009.pth", "model_0000009.pkl"):
+        (folder / name).write_bytes((folder / "model_0000001.pth").read_bytes())
+    (folder / "last_checkpoint").write_bytes(content.replace(b"{folder}", str(tmp_path).encode()))
+    with caplog.at_level(logging.WARNING, "pair_detr"):
+        assert resume(folder) == (3, 3)
+    assert "last_checkpoint does not name a .pth file of that folder" in caplog.text
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"model": 5}])
+def test_files_that_are_no_checkpoints(tmp_path: Path, content: object) -> None:
+    save_three(tmp_path)
+    torch.save(content, tmp_path / "model_0000003.pth")
+    assert resume(tmp_path) == (2, 2)
+    assert find_checkpoint(str(tmp_path)).path.name == "model_0000002.pth"
+
+
+BESIDE = {
+    "nothing": (b"", "is empty"),
+    "text": (b"Access denied", 'is text, not weights: "Access denied"'),
+    "a page": (b"<!DOCTYPE html>\n<title>Sign in</title>", "is an HTML page"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
+    "zeros": (bytes(999), "begins with zeros alone"),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_what_is_not_a_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
+    """By --resume and as MODEL.WEIGHTS."""
+    content, message = BESIDE[kind]
+    path = tmp_path / "model_0000001.pth"
+    path.write_bytes(content)
+    (tmp_path / "last_checkpoint").write_text(path.name)
+    for read in (lambda: find_checkpoint(str(tmp_path)), lambda: resume(tmp_path), lambda: read_weights(str(path))):
+        with pytest.raises(CheckpointError, match=f"model_0000001.pth {message}"):
+            read()
+
+
 def test_damage_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_three(tmp_path)
     (tmp_path / "model_0000003.pth").write_bytes(b"")
     with caplog.at_level(logging.WARNING, "pair_detr"):
         resume(tmp_path)
-    assert "model_0000003.pth cannot be read" in caplog.text
+    assert "model_0000003.pth is empty" in caplog.text
     for path in tmp_path.glob("*.pth"):
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="Start anew without --resume"):
         resume(tmp_path)
+
+
+class Tensors(Counter):
+    """State beside the model's, with a tensor."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "averages": [torch.tensor(float(self.value))]}
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    save_three(tmp_path)
+    model = nn.Linear(2, 2)
+    model.register_buffer("statistics", torch.zeros(3))
+    for tensor, name in ((model.weight, "model.weight"), (model.statistics, "model.statistics")):
+        for bad in (math.nan, math.inf):
+            before = tensor.detach().clone()
+            tensor.data.view(-1)[1] = bad
+            with pytest.raises(FloatingPointError, match=rf"model_0000003\.pth is not written: {name} holds .*BASE_LR"):
+                AtomicCheckpointer(model, str(tmp_path)).save("model_0000003", iteration=3)
+            tensor.data.copy_(before)
+    with pytest.raises(FloatingPointError, match=r"averages\.0 holds NaN"):
+        AtomicCheckpointer(model, str(tmp_path), averages=Tensors(math.nan)).save("model_0000004")
+    # The checkpoints that are there, and the one to resume from, stay.
+    assert resume(tmp_path) == (3, 3)
+    assert len(list(tmp_path.iterdir())) == 4
+    AtomicCheckpointer(model, str(tmp_path)).save("model_0000004")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000004.pth"
+
+
+@pytest.mark.parametrize("spoiled", ["model.bias", "counter.averages.0"])
+def test_resume_falls_back_to_a_finite_checkpoint(
+    tmp_path: Path, spoiled: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Earlier versions wrote what was not finite."""
+    save_three(tmp_path)
+    for number in (3, 2, 1):
+        path = tmp_path / f"model_{number:07d}.pth"
+        content = torch.load(path)
+        content["counter"]["averages"] = [torch.ones(2)]
+        entry, name = spoiled.split(".")[:2]
+        tensor = content[entry][name] if entry == "model" else content[entry][name][0]
+        tensor[1] = math.nan
+        times = path.stat()
+        torch.save(content, path)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        if number > 1:
+            with caplog.at_level(logging.WARNING, "pair_detr"):
+                assert resume(tmp_path) == (number - 1, number - 1)
+            assert f"{path} is of a training that has diverged: {spoiled} holds NaN or infinity. Trying" in caplog.text
+    with pytest.raises(CheckpointError, match=rf"(?s){spoiled} holds NaN.*Start anew without --resume"):
+        resume(tmp_path)
+    # The state beside the model does not matter to those who do not load it.
+    if spoiled.startswith("counter"):
+        AtomicCheckpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
 
 
 def test_resume_without_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -117,9 +117,9 @@ def test_train_then_evaluate(dataset: dict[str, str], tmp_path: Path) -> None:
     assert str(run(arguments(options, "--resume"))["bbox"]) == str(trained["bbox"])
 
 
-def two_steps(dataset: dict[str, str], output: Path, variant: str, processes: int) -> tuple[dict, dict]:
+def two_steps(dataset: dict[str, str], output: Path, variant: str, processes: int, **changes: Any) -> tuple[dict, dict]:
     """Two iterations of plain gradient descent; the losses of both, and the weights after them."""
-    changes: dict[str, Any] = {
+    changes |= {
         "MODEL__DETR__VARIANT": variant,
         "MODEL__DETR__DROPOUT": 0.0,
         # Batch normalisation would see half of the batch.
@@ -147,8 +147,22 @@ def two_steps(dataset: dict[str, str], output: Path, variant: str, processes: in
 def test_two_processes_equal_one(dataset: dict[str, str], tmp_path: Path, variant: str) -> None:
     """Images have one or two objects: the losses are normalised by the number in both processes' halves."""
     torch.manual_seed(0)
-    losses, weights = two_steps(dataset, tmp_path / "one", variant, 1)
-    losses_of_two, weights_of_two = two_steps(dataset, tmp_path / "two", variant, 2)
+    assert_same_two_steps(dataset, tmp_path, variant)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_on_sparse_data(dataset: dict[str, str], tmp_path: Path) -> None:
+    """One of the eight images has an object, so one of the two batches has none."""
+    content = json.loads(Path(dataset["JSON"]).read_text())
+    content["annotations"] = content["annotations"][:1]
+    (tmp_path / "sparse.json").write_text(json.dumps(content))
+    sparse = {**dataset, "NAME": "engine_launch_sparse", "JSON": str(tmp_path / "sparse.json")}
+    assert_same_two_steps(sparse, tmp_path, "pair_detr", DATALOADER__FILTER_EMPTY_ANNOTATIONS=False)
+
+
+def assert_same_two_steps(dataset: dict[str, str], folder: Path, variant: str, **changes: Any) -> None:
+    losses, weights = two_steps(dataset, folder / "one", variant, 1, **changes)
+    losses_of_two, weights_of_two = two_steps(dataset, folder / "two", variant, 2, **changes)
     assert losses_of_two == pytest.approx(losses, rel=1e-5)
     assert len(losses) > 3
     for name, value in weights.items():

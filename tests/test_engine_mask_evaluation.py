@@ -149,7 +149,7 @@ def panoptic_output(record: dict[str, Any], name: str) -> dict[str, Any]:
     height, width = ids.shape
     large = masks.repeat_interleave(2, 1).repeat_interleave(2, 2)
     padded = (2 * height + 9, 2 * width + 31)
-    asked = SimpleNamespace(memory=None)
+    asked = SimpleNamespace(memory=None, states=torch.zeros(2, len(masks), 1))
     at_output_size = BatchMasks(KnownMasks(large, padded), asked, [large.shape[1:], padded], [ids.shape, padded])
     things = (is_thing[labels] & ~crowd).nonzero()[:, 0]
     class_probs = 0.9 * torch.nn.functional.one_hot(labels, len(is_thing)).float()

@@ -15,6 +15,7 @@ from detectron2.layers import get_norm
 from engine_helpers import NUM_IMAGES, default_config, tiny_config, write_dataset
 from torch import nn
 
+from pair_detr.data.workers import STOP_SIGNALS
 from pair_detr.engine import Trainer, TrainingInterrupted
 from pair_detr.engine.trainer import _distribute
 
@@ -96,13 +97,17 @@ def test_batches_that_cannot_be_divided(dataset: dict[str, str], tmp_path: Path,
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """Fails if the handlers of signals are not restored."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # The tests themselves may run detached from a terminal.
+    of_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
-    assert {number: signal.getsignal(number) for number in before} == before
+    after = {number: signal.getsignal(number) for number in before}
+    signal.signal(signal.SIGHUP, of_hangup)
+    assert after == before
 
 
 @pytest.mark.usefixtures("handlers")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_signal_stops_after_the_iteration(dataset: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
     _, expected = train(tiny_config(dataset, tmp_path / "whole"))
     cfg = tiny_config(dataset, tmp_path / "parts", DATASETS__TEST=(dataset["NAME"],))
@@ -126,6 +131,17 @@ def test_workers_of_the_loader_outlive_a_key_press(dataset: dict[str, str], tmp_
             os.kill(worker.pid, signal.SIGINT)
 
     _, record = train(tiny_config(dataset, tmp_path, DATALOADER__NUM_WORKERS=1), after_step={1: press})
+    assert len(record.losses) == 6
+
+
+def test_a_detached_training_ignores_the_end_of_its_terminal(dataset: dict[str, str], tmp_path: Path) -> None:
+    """As ``nohup`` starts one."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        _, record = train(tiny_config(dataset, tmp_path), after_step={1: lambda: os.kill(os.getpid(), signal.SIGHUP)})
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert len(record.losses) == 6
 
 

@@ -154,3 +154,13 @@ def test_two_decoders_do_not_become_one_in_silence() -> None:
         require_agreement(state, adapt(separate, state).state)
     require_agreement(state, state)
     require_agreement(separate, adapt(state, separate).state)
+
+
+def test_nan_is_no_difference() -> None:
+    """Neither of a key and itself, nor of two keys with the same values."""
+    state = build(tiny_cfg("pair_detr", PAIR__SHARED_DECODER=True)).state_dict()
+    weights = {key: value.clone() for key, value in state.items()}
+    for value in weights.values():
+        if value.is_floating_point():
+            value[(0,) * value.dim()] = float("nan")
+    require_agreement(state, weights)

@@ -1,6 +1,7 @@
 """MODEL.WEIGHTS, from files of this package and of others."""
 
 import argparse
+import math
 import pickle
 from pathlib import Path
 
@@ -147,6 +148,28 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
     torch.save({"model": nn.Linear(2, 2).state_dict()}, path)
     with pytest.raises(CheckpointError, match="no known source"):
         read_weights(str(path))
+
+
+def spoil(path: str, key: str, bad: float) -> None:
+    content = torch.load(path, weights_only=False)
+    content["model"][key].view(-1)[1] = bad
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite(tmp_path: Path, bad: float) -> None:
+    """Own ones, and others under the names that they get here."""
+    cfg = tiny_resnet_cfg("conditional_detr")
+    for path, key in (
+        (save(build(cfg), tmp_path), "detector.encoder.layers.0.norm1.bias"),
+        (save_official(build(cfg), tmp_path / "official.pth"), "transformer.encoder.layers.0.norm1.bias"),
+    ):
+        spoil(path, key, bad)
+        cfg.MODEL.WEIGHTS = path
+        with pytest.raises(
+            CheckpointError, match=rf"MODEL\.WEIGHTS {path}: detector\.encoder\.layers\.0\.norm1\.bias holds NaN or inf"
+        ):
+            require_weights(cfg)
 
 
 @pytest.mark.parametrize("weights", ["detectron2://ImageNetPretrained/R-50.pkl", "http://127.0.0.1:9/R-50.pkl"])

@@ -127,7 +127,7 @@ def test_tools_draw_their_images(tmp_path: Path, image_format: str) -> None:
         ({"MODEL.PIXEL_MEAN": [1.0]}, r"PIXEL_MEAN has 1 values, but INPUT\.FORMAT 'RGB' needs 3"),
         ({"INPUT.FORMAT": "YUV-BT.601"}, r"INPUT\.FORMAT is 'YUV-BT\.601'; it must be one of RGB, BGR, L"),
         ({"INPUT.FORMAT": "rgb"}, r"INPUT\.FORMAT is 'rgb'"),
-        ({"MODEL.PIXEL_STD": [1.0, 0.0, 1.0]}, r"PIXEL_STD is \[1\.0, 0\.0, 1\.0\]; the values must be above 0"),
+        ({"MODEL.PIXEL_STD": [1.0, 0.0, 1.0]}, r"PIXEL_STD is \[1\.0, 0\.0, 1\.0\]; .*above 0"),
     ],
 )
 def test_statistics_have_to_be_those_of_the_channels(options: dict[str, object], message: str) -> None:

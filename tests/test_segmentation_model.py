@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from model_helpers import VARIANTS, build, tiny_cfg
 from open_vocabulary_helpers import make_vocabulary
 from pycocotools import mask as coco_mask
-from segmentation_helpers import build_sharp, make_mask_batch, mask_cfg, naive_masks
+from segmentation_helpers import build_sharp, make_mask_batch, mask_cfg, naive_masks, panoptic_cfg
 
 from pair_detr.engine import build_optimizer
 from pair_detr.segmentation import resize_masks
@@ -151,20 +150,6 @@ def test_a_mask_that_equals_the_ground_truth_covers_it_after_resizing(output: tu
     expected[0, (rows > 20) & (rows < 40)] = True
     expected[1, :, (columns > 20) & (columns < 60)] = True
     assert torch.equal(found, expected)
-
-
-def panoptic_cfg(variant: str, name: str) -> Any:
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("thing_classes") is None:
-        metadata.set(
-            thing_classes=["cat", "dog", "sky", "sea"],
-            stuff_classes=["cat", "dog", "sky", "sea"],
-            thing_dataset_id_to_contiguous_id={1: 0, 2: 1},
-            stuff_dataset_id_to_contiguous_id={5: 2, 6: 3},
-        )
-    cfg = mask_cfg(variant, NUM_CLASSES=4, PANOPTIC__ENABLED=True, PANOPTIC__SCORE_THRESHOLD=0.2)
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
-    return cfg
 
 
 @pytest.mark.parametrize("variant", ["pair_detr", "detr"])

@@ -13,7 +13,7 @@ from pair_detr.conversion.convert import AUTHOR, Converted, convert, describe
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.export import Exported, export_official, export_transformers
 from pair_detr.conversion.native import PREFIX, is_ours
-from pair_detr.conversion.reading import read_checkpoint, read_file, read_state_dict
+from pair_detr.conversion.reading import read_checkpoint, read_state_dict
 from pair_detr.conversion.sources import LAYOUTS, SOURCES, TORCHVISION_PIXELS
 
 __all__ = [
@@ -36,6 +36,5 @@ __all__ = [
     "misfits",
     "needs_of",
     "read_checkpoint",
-    "read_file",
     "read_state_dict",
 ]

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.build import (
     filter_images_with_only_crowd_annotations,
     print_instances_class_histogram,
     trivial_batch_collator,
 )
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -29,9 +30,10 @@ from pair_detr.data.sampler import TrainingBatchSampler
 from pair_detr.data.sampler_arguments import orientations, repeat_factors
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER, load_source_dicts, source_options
 from pair_detr.data.validation import check_files, inspect_dicts, require_boxes, validate
+from pair_detr.data.workers import SignalSafeLoader
 
 _REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
-_SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
+SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
 
 
 class SeededDataset(Dataset):
@@ -139,9 +141,9 @@ def build_train_loader(
         ValueError: ``SOLVER.IMS_PER_BATCH`` cannot be divided over the processes, or ``DATALOADER.SAMPLER_TRAIN`` is
             unknown; further as :func:`load_training_dicts`.
     """
-    if cfg.DATALOADER.SAMPLER_TRAIN not in _SAMPLERS:
+    if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
         raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; it must be one of {', '.join(_SAMPLERS)}."
+            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; it must be one of {', '.join(SAMPLERS)}."
         )
     images = images_per_process(cfg)
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
@@ -164,7 +166,7 @@ def build_train_loader(
             **place,
         )
     workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
+    return SignalSafeLoader(
         SeededDataset(serialised, mapper),
         batch_sampler=sampler,
         num_workers=workers,
@@ -194,11 +196,13 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """
     dicts = load_dataset(name)
     check_files(inspect_dicts(name, dicts))
-    return build_detection_test_loader(
-        dicts,
-        mapper=DetectionMapper(cfg, is_train=False),
+    # Detectron2's build_detection_test_loader, but for the workers.
+    return SignalSafeLoader(
+        MapDataset(DatasetFromList(dicts, copy=False), DetectionMapper(cfg, is_train=False)),
         batch_size=cfg.TEST.IMS_PER_BATCH,
+        sampler=InferenceSampler(len(dicts)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
     )
 
 

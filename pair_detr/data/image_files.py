@@ -93,12 +93,19 @@ def open_image(file: str, remedy: str = "Remove it from the data set or replace 
     try:
         require_regular_file(file)
         with PathManager.open(file, "rb") as stream, Image.open(stream) as image:
+            refuse_postscript(image)
             require_8_bits(image, file)
             # Loads the pixels, which may be truncated.
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         # All that Pillow raises for a file that is missing, truncated or not an image.
         raise OSError(f"{file} cannot be read as an image ({type(error).__name__}: {error}). {remedy}") from error
+
+
+def refuse_postscript(image: Image.Image) -> None:
+    """Stops before Pillow runs Ghostscript on what is called an image, but is a program; an OSError if it is one."""
+    if image.format == "EPS":
+        raise OSError("it is a PostScript program, which is not run; convert it to PNG where you trust it")
 
 
 def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:

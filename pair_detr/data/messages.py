@@ -15,7 +15,7 @@ def join_some(items: Sequence[str], limit: int = 20) -> str:
 def log_once(logger: logging.Logger, level: int, message: str) -> None:
     """Logs a message that loading a data set gives, which happens several times in a run.
 
-    Data sets are first loaded before logging is set up; then it is said again.
+    A program may load data before it sets up logging; then it is said again.
     """
     if message in _logged:
         return

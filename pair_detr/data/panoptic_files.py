@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pair_detr.data.image_checks import require_8_bits, require_regular_file
+from pair_detr.data.image_files import refuse_postscript
 
 # Ids have as many bits as the colors of a pixel.
 MAX_SEGMENT_ID = 256**3 - 1
@@ -136,6 +137,7 @@ def _open(file: str) -> Image.Image:
     try:
         require_regular_file(file)
         with Image.open(file) as image:
+            refuse_postscript(image)
             if image.mode in _COLORS:
                 # Of 16 bits Pillow would read the upper 8, which are other ids.
                 require_8_bits(image, file)

@@ -160,11 +160,14 @@ def _normalize_annotation(key: str, index: int, annotation: Any, notes: Counter[
 
 
 def _plain_mask(segmentation: Any) -> Any:
-    """Polygons as lists of numbers and bitmaps as run lengths, where they are arrays; others stay as they are."""
-    if isinstance(segmentation, np.ndarray) and segmentation.ndim == 2:
-        return mask_util.encode(np.asfortranarray(segmentation.astype(bool), dtype=np.uint8))
+    """Bitmaps as run lengths and polygons as lists of numbers, where they are arrays; others stay as they are."""
+    if hasattr(segmentation, "__array__"):
+        array = np.asarray(segmentation)
+        if array.ndim != 2:
+            return array.tolist()
+        return mask_util.encode(np.asfortranarray(array.astype(bool), dtype=np.uint8))
     if isinstance(segmentation, (list, tuple)):
-        return [polygon.tolist() if isinstance(polygon, np.ndarray) else polygon for polygon in segmentation]
+        return [polygon.tolist() if hasattr(polygon, "tolist") else polygon for polygon in segmentation]
     return segmentation
 
 

@@ -1,7 +1,7 @@
 """The training step: forward in any precision on any device, losses logged without waiting for the device."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from detectron2.engine import AMPTrainer, HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
+
+from pair_detr.divergence import DIVERGED
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,6 +35,7 @@ class _StepMetrics(NamedTuple):
     iteration: int
     names: list[str]
     losses: torch.Tensor
+    lacking: set[str]
     data_time: float
 
 
@@ -55,6 +58,7 @@ class AutocastTrainer(AMPTrainer):
         precision: torch.dtype | None = None,
         seed: int | None = None,
         accumulate_steps: int = 1,
+        lacks_loss: Callable[[Any, str], bool] = lambda batch, name: False,
     ) -> None:
         """
         Args:
@@ -65,12 +69,14 @@ class AutocastTrainer(AMPTrainer):
             seed: of the random numbers of each step; None leaves the generators alone.
             accumulate_steps: parts of a batch that are computed one after the other, for the memory of one. Their
                 gradients are averaged, and so are the losses that are logged.
+            lacks_loss: whether a batch has nothing to do with the loss of that name, so that a zero is not logged.
         """
         self._device_type = next(model.parameters()).device.type
         scaler = torch.amp.GradScaler(self._device_type, enabled=precision == torch.float16)
         super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=precision)
         self._seed = seed
         self._accumulate_steps = accumulate_steps
+        self._lacks_loss = lacks_loss
         self._pending: list[_StepMetrics] = []
 
     def run_step(self) -> None:
@@ -85,7 +91,10 @@ class AutocastTrainer(AMPTrainer):
         self.optimizer.zero_grad()
         parts = [self._backward(data, part) for part in range(self._accumulate_steps)]
         self.after_backward()
-        self._write_metrics({name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}, data_time)
+        losses = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+        lacking = {name for name in losses if self._lacks_loss(data, name)}
+        values = torch.stack([loss.float() for loss in losses.values()])
+        self._pending.append(_StepMetrics(self.iter, list(losses), values, lacking, data_time))
 
         self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
@@ -103,12 +112,12 @@ class AutocastTrainer(AMPTrainer):
             self.grad_scaler.scale(sum(losses.values()) / self._accumulate_steps).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = "") -> None:
-        losses = torch.stack([loss.detach().float() for loss in loss_dict.values()])
-        self._pending.append(_StepMetrics(self.iter, [prefix + name for name in loss_dict], losses, data_time))
-
     def flush_metrics(self) -> None:
-        """Logs the steps since the last call, averaged over processes; all processes have to call it together.
+        """Logs the steps since the last call; all processes have to call it together.
+
+        A loss is the mean over the processes whose batches have it, zeros of batches without objects among them.
+        "total_loss" is what is minimized, the mean over all processes: where all batches have all losses, it is their
+        sum.
 
         Raises:
             FloatingPointError: a loss was not finite; the message has the iteration and the losses.
@@ -117,12 +126,15 @@ class AutocastTrainer(AMPTrainer):
             return
         pending, self._pending = self._pending, []
         values = iter(torch.cat([step.losses for step in pending]).tolist())
-        records = [{**{name: next(values) for name in step.names}, "data_time": step.data_time} for step in pending]
+        records = []
+        for step in pending:
+            losses = {name: next(values) for name in step.names}
+            present = {name: loss for name, loss in losses.items() if loss or name not in step.lacking}
+            records.append((present, step.data_time))
         by_step = zip(*comm.all_gather(records), strict=True)
         for step, of_processes in zip(pending, by_step, strict=True):
-            losses = {name: [record[name] for record in of_processes] for name in step.names}
-            data_time = max(record["data_time"] for record in of_processes)
-            _log_step(step.iteration, losses, data_time)
+            by_process, data_times = zip(*of_processes, strict=True)
+            _log_step(step.iteration, by_process, max(data_times))
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restores :meth:`state_dict`; a checkpoint of another precision brings no state for this one's scaler."""
@@ -131,16 +143,12 @@ class AutocastTrainer(AMPTrainer):
         super().load_state_dict(state_dict)
 
 
-def _log_step(iteration: int, by_process: dict[str, list[float]], data_time: float) -> None:
-    total = float(np.sum([np.mean(values) for values in by_process.values()]))
-    # Batches that do not have a loss give exactly zero: of image labels for boxes, of boxes for image labels. Logged,
-    # these would drown the others: with four batches of labels for one of boxes their median is zero.
-    losses = {name: float(np.mean([v for v in values if v])) for name, values in by_process.items() if any(values)}
+def _log_step(iteration: int, by_process: Sequence[Mapping[str, float]], data_time: float) -> None:
+    total = float(np.mean([sum(losses.values()) for losses in by_process]))
+    names = dict.fromkeys(name for losses in by_process for name in losses)
+    losses = {name: float(np.mean([losses[name] for losses in by_process if name in losses])) for name in names}
     if not np.isfinite(total):
-        raise FloatingPointError(
-            f"The loss is not finite at iteration {iteration}: {losses}. Lower SOLVER.BASE_LR or raise "
-            "SOLVER.WARMUP_ITERS; with SOLVER.AMP.DTYPE float16, try bfloat16."
-        )
+        raise FloatingPointError(f"The loss is not finite at iteration {iteration}: {losses}. {DIVERGED}")
     storage = get_event_storage()
     storage.put_scalars(cur_iter=iteration, data_time=data_time, **losses)
     storage.put_scalar("total_loss", total, cur_iter=iteration)

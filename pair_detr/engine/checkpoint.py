@@ -2,8 +2,6 @@
 
 import logging
 import os
-import pickle
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +15,13 @@ from torch import nn
 from pair_detr.atomic import replacing
 from pair_detr.conversion import METADATA
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
+from pair_detr.disk_space import explain_full_disk
+from pair_detr.divergence import DIVERGED
+from pair_detr.engine.checkpoint_search import LAST_CHECKPOINT, find_candidates, named_checkpoint
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
+from pair_detr.finiteness import describe_non_finite
+from pair_detr.tensor_files import TensorFileError, read_tensor_file
 
 logger = logging.getLogger(__name__)
 
@@ -54,20 +57,34 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self._training = training
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``."""
+        """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``.
+
+        Raises:
+            FloatingPointError: a tensor holds NaN or infinity. Nothing is written: a training is resumed from the
+                checkpoint before.
+            DiskFullError: there is no space for it; the checkpoints before it are whole.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
-        state = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        state = {"model": self.model.state_dict()}
+        state |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
+        if fault := describe_non_finite(state):
+            raise FloatingPointError(f"{path} is not written: {fault}. {DIVERGED}")
         self.logger.info("Saving checkpoint to %s", path)
-        with _replace(path) as file:
-            torch.save({"model": self.model.state_dict(), METADATA: self._metadata(), **state, **kwargs}, file)
+        with explain_full_disk(path, _after_full_disk(self.save_dir)), _replace(path) as file:
+            torch.save({**state, METADATA: self._metadata(), **kwargs}, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the file that a resumed run starts from."""
-        with _replace(Path(self.save_dir) / "last_checkpoint") as file:
+        path = Path(self.save_dir) / LAST_CHECKPOINT
+        with explain_full_disk(path, _after_full_disk(self.save_dir)), _replace(path) as file:
             file.write(last_filename_basename.encode())
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from, be it damaged."""
+        return next(find_candidates(self.save_dir), None) is not None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint that :meth:`save` wrote. For weights alone, see :mod:`pair_detr.engine.weights`.
@@ -80,7 +97,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             What the file held beyond that.
 
         Raises:
-            CheckpointError: the file cannot be read, or lacks parameters of the model.
+            CheckpointError: the file cannot be read, holds NaN or infinity, or lacks parameters of the model.
         """
         try:
             return super().load(path, checkpointables)
@@ -89,7 +106,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Resumes from the newest readable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
+        """Resumes from the newest usable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
 
         Raises:
             FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, none of the
@@ -107,11 +124,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 load_weights(self.model, read_weights(path, getattr(self.model, "num_classes", None)))
             return {}
         errors = []
-        for candidate in _candidates(self.save_dir):
+        for candidate in find_candidates(self.save_dir):
             try:
+                _say_what_is_resumed(candidate)
                 loaded = self.load(str(candidate))
                 metadata = loaded.get(METADATA, {})
-                _require_class_order(self.model, metadata.get("class_names"), candidate)
+                if getattr(self.model, "vocabulary", None) is None:
+                    own = getattr(self.model, "class_names", None)
+                    require_class_order(own, metadata.get("class_names"), candidate)
                 log_exchanged_classes(self.model, metadata.get("class_names"), str(candidate))
                 return loaded
             except _UnreadableError as error:
@@ -125,8 +145,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return known if self._training is None else {**known, "training": self._training}
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        with _reading(filename):
-            return super()._load_file(filename)
+        # Detectron2's method would unpickle files that are called .pkl, and .pth with torch 2.5.
+        loaded = _read(Path(filename))
+        if fault := describe_non_finite({key: loaded.get(key) for key in ("model", *self.checkpointables)}):
+            raise _UnreadableError(f"{filename} is of a training that has diverged: {fault}.")
+        return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         try:
@@ -146,14 +169,18 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-def _require_class_order(model: nn.Module, class_names: Sequence[str] | None, path: Path) -> None:
+def require_class_order(own: Sequence[str] | None, class_names: Sequence[str] | None, path: Path) -> None:
     """Makes sure that the rows of a linear classifier still are the classes that they were trained as.
+
+    Args:
+        own: names of the classes of the model, if known.
+        class_names: of those of a checkpoint, if known.
+        path: of the checkpoint.
 
     Raises:
         CheckpointError: the model has other classes than the checkpoint, or the same in another order.
     """
-    own = getattr(model, "class_names", None)
-    if own is None or class_names is None or getattr(model, "vocabulary", None) is not None:
+    if own is None or class_names is None:
         return
     try:
         order = match_order(own, class_names)
@@ -191,16 +218,14 @@ def find_checkpoint(save_dir: str) -> SavedCheckpoint | None:
     Raises:
         CheckpointError: there are checkpoints, but none can be read.
     """
-    if not Path(save_dir, "last_checkpoint").exists():
-        return None
     errors = []
-    for path in _candidates(save_dir):
+    for path in find_candidates(save_dir):
         try:
-            with _reading(str(path)):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-                return SavedCheckpoint(path, content.get(METADATA) or {})
+            return SavedCheckpoint(path, _read(path, mmap=True).get(METADATA) or {})
         except _UnreadableError as error:
             errors.append(str(error))
+    if not errors:
+        return None
     raise _unreadable(save_dir, errors)
 
 
@@ -214,26 +239,34 @@ def _unreadable(save_dir: str, errors: list[str]) -> CheckpointError:
     )
 
 
-def _candidates(save_dir: str) -> list[Path]:
-    """The last checkpoint, and those before it."""
-    folder = Path(save_dir)
-    last = folder / (folder / "last_checkpoint").read_text().strip()
-    others = [path for path in folder.glob("model_*.pth") if path != last]
-    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return [path for path in (last, *others) if path.is_file()]
+def _say_what_is_resumed(candidate: Path) -> None:
+    named = named_checkpoint(candidate.parent)
+    if named is None:
+        logger.warning(
+            "%s does not have a file last_checkpoint that names one; trying its newest checkpoint, %s.",
+            candidate.parent,
+            candidate,
+        )
+    elif not named.is_file():
+        logger.warning("The last checkpoint, %s, does not exist; trying the newest other, %s.", named, candidate)
 
 
-@contextmanager
-def _reading(file: str) -> Iterator[None]:
+def _after_full_disk(save_dir: str) -> str:
+    """What to do when a checkpoint could not be written."""
+    earlier = next(find_candidates(save_dir), None)
+    if earlier is None:
+        return "There is no earlier checkpoint. Free space, then start anew."
+    return f"The checkpoint before, {earlier}, is whole: free space, then add --resume to the command to continue."
+
+
+def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise _UnreadableError(
-            f"{file} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). If you trust it, "
-            "save its weights alone: torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)."
-        ) from error
-    except Exception as error:  # damaged bytes make pickle raise anything
-        raise _UnreadableError(f"{file} cannot be read; it may be incomplete ({error!r}).") from error
+        content = read_tensor_file(path, mmap=mmap)
+    except (TensorFileError, OSError) as error:
+        raise _UnreadableError(str(error)) from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+        raise _UnreadableError(f"{path} is not a checkpoint of a training: it has no entry 'model'.")
+    return content
 
 
 @contextmanager

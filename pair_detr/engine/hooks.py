@@ -12,11 +12,18 @@ import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from pair_detr.data.workers import STOP_SIGNALS
+
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A terminal and a launcher may both pass on the same key press; only a later one is a second.
 _SECONDS_TO_SECOND_SIGNAL = 1.0
+
+
+def handled_signals() -> tuple[signal.Signals, ...]:
+    """The signals that stop a training: all of STOP_SIGNALS, but for a SIGHUP that ``nohup`` has it ignore."""
+    is_detached = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_detached)
 
 
 class TrainingInterrupted(SystemExit):
@@ -34,10 +41,10 @@ class EpochCounter(HookBase):
 
 
 class GracefulStop(HookBase):
-    """On SIGINT or SIGTERM finishes the iteration, writes a checkpoint and raises :class:`TrainingInterrupted`.
+    """On SIGINT, SIGTERM or SIGHUP finishes the iteration, writes a checkpoint and raises :class:`TrainingInterrupted`.
 
     A second signal interrupts at once. With several processes all stop after the same iteration, whichever of them got
-    the signal. Register it in every process, as the last hook.
+    the signal. Register it in every process, as the last hook. After ``nohup``, SIGHUP stays ignored.
     """
 
     def __init__(self) -> None:
@@ -53,8 +60,10 @@ class GracefulStop(HookBase):
         if comm.get_world_size() > 1:
             # A group of its own keeps the order of DDP's collectives out of it, and is on the CPU for any device.
             self._group = dist.new_group(backend="gloo")
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        # Of a training without an iteration only the evaluation is left, see after_step.
+        is_training = self.trainer.start_iter < self.trainer.max_iter
+        if is_training and threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in handled_signals()}
 
     def after_train(self) -> None:
         for number, handler in self._previous.items():
@@ -100,8 +109,7 @@ class GracefulStop(HookBase):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            # A forked worker of the data loader. The terminal sends it SIGINT too, but it has to go on until the
-            # training process ends it.
+            # A process that an evaluator has forked; SIGTERM is how the one that trains ends it.
             if number == signal.SIGTERM:
                 os._exit(0)
             return

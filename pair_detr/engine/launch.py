@@ -23,13 +23,14 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.atomic import replacing
-from pair_detr.config_checks import check_config
+from pair_detr.config_checks import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
 from pair_detr.data.text_files import read_text
 from pair_detr.engine.checkpoint import AtomicCheckpointer
+from pair_detr.engine.checkpoint_search import LAST_CHECKPOINT, checkpoint_files, find_candidates
 from pair_detr.engine.evaluation import require_test_set
-from pair_detr.engine.hooks import TrainingInterrupted
+from pair_detr.engine.hooks import TrainingInterrupted, handled_signals
 from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
 from pair_detr.engine.run_lock import claim_folder, release_folder
@@ -45,6 +46,9 @@ from pair_detr.engine.weights import load_weights, read_weights, require_weights
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
+
+# Name of the note of a signal that stopped the training.
+_STOPPED = "stopped"
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -65,14 +69,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Returns:
         Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
+
+    Raises:
+        ValueError: an argument or a value of the config makes no sense; further as :func:`load_config` and the readers
+            of the data sets' files.
     """
     if flags := [option for option in args.opts if option.startswith("--")]:
         raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
     configure_cpu(args.num_gpus)
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device. Set MODEL.DEVICE cpu.")
+    check_values(cfg)
     with ExitStack() as on_error:
         claim_folder(cfg.OUTPUT_DIR)
         on_error.callback(release_folder, cfg.OUTPUT_DIR)
@@ -122,6 +129,9 @@ def main(args: argparse.Namespace) -> dict:
 
     Returns:
         Results of the evaluation by task and metric, in percent.
+
+    Raises:
+        TrainingInterrupted: a signal stopped the training, in all processes; a checkpoint has been written.
     """
     cfg = setup(args)
     try:
@@ -133,9 +143,8 @@ def main(args: argparse.Namespace) -> dict:
 def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a data set.")
-    if _resumes(cfg, args):
-        require_resumable(cfg, training=not args.eval_only)
-    else:
+    resuming = args.resume and require_resumable(cfg, training=not args.eval_only) is not None
+    if not resuming:
         require_weights(cfg)
     if args.eval_only:
         check_config(cfg)
@@ -144,22 +153,16 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
         return _evaluate(cfg, args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    if not args.resume:
+    if not resuming:
         # Not before all is known to fit: whoever mistypes a key wants to resume after all.
         if comm.is_main_process():
             set_aside(Path(cfg.OUTPUT_DIR))
         comm.synchronize()
-    try:
-        return trainer.train()
-    except TrainingInterrupted:
-        if comm.get_world_size() == 1:
-            raise
-        # The launcher ends the other processes as soon as one fails. It knows of the signal, and reports it.
-        return {}
+    return trainer.train()
 
 
 def _resumes(cfg: CfgNode, args: argparse.Namespace) -> bool:
-    return args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
+    return args.resume and any(find_candidates(cfg.OUTPUT_DIR))
 
 
 def set_aside(folder: Path) -> None:
@@ -168,15 +171,15 @@ def set_aside(folder: Path) -> None:
     Args:
         folder: OUTPUT_DIR.
     """
-    # First the one that says which of the others to resume from; it may be missing.
-    last = folder / "last_checkpoint"
-    checkpoints = [*([last] if last.exists() else []), *sorted(folder.glob("model_*.pth"))]
-    if not checkpoints:
+    last = folder / LAST_CHECKPOINT
+    moved = [path for path in (last, *checkpoint_files(folder)) if path.exists()]
+    if not moved:
         return
     number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
     target = folder / f"earlier_{number}"
     target.mkdir()
-    for path in checkpoints:
+    # First the one that says which of the others to resume from.
+    for path in moved:
         path.rename(target / path.name)
     metrics = folder / "metrics.json"
     if metrics.exists():
@@ -207,11 +210,12 @@ def run(args: argparse.Namespace) -> dict:
         Results of :func:`main`; empty with several processes.
 
     Raises:
-        ValueError: there are fewer GPUs.
+        ValueError: there are fewer GPUs, or an argument makes no sense.
         SystemExit: a signal stopped it.
         WorkerError: with several processes, one of them raised an error of :data:`USER_ERRORS`.
         ProcessRaisedException: with several processes, one of them raised any other.
     """
+    _check_processes(args)
     if args.num_gpus > 1 and 0 < torch.cuda.device_count() < args.num_gpus:
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
     if args.num_gpus * args.num_machines == 1:
@@ -230,17 +234,56 @@ def run(args: argparse.Namespace) -> dict:
             # The process that ended first may have failed because it lost the one with the user's error.
             if found := sorted(Path(notes).glob("[0-9]*")):
                 raise WorkerError(found[0].read_text(encoding="utf-8"), error) from error
-            raise
+            number = _signal_of(error)
+            if number and not received:
+                name = signal.Signals(number).name
+                hint = " The system does that when memory is short." if number == signal.SIGKILL else ""
+                logger.error("Process %d was ended by %s, and so all of them.%s", error.error_index, name, hint)
+            received += [number] if number else []
+            if not received:
+                raise
+        if not received and (stopped := Path(notes, _STOPPED)).exists():
+            # It reached one of the processes, which told the others.
+            received.append(int(stopped.read_text(encoding="utf-8")))
     if received:
         sys.exit(128 + received[0])
     return {}
 
 
+def _check_processes(args: argparse.Namespace) -> None:
+    if args.num_gpus < 1:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}; it must be 1 or more, the number of processes on this machine. To train "
+            "without a GPU leave it out, and set MODEL.DEVICE cpu."
+        )
+    if args.num_machines < 1:
+        raise ValueError(f"--num-machines is {args.num_machines}; it must be 1 or more.")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank is {args.machine_rank}; with --num-machines {args.num_machines} it must be a number from "
+            f"0 to {args.num_machines - 1}, another one on each machine."
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError(
+            f"--num-machines is {args.num_machines}, but --dist-url is auto, which finds processes of one machine: "
+            "give it an address of the first machine, the same on all, such as tcp://10.0.0.1:29500."
+        )
+
+
+def _signal_of(error: ProcessExitedException | ProcessRaisedException) -> int:
+    """The number of the signal that ended a process; 0 if none did."""
+    return max(0, -error.exit_code) if isinstance(error, ProcessExitedException) else 0
+
+
 def _main_of_worker(args: argparse.Namespace, notes: str) -> None:
-    """:func:`main`; leaves a note of a user's error, as the launcher passes on its traceback alone."""
+    """:func:`main`; leaves a note of a user's error, as the launcher passes on its traceback alone, and of a signal."""
     try:
         with short_training_errors():
             main(args)
+    except TrainingInterrupted as error:
+        # It ends as others do, as the launcher would kill those that have not ended yet.
+        with replacing(Path(notes, _STOPPED)) as temporary:
+            temporary.write_text(str(error.code - 128), encoding="utf-8")
     except USER_ERRORS as error:
         with replacing(Path(notes, f"{comm.get_rank():06d}")) as temporary:
             temporary.write_text(describe_error(error), encoding="utf-8")
@@ -249,7 +292,7 @@ def _main_of_worker(args: argparse.Namespace, notes: str) -> None:
 
 @contextmanager
 def _forward_signals() -> Iterator[list[int]]:
-    """Passes SIGINT and SIGTERM on to the child processes; yields those received."""
+    """Passes signals that stop a training on to the child processes; yields those received."""
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -257,7 +300,7 @@ def _forward_signals() -> Iterator[list[int]]:
         for child in multiprocessing.active_children():
             os.kill(child.pid, number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, forward) for number in handled_signals()}
     try:
         yield received
     finally:

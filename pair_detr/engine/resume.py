@@ -1,7 +1,7 @@
 """What a resumed training may change, and what it may not."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from fnmatch import fnmatchcase
@@ -12,14 +12,13 @@ from detectron2.utils import comm
 
 from pair_detr.config_checks import flatten, has_effect
 from pair_detr.data import resolve_class_names, resolve_num_classes
-from pair_detr.engine.checkpoint import SavedCheckpoint, find_checkpoint
+from pair_detr.engine.checkpoint import SavedCheckpoint, find_checkpoint, require_class_order
 from pair_detr.engine.weights import CheckpointError, require_needs
 from pair_detr.variants import classification_of
 
 logger = logging.getLogger(__name__)
 
 _PROCESSES = "number of processes"
-_LISTED_CLASSES = 3
 
 
 class ResumeError(CheckpointError):
@@ -51,7 +50,7 @@ _RULES: dict[_Change, tuple[str, ...]] = {
         "SOLVER.REFERENCE_WORLD_SIZE",
     ),
     _Change.NEEDS_NEW_RUN: (
-        *("SOLVER.OPTIMIZER", "MODEL.BACKBONE.FREEZE_AT", "MODEL.MASK_ON", "MODEL.CLIP.TEXT_WEIGHTS", "class *"),
+        *("SOLVER.OPTIMIZER", "MODEL.BACKBONE.FREEZE_AT", "MODEL.MASK_ON", "MODEL.CLIP.TEXT_WEIGHTS"),
         *(f"MODEL.DETR.{key}" for key in ("NUM_QUERIES", "NUM_CLASSES", "CLASS_AGNOSTIC", "MASK.FREEZE_DETECTOR")),
     ),
     _Change.IS_OTHER_MODEL: (
@@ -132,34 +131,31 @@ def require_resumable(cfg: CfgNode, *, training: bool = True) -> SavedCheckpoint
 
     Raises:
         ResumeError: the training cannot go on with the config; the message has old and new values, and the ways out.
-        CheckpointError: none of the checkpoints can be read, or the model would be evaluated with other pixels or
-            another reading of its outputs.
+        CheckpointError: none of the checkpoints can be read, the model has other classes, or it would be evaluated
+            with other pixels or another reading of its outputs.
     """
     saved = find_checkpoint(cfg.OUTPUT_DIR)
     if saved is None:
         return None
     if not training:
         require_needs(saved.metadata.get("config", {}), cfg, f"The checkpoint {saved.path} does")
-        return saved
-    if refused := [difference for difference in differences(saved, training_config(cfg), cfg) if difference.is_refused]:
+    elif refused := [found for found in differences(saved, training_config(cfg)) if found.is_refused]:
         what = "; ".join(map(str, refused))
         raise ResumeError(explain_refusal(str(saved.path), what, all(found.is_warm_start for found in refused)))
+    if _has_fixed_classes(cfg):
+        require_class_order(resolve_class_names(cfg), saved.metadata.get("class_names"), saved.path)
     return saved
 
 
-def differences(saved: SavedCheckpoint, now: Mapping[str, Any], cfg: CfgNode) -> list[Difference]:
+def differences(saved: SavedCheckpoint, now: Mapping[str, Any]) -> list[Difference]:
     """What is not as it was when a checkpoint was written, as far as the training depends on it.
 
     Args:
         saved: the checkpoint; of an older one nothing is known.
         now: of :func:`training_config`, perhaps with further entries.
-        cfg: the config.
     """
     before = saved.metadata.get("training", {})
-    found = [Difference(key, before[key], now[key]) for key in now if key in before and before[key] != now[key]]
-    if before and _has_fixed_classes(cfg):
-        found += _class_differences(saved.metadata.get("class_names"), resolve_class_names(cfg))
-    return found
+    return [Difference(key, before[key], now[key]) for key in now if key in before and before[key] != now[key]]
 
 
 def log_differences(saved: SavedCheckpoint, found: Sequence[Difference], start_iter: int) -> None:
@@ -184,17 +180,6 @@ def explain_refusal(path: str, what: str, is_warm_start: bool) -> str:
     new_run = "start a new run with another OUTPUT_DIR and without --resume"
     weights = f"from its weights (MODEL.WEIGHTS {path})" if is_warm_start else "from other weights, as these do not fit"
     return f"{path} cannot be resumed with this config: {what}. Set back what differs; or {new_run}, {weights}."
-
-
-def _class_differences(before: Sequence[str] | None, now: Sequence[str] | None) -> Iterator[Difference]:
-    """The number of classes is compared elsewhere."""
-    if before is None or now is None or len(before) != len(now):
-        return
-    # The rows of the classifier are told by their numbers.
-    kind = "class" if sorted(before) == sorted(now) else "name of class"
-    changed = [i for i, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1]]
-    for i in changed[:_LISTED_CLASSES]:
-        yield Difference(f"{kind} {i}", before[i], now[i])
 
 
 def _has_fixed_classes(cfg: CfgNode) -> bool:

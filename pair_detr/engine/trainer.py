@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from pair_detr.data import (
     load_training_dicts,
 )
 from pair_detr.data.limits import QUERIES_KEY, warn_beyond
+from pair_detr.disk_space import warn_of_large_checkpoints
+from pair_detr.divergence import DIVERGED
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError, find_checkpoint
 from pair_detr.engine.evaluation import build_evaluator, require_test_set
@@ -45,11 +48,15 @@ from pair_detr.engine.resume import (
     training_config,
 )
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
+from pair_detr.finiteness import describe_non_finite
+from pair_detr.ground_truth import lacks_loss
 
 logger = logging.getLogger(__name__)
 
 # DefaultTrainer's period of its writers.
 _WRITE_PERIOD = 20
+# Detectron2's name of it.
+_FINAL_CHECKPOINT = "model_final.pth"
 
 
 class Trainer(DefaultTrainer):
@@ -91,6 +98,7 @@ class Trainer(DefaultTrainer):
             precision=autocast_precision(cfg),
             seed=cfg.SEED if cfg.SEED >= 0 else None,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+            lacks_loss=lacks_loss,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._training = training_config(cfg) | {"number of training images": len(self._dataset_dicts)}
@@ -98,13 +106,14 @@ class Trainer(DefaultTrainer):
             model, cfg.OUTPUT_DIR, needs=needs_of(cfg), training=self._training, trainer=weakref.proxy(self)
         )
         self.start_iter = 0
+        self._lacks_final_checkpoint = False
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self._last_eval_results: dict = {}
         self.register_hooks(self.build_hooks())
 
     def train(self) -> dict:
-        """Runs the training to its end.
+        """Runs the training to its end; if it is there already, writes the final checkpoint where it is missing.
 
         Returns:
             Results of the evaluation at the end, by task and metric (in percent); empty in other processes than the
@@ -114,11 +123,15 @@ class Trainer(DefaultTrainer):
             TrainingInterrupted: a signal stopped it; a checkpoint has been written.
         """
         if self.start_iter < self.max_iter:
+            if comm.is_main_process():
+                self._warn_of_large_checkpoints()
             self._trainer.reset_data_loader(
                 lambda: build_train_loader(self.cfg, dataset_dicts=self._dataset_dicts, start_iter=self.start_iter)
             )
             # The loader has a copy of its own, which is smaller.
             self._dataset_dicts = []
+        elif self._lacks_final_checkpoint:
+            self.checkpointer.save(Path(_FINAL_CHECKPOINT).stem, iteration=self.iter)
         super().train()
         return self._last_eval_results
 
@@ -142,15 +155,27 @@ class Trainer(DefaultTrainer):
                 "same folder on all machines. Set OUTPUT_DIR to a shared one, or copy the checkpoints."
             )
         if saved is not None:
-            log_differences(saved, differences(saved, self._training, self.cfg), self.start_iter)
+            log_differences(saved, differences(saved, self._training), self.start_iter)
             if self.start_iter >= self.max_iter:
+                # It was killed before it wrote that file, or the schedule has become shorter.
+                self._lacks_final_checkpoint = saved.path.name != _FINAL_CHECKPOINT
                 logger.warning(
                     "Nothing is left to train: %s is of iteration %d, and SOLVER.MAX_ITER is %d. Raise it, or "
-                    "SOLVER.EPOCHS.MAX, to train on.",
+                    "SOLVER.EPOCHS.MAX, to train on.%s",
                     saved.path,
                     self.start_iter,
                     self.max_iter,
+                    f" It is also written as {_FINAL_CHECKPOINT}." if self._lacks_final_checkpoint else "",
                 )
+
+    def _warn_of_large_checkpoints(self) -> None:
+        model, period = self.checkpointer.model, self.cfg.SOLVER.CHECKPOINT_PERIOD
+        # AdamW keeps two numbers for each that is trained, SGD one.
+        states = 2 if isinstance(self.optimizer, torch.optim.AdamW) else 1
+        size = sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
+        size += states * sum(x.nbytes for x in model.parameters() if x.requires_grad)
+        count = 1 + (self.max_iter // period - self.start_iter // period if period > 0 else 0)
+        warn_of_large_checkpoints(Path(self.cfg.OUTPUT_DIR), size, count)
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, with the names of the optimizer's parameters."""
@@ -194,12 +219,17 @@ class Trainer(DefaultTrainer):
 
         Returns:
             Results by task and metric, or by data set first if there are several.
+
+        Raises:
+            FloatingPointError: the model holds NaN or infinity.
         """
         if isinstance(model, nn.parallel.DistributedDataParallel):
             # The wrapper would copy them at each forward, and wait for a process that has no image.
             for buffer in model.module.buffers():
                 dist.broadcast(buffer, src=0)
             model = model.module
+        if fault := describe_non_finite(model.state_dict()):
+            raise FloatingPointError(f"The model cannot be evaluated: {fault}. {DIVERGED}")
         return super().test(cfg, model, evaluators)
 
     @classmethod

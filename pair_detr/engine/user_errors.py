@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from torch.multiprocessing import ProcessRaisedException
 
+from pair_detr.disk_space import DiskFullError, is_disk_full
 from pair_detr.engine.weights import CheckpointError
 
 # Set to anything but 0, it shows tracebacks. An environment variable, as all processes of a training inherit it.
@@ -102,6 +103,12 @@ def describe_error(error: BaseException) -> str:
         kind = type(error).__name__
         frames = traceback.extract_tb(error.__traceback__)
         file, line, source = (frames[-1].filename, frames[-1].lineno, frames[-1].line or "") if frames else ("", 0, "")
+    if is_disk_full(error) and not isinstance(error, DiskFullError):
+        # It rarely names the file; the place tells metrics from results.
+        return (
+            f"The disk is full, or a quota or limit is reached: {message} (in {'/'.join(Path(file).parts[-2:])}, line "
+            f"{line}). Free space and run the command again; a training goes on from its last checkpoint with --resume."
+        )
     is_on_purpose = _PACKAGE_ROOT in Path(file).parents and source.strip().startswith("raise")
     if is_on_purpose or not file or isinstance(error, (OSError, ImportError)):
         return message

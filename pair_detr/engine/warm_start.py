@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from tabulate import tabulate
 from torch import Tensor
 
@@ -220,12 +219,18 @@ def require_agreement(model: Mapping[str, Tensor], weights: Mapping[str, Tensor]
     """
     names: dict[int, str] = {}
     for key, target in model.items():
-        first = names.setdefault(target.data_ptr(), key)
-        if first in weights and key in weights and not torch.equal(weights[first], weights[key]):
+        # Tensors without elements have no memory to share.
+        first = names.setdefault(target.data_ptr(), key) if target.numel() else key
+        if first != key and first in weights and key in weights and not _are_same(weights[first], weights[key]):
             raise MisfitError(
                 f"The model shares {first} and {key}, which differ in the weights. They are of a model with a decoder "
                 "each: set MODEL.DETR.PAIR.SHARED_DECODER False."
             )
+
+
+def _are_same(a: Tensor, b: Tensor) -> bool:
+    # NaN does not equal itself.
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _shape(tensor: Tensor) -> str:

@@ -15,6 +15,7 @@ from pair_detr.conversion.classes import RAW_IDS
 from pair_detr.data.messages import join_some
 from pair_detr.data.vocabulary import normalize_name
 from pair_detr.engine.warm_start import MisfitError, WarmStart, adapt, require_agreement
+from pair_detr.finiteness import describe_non_finite
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,18 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
 
     Raises:
         FileNotFoundError: it does not exist or cannot be reached.
-        CheckpointError: the file cannot be read, or is of no known code base.
+        CheckpointError: the file cannot be read, is of no known code base, or holds NaN or infinity.
     """
+    read = _read(weights, num_classes)
+    if fault := describe_non_finite(read.state):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {weights}: {fault}. They are of a training that had diverged. Take an earlier checkpoint, "
+            "or other weights."
+        )
+    return read
+
+
+def _read(weights: str, num_classes: int | None) -> Weights:
     path = _fetch(weights)
     try:
         checkpoint = read_checkpoint(path)

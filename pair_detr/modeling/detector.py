@@ -71,23 +71,13 @@ class Detector(nn.Module, ABC):
         """Builds the backbone and reads the sizes under MODEL.DETR."""
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        for key in ("NUM_QUERIES", "NUM_HEADS", "ENC_LAYERS", "DEC_LAYERS", "FFN_DIM"):
-            if cfg.MODEL.DETR[key] < (0 if key == "ENC_LAYERS" else 1):
-                raise ValueError(f"MODEL.DETR.{key} is {cfg.MODEL.DETR[key]}; it must be positive.")
-        if not 0 <= cfg.MODEL.DETR.DROPOUT < 1:
-            raise ValueError(f"MODEL.DETR.DROPOUT is {cfg.MODEL.DETR.DROPOUT}; it must be from 0 to below 1.")
-        dim, num_heads = cfg.MODEL.DETR.HIDDEN_DIM, cfg.MODEL.DETR.NUM_HEADS
-        if dim % 4 or dim % num_heads:
-            raise ValueError(
-                f"MODEL.DETR.HIDDEN_DIM is {dim}; it must be divisible by 4 and by MODEL.DETR.NUM_HEADS ({num_heads})."
-            )
         return {
             "backbone": backbone,
             "features": _coarse_to_fine(shapes)[: 1 + _FINER_STAGES],
             "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
             "num_layers": cfg.MODEL.DETR.ENC_LAYERS,
-            "dim": dim,
-            "num_heads": num_heads,
+            "dim": cfg.MODEL.DETR.HIDDEN_DIM,
+            "num_heads": cfg.MODEL.DETR.NUM_HEADS,
             "ffn_dim": cfg.MODEL.DETR.FFN_DIM,
             "dropout": cfg.MODEL.DETR.DROPOUT,
             "deep_supervision": cfg.MODEL.DETR.LOSS.DEEP_SUPERVISION,

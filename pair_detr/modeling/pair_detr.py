@@ -73,22 +73,11 @@ class PairDETR(ConditionalDETR):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Adds MODEL.DETR.PAIR to what Conditional DETR reads."""
         pair = cfg.MODEL.DETR.PAIR
-        for key, choices in {
-            "BOX_DECODING": ("center", "pair"),
-            "CLASS_DECODER": ("center", "top_left"),
-            "CONTRASTIVE_LAYERS": ("last", "all"),
-        }.items():
-            if pair[key] not in choices:
-                raise ValueError(f"MODEL.DETR.PAIR.{key} is {pair[key]!r}; choose one of {choices}.")
         idle = pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0
         if idle and pair.BOX_DECODING == "center" and pair.CLASS_DECODER == "center":
             raise ValueError(
                 "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0: nothing would train the top-left "
                 "decoder. Set one of them, or MODEL.DETR.VARIANT to conditional_detr."
-            )
-        if cfg.MODEL.DETR.MASK.QUERY_DECODER not in ("center", "top_left"):
-            raise ValueError(
-                f"MODEL.DETR.MASK.QUERY_DECODER is {cfg.MODEL.DETR.MASK.QUERY_DECODER!r}; choose center or top_left."
             )
         contrastive_layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}[pair.CONTRASTIVE_LAYERS]
         return super().from_config(cfg) | {

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import pickle
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from pair_detr.open_vocabulary.class_lists import ClassList
 from pair_detr.open_vocabulary.vocabulary import Vocabulary
+from pair_detr.tensor_files import TensorFileError, read_tensor_file
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +22,7 @@ _BATCH_SIZE = 256
 _OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 # Where the package clip keeps what it downloads.
 _CLIP_CACHE = Path("~/.cache/clip")
+_STATE_DICT = "Where it comes from, save model.state_dict() alone."
 
 
 class TextEncoder(ABC):
@@ -68,8 +68,8 @@ def build_text_encoder(name: str, checkpoint: str | os.PathLike = "") -> TextEnc
     Args:
         name: "clip:<model>", one of ``clip.available_models()``; "clip" alone takes the model in the checkpoint.
             "open_clip:<model>", one of ``open_clip.list_models()`` with CLIP's tokenizer.
-        checkpoint: local file: a TorchScript archive as OpenAI publishes it, a state dict, or for open_clip also
-            .safetensors. "" looks for the file that the package clip has once downloaded.
+        checkpoint: local file: a TorchScript archive as OpenAI publishes it, a state dict, or .safetensors. Code in it
+            is not run. "" looks for the file that the package clip has once downloaded.
 
     Raises:
         FileNotFoundError: there is no such file; the message says how to come by text weights.
@@ -209,28 +209,11 @@ def _find_checkpoint(name: str, checkpoint: str | os.PathLike, command: str) -> 
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        elif _is_torchscript(path):
-            # torch.load refuses these archives unless it may run what is in them.
-            state = torch.jit.load(path, map_location="cpu").state_dict()
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}). It must be a TorchScript archive or a state dict, "
-            "and complete."
-        ) from error
+        # The code in a TorchScript archive, which torch.jit.load might run, is left out.
+        state = read_tensor_file(path, remedy=_STATE_DICT)
+    except TensorFileError as error:
+        raise ValueError(f"{error} It must be a TorchScript archive or a state dict.") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"{path} does not hold a state dict: save model.state_dict().")
     return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(entry.endswith("/constants.pkl") for entry in archive.namelist())

@@ -34,7 +34,7 @@ def build_panoptic(cfg: CfgNode, num_classes: int) -> PanopticOptions | None:
     """What MODEL.DETR.PANOPTIC describes, with the classes of the first test set, or training set; None if disabled.
 
     Raises:
-        ValueError: there is no data set, its classes are not as many as the model's, or a threshold is impossible.
+        ValueError: there is no data set, or its classes are not as many as the model's.
         KeyError, OSError: see :func:`pair_detr.data.panoptic_classes`.
     """
     options = cfg.MODEL.DETR.PANOPTIC
@@ -45,10 +45,6 @@ def build_panoptic(cfg: CfgNode, num_classes: int) -> PanopticOptions | None:
         raise ValueError(
             "MODEL.DETR.PANOPTIC.ENABLED is True, but neither DATASETS.TEST nor DATASETS.TRAIN names a data set, which "
             "tells things from stuff: name one, or set it to False."
-        )
-    if not 0 <= options.SCORE_THRESHOLD < 1:
-        raise ValueError(
-            f"MODEL.DETR.PANOPTIC.SCORE_THRESHOLD is {options.SCORE_THRESHOLD}; it must be from 0 to below 1."
         )
     classes = panoptic_classes(names[0])
     if len(classes.names) != num_classes:

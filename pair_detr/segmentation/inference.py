@@ -15,11 +15,17 @@ from pair_detr.segmentation.panoptic import merge_panoptic, semantic
 
 # Masks whose probabilities at the output size are in memory at a time.
 _CHUNK = 16
+# Logit of a pixel that is certainly not in a mask.
+_OUTSIDE = -1e4
 Size = tuple[int, int]
 
 
 class BatchMasks:
-    """Masks of a batch at the output size, for whatever queries they are asked for."""
+    """Masks of a batch at the output size, for whatever queries they are asked for.
+
+    Attributes:
+        finite: (B, Q) bool, false for queries whose mask held NaN or infinity when it was made, and is empty for that.
+    """
 
     def __init__(
         self,
@@ -42,6 +48,7 @@ class BatchMasks:
         self._parts = head.image_parts(asked.memory)
         self._image_sizes = image_sizes
         self._output_sizes = output_sizes
+        self.finite = torch.ones(asked.states.shape[:2], dtype=torch.bool, device=asked.states.device)
         self._padded_size = padded_size or tuple(max(sides) for sides in zip(*image_sizes, strict=True))
 
     def chunks(self, image: int, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -50,6 +57,9 @@ class BatchMasks:
             counts = [0] * len(self._image_sizes)
             counts[image] = len(chunk)
             logits = self._head(self._asked, chunk, counts, self._parts)
+            finite = logits.sum((1, 2), dtype=torch.float32).isfinite()
+            self.finite[image, chunk] = finite
+            logits = torch.where(finite[:, None, None], logits, _OUTSIDE)
             yield chunk, resize_masks(logits, self._padded_size, self._image_sizes[image], self._output_sizes[image])
 
 
@@ -83,7 +93,8 @@ def segment_all(
         masks: of the batch.
         image: its index there.
         queries: (n,) of the detections.
-        class_probs: (Q, C) of all queries; a column after those of the classes is that of no object.
+        class_probs: (Q, C) of all queries, 0 for those to leave out; a column after those of the classes is that of no
+            object.
         panoptic: classes and thresholds.
 
     Returns:
@@ -101,6 +112,8 @@ def segment_all(
         # A sum over queries, to which those of every chunk add.
         by_channel = by_channel + semantic(probs, class_probs[chunk, : len(is_thing)], channels)
         binary.append(probs > 0.5)
+        # A mask that is empty, for it was not finite, would win where there is no other.
+        confident[chunk] &= masks.finite[image, chunk]
         of_segments.append(probs[confident[chunk]])
     segments = merge_panoptic(
         torch.cat(of_segments),

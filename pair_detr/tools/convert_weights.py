@@ -11,7 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.atomic import replacing_any
+from pair_detr.config_checks import check_values
 from pair_detr.config_files import load_config
+from pair_detr.config_ranges import ARCHITECTURE
 from pair_detr.conversion import (
     AUTHOR,
     METADATA,
@@ -143,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         FileNotFoundError, FileExistsError, ConversionError: see :func:`pair_detr.conversion.read_checkpoint`,
             :func:`check_output`, :func:`convert_file` and :func:`reverse`.
+        ValueError: see :func:`pair_detr.config_checks.check_values`.
     """
     args = _parse(arguments)
     setup_logger(name="pair_detr")
@@ -151,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise FileExistsError(f"{args.output} is the input. Choose another path for the output.")
     require_writable(args.output.parent, "OUTPUT")
     cfg = load_config(args.config_file) if args.config_file else None
+    if cfg is not None:
+        check_values(cfg, *ARCHITECTURE)
     checkpoint = read_checkpoint(args.input, args.allow_pickle, args.entry)
     if args.reverse is None:
         content = convert_file(checkpoint, args.input, args.source, args.num_classes, args.keep_91, cfg)

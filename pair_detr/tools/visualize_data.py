@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
+from pair_detr.config_checks import check_values
 from pair_detr.config_files import load_config
 from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.data.build import SeededDataset, training_mapper
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_opencv()
     require_writable(args.output)
     cfg = load_config(args.config_file, args.opts)
+    check_values(cfg, "INPUT.", "DATASETS.", "SEED")
     register_from_config(cfg)
     names = args.names or list(cfg.DATASETS.TRAIN)
     if not names:

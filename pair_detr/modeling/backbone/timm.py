@@ -1,6 +1,6 @@
 """Any timm model that can emit feature maps, with weights from a local file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,15 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pair_detr.finiteness import describe_non_finite
+from pair_detr.tensor_files import TensorFileError, read_tensor_file
+
 # The channels that timm takes images to have.
 _RGB = 3
+# Arguments of timm that make it read files of its own choice.
+_SOURCES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+# Where files keep weights: timm prefers averages of them.
+_ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
 class TimmBackbone(Backbone):
@@ -31,15 +38,16 @@ class TimmBackbone(Backbone):
         Args:
             name: of the model in timm.
             out_indices: stages to emit; negative ones count from the last.
-            weights: local file with a state dict of the whole timm model; "" starts from random weights.
+            weights: local file with a state dict of the whole timm model, read without running code that it may hold;
+                "" starts from random weights.
             frozen_norm: fix the statistics and the affine parameters of all batch norms.
             freeze_at: number of stages, from the image on, whose parameters are fixed.
-            kwargs: further arguments of ``timm.create_model``.
+            kwargs: further arguments of ``timm.create_model``, but for those that name weights.
             all_stages: emit those before the last of ``out_indices``, too.
 
         Raises:
             ValueError: timm does not know the model or its arguments, the model has no such stage or stages that cannot
-                be frozen, or the weights are another model's.
+                be frozen, or the weights cannot be read or are another model's.
             FileNotFoundError: the weights do not exist.
         """
         super().__init__()
@@ -55,6 +63,11 @@ class TimmBackbone(Backbone):
         if weights and not Path(weights).is_file():
             raise FileNotFoundError(
                 f"MODEL.TIMM.WEIGHTS: {weights} does not exist. Give a local file, or '' for random weights."
+            )
+        if named := [key for key in _SOURCES if key in (kwargs or {})]:
+            raise ValueError(
+                f"MODEL.TIMM.KWARGS must not hold {named[0]}: weights are read from MODEL.TIMM.WEIGHTS alone, a local "
+                "file. Remove it, and set that."
             )
         arguments = {"features_only": True, **(kwargs or {})}
         try:
@@ -75,14 +88,19 @@ class TimmBackbone(Backbone):
         if all_stages:
             self.indices = list(range(self.indices[-1] + 1))
         arguments["out_indices"] = tuple(range(self.indices[-1] + 1))
+        # Not by timm, which before 1.0.16 unpickles whatever the file holds.
+        state = _read_state(weights) if weights else {}
         if weights:
-            arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
+            arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
         try:
             self.model = timm.create_model(name, **arguments)
-        except RuntimeError as error:
+        except (RuntimeError, KeyError) as error:
             raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} does not fit MODEL.TIMM.NAME {name}: {error}") from error
         if weights:
-            self._require_keys_of(weights)
+            self._require_keys_of(weights, state)
+            self._forget_state()
+            if fault := describe_non_finite(self.model.state_dict()):
+                raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} cannot be used: {fault}. Take other weights.")
         self._drop_later_stages()
         self._spec = {f"stage{i}": ShapeSpec(channels=info.channels(i), stride=info.reduction(i)) for i in self.indices}
         # Swin and others emit (B, H, W, C).
@@ -94,18 +112,24 @@ class TimmBackbone(Backbone):
             self.model = freeze_batch_norm_2d(self.model)
         self._freeze(freeze_at, freeze_batch_norm_2d)
 
-    def _require_keys_of(self, weights: str) -> None:
+    def _require_keys_of(self, weights: str, state: Mapping[str, Tensor]) -> None:
         """timm only logs keys that do not match: a file of another model would leave the backbone random."""
-        from timm.models import load_state_dict
-
         # Some of timm's wrappers write "_" for "."; that of a ViT has the model inside.
-        keys = {key.replace("_", ".") for key in load_state_dict(weights, use_ema=False)}
+        keys = {key.replace("_", ".") for key in state}
         names = (name.removeprefix("model.") for name, _ in self.model.named_parameters())
         if not any(name.replace("_", ".") in keys for name in names):
             raise ValueError(
                 f"MODEL.TIMM.WEIGHTS: {weights} has none of the backbone's parameters. Give a state dict of the "
                 "timm model that MODEL.TIMM.NAME names."
             )
+
+    def _forget_state(self) -> None:
+        """timm keeps what it was configured with, here the weights, as long as the model lives."""
+        for module in self.model.modules():
+            for name in ("pretrained_cfg", "default_cfg"):
+                config = getattr(module, name, None)
+                if isinstance(config, dict):
+                    config.pop("state_dict", None)
 
     def _drop_later_stages(self) -> None:
         """Most timm models end with the last stage wanted, but EfficientNets keep parameters that no loss reaches."""
@@ -165,6 +189,22 @@ class TimmBackbone(Backbone):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of the feature maps."""
         return self._spec
+
+
+def _read_state(weights: str) -> dict[str, Tensor]:
+    from timm.models import clean_state_dict
+
+    try:
+        content = read_tensor_file(Path(weights), remedy="Give the model's state dict alone.")
+    except TensorFileError as error:
+        raise ValueError(f"MODEL.TIMM.WEIGHTS: {error}") from error
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _ENTRIES if isinstance(content.get(key), Mapping)), content)
+        state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        # Without any, timm would download some.
+        if state:
+            return clean_state_dict(state)
+    raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} holds no state dict: save model.state_dict().")
 
 
 @BACKBONE_REGISTRY.register()

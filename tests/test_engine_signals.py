@@ -1,0 +1,132 @@
+"""Signals as they reach whole trainings: all processes of a group, or one of several."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from data_helpers import restored_catalogs
+from engine_helpers import tiny_options, write_dataset
+from torch.multiprocessing import ProcessExitedException
+
+from pair_detr.engine import argument_parser, run
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with restored_catalogs():
+        yield write_dataset(tmp_path_factory.mktemp("dataset"), "engine_signals")
+
+
+def wait_for(condition: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + 240
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def group_members(group: int) -> list[int]:
+    """The processes of a group that run."""
+    stats = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # State, parent and group follow the name in parentheses.
+            stats.append((int(file.parent.name), file.read_text().rpartition(")")[2].split()))
+        except OSError:
+            continue
+    return [pid for pid, fields in stats if int(fields[2]) == group and fields[0] != "Z"]
+
+
+def assert_stopped(folder: Path, number: signal.Signals) -> None:
+    """The checkpoint is of the iteration that the log names, and not one of the schedule."""
+    (name, iteration) = re.search(
+        r"Stopped by (\w+) after iteration (\d+) of", (folder / "log.txt").read_text()
+    ).groups()
+    assert name == number.name
+    last = folder / (folder / "last_checkpoint").read_text()
+    assert torch.load(last)["iteration"] + 1 == int(iteration)
+
+
+@pytest.mark.slow
+# Workers of several processes are spawned, which takes a minute on a busy machine.
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("launcher", "processes", "number"),
+    [(["timeout", "-s", "TERM", "1000"], 1, signal.SIGTERM), ([], 2, signal.SIGINT)],
+    ids=["timeout", "key press with two processes"],
+)
+def test_signals_to_the_whole_group_write_a_checkpoint(
+    dataset: dict[str, str],
+    tmp_path: Path,
+    project_root: Path,
+    launcher: list[str],
+    processes: int,
+    number: signal.Signals,
+) -> None:
+    """With workers, for training and for the evaluations in between."""
+    options = tiny_options(
+        dataset,
+        tmp_path,
+        SOLVER__MAX_ITER=100000,
+        DATALOADER__NUM_WORKERS=3 - processes,
+        DATASETS__TEST=(dataset["NAME"],),
+        TEST__EVAL_PERIOD=7,
+    )
+    command = [*launcher, sys.executable, str(project_root / "train_net.py"), "--num-gpus", str(processes), *options]
+    with (
+        (tmp_path / "output.txt").open("w") as output,
+        # A group of its own, led by it, as a shell makes one.
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True) as process,
+    ):
+        started = wait_for((tmp_path / "inference").exists)
+        # It passes the signal on to the group by itself.
+        (process.send_signal if launcher else lambda n: os.killpg(process.pid, n))(number)
+        process.wait(timeout=600)
+    assert started, (tmp_path / "output.txt").read_text()
+    assert process.returncode == 128 + number, (tmp_path / "output.txt").read_text()
+    assert_stopped(tmp_path, number)
+    assert wait_for(lambda: not group_members(process.pid))
+
+
+@pytest.mark.slow
+def test_signal_to_one_of_two_processes_stops_both(dataset: dict[str, str], tmp_path: Path) -> None:
+    """The status says so, though the launcher has not got the signal."""
+
+    def hang_up_once_it_trains() -> None:
+        wait_for((tmp_path / "model_0000004.pth").exists)
+        os.kill(multiprocessing.active_children()[-1].pid, signal.SIGHUP)
+
+    threading.Thread(target=hang_up_once_it_trains, daemon=True).start()
+    options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5)
+    with pytest.raises(SystemExit) as stopped:
+        run(argument_parser().parse_args(["--num-gpus", "2", *options]))
+    assert stopped.value.code == 128 + signal.SIGHUP
+    assert_stopped(tmp_path, signal.SIGHUP)
+
+
+def test_processes_that_a_signal_ends_are_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the system ends one when memory is short, and a scheduler before the training has begun."""
+
+    def lose_one(*args: object, **options: object) -> None:
+        raise ProcessExitedException("process 1 terminated", error_index=1, error_pid=2, exit_code=-status)
+
+    monkeypatch.setattr("pair_detr.engine.launch.launch", lose_one)
+    for status in (signal.SIGKILL, signal.SIGTERM):
+        with pytest.raises(SystemExit) as stopped:
+            run(argument_parser().parse_args(["--num-gpus", "2"]))
+        assert stopped.value.code == 128 + status
+        assert f"Process 1 was ended by {status.name}" in caplog.text
+    assert caplog.text.count("memory is short") == 1
+    status = -3
+    with pytest.raises(ProcessExitedException):
+        run(argument_parser().parse_args(["--num-gpus", "2"]))
