@@ -1,9 +1,11 @@
 """Detection in images and videos by the demo."""
 
+import errno
 import json
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +234,27 @@ def test_of_folders_and_patterns_only_media_that_are_not_hidden_are_taken(
     assert found("scan.pdf") == ["scan.pdf"]
     with pytest.raises(FileNotFoundError, match="no image or video matches it"):
         found("*.pdf")
+
+
+def test_a_disk_that_becomes_full_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = save_model(tmp_path)
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"{name}.png", 40, 30)
+    saved = []
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def save(self: Image.Image, file: Path, **options: object) -> None:
+        saved.append(file)
+        monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+        fail()
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    inputs = ["--input", str(tmp_path / "?.png"), "--output", str(tmp_path / "out")]
+    with pytest.raises(OSError, match=r"nothing can be written to .*out \(No space left on device\)"):
+        demo.main([*arguments, *inputs, "--opts", "MODEL.DEVICE", "cpu"])
+    assert len(saved) == 1
 
 
 def test_a_pipe_is_no_input(tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ def test_other_uses_of_these_weights(dataset: dict[str, str], trained: Path, tmp
     assert (folder / "pretrained.pth").read_bytes() == before
 
 
+def test_checkpoints_of_whatever_origin_are_moved_away(dataset: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "model_final.pth").write_bytes(b"a download, or copied from another machine")
+    start(dataset, tmp_path, SOLVER__MAX_ITER=1)
+    assert contents(tmp_path / "earlier_1")["model_final.pth"] == b"a download, or copied from another machine"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 @pytest.mark.parametrize("key", ["WEIGHTS", "TIMM.WEIGHTS", "CLIP.TEXT_WEIGHTS", "CLIP.CHECKPOINT"])
 def test_the_key_is_named(tmp_path: Path, key: str) -> None:
     key = f"MODEL.{key}"

@@ -143,20 +143,17 @@ def test_killed_with_its_workers_alive_a_run_is_resumed_at_once(
         assert len(workers) == 2 or not children.exists()
         with pytest.raises(FolderInUseError, match=f"process {process.pid} on"):
             claim_folder(tmp_path)
-        # So that they are there for longer than they would be.
-        for worker in workers:
-            os.kill(int(worker), signal.SIGSTOP)
         process.kill()
         process.wait()
-    try:
+    # It takes them seconds to notice.
+    for worker in workers:
+        os.kill(int(worker), 0)
+    with claimed(tmp_path):
         done = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"] + 1
         options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=done + 1)
         run(argument_parser().parse_args(["--resume", *options]))
-        assert torch.load(tmp_path / "model_final.pth")["iteration"] == done
-        assert not list(tmp_path.glob(".*"))
-    finally:
-        for worker in workers:
-            os.kill(int(worker), signal.SIGKILL)
+    assert torch.load(tmp_path / "model_final.pth")["iteration"] == done
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_folders_that_cannot_be_written(dataset: dict[str, str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pair_detr.image_input import as_bgr, open_file
 from pair_detr.open_vocabulary import read_class_list
-from pair_detr.outputs import require_outputs, writing
+from pair_detr.outputs import require_outputs, require_writable, writing
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (
     add_model_arguments,
@@ -177,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 demo.image(file, output)
         except (OSError, ValueError) as error:
             problems.append(str(error))
+            # Else, on a disk that has become full, each of the others would be detected in for nothing.
+            require_writable(args.output)
     demo.results.write(args.output / RESULTS)
     for problem in problems:
         logger.error("%s", problem)
