@@ -48,6 +48,16 @@ def test_the_tool_and_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.pth"]
 
 
+@pytest.mark.parametrize("flags", [[], ["--reverse", "official"]])
+def test_weights_that_are_not_finite_are_not_converted(tmp_path: Path, flags: list[str]) -> None:
+    state = theirs("detr", "detr", num_classes=91)
+    state["class_embed.bias"][3] = float("nan")
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(ConversionError, match=r"a\.pth is not converted: class_embed\.bias holds NaN or infinity"):
+        main([str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), *flags])
+    assert not (tmp_path / "b.pth").exists()
+
+
 def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
     official, output = save_official(tmp_path / "a.pth"), tmp_path / "b.pth"
     output.write_text("mine")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from data_helpers import restored_catalogs
@@ -19,6 +20,7 @@ from pair_detr.classification import SigmoidFocal, Softmax
 from pair_detr.engine import Trainer
 from pair_detr.meta_arch import DetectionTransformer
 from pair_detr.modeling import Predictions
+from pair_detr.predictor import Predictor
 
 SIZES = [(40, 48), (48, 40)]
 CLASS, QUERIES = 1, 7
@@ -85,6 +87,14 @@ def test_a_model_that_is_nan_detects_nothing(variant: str, caplog: pytest.LogCap
 def test_finite_predictions_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     build(tiny_cfg()).eval()(make_batch(SIZES, [0, 0]))
     assert caplog.messages == []
+
+
+def test_the_predictor_of_a_model_that_is_nan() -> None:
+    predictor = Predictor(tiny_cfg())
+    image = np.zeros((40, 48, 3), dtype=np.uint8)
+    assert len(predictor(image)["instances"]) == 21
+    predictor.model.detector.input_proj.bias.data[0] = math.nan
+    assert len(predictor(image)["instances"]) == 0
 
 
 class SpoiledHead(torch.nn.Module):

@@ -32,6 +32,7 @@ from pair_detr.conversion import (
     read_checkpoint,
 )
 from pair_detr.data.text_files import read_text
+from pair_detr.finiteness import describe_non_finite
 from pair_detr.outputs import require_writable
 from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.variants import VARIANTS
@@ -157,6 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if cfg is not None:
         check_values(cfg, *ARCHITECTURE)
     checkpoint = read_checkpoint(args.input, args.allow_pickle, args.entry)
+    if fault := describe_non_finite(checkpoint.state):
+        raise ConversionError(f"{args.input} is not converted: {fault}. Take an earlier checkpoint, or other weights.")
     if args.reverse is None:
         content = convert_file(checkpoint, args.input, args.source, args.num_classes, args.keep_91, cfg)
         with replacing_any(args.output) as path:
