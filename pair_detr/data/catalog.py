@@ -137,6 +137,7 @@ def class_names_of(name: str) -> list[str] | None:
 
     Raises:
         KeyError, FileNotFoundError, ValueError: as :func:`load_dataset`.
+        ValueError: a name is not text.
     """
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None:
@@ -144,7 +145,14 @@ def class_names_of(name: str) -> list[str] | None:
     classes = metadata.get("thing_classes")
     if classes is not None and is_separated(metadata):
         classes = classes_from_metadata(metadata).names
-    return None if classes is None else list(classes)
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not all(isinstance(own, str) for own in classes):
+        raise ValueError(
+            f'Data set "{name}" has thing_classes {classes!r} in its metadata, which must be a list of text: write '
+            '["5"] for 5, and ["cat"] for one class.'
+        )
+    return list(classes)
 
 
 def panoptic_classes(name: str) -> PanopticClasses:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,12 @@ def register_image_folder(
             in it are left out. A file has one line a class: the sub-folder, a space, and names separated by commas, as
             ImageNet's ``LOC_synset_mapping.txt``. By default each sub-folder is named as its class.
         metadata: further entries of the metadata.
+
+    Raises:
+        ValueError: ``class_names`` has what is not text.
     """
     root = Path(root).expanduser()
+    _require_text(class_names)
 
     def load() -> list[dict[str, Any]]:
         classes = _classes_of(root, class_names)
@@ -120,12 +125,34 @@ def _classes_of(root: Path, class_names: Mapping[str, str | Sequence[str]] | str
         classes = _read_class_names(Path(class_names).expanduser(), root)
     if unnamed := [key for key, names in classes.items() if not names or not all(map(str.strip, names))]:
         raise ValueError(f"the folders {join_some(unnamed)} of {root} have no class name; give each one")
+    if twice := [name for name, count in Counter(names[0].strip() for names in classes.values()).items() if count > 1]:
+        raise ValueError(
+            f"several folders of {root} have the class name {join_some(twice)}; give each folder a name of its own, or "
+            "move the images of one class into one folder"
+        )
     if missing := [key for key in classes if not (root / key).is_dir()]:
         raise FileNotFoundError(
             f"{root} lacks the folders of {len(missing)} classes: {join_some(missing)}; add them, or leave these out "
             "of CLASSES"
         )
     return classes
+
+
+def _require_text(class_names: Any) -> None:
+    """Raises a ValueError for what YAML reads as other types, such as numbers and yes, and for other structures."""
+    if class_names is None or isinstance(class_names, (str, Path)):
+        return
+    if not isinstance(class_names, Mapping) or not class_names:
+        raise ValueError(
+            f"CLASSES is {class_names!r}; it must be a file, or {{folder: class name}} for each folder that counts."
+        )
+    for folder, names in class_names.items():
+        listed = list(names) if isinstance(names, (list, tuple)) else [names]
+        if not all(isinstance(text, str) for text in (folder, *listed)):
+            raise ValueError(
+                f"CLASSES has {folder!r}: {names!r}; folders and names must be text: put them in quotes, as in "
+                '{"0": zero, x: "no"}.'
+            )
 
 
 def _is_class(entry: Path) -> bool:

@@ -153,7 +153,11 @@ def _register_image_folder(key: str, name: str, entry: Mapping[str, Any]) -> Non
     classes = entry.get("CLASSES")
     if isinstance(classes, str):
         classes = _file(key, "CLASSES", classes)
-    register_image_folder(name, _folder(key, "ROOT", entry["ROOT"]), classes)
+    root = _folder(key, "ROOT", entry["ROOT"])
+    try:
+        register_image_folder(name, root, classes)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def _register_image_labels(key: str, name: str, entry: Mapping[str, Any]) -> None:

@@ -117,7 +117,9 @@ def _class_names(content: Mapping[str, Any], file: Path) -> list[str]:
         raise ValueError(f"{file} has no names; write a list of the classes there, in the order of their numbers")
     if other := [name for name in names if isinstance(name, bool) or not isinstance(name, (str, int, float))]:
         raise ValueError(f'{file}: names has {join_some(list(map(repr, other)))}; put these in quotes: "no"')
-    names = [str(name) for name in names]
+    names = [str(name).strip() for name in names]
+    if "" in names:
+        raise ValueError(f"{file}: class {names.index('')} in names has no name; give it one")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{file}: names has {join_some(twice)} more than once; give every class a name of its own")
     if content.get("nc", len(names)) != len(names):
