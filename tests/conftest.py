@@ -1,5 +1,6 @@
 """Fixtures and markers that all tests share."""
 
+import logging
 import os
 import random
 from pathlib import Path
@@ -9,6 +10,11 @@ import pytest
 import torch
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+# Runs and tools set these up, and keep what they say from pytest's caplog.
+_LOGGERS = {
+    logger: (logger.handlers[:], logger.propagate, logger.level)
+    for logger in map(logging.getLogger, ("pair_detr", "detectron2", "fvcore"))
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,6 +39,12 @@ def _seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _untouched_loggers() -> None:
+    for logger, (handlers, propagate, level) in _LOGGERS.items():
+        logger.handlers, logger.propagate, logger.level = handlers[:], propagate, level
 
 
 @pytest.fixture(scope="session")

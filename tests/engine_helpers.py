@@ -1,9 +1,6 @@
 """A data set and a model so small that training them takes milliseconds."""
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,6 @@ from pair_detr.data import register_from_config
 
 IMAGE_SIZE = 32
 NUM_IMAGES = 8
-
-
-@contextmanager
-def restored_loggers() -> Iterator[None]:
-    """Puts the loggers that a run sets up back as they were at the start of the block."""
-    loggers = [logging.getLogger(name) for name in ("pair_detr", "detectron2", "fvcore")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
-    yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate, logger.level = handlers, propagate, level
 
 
 def write_dataset(folder: Path, name: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 from data_helpers import restored_catalogs, write_image
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, Instances
-from engine_helpers import restored_loggers, tiny_options, write_dataset
+from engine_helpers import tiny_options, write_dataset
 from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
@@ -112,7 +112,7 @@ def test_category_ids_are_those_of_the_training(tmp_path: Path, data: str) -> No
         annotation["category_id"] = 7 * annotation["category_id"] if annotation["category_id"] == 1 else 0
     file.write_text(json.dumps(content))
     options = tiny_options(entry, tmp_path / "out", SOLVER__MAX_ITER=1)
-    with restored_catalogs(), restored_loggers():
+    with restored_catalogs():
         main(argument_parser().parse_args(["--num-gpus", "1", *options]))
         if data == "gone":
             file.unlink()

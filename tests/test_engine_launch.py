@@ -29,12 +29,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 @pytest.fixture(autouse=True)
 def _process_as_before() -> Iterator[None]:
     """Undoes what a run does to its process."""
-    loggers = [logging.getLogger(name) for name in ("pair_detr", "detectron2", "fvcore")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     threads = torch.get_num_threads()
     yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate, logger.level = handlers, propagate, level
     torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
 

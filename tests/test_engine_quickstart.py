@@ -1,5 +1,4 @@
 import json
-import logging
 import re
 import signal
 from collections.abc import Iterator
@@ -32,11 +31,7 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     register_shapes(str(folder))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     monkeypatch.setattr(quickstart, "make_shapes", lambda root: make_shapes(root, num_train=8, num_val=4))
-    loggers = [logging.getLogger(name) for name in ("pair_detr", "detectron2", "fvcore")]
-    states = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     yield folder
-    for logger, (handlers, propagate, level) in zip(loggers, states, strict=True):
-        logger.handlers, logger.propagate, logger.level = handlers, propagate, level
     torch.set_flush_denormal(False)
     for name in names:
         DatasetCatalog[name], MetadataCatalog[name] = before[name]

@@ -11,7 +11,7 @@ import torch
 from data_helpers import make_cfg, predict, restored_catalogs, write_coco, write_panoptic, write_voc
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from engine_helpers import restored_loggers, tiny_options, write_dataset
+from engine_helpers import tiny_options, write_dataset
 from open_vocabulary_helpers import make_vocabulary
 
 from pair_detr.data import (
@@ -31,7 +31,7 @@ from pair_detr.tools import check_dataset as tool
 
 @pytest.fixture(autouse=True)
 def _catalogs() -> Iterator[None]:
-    with restored_catalogs(), restored_loggers():
+    with restored_catalogs():
         yield
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_helpers import restored_catalogs
 from detectron2.data import MetadataCatalog
-from engine_helpers import restored_loggers, tiny_options
+from engine_helpers import tiny_options
 from panoptic_helpers import (
     assert_by_hand,
     cfg_for,
@@ -35,7 +35,7 @@ needs_panopticapi = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _catalogs() -> Iterator[None]:
-    with restored_catalogs(), restored_loggers():
+    with restored_catalogs():
         yield
 
 

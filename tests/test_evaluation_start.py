@@ -12,7 +12,7 @@ import torch
 from data_helpers import edit, make_cfg, predict, restored_catalogs, write_coco, write_voc
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
-from engine_helpers import restored_loggers, tiny_options, write_dataset
+from engine_helpers import tiny_options, write_dataset
 
 from pair_detr.data import class_names_of, load_dataset, register_coco, register_voc
 from pair_detr.engine import Trainer, argument_parser, build_evaluator, main
@@ -21,7 +21,7 @@ from pair_detr.engine.evaluation import require_test_set
 
 @pytest.fixture(autouse=True)
 def _catalogs() -> Iterator[None]:
-    with restored_catalogs(), restored_loggers():
+    with restored_catalogs():
         yield
 
 

@@ -13,7 +13,6 @@ import torch
 from data_helpers import restored_catalogs, write_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Instances
-from engine_helpers import restored_loggers
 from panoptic_helpers import (
     BOXES,
     COCO,
@@ -39,7 +38,7 @@ needs_panopticapi = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _catalogs() -> Iterator[None]:
-    with restored_catalogs(), restored_loggers():
+    with restored_catalogs():
         yield
 
 

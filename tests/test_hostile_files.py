@@ -10,7 +10,7 @@ import pytest
 from data_helpers import restored_catalogs
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from engine_helpers import restored_loggers, tiny_options, write_dataset
+from engine_helpers import tiny_options, write_dataset
 from hostile_helpers import PAYLOADS
 from model_helpers import tiny_cfg
 from PIL import EpsImagePlugin, Image
@@ -131,7 +131,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    with restored_loggers(), restored_catalogs():
+    with restored_catalogs():
         yield
 
 
