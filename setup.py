@@ -27,6 +27,7 @@ setup(
     # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and
     # Detectron2 has no package under its own name: naming them here would let pip replace what works. torch has to be
     # 2.5 or later, for nn.Module.set_submodule, torch.amp.GradScaler and the fused AdamW on CPUs.
+    # What files of others hold is read safely with any of these versions, of timm, too (see pair_detr.tensor_files).
     install_requires=[
         "fvcore",
         "matplotlib",
