@@ -27,6 +27,8 @@ setup(
     # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and
     # Detectron2 has no package under its own name: naming them here would let pip replace what works. torch has to be
     # 2.5 or later, for nn.Module.set_submodule, torch.amp.GradScaler and the fused AdamW on CPUs.
+    # No file of weights runs code with these versions, nor with any of timm (see pair_detr.tensor_files); before torch
+    # 2.10 a forged one may corrupt memory (CVE-2026-24747).
     install_requires=[
         "fvcore",
         "matplotlib",
