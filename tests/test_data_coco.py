@@ -1,5 +1,6 @@
 """Loading of what is registered, and what is wrong with a file in COCO's format."""
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,3 +128,15 @@ def test_file_registered_with_detectron2s_function(coco_file: Path) -> None:
     coco_file.write_text("[")
     with pytest.raises(ValueError, match=r"annotations\.json is not valid JSON .*line 1"):
         load_dataset("plain")
+
+
+def test_loading_leaves_the_garbage_collector_as_it_is(coco_file: Path) -> None:
+    register_coco("own", str(coco_file), str(coco_file.parent))
+    register_coco("gone", str(coco_file.parent / "gone.json"), str(coco_file.parent))
+    for switch, enabled in ((gc.disable, False), (gc.enable, True)):
+        switch()
+        load_dataset("own")
+        assert gc.isenabled() is enabled
+    with pytest.raises(FileNotFoundError):
+        load_dataset("gone")
+    assert gc.isenabled()

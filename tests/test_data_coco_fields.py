@@ -76,6 +76,7 @@ def test_ignored_objects_are_crowds(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize(("value", "area"), [(12, 12.0), (12.5, 12.5), ("12.5", 12.5), (None, None), (..., None)])
 def test_area(tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any, area: float | None) -> None:
+    caplog.set_level(logging.WARNING, logger="pair_detr")
     assert load(tmp_path, area=value).get("area") == area
     assert not caplog.records
 
@@ -84,6 +85,7 @@ def test_area(tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any, area
 def test_an_area_of_no_use_is_left_to_the_evaluation(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="pair_detr")
     assert "area" not in load(tmp_path, area=value)
     (message,) = caplog.messages
     assert "area of 1 objects is not a positive number (annotation 1 of image 1)" in message

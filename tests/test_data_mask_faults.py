@@ -1,5 +1,6 @@
 """Masks that cannot be used: what is kept without training on masks, and what is listed with it."""
 
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ _UNUSABLE = [
 def test_an_unusable_mask_costs_no_box_unless_masks_are_trained(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, segmentation: Any, message: str
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="pair_detr")
     good = {"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": POLYGON}
     file = write_coco(tmp_path, [good, good | {"segmentation": segmentation}], [(WIDTH, HEIGHT)])
     register_coco("broken", str(file), str(tmp_path))
@@ -97,6 +99,7 @@ def test_polygons_of_other_numbers() -> None:
 
 
 def test_a_mask_keeps_its_good_polygons(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="pair_detr")
     annotation = {"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": [[1, 2], *POLYGON, [3]]}
     register_coco("part", str(write_coco(tmp_path, [annotation], [(WIDTH, HEIGHT)])), str(tmp_path))
     (record,) = validate("part", load_dataset("part"), masks=True)
