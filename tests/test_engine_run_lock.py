@@ -136,7 +136,7 @@ def test_killed_with_its_workers_alive_a_run_is_resumed_at_once(
     command = [sys.executable, str(project_root / "train_net.py"), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
-        while not (tmp_path / "model_0000004.pth").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "last_checkpoint").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         workers = children.read_text().split() if children.exists() else []
