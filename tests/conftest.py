@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ _LOGGERS = {
     logger: (logger.handlers[:], logger.propagate, logger.level)
     for logger in map(logging.getLogger, ("pair_detr", "detectron2", "fvcore"))
 }
+# A training that fails on its way out leaves its handlers; pools of processes may then hang when they are ended.
+_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +45,9 @@ def _seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _untouched_loggers() -> None:
+def _untouched_loggers_and_signals() -> None:
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
     for logger, (handlers, propagate, level) in _LOGGERS.items():
         logger.handlers, logger.propagate, logger.level = handlers[:], propagate, level
 
