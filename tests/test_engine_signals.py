@@ -108,8 +108,13 @@ def test_signal_to_one_of_two_processes_stops_both(dataset: dict[str, str], tmp_
 
     threading.Thread(target=hang_up_once_it_trains, daemon=True).start()
     options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5)
-    with pytest.raises(SystemExit) as stopped:
-        run(argument_parser().parse_args(["--num-gpus", "2", *options]))
+    # After nohup, the tests ignore it, and so would their processes.
+    of_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run(argument_parser().parse_args(["--num-gpus", "2", *options]))
+    finally:
+        signal.signal(signal.SIGHUP, of_hangup)
     assert stopped.value.code == 128 + signal.SIGHUP
     assert_stopped(tmp_path, signal.SIGHUP)
 
