@@ -16,7 +16,6 @@ from detectron2.utils.logger import log_first_n
 
 from pair_detr.config import add_pair_detr_config
 from pair_detr.config_ranges import describe_faults
-from pair_detr.data.input_checks import check_input
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER
 from pair_detr.variants import classification_of
 
@@ -236,8 +235,6 @@ def check_values(cfg: CfgNode, *sections: str) -> None:
     values = {key: value for key, value in flatten(cfg, keep_tuples=True).items() if key.startswith(sections or "")}
     if faults := describe_faults(values, _defaults(), lambda key: has_effect(key, cfg)):
         raise ValueError(" ".join(faults))
-    if not sections:
-        check_input(cfg)
 
 
 def idle_keys(cfg: CfgNode) -> dict[str, str]:

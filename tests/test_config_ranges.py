@@ -194,17 +194,3 @@ def test_a_training_at_the_edges(tmp_path: Path) -> None:
         trainer.resume_or_load(resume=False)
         trainer.train()
         assert trainer.iter == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["MODEL.PIXEL_STD", "[1.0, 1.0]"], r"PIXEL_STD has 2 values, but INPUT\.FORMAT 'RGB' needs 3"),
-        (["INPUT.CROP.ENABLED", "True"], r"INPUT\.CROP is Detectron2's crop"),
-    ],
-)
-def test_checks_of_the_input_come_first_too(options: list[str], message: str, tmp_path: Path) -> None:
-    options += ["DATASETS.TEST", "('nowhere',)", "OUTPUT_DIR", str(tmp_path / "out")]
-    with pytest.raises(ValueError, match=message):
-        main(argument_parser().parse_args(["--eval-only", *options]))
-    assert not (tmp_path / "out").exists()

@@ -64,16 +64,6 @@ def test_steps_that_make_no_sense(steps: list[int]) -> None:
         resolve_epochs(config(MAX=5, STEPS=steps), 1000)
 
 
-@pytest.mark.parametrize("steps", [[1, 2], [3, 4.9]])
-def test_steps_that_are_the_same_iteration(steps: list[float]) -> None:
-    """Two images in batches of 16: five epochs are one iteration, and 40 of them five."""
-    with pytest.raises(
-        ValueError, match=r"SOLVER\.EPOCHS\.STEPS .* are iterations \[1, 1\] of 1, .* 2 images in batches"
-    ):
-        resolve_epochs(config(MAX=5, STEPS=steps), 2)
-    assert resolve_epochs(config(MAX=40, STEPS=[8, 32]), 2).SOLVER.STEPS == (1, 4)
-
-
 def test_no_images() -> None:
     with pytest.raises(ValueError, match=r"DATASETS.TRAIN"):
         resolve_epochs(config(MAX=5), 0)

@@ -38,7 +38,7 @@ def resolve_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
         Copy of ``cfg`` with MAX_ITER, STEPS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD set, frozen as ``cfg`` was.
 
     Raises:
-        ValueError: there are no images, or the steps do not ascend within the training, in epochs or in iterations.
+        ValueError: there are no images, or the steps do not ascend within the training.
     """
     epochs = cfg.SOLVER.EPOCHS
     if epochs.MAX == 0 and cfg.SOLVER.MAX_ITER < 1:
@@ -61,13 +61,6 @@ def resolve_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
     max_iter = iterations(epochs.MAX)
     resolved.SOLVER.MAX_ITER = max_iter
     resolved.SOLVER.STEPS = tuple(iterations(step) for step in steps)
-    ends = (*resolved.SOLVER.STEPS, max_iter)
-    if len(set(ends)) < len(ends):
-        raise ValueError(
-            f"SOLVER.EPOCHS.STEPS {steps} are iterations {list(ends[:-1])} of {max_iter}, as an epoch of {num_images} "
-            f"images in batches of {cfg.SOLVER.IMS_PER_BATCH} has few: lower SOLVER.IMS_PER_BATCH, set other steps or "
-            "SOLVER.EPOCHS.STEPS [], or a longer SOLVER.EPOCHS.MAX."
-        )
     # A period that is never reached: the end of the training writes a checkpoint of its own.
     never = max_iter + 1
     resolved.SOLVER.CHECKPOINT_PERIOD = iterations(epochs.CHECKPOINT_PERIOD) if epochs.CHECKPOINT_PERIOD > 0 else never

@@ -20,6 +20,7 @@ from pair_detr.conversion import needs_of
 from pair_detr.data import (
     build_test_loader,
     build_train_loader,
+    check_input,
     images_per_process,
     load_training_dicts,
 )
@@ -78,6 +79,7 @@ class Trainer(DefaultTrainer):
         warn_of_ignored_iterations(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         images_per_process(cfg)
+        check_input(cfg)
         self._dataset_dicts = load_training_dicts(cfg)
         unmatched = "the objects that fit best are matched"
         warn_beyond("DATASETS.TRAIN", self._dataset_dicts, QUERIES_KEY, cfg.MODEL.DETR.NUM_QUERIES, unmatched)
