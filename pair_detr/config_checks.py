@@ -276,7 +276,12 @@ def flatten(cfg: CfgNode, keep_tuples: bool = False) -> dict[str, Any]:
     values = dict(_flatten(cfg, ""))
     if keep_tuples:
         return values
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {key: _as_lists(value) for key, value in values.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    """Lists in place of tuples, inside of others, too: files have lists alone."""
+    return [_as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _flatten(cfg: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """Crowds, difficult objects and images without objects are counted, named, and doubted where they are the most."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,3 +155,15 @@ def test_images_that_nobody_annotated_are_doubted_in_training(tmp_path: Path, ca
     load_training_dicts(make_cfg(TRAIN=("labelled", "bare", "empty")))
     found = [message for message in caplog.messages if "no annotations at all" in message]
     assert len(found) == 1 and found[0].startswith('Data set "bare": ')
+
+
+def test_classes_of_the_same_name_are_counted_apart(tmp_path: Path) -> None:
+    objects = [{"image_id": 1, "bbox": [5, 5, 9, 9], "category_id": number} for number in (1, 1, 2)]
+    file = write_coco(tmp_path, objects, [(40, 30)])
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": 1, "name": "bolt"}, {"id": 2, "name": "bolt"}]
+    file.write_text(json.dumps(content))
+    with restored_catalogs():
+        register_coco("same_names", str(file), str(tmp_path))
+        counts = check_dataset("same_names").classes
+    assert {name: count.boxes for name, count in counts.items()} == {"bolt (class 0)": 2, "bolt (class 1)": 1}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data_helpers import make_cfg, predict, restored_catalogs, write_coco
+from pycocotools import mask as mask_util
 
 from pair_detr.data import DetectionMapper, check_dataset, load_dataset, register_coco
 from pair_detr.data.masks import mask_fault, polygon_fault
@@ -117,3 +118,22 @@ def test_a_polygon_without_the_list_around_it(tmp_path: Path) -> None:
     annotation = {"image_id": 1, "bbox": [10, 5, 40, 20], "segmentation": POLYGON[0]}
     register_coco("flat", str(write_coco(tmp_path, [annotation], [(WIDTH, HEIGHT)])), str(tmp_path))
     assert load_dataset("flat")[0]["annotations"][0]["segmentation"] == POLYGON
+
+
+@pytest.mark.parametrize("runs", [[6, 3, 1], [0, 10], [2, 1, 1, 1, 5], [0, 1000, 24, 3000, 100000]])
+def test_compressed_run_lengths_have_to_fill_the_mask(runs: list[int]) -> None:
+    """pycocotools writes them; with others it writes past the end of the mask, or never ends."""
+    size = [1, sum(runs)]
+    counts = mask_util.frPyObjects({"size": size, "counts": runs}, *size)["counts"]
+    assert mask_fault({"size": size, "counts": counts}) is None
+    assert mask_fault({"size": size, "counts": counts.decode()}) is None
+    for broken in (counts + b"0", counts[:-1], b"xx", b"~~~~", b""):
+        assert "not those of a mask" in mask_fault({"size": [1, 7 + sum(runs)], "counts": broken}), broken
+
+
+def test_masks_outside_of_the_image() -> None:
+    outside = [100, 100, 120, 100, 120, 120]
+    assert mask_fault([outside], (90, 60)) == "a mask outside of the image of 90x60 pixels"
+    assert mask_fault([outside], (101, 101)) is None
+    assert mask_fault([outside, [0, 0, 5, 0, 5, 5]], (90, 60)) is None
+    assert mask_fault([outside]) is None

@@ -155,6 +155,17 @@ def test_unreadable_segments_are_named(files: dict[str, Path]) -> None:
         (lambda c: c["images"][0].update(height=0), "image 11 has height 0"),
         (lambda c: c["annotations"][0].update(image_id=5), "image 5 is annotated, but not among the images"),
         (lambda c: c["annotations"][0]["segments_info"][0].pop("bbox"), "a segment of image 11 has no bbox"),
+        (lambda c: c["annotations"].append(5), r"annotations\[2\] is not an object"),
+        (lambda c: c["annotations"].append(c["annotations"][0]), "image 11 is annotated twice"),
+        (
+            lambda c: c["annotations"][0].update(segments_info=None),
+            "the annotation of image 11 has no file_name, or no list segments",
+        ),
+        (lambda c: c["annotations"][0].update(segments_info=[5]), "a segment of image 11 is not an object"),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].update(iscrowd=[1]),
+            r"segment 7 of image 11 has iscrowd \[1\], not 0 or 1",
+        ),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=3), "segment 7 of image 11 has category"),
     ],
 )

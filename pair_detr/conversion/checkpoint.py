@@ -18,8 +18,8 @@ from pair_detr.conversion.wrappers import COUNTERS, unwrap
 logger = logging.getLogger(__name__)
 
 # Where a checkpoint keeps its weights, in the order of preference, and where it may keep averages of them.
-_ENTRIES = ("model", "state_dict", "model_state", "model_state_dict", "blobs")
-_AVERAGES = ("model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "ema_model", "ema")
+_ENTRIES = ("model", "state_dict", "model_state", "model_state_dict", "module", "blobs")
+_AVERAGES = ("model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "ema_model", "ema", "averaged_model")
 # Where the weights may be one level further down.
 _NESTED = ("module", "model", "state_dict", "params")
 _ARRAYS = (Tensor, np.ndarray)

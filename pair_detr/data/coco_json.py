@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 
 # The lists of a file in the order in which they are checked.
 _FIELDS = {"images": IMAGE_FIELDS, "categories": CATEGORY_FIELDS, "annotations": ANNOTATION_FIELDS}
-_REMEDY = "Correct the file: " + "; ".join(
-    f"every entry of {key} needs {', '.join(fields)}" for key, fields in _FIELDS.items()
+_REMEDY = (
+    "Correct the file: "
+    + "; ".join(f"every entry of {key} needs {', '.join(fields)}" for key, fields in _FIELDS.items())
+    + " (bbox is [x, y, width, height] in pixels; iscrowd and ignore are 0 or 1)"
 )
 # In the names of files of COCO 2014 that have some annotations twice; Detectron2 lets them pass, too.
 _WITH_REPEATED_ANNOTATIONS = "minival"
@@ -47,7 +49,7 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
         findings = normalize_annotations(content.get("annotations", []), images, categories, unique=unique)
         faults += findings.faults
     if faults:
-        raise ValueError(f"{json_file}: {join_some(faults)}. {_REMEDY} (bbox is [x, y, width, height] in pixels).")
+        raise ValueError(f"{json_file}: {join_some(faults)}. {_REMEDY}.")
     _log(json_file, findings)
     return content
 

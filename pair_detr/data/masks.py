@@ -10,6 +10,8 @@ from typing import Any
 from pycocotools import mask as mask_util
 
 _MIN_COORDINATES = 6
+# Of the characters of compressed run lengths, which stand for 0 to 63.
+_FIRST_CODE = ord("0")
 # pycocotools takes memory for every pixel along an edge, and fails without an error where there is none left.
 _MAX_COORDINATE = 1e6
 _MAX_PIXELS = 10**9
@@ -50,7 +52,14 @@ def mask_fault(segmentation: Any, image_size: tuple[int, int] | None = None) -> 
         return rle_fault(segmentation, image_size)
     if not isinstance(segmentation, list):
         return f"a segmentation of type {type(segmentation).__name__}, neither polygons nor run lengths"
-    return next(filter(None, map(polygon_fault, segmentation)), None)
+    fault = next(filter(None, map(polygon_fault, segmentation)), None)
+    if (
+        fault is None
+        and image_size is not None
+        and not any(_is_inside(polygon, image_size) for polygon in segmentation)
+    ):
+        return f"a mask outside of the image of {image_size[0]}x{image_size[1]} pixels"
+    return fault
 
 
 def polygon_fault(polygon: Any) -> str | None:
@@ -113,19 +122,49 @@ def rle_fault(segmentation: dict[str, Any], image_size: tuple[int, int] | None =
         return f"run lengths of {width}x{height} pixels, but the image has {image_size[0]}x{image_size[1]}"
     if height * width > _MAX_PIXELS:
         return f"run lengths of {width}x{height} pixels, more than any image has"
-    if isinstance(counts, list):
-        if not _are_lengths(counts):
-            return "run lengths that are not all whole numbers from 0 on"
-        # pycocotools would write past the end of the mask.
-        if sum(counts) != height * width:
-            return f"run lengths of {sum(counts)} pixels in a mask of {width}x{height}"
-        return None
-    try:
-        # Without any run pycocotools returns whatever is in memory.
-        broken = not counts or mask_util.decode(segmentation).shape != (height, width)
-    except ValueError:
-        broken = True
-    return f"compressed run lengths that are not those of a mask of {width}x{height}" if broken else None
+    if not isinstance(counts, list):
+        runs = _run_lengths(counts)
+        if runs is None or sum(runs) != height * width:
+            return f"compressed run lengths that are not those of a mask of {width}x{height}"
+    elif not _are_lengths(counts):
+        return "run lengths that are not all whole numbers from 0 on"
+    elif sum(counts) != height * width:
+        return f"run lengths of {sum(counts)} pixels in a mask of {width}x{height}"
+    return None
+
+
+def _run_lengths(counts: str | bytes) -> list[int] | None:
+    """The lengths that compressed ones stand for; None if they stand for none.
+
+    pycocotools takes others as well: it writes past the end of the mask, or compares masks for ever.
+
+    Source: ``rleFrString`` in COCO's maskApi.c: five bits a character, the lowest first, a sixth where more follow, the
+    highest of the last for the sign; from the fourth run on it is the difference to the run before the last.
+    """
+    codes = counts.encode() if isinstance(counts, str) else counts
+    runs: list[int] = []
+    value, bits = 0, 0
+    for code in codes:
+        if not 0 <= code - _FIRST_CODE < 64:
+            return None
+        value |= (code - _FIRST_CODE & 31) << bits
+        bits += 5
+        if code - _FIRST_CODE & 32:
+            continue
+        if code - _FIRST_CODE & 16:
+            value -= 1 << bits
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        if runs[-1] < 0:
+            return None
+        value, bits = 0, 0
+    return None if bits or not runs else runs
+
+
+def _is_inside(polygon: Sequence[float], image_size: tuple[int, int]) -> bool:
+    """Whether the bounds of a polygon share an area with the image."""
+    width, height = image_size
+    xs, ys = polygon[::2], polygon[1::2]
+    return min(xs) < width and max(xs) > 0 and min(ys) < height and max(ys) > 0
 
 
 def _is_number(kind: type) -> bool:

@@ -199,10 +199,10 @@ def _faults_of(content: Any) -> list[str]:
     if faults := [f'there is no list "{key}" in it' for key in _FIELDS if not isinstance(content.get(key), list)]:
         return faults
     faults = [
-        f"{key}[{position}] has no {', '.join(missing)}"
+        f"{key}[{position}] {fault}"
         for key, fields in _FIELDS.items()
         for position, entry in enumerate(content[key])
-        if (missing := [field for field in fields if field not in entry])
+        if (fault := _missing(entry, fields)) is not None
     ]
     faults = faults or [*normalize_images(content["images"]), *normalize_categories(content["categories"])]
     faults += [
@@ -213,14 +213,23 @@ def _faults_of(content: Any) -> list[str]:
     if faults:
         return faults
     images, categories = ({entry["id"] for entry in content[key]} for key in ("images", "categories"))
+    annotated = set()
     for annotation in content["annotations"]:
         label = f"image {annotation['image_id']}"
+        if not isinstance(annotation["file_name"], str) or not isinstance(annotation["segments_info"], list):
+            faults.append(f"the annotation of {label} has no file_name, or no list segments_info")
+            continue
         if (image_id := find_id(annotation["image_id"], images)) is None:
             faults.append(f"{label} is annotated, but not among the images")
+        elif image_id in annotated:
+            faults.append(f"{label} is annotated twice")
+        annotated.add(image_id)
         annotation["image_id"] = image_id
         for segment in annotation["segments_info"]:
-            if missing := [field for field in _SEGMENT_FIELDS if field not in segment]:
-                faults.append(f"a segment of {label} has no {', '.join(missing)}")
+            if (missing := _missing(segment, _SEGMENT_FIELDS)) is not None:
+                faults.append(f"a segment of {label} {missing}")
+            elif flag_of(segment.get("iscrowd")) is None:
+                faults.append(f"segment {segment['id']} of {label} has iscrowd {segment['iscrowd']!r}, not 0 or 1")
             elif (category_id := find_id(segment["category_id"], categories)) is None:
                 faults.append(f"segment {segment['id']} of {label} has category_id {segment['category_id']!r}")
             elif not is_box(segment["bbox"]):
@@ -228,3 +237,11 @@ def _faults_of(content: Any) -> list[str]:
             else:
                 segment["category_id"] = category_id
     return faults
+
+
+def _missing(entry: Any, fields: Sequence[str]) -> str | None:
+    """What an entry lacks; None if nothing."""
+    if not isinstance(entry, dict):
+        return "is not an object"
+    missing = [field for field in fields if field not in entry]
+    return f"has no {', '.join(missing)}" if missing else None

@@ -94,8 +94,6 @@ class Demo:
                 video.close()
             if count == 0:
                 raise OSError(f"{name} has no frames: replace it, or remove it from the inputs.")
-            if count == 0:
-                raise OSError(f"{name} has no frame that can be read: replace the file.")
         if total is not None and isinstance(source, Path) and count < (1 - _MISSING_FRAMES) * total:
             raise OSError(f"{name} ends after {count} of {total} frames, which were drawn: the file is damaged.")
 

@@ -181,7 +181,7 @@ def inspect_dicts(
         )
         for label in set(labels).intersection(known):
             counts[label].labelled_images += 1
-    report.classes = dict(zip(classes or (), counts, strict=True))
+    report.classes = dict(zip(_told_apart(classes or ()), counts, strict=True))
     occurrences = Counter(record["file_name"] for record in dicts)
     report.missing_files = missing_files([*occurrences, *filter(None, map(mask_file, dicts))])
     if report.missing_files:
@@ -249,3 +249,9 @@ def _inspect_masks(report: DatasetReport, record: dict[str, Any], unusable_boxes
         not annotation.get("iscrowd") and not any(index in faults for faults in (unusable_boxes, missing, bad))
         for index, annotation in enumerate(record.get("annotations", ()))
     )
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names of classes, with their number where a name occurs more than once."""
+    occurrences = Counter(names)
+    return [name if occurrences[name] == 1 else f"{name} (class {number})" for number, name in enumerate(names)]
