@@ -4,6 +4,7 @@ import ast
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,9 @@ def test_trainings_run_no_code(
     flags = PROGRAM[option](file)
     # Flags come first, and of two values of a key the last one counts.
     arguments = flags[:2] + options if option == "--config-file" else [*flags[:-2], *options, *flags[-2:]]
-    with pytest.raises(USER_ERRORS):
+    # A last_checkpoint that names no .pth file is passed over, and the training starts anew.
+    starts = option == "OUTPUT_DIR" and suffix != ".pth"
+    with nullcontext() if starts else pytest.raises(USER_ERRORS):
         main(argument_parser().parse_args(arguments))
     assert not marker.exists()
 
@@ -209,7 +212,7 @@ def test_trainings_run_no_code(
 def test_values_of_options_run_no_code(text: str, marker: Path) -> None:
     value = text.format(str(marker))
     assert value == load_config("", ["OUTPUT_DIR", value]).OUTPUT_DIR
-    with pytest.raises(ValueError, match="must be of the default's type"):
+    with pytest.raises(ValueError, match="SOLVER.STEPS is .* must be a list"):
         load_config("", ["SOLVER.STEPS", value])
     assert not marker.exists()
 
