@@ -212,7 +212,7 @@ def test_trainings_run_no_code(
 def test_values_of_options_run_no_code(text: str, marker: Path) -> None:
     value = text.format(str(marker))
     assert value == load_config("", ["OUTPUT_DIR", value]).OUTPUT_DIR
-    with pytest.raises(ValueError, match="SOLVER.STEPS is .* must be a list"):
+    with pytest.raises(ValueError, match=r"SOLVER\.STEPS is .* must be a list"):
         load_config("", ["SOLVER.STEPS", value])
     assert not marker.exists()
 
