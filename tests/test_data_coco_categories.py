@@ -86,12 +86,21 @@ def test_metadata_may_keep_it(tmp_path: Path) -> None:
     assert load_dataset("without")[0]["annotations"][0]["category_id"] == 0
 
 
-def test_a_validation_set_has_the_classes_of_the_training_set(tmp_path: Path) -> None:
-    """One that shows no object of the class that the training images show."""
+@pytest.mark.parametrize("first", ["train", "val"])
+def test_a_validation_set_has_the_classes_of_the_training_set(tmp_path: Path, first: str) -> None:
+    """One that shows no object of the class that the training images show, whichever is loaded first."""
     for part, annotated in (("train", [0, 1]), ("val", [2])):
-        register_coco(part, str(write(tmp_path / part, ROBOFLOW, *annotated)), str(tmp_path / part))
+        file = write(tmp_path / part, ROBOFLOW, *annotated)
+        register_coco(part, str(file.rename(file.with_name("_annotations.coco.json"))), str(tmp_path / part))
+    load_dataset(first)
     assert resolve_num_classes(make_cfg(TRAIN=("train",), TEST=("val",))) == 3
     assert class_names_of("val") == ["animals", "cat", "dog"]
+
+
+def test_the_classes_of_a_file_do_not_depend_on_other_data_sets(tmp_path: Path) -> None:
+    MetadataCatalog.get("unrelated").thing_classes = ["animals", "cat", "dog"]
+    register_coco("export", str(write(tmp_path, ROBOFLOW, 1, 2)), str(tmp_path))
+    assert class_names_of("export") == ["cat", "dog"]
 
 
 def test_a_list_of_classes_from_such_a_file(tmp_path: Path) -> None:

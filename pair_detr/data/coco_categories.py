@@ -1,10 +1,12 @@
 """The classes of a file in COCO's format."""
 
 import logging
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import Metadata
 
 from pair_detr.data.messages import join_some, log_once
 from pair_detr.data.scalars import find_id
@@ -13,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 # Values of "supercategory" that say that there is none.
 _NONE = ("", "none", "null")
+# Roboflow's file of each split, in a folder of its own beside the others.
+_ROBOFLOW_FILE = "_annotations.coco.json"
+_USES_CATEGORY_0 = re.compile(rb'"category_id"\s*:\s*0\s*[,}]')
 
 
 def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> dict[int | str, int]:
@@ -33,9 +38,10 @@ def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> 
     classes, categories = class_categories(content), _in_order(content)
     known, known_ids = metadata.get("thing_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
     known_names = None if known is None else [str(name).strip() for name in known]
-    # The validation images may not show what the training images do; both must have the same classes.
-    shared = any(_names(categories) == other.get("thing_classes") for other in MetadataCatalog.values())
-    for chosen in (categories,) if shared and known is None else (classes, categories):
+    if known is None and len(classes) < len(categories) and _other_split_uses_category_0(json_file):
+        # The validation images may not show what the training images do; both must have the same classes.
+        classes = categories
+    for chosen in (classes, categories):
         names, contiguous = _names(chosen), {category["id"]: index for index, category in enumerate(chosen)}
         if known_names in (None, names) and (known_ids is None or dict(known_ids) == contiguous):
             if known is None:
@@ -84,6 +90,14 @@ def _names(categories: Sequence[dict[str, Any]]) -> list[str]:
 def _is_supercategory(category: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
     own, *parents = (str(entry.get("supercategory") or "").strip() for entry in (category, *others))
     return category["id"] in (0, "0") and own.lower() in _NONE and set(parents) == {category["name"]}
+
+
+def _other_split_uses_category_0(json_file: str) -> bool:
+    file = Path(json_file)
+    if file.name != _ROBOFLOW_FILE:
+        return False
+    others = [other for other in file.parent.parent.glob(f"*/{_ROBOFLOW_FILE}") if other.parent != file.parent]
+    return any(_USES_CATEGORY_0.search(other.read_bytes()) for other in others)
 
 
 def _log_unused(json_file: str, name: str) -> None:
