@@ -168,6 +168,7 @@ def test_segments_without_a_pixel_are_named(
     caplog.set_level(logging.INFO, logger="pair_detr")
     assert tool.main(["tiny", "--open-images"]) == 0
     assert f"tiny: missing segments: {file} has no pixel of segments 8" in caplog.messages
+    assert "5 boxes, 4 of them with masks" in caplog.messages[-1]
     # Boxes alone do without the file.
     caplog.clear()
     cfg = cfg_with_masks()

@@ -75,9 +75,10 @@ def check(name: str, open_images: bool) -> bool:
         for problem in unreadable_images(tqdm(records, desc=name, disable=None)):
             logger.info("%s: unreadable image: %s", name, problem)
             sound = False
-        for problem, all_of_image in absent_segments(records):
-            logger.info("%s: missing segments: %s", name, problem)
-            sound = sound and not all_of_image
+        for absent in absent_segments(records):
+            logger.info("%s: missing segments: %s", name, absent.text)
+            report.num_masks -= absent.num_objects
+            sound = sound and not absent.are_all
     verdict = "can be trained on" if sound else "cannot be trained on"
     if sound and not open_images:
         verdict += " if its images can be read (--open-images)"

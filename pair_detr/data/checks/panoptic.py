@@ -1,6 +1,7 @@
 """Checks of the PNG files of panoptic data before they cost any training time."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,19 +56,32 @@ def unannotated_doubts(metadata: Metadata) -> list[str]:
     ]
 
 
-def absent_segments(records: Iterable[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
-    """Decodes all PNG files; those that cannot be read are left out.
+@dataclass(frozen=True)
+class AbsentSegments:
+    """Segments of an image that have no pixel in its PNG file.
 
-    Yields:
-        which segments have no pixel, and whether these are all of their image.
+    Args:
+        text: which ones, for a message.
+        num_objects: how many of them are no crowds.
+        are_all: whether the image has no others.
     """
+
+    text: str
+    num_objects: int
+    are_all: bool
+
+
+def absent_segments(records: Iterable[dict[str, Any]]) -> Iterator[AbsentSegments]:
+    """Decodes all PNG files, and yields what images lack; files that cannot be read are left out."""
     for record in records:
         try:
             missing = missing_segments(record)
         except (OSError, ValueError):
             continue
         if missing:
-            yield _absent(record, missing), len(missing) == len(record["segments_info"])
+            segments = record["segments_info"]
+            objects = sum(segment["id"] in missing and not segment.get("iscrowd") for segment in segments)
+            yield AbsentSegments(_absent(record, missing), objects, len(missing) == len(segments))
 
 
 def _header_faults(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -91,9 +105,7 @@ def _sampled_faults(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[
     records = [record for record in records if "pan_seg_file_name" in record and record["segments_info"]]
     chosen = np.unique(np.linspace(0, len(records) - 1, _SAMPLES).astype(int)) if records else []
     found = list(absent_segments(records[index] for index in chosen))
-    return [text for text, all_of_them in found if all_of_them], [
-        text for text, all_of_them in found if not all_of_them
-    ]
+    return [absent.text for absent in found if absent.are_all], [absent.text for absent in found if not absent.are_all]
 
 
 def _absent(record: dict[str, Any], segments: Sequence[int]) -> str:
