@@ -187,6 +187,11 @@ AVERAGES: dict[str, Callable[[State, State], dict[str, Any]]] = {
     "Lightning": lambda state, average: {
         "state_dict": renamed("model.", state) | renamed("ema_model.module.", average) | {"loss.w": torch.ones(2)}
     },
+    "callback of Lightning": lambda state, average: {
+        "state_dict": renamed("model.", state),
+        "callbacks": {"EMACallback": {"decay": 0.99, "ema_weights": renamed("model.", average)}},
+    },
+    "own name": lambda state, average: {"model": state, "averaged_model": average},
     "timm": lambda state, average: {"state_dict": state, "state_dict_ema": average},
 }
 

@@ -2,8 +2,9 @@
 
 import argparse
 import logging
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from pair_detr.conversion.wrappers import COUNTERS, unwrap
 
 logger = logging.getLogger(__name__)
 
-# Where a checkpoint keeps its weights, in the order of preference, and where it may keep averages of them.
+# Where a checkpoint keeps its weights, in the order of preference.
 _ENTRIES = ("model", "state_dict", "model_state", "model_state_dict", "module", "blobs")
-_AVERAGES = ("model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "ema_model", "ema", "averaged_model")
+# Words in the keys of averages of them, which callbacks of Lightning keep further down.
+_AVERAGES = re.compile(r"(?:^|_)(?:ema|swa|averaged?|teacher)(?:_|$)", re.IGNORECASE)
+_LEVELS = 3
 # Where the weights may be one level further down.
 _NESTED = ("module", "model", "state_dict", "params")
 _ARRAYS = (Tensor, np.ndarray)
@@ -70,7 +73,7 @@ def checkpoint_of(content: Any, path: str, entry: str = "") -> Checkpoint:
     """
     if not isinstance(content, Mapping):
         raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict.")
-    averages = [key for key in _AVERAGES if _holds_tensors(content.get(key))]
+    averages = list(_averages_in(content))
     if entry:
         found, averages = _select(content, entry, path), []
     else:
@@ -78,7 +81,7 @@ def checkpoint_of(content: Any, path: str, entry: str = "") -> Checkpoint:
         if not entry and averages:
             entry = averages.pop(0)
             logger.warning("%s: took the averaged weights under %r; there are no others.", path, entry)
-        found = content[entry] if entry else content
+        found = _select(content, entry, path) if entry else content
     # mmengine exchanges the two when it saves them.
     if averages and not (averages[0] == "ema_state_dict" and "steps" in content["ema_state_dict"]):
         _warn_of_averages(path, averages[0], entry)
@@ -130,6 +133,17 @@ def _descend(found: Any, entry: str) -> tuple[Any, str]:
             break
         found, entry = found[key], f"{entry}.{key}"
     return found, entry
+
+
+def _averages_in(content: Mapping[str, Any], levels: int = _LEVELS) -> Iterator[str]:
+    """Keys under which averaged weights lie, with dots between those of several levels."""
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Mapping):
+            continue
+        if _AVERAGES.search(key) and _holds_tensors(value):
+            yield key
+        elif levels > 1:
+            yield from (f"{key}.{inner}" for inner in _averages_in(value, levels - 1))
 
 
 def _holds_tensors(value: Any) -> bool:
