@@ -121,6 +121,19 @@ def test_signal_stops_after_the_iteration(dataset: dict[str, str], tmp_path: Pat
     assert resumed.losses == {iteration: expected.losses[iteration] for iteration in (2, 3, 4, 5)}
 
 
+@pytest.mark.usefixtures("handlers")
+def test_signals_are_the_program_s_again_after_a_hook_has_failed(dataset: dict[str, str], tmp_path: Path) -> None:
+    class Fail(HookBase):
+        def after_train(self) -> None:
+            raise OSError("no space left")
+
+    trainer = Trainer(tiny_config(dataset, tmp_path))
+    trainer._hooks.insert(0, Fail())
+    trainer.before_step = lambda: (_ for _ in ()).throw(RuntimeError("lost power"))
+    with pytest.raises(OSError, match="no space left"):
+        trainer.train()
+
+
 def test_workers_of_the_loader_outlive_a_key_press(dataset: dict[str, str], tmp_path: Path) -> None:
     """A terminal sends SIGINT to them as well; they have to deliver the batch of the last iteration."""
 

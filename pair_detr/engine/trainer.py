@@ -132,7 +132,13 @@ class Trainer(DefaultTrainer):
             self._dataset_dicts = []
         elif self._lacks_final_checkpoint:
             self.checkpointer.save(Path(_FINAL_CHECKPOINT).stem, iteration=self.iter)
-        super().train()
+        try:
+            super().train()
+        finally:
+            # A hook that fails after the training, as on a full disk, keeps those behind it from their turn.
+            for hook in self._hooks:
+                if isinstance(hook, GracefulStop):
+                    hook.after_train()
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
