@@ -137,10 +137,11 @@ def test_names_with_dots_spaces_accents_and_endings_in_upper_case(root: Path) ->
     assert boxes(root) == {"0.jpg": 1, "1.jpg": 1} | dict.fromkeys(files, 1)
 
 
-def test_an_image_that_is_named_in_several_ways_is_one(root: Path) -> None:
+def test_an_image_that_is_named_in_several_ways_is_one(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "list.txt").write_text("train/images/0.jpg\ntrain/../train/images/0.jpg\n")
     (root / "data.yaml").write_text("train: [list.txt, train/images]\npath:\nnames: [bolt]\n")
     assert [record["image_id"] for record in load_yolo(root, "train")] == ["train/images/0.jpg", "train/images/1.jpg"]
+    assert '"train" names 1 images more than once; each is used once: train/images/0.jpg.' in caplog.text
 
 
 def test_lists_without_images_and_names_that_are_no_text(root: Path) -> None:

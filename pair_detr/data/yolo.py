@@ -70,9 +70,20 @@ def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
     base = file.parent / str(content.get("path") or "")
     sources = _sources_of(content, file, split, base)
     by_id: dict[str, Path] = {}
+    repeated: list[str] = []
     for image in sorted(image for source in sources for image in _images_of(source, file, split, base)):
         # Lists and folders may name it several times, and in several ways.
-        by_id.setdefault(Path(os.path.relpath(image, file.parent)).as_posix(), image)
+        image_id = Path(os.path.relpath(image, file.parent)).as_posix()
+        if by_id.setdefault(image_id, image) is not image:
+            repeated.append(image_id)
+    if repeated:
+        logger.warning(
+            '%s: "%s" names %d images more than once; each is used once: %s.',
+            file,
+            split,
+            len(set(repeated)),
+            join_some(list(dict.fromkeys(repeated))),
+        )
     images = list(by_id.values())
     if missing := [str(image) for image in images if not image.is_file()]:
         raise FileNotFoundError(f'{file}: images of "{split}" do not exist: {join_some(missing)}. Correct the list')
