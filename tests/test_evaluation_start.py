@@ -17,6 +17,7 @@ from engine_helpers import tiny_options, write_dataset
 from pair_detr.data import class_names_of, load_dataset, register_coco, register_voc
 from pair_detr.engine import Trainer, argument_parser, build_evaluator, main
 from pair_detr.engine.evaluation import require_test_set
+from pair_detr.evaluation.checks import require_objects
 
 
 @pytest.fixture(autouse=True)
@@ -277,3 +278,12 @@ def test_lvis_counts_300_detections_of_an_image(folder: Path) -> None:
         cfg.TEST.MAX_DETECTIONS = limit
         assert found_by(build_evaluator(cfg, "own", str(folder)), "own")["bbox"]["AP"] == pytest.approx(expected)
     assert class_names_of("own") == ["cat", "dog"]
+
+
+def test_boxes_of_no_use_are_named_where_there_are_no_others(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, [{"image_id": 1, "bbox": [5, 5, 9, 9]}], [(40, 30)])
+    register_coco("boxless", str(file), str(tmp_path))
+    (record,) = load_dataset("boxless")
+    record["annotations"][0]["bbox"] = [[5, 5, 9, 9]]
+    with pytest.raises(ValueError, match=r"1 have no usable box: annotation 0 of 1\.png .*not four numbers"):
+        require_objects("boxless", [record])

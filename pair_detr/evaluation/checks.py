@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pair_detr.data.limits import QUERIES_KEY, warn_beyond
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import join_some, log_once
 from pair_detr.evaluation.coco_ground_truth import (
     are_annotated,
     is_to_be_found,
@@ -33,11 +33,13 @@ def require_objects(name: str, records: Sequence[dict[str, Any]]) -> None:
         return
     annotations = [annotation for _, _, annotation in objects_of(records)]
     crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
+    unusable = unfindable_boxes(records)
+    boxes = f", {len(unusable)} have no usable box: {join_some(list(map(str, unusable)), _NAMED)}" if unusable else ""
     raise ValueError(
         f'Test set "{name}": none of its {len(records)} images has an object to find, so that there is no AP; '
-        f"of {len(annotations)} annotations {crowds} are crowds (iscrowd). Correct the annotations, or take it out of "
-        'DATASETS.TEST. To have predictions written without an AP, remove the list "annotations" from its JSON file '
-        "(the key from its records, if it is registered in Python)."
+        f"of {len(annotations)} annotations {crowds} are crowds (iscrowd){boxes}. Correct the annotations, or take "
+        'it out of DATASETS.TEST. To have predictions written without an AP, remove the list "annotations" from its '
+        "JSON file (the key from its records, if it is registered in Python)."
     )
 
 
@@ -71,12 +73,13 @@ def masks_can_be_evaluated(name: str, records: Sequence[dict[str, Any]]) -> bool
     """Whether every object has a mask; a warning says which have none, or one that cannot be used."""
     faults = unusable_masks(records)
     if faults:
-        logger.warning(
-            'Test set "%s": %d objects have no mask to compare with: %s. Boxes are evaluated, but masks are not: add '
-            "or correct the segmentations, those of crowds included.",
-            name,
-            len(faults),
-            join_some(list(map(str, faults)), _NAMED),
+        # It is asked at the start, and again for each evaluation.
+        log_once(
+            logger,
+            logging.WARNING,
+            f'Test set "{name}": {len(faults)} objects have no mask to compare with: '
+            f"{join_some(list(map(str, faults)), _NAMED)}. Boxes are evaluated, but masks are not: add or correct the "
+            "segmentations, those of crowds included.",
         )
     return not faults
 
