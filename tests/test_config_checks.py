@@ -39,6 +39,14 @@ def test_the_package_s_configs_have_none(name: str, caplog: pytest.LogCaptureFix
     assert not caplog.text
 
 
+def test_what_a_run_has_written_has_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """YAML has lists where the defaults have tuples, inside of others as well."""
+    file = tmp_path / "config.yaml"
+    file.write_text(config("MODEL.DETR.NUM_CLASSES", 3).dump())
+    check_config(load_config(str(file)))
+    assert not caplog.text
+
+
 def test_defaults_have_none(caplog: pytest.LogCaptureFixture) -> None:
     check_config(default_config())
     assert not caplog.text
