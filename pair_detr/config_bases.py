@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pair_detr.yaml_files import read_yaml
+from pair_detr.utils.yaml_files import read_yaml
 
 BASE = "_BASE_"
 SCHEME = "://"

@@ -12,9 +12,9 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import nn
 from torchvision.ops import masks_to_boxes
 
-from pair_detr.atomic import replacing
 from pair_detr.config_files import load_config
 from pair_detr.data.shapes import draw_image
+from pair_detr.utils.atomic import replacing
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "tour.png"
 COLOURS = {"data": "#dbe9f6", "model": "#e3f1dc", "training": "#fbe3d4", "inference": "#ece2f3"}

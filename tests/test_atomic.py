@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from process_helpers import kill, running
 
-from pair_detr import atomic
-from pair_detr.atomic import replacing, replacing_any, temporary_folder
+from pair_detr.utils import atomic
+from pair_detr.utils.atomic import replacing, replacing_any, temporary_folder
 
 
 @pytest.fixture(autouse=True)

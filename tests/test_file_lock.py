@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from process_helpers import FORK, kill, running
 
-from pair_detr import file_lock
-from pair_detr.file_lock import FileLock, LocksUnsupportedError, one_at_a_time
+from pair_detr.utils import file_lock
+from pair_detr.utils.file_lock import FileLock, LocksUnsupportedError, one_at_a_time
 
 fcntl = pytest.importorskip("fcntl", reason="no locks on this system")
 

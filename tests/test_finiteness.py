@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pair_detr.finiteness import describe_non_finite, find_non_finite
+from pair_detr.utils.finiteness import describe_non_finite, find_non_finite
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e5m2]
 

@@ -249,7 +249,7 @@ ALLOWED = {
     ("tensor_files/reading.py", "torch.load"),  # with weights_only
     ("tensor_files/reading.py", "pickle.loads"),  # --allow-pickle
     ("open_vocabulary/vocabulary.py", "np.load"),  # with allow_pickle=False
-    ("yaml_files.py", "yaml.load"),  # with a SafeLoader
+    ("utils/yaml_files.py", "yaml.load"),  # with a SafeLoader
 }
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tool_helpers import write_metrics
 
-from pair_detr.outputs import MARK, is_made_here, require_outputs, write_marked_json, writing
+from pair_detr.utils.outputs import MARK, is_made_here, require_outputs, write_marked_json, writing
 
 NOISE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 

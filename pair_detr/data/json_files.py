@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pair_detr.atomic import replacing
 from pair_detr.data.text_files import read_text
+from pair_detr.utils.atomic import replacing
 
 
 def read_json(file: str | Path) -> Any:

@@ -9,7 +9,7 @@ from pair_detr.data.json_files import read_json
 from pair_detr.data.shapes import CLASS_NAMES
 from pair_detr.data.shapes_folder import writing_shapes
 from pair_detr.data.withhold import as_image_labels, category_ids
-from pair_detr.outputs import require_outputs, write_marked_json
+from pair_detr.utils.outputs import require_outputs, write_marked_json
 
 NOVEL_CLASS = "circle"
 

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from pair_detr.atomic import temporary_folder
 from pair_detr.data.json_files import read_json, write_json
 from pair_detr.data.masks import compressed
 from pair_detr.data.messages import join_some
 from pair_detr.data.panoptic import class_metadata, register_coco_panoptic
 from pair_detr.data.shapes import CLASS_NAMES, SPLITS
 from pair_detr.data.shapes_folder import writing_shapes
+from pair_detr.utils.atomic import temporary_folder
 
 BACKGROUND = "background"
 _SEGMENTS = re.compile(r"\d{6}\.png")

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.atomic import remove_abandoned, temporary_folder
 from pair_detr.data.coco import register_coco
 from pair_detr.data.json_files import write_json
 from pair_detr.data.shapes_folder import STAMP, read_stamp, require_own_files, writing_shapes
+from pair_detr.utils.atomic import remove_abandoned, temporary_folder
 
 logger = logging.getLogger(__name__)
 

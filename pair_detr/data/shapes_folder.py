@@ -8,8 +8,8 @@ from typing import Any
 
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import join_some
-from pair_detr.file_lock import one_at_a_time
-from pair_detr.outputs import is_made_here
+from pair_detr.utils.file_lock import one_at_a_time
+from pair_detr.utils.outputs import is_made_here
 
 STAMP = "shapes.json"
 TEXTS = "texts.npy"

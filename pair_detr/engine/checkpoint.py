@@ -12,16 +12,16 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from pair_detr.atomic import replacing
 from pair_detr.conversion import METADATA
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
-from pair_detr.disk_space import explain_full_disk
 from pair_detr.divergence import DIVERGED
 from pair_detr.engine.checkpoint_search import LAST_CHECKPOINT, find_candidates, named_checkpoint
 from pair_detr.engine.warm_start import MisfitError, require_agreement
 from pair_detr.engine.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
-from pair_detr.finiteness import describe_non_finite
 from pair_detr.tensor_files import TensorFileError, read_tensor_file
+from pair_detr.utils.atomic import replacing
+from pair_detr.utils.disk_space import explain_full_disk
+from pair_detr.utils.finiteness import describe_non_finite
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from pair_detr.atomic import replacing
 from pair_detr.config_checks import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
@@ -44,6 +43,7 @@ from pair_detr.engine.user_errors import (
 )
 from pair_detr.engine.weights import load_weights, read_weights, require_weights
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
+from pair_detr.utils.atomic import replacing
 
 logger = logging.getLogger(__name__)
 

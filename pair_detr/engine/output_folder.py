@@ -4,8 +4,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from pair_detr.atomic import replacing
-from pair_detr.outputs import MARK, is_made_here
+from pair_detr.utils.atomic import replacing
+from pair_detr.utils.outputs import MARK, is_made_here
 
 CONFIG_FILE = "config.yaml"
 

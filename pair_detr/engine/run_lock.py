@@ -15,7 +15,7 @@ from pathlib import Path
 
 from detectron2.utils import comm
 
-from pair_detr.file_lock import FileLock, LocksUnsupportedError
+from pair_detr.utils.file_lock import FileLock, LocksUnsupportedError
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,6 @@ from pair_detr.data import (
     load_training_dicts,
 )
 from pair_detr.data.limits import QUERIES_KEY, warn_beyond
-from pair_detr.disk_space import warn_of_large_checkpoints
 from pair_detr.divergence import DIVERGED
 from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError, find_checkpoint
@@ -48,8 +47,9 @@ from pair_detr.engine.resume import (
     training_config,
 )
 from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
-from pair_detr.finiteness import describe_non_finite
 from pair_detr.ground_truth import lacks_loss
+from pair_detr.utils.disk_space import warn_of_large_checkpoints
+from pair_detr.utils.finiteness import describe_non_finite
 
 logger = logging.getLogger(__name__)
 

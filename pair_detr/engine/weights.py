@@ -15,7 +15,7 @@ from pair_detr.conversion.classes import RAW_IDS
 from pair_detr.data.messages import join_some
 from pair_detr.data.vocabulary import normalize_name
 from pair_detr.engine.warm_start import MisfitError, WarmStart, adapt, require_agreement
-from pair_detr.finiteness import describe_non_finite
+from pair_detr.utils.finiteness import describe_non_finite
 
 logger = logging.getLogger(__name__)
 

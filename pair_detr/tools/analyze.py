@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from pair_detr.analysis.flops import count_flops
 from pair_detr.analysis.speed import PRECISIONS, inference_seconds, make_batch, training_bytes
-from pair_detr.outputs import require_outputs, write_marked_json
 from pair_detr.tools.common import (
     add_model_arguments,
     add_overwrite_argument,
@@ -26,6 +25,7 @@ from pair_detr.tools.common import (
     tool_parser,
     without_data,
 )
+from pair_detr.utils.outputs import require_outputs, write_marked_json
 
 logger = tool_logger("analyze")
 

@@ -62,7 +62,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -
 
 
 def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--overwrite``; see :func:`pair_detr.outputs.require_outputs`."""
+    """Adds ``--overwrite``; see :func:`pair_detr.utils.outputs.require_outputs`."""
     parser.add_argument(
         "--overwrite", action="store_true", help="also replace files that this program has not made, such as your own"
     )

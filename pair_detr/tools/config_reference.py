@@ -9,8 +9,8 @@ from typing import NamedTuple
 from detectron2.utils.logger import setup_logger
 
 import pair_detr.config
-from pair_detr.outputs import MARK, require_outputs, writing
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.utils.outputs import MARK, require_outputs, writing
 
 logger = tool_logger("config_reference")
 

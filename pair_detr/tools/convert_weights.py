@@ -10,7 +10,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.atomic import replacing_any
 from pair_detr.config_checks import check_values
 from pair_detr.config_files import load_config
 from pair_detr.config_ranges import ARCHITECTURE
@@ -32,9 +31,10 @@ from pair_detr.conversion import (
     read_checkpoint,
 )
 from pair_detr.data.text_files import read_text
-from pair_detr.finiteness import describe_non_finite
-from pair_detr.outputs import require_writable
 from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.utils.atomic import replacing_any
+from pair_detr.utils.finiteness import describe_non_finite
+from pair_detr.utils.outputs import require_writable
 from pair_detr.variants import VARIANTS
 
 logger = tool_logger("convert_weights")

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from pair_detr.image_input import as_bgr, open_file
 from pair_detr.open_vocabulary import read_class_list
-from pair_detr.outputs import require_outputs, require_writable, writing
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (
     add_model_arguments,
@@ -21,6 +20,7 @@ from pair_detr.tools.common import (
     tool_logger,
     tool_parser,
 )
+from pair_detr.utils.outputs import require_outputs, require_writable, writing
 from pair_detr.visualization.coco_results import CocoResults
 from pair_detr.visualization.detections import draw_detections
 from pair_detr.visualization.media import Frames, VideoFile, find_media, is_video

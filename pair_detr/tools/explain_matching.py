@@ -14,7 +14,6 @@ from pair_detr.data import load_dataset
 from pair_detr.data.messages import one_line
 from pair_detr.data.validation import validate
 from pair_detr.image_input import as_format
-from pair_detr.outputs import require_outputs, write_marked_json, writing
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (
     add_model_arguments,
@@ -25,6 +24,7 @@ from pair_detr.tools.common import (
     tool_logger,
     tool_parser,
 )
+from pair_detr.utils.outputs import require_outputs, write_marked_json, writing
 from pair_detr.visualization.matching_figure import draw_matching
 
 logger = tool_logger("explain_matching")

@@ -16,8 +16,8 @@ from pair_detr.data.ov_coco import (
     validation_boxes,
 )
 from pair_detr.data.withhold import read_annotations
-from pair_detr.outputs import require_outputs, write_marked_json
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.utils.outputs import require_outputs, write_marked_json
 
 logger = tool_logger("make_ov_coco")
 

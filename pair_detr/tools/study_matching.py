@@ -17,7 +17,6 @@ from pair_detr.analysis.assignment import METHODS, exact
 from pair_detr.analysis.training_costs import training_batches, training_costs
 from pair_detr.data import register_from_config
 from pair_detr.engine.weights import load_weights, read_weights
-from pair_detr.outputs import require_outputs, writing
 from pair_detr.tools.common import (
     add_model_arguments,
     add_overwrite_argument,
@@ -27,6 +26,7 @@ from pair_detr.tools.common import (
     tool_logger,
     tool_parser,
 )
+from pair_detr.utils.outputs import require_outputs, writing
 
 logger = tool_logger("study_matching")
 

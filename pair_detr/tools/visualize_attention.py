@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from pair_detr.image_input import as_format, open_file
-from pair_detr.outputs import require_outputs, writing
 from pair_detr.tools.common import (
     add_model_arguments,
     add_overwrite_argument,
@@ -17,6 +16,7 @@ from pair_detr.tools.common import (
     tool_logger,
     tool_parser,
 )
+from pair_detr.utils.outputs import require_outputs, writing
 from pair_detr.visualization.attention_figure import draw_attention
 from pair_detr.visualization.attention_report import report_attention
 

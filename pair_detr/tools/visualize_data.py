@@ -18,8 +18,8 @@ from pair_detr.data.build import SeededDataset, training_mapper
 from pair_detr.data.catalog import annotation_type_of
 from pair_detr.data.messages import join_some
 from pair_detr.data.validation import validate
-from pair_detr.outputs import require_outputs, require_writable, writing
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.utils.outputs import require_outputs, require_writable, writing
 from pair_detr.visualization.annotations import draw_input, draw_record
 from pair_detr.visualization.opencv import require_opencv
 

@@ -8,7 +8,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from pycocotools import mask as mask_util
 
-from pair_detr.outputs import write_marked_json
+from pair_detr.utils.outputs import write_marked_json
 
 
 class CocoResults:

@@ -10,8 +10,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pair_detr.finiteness import describe_non_finite
 from pair_detr.tensor_files import TensorFileError, read_tensor_file
+from pair_detr.utils.finiteness import describe_non_finite
 
 # The channels that timm takes images to have.
 _RGB = 3

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pair_detr.atomic import replacing
 from pair_detr.data.json_files import read_json, write_json
+from pair_detr.utils.atomic import replacing
 
 MARK = "Made by pair_detr"
 
@@ -77,7 +77,7 @@ def require_writable(folder: Path, option: str = "--output") -> None:
 
 @contextmanager
 def writing(file: str | Path) -> Iterator[Path]:
-    """As :func:`pair_detr.atomic.replacing`, and marks what the block has written.
+    """As :func:`pair_detr.utils.atomic.replacing`, and marks what the block has written.
 
     Args:
         file: PNG, JPEG, SVG, MP4 or NPZ, by its suffix; one of another kind has to hold :data:`MARK` by itself.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pair_detr.file_lock import FileLock, LocksUnsupportedError
+from pair_detr.utils.file_lock import FileLock, LocksUnsupportedError
 
 # Nothing of the name that is replaced: it may be as long as the file system allows.
 _PREFIX = ".pair_detr-"
