@@ -1,11 +1,13 @@
 """Tiny data sets in both layouts, and catalogs that forget what a test registers."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -14,6 +16,10 @@ from PIL import Image
 
 from pair_detr import add_pair_detr_config
 from pair_detr.data import register_coco
+
+needs_panopticapi = pytest.mark.skipif(
+    importlib.util.find_spec("panopticapi") is None, reason="needs the package panopticapi"
+)
 
 
 @contextmanager

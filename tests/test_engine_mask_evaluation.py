@@ -1,6 +1,5 @@
 """Evaluation of masks and panoptic segments: ground truth fed back is perfect, and what is missing is said."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, write_coco, write_panoptic
+from data_helpers import make_cfg, needs_panopticapi, restored_catalogs, write_coco, write_panoptic
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
@@ -28,10 +27,6 @@ from pair_detr.engine import build_evaluator
 from pair_detr.engine.evaluation import require_test_set
 from pair_detr.evaluation import COCOEvaluator, ThingsEvaluator
 from pair_detr.segmentation import BatchMasks, PanopticOptions, segment_all, semantic
-
-needs_panopticapi = pytest.mark.skipif(
-    importlib.util.find_spec("panopticapi") is None, reason="needs the package panopticapi"
-)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Panoptic quality of data in all their forms."""
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import restored_catalogs
+from data_helpers import needs_panopticapi, restored_catalogs
 from detectron2.data import MetadataCatalog
 from engine_helpers import tiny_options
 from panoptic_helpers import (
@@ -27,10 +26,6 @@ from pair_detr.data.panoptic_files import rgb_to_id
 from pair_detr.engine import argument_parser, build_evaluator, main
 from pair_detr.engine.evaluation import require_test_set
 from pair_detr.evaluation.panoptic import panoptic_annotations
-
-needs_panopticapi = pytest.mark.skipif(
-    importlib.util.find_spec("panopticapi") is None, reason="needs the package panopticapi"
-)
 
 
 @pytest.fixture(autouse=True)

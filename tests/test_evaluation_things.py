@@ -1,6 +1,5 @@
 """AP of the things of panoptic data; each remedy that a message about panoptic data names helps."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_helpers import restored_catalogs, write_image
+from data_helpers import needs_panopticapi, restored_catalogs, write_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Instances
 from panoptic_helpers import (
@@ -30,10 +29,6 @@ from PIL import Image
 
 from pair_detr.engine import build_evaluator
 from pair_detr.engine.evaluation import require_test_set
-
-needs_panopticapi = pytest.mark.skipif(
-    importlib.util.find_spec("panopticapi") is None, reason="needs the package panopticapi"
-)
 
 
 @pytest.fixture(autouse=True)
