@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.utils import logger as detectron2_logger
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 # Runs and tools set these up, and keep what they say from pytest's caplog.
@@ -49,7 +50,11 @@ def _untouched_loggers_and_signals() -> None:
     for number, handler in _HANDLERS.items():
         signal.signal(number, handler)
     for logger, (handlers, propagate, level) in _LOGGERS.items():
-        logger.handlers, logger.propagate, logger.level = handlers[:], propagate, level
+        logger.handlers, logger.propagate = handlers[:], propagate
+        logger.setLevel(level)
+    # What Detectron2 does once a process: set a logger up, and say what log_first_n is to say.
+    detectron2_logger.setup_logger.cache_clear()
+    detectron2_logger._LOG_COUNTER.clear()
 
 
 @pytest.fixture(scope="session")
