@@ -1,4 +1,6 @@
-"""The values that each config key can have, in one table, and what keys require of each other.
+"""The values that each config key can have, in one table.
+
+What keys require of each other is in :mod:`pair_detr.config_conflicts`.
 
 What is left to others: names and files, which the readers of these know; ``DATASETS.REGISTER`` and
 ``DATALOADER.DATASET_*``, whose entries belong to data sets (:mod:`pair_detr.data`).
@@ -6,12 +8,13 @@ What is left to others: names and files, which the readers of these know; ``DATA
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
+from pair_detr.config_conflicts import conflicts
 from pair_detr.config_rules import (
     BELOW_ONE,
     FINITE,
@@ -43,6 +46,11 @@ from pair_detr.open_vocabulary.image_labels import IMAGE_LABEL_LOSSES
 from pair_detr.variants import VARIANTS
 
 _POINTS = one_of(("center", "top_left"))
+_PIXELS = POSITIVE_WHOLE._replace(meaning="a whole number of pixels, 1 or more")
+_SIZE = each(_PIXELS, 2)._replace(meaning="a height and a width in pixels, as (1024, 1024)")
+_CROP_SIDES = ascending(POSITIVE_WHOLE, 2, strictly=False)._replace(
+    meaning="the smallest and the largest side of the crop in pixels, in this order"
+)
 _NORMS = one_of(("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "LN"))
 # Above it NumPy refuses seeds; each process adds its rank.
 _MAX_SEED = 2**31
@@ -169,16 +177,16 @@ _DETR = {
 
 _INPUT = {
     "INPUT.FORMAT": one_of(CHANNELS),
-    "INPUT.MIN_SIZE_TRAIN": each(POSITIVE_WHOLE),
+    "INPUT.MIN_SIZE_TRAIN": each(_PIXELS),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of(("choice", "range")),
     "INPUT.MAX_SIZE_TRAIN": POSITIVE_WHOLE,
     "INPUT.MIN_SIZE_TEST": whole(0, ", where 0 resizes nothing"),
     "INPUT.MAX_SIZE_TEST": POSITIVE_WHOLE,
     "INPUT.RANDOM_FLIP": one_of(("none", "horizontal", "vertical")),
     "INPUT.RESIZE_CROP.PROB": FRACTION,
-    "INPUT.RESIZE_CROP.SCALES": each(POSITIVE_WHOLE),
-    "INPUT.RESIZE_CROP.SIZE_RANGE": ascending(POSITIVE_WHOLE, 2, strictly=False),
-    "INPUT.FIXED_SIZE": optional(each(POSITIVE_WHOLE, 2), (), "or () for none"),
+    "INPUT.RESIZE_CROP.SCALES": each(_PIXELS),
+    "INPUT.RESIZE_CROP.SIZE_RANGE": _CROP_SIDES,
+    "INPUT.FIXED_SIZE": optional(_SIZE, (), "or () for none"),
     "INPUT.LARGE_SCALE_JITTER.SCALE_RANGE": ascending(POSITIVE, 2, strictly=False),
     "INPUT.MOSAIC.PROB": FRACTION,
     "INPUT.MOSAIC.CENTER_RANGE": ascending(INNER_FRACTION, 2, strictly=False),
@@ -228,8 +236,11 @@ _SOLVER = {
 }
 
 # What a model is built from, on whatever device.
-ARCHITECTURE = ("MODEL.PIXEL_", *(f"MODEL.{name}." for name in ("BACKBONE", "FPN", "RESNETS", "TIMM", "CONVNET")))
-ARCHITECTURE += ("MODEL.CLIP.", "MODEL.DETR.")
+ARCHITECTURE = (
+    "INPUT.FORMAT",
+    "MODEL.PIXEL_",
+    *(f"MODEL.{name}." for name in ("BACKBONE", "FPN", "RESNETS", "TIMM", "CONVNET", "CLIP", "DETR")),
+)
 
 RULES: Mapping[str, Rule] = {**_GENERAL, **_MODEL, **_DETR, **_INPUT, **_SOLVER}
 
@@ -251,40 +262,4 @@ def describe_faults(
         if key in values and not rule.accepts(values[key]) and has_effect(key)
     ]
     # Relations take for granted that each value makes sense.
-    return faults or list(_conflicts({key: value for key, value in values.items() if has_effect(key)}))
-
-
-def _conflicts(values: Mapping[str, Any]) -> Iterator[str]:
-    get = values.get
-    device = str(get("MODEL.DEVICE", ""))
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        yield f"MODEL.DEVICE is {device}, but there is no CUDA device. Set MODEL.DEVICE cpu."
-    dim, heads = get("MODEL.DETR.HIDDEN_DIM", 0), get("MODEL.DETR.NUM_HEADS", 1)
-    if dim % 4 or dim % heads:
-        yield f"MODEL.DETR.HIDDEN_DIM is {dim}; it must be divisible by 4 and by MODEL.DETR.NUM_HEADS ({heads})."
-    costs = [get(f"MODEL.DETR.COST.{name}") for name in ("CLASS", "L1", "GIOU")]
-    if costs == [0, 0, 0]:
-        yield "MODEL.DETR.COST.CLASS, L1 and GIOU are all 0: nothing would tell what to match. Set one above 0."
-    sizes = get("INPUT.MIN_SIZE_TRAIN", ())
-    if get("INPUT.MIN_SIZE_TRAIN_SAMPLING") == "range" and not (len(sizes) == 2 and sizes[0] <= sizes[1]):
-        yield (
-            f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; with INPUT.MIN_SIZE_TRAIN_SAMPLING range it must be the smallest "
-            "and the largest size."
-        )
-    yield from _conflicts_of_schedule(values)
-
-
-def _conflicts_of_schedule(values: Mapping[str, Any]) -> Iterator[str]:
-    get = values.get
-    rate = get("SOLVER.BASE_LR", math.inf)
-    if get("SOLVER.BASE_LR_END", 0) > rate:
-        yield f"SOLVER.BASE_LR_END is {values['SOLVER.BASE_LR_END']}; it must be at most SOLVER.BASE_LR ({rate})."
-    if get("SOLVER.NESTEROV", False) and get("SOLVER.MOMENTUM") == 0:
-        yield "SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0: set it above 0, or SOLVER.NESTEROV to False."
-    epochs, steps = get("SOLVER.EPOCHS.MAX", 0), get("SOLVER.EPOCHS.STEPS", ())
-    if epochs and steps and steps[-1] >= epochs:
-        yield f"SOLVER.EPOCHS.STEPS {steps} must ascend and lie between 0 and SOLVER.EPOCHS.MAX ({epochs})."
-    # Detectron2 leaves out what is beyond the end, but trips over a step at the end itself.
-    length = get("SOLVER.MAX_ITER", 0)
-    if not epochs and length in get("SOLVER.STEPS", ()):
-        yield f"SOLVER.STEPS has {length}, which is SOLVER.MAX_ITER: remove it, as the training ends there."
+    return faults or list(conflicts({key: value for key, value in values.items() if has_effect(key)}))

@@ -15,7 +15,6 @@ from pair_detr.config_checks import check_values
 from pair_detr.config_ranges import ARCHITECTURE
 from pair_detr.criterion import SetCriterion
 from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
-from pair_detr.data.input_checks import check_channels
 from pair_detr.divergence import describe_non_finite_cost, describe_non_finite_queries
 from pair_detr.ground_truth import IMAGE_LABEL_LOSS, annotation_kind, pack_boxes, pack_image_labels
 from pair_detr.layers import cxcywh_to_xyxy
@@ -119,7 +118,6 @@ class DetectionTransformer(nn.Module):
             ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
         """
         check_values(cfg, *ARCHITECTURE)
-        check_channels(cfg)
         variant = variant_of(cfg)
         vocabulary = vocabulary or load_vocabulary(cfg)
         class_agnostic = cfg.MODEL.DETR.CLASS_AGNOSTIC

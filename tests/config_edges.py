@@ -67,8 +67,11 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "MODEL.DEVICE": (["meta", "", "gpu", "cuda:x", "xpu:99", None], ["cpu"]),
     "MODEL.META_ARCHITECTURE": (["DETR", "", None], ["DetectionTransformer"]),
-    "MODEL.PIXEL_MEAN": ([(), (1.0, NAN, 1.0), (INF, 1.0, 1.0), 5.0, None], [(0.0, -1.0, 5)]),
-    "MODEL.PIXEL_STD": ([(), 0.0, (0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, NAN, 1.0), None], [(1e-3, 1, 5.0)]),
+    "MODEL.PIXEL_MEAN": ([(), (1.0, NAN, 1.0), (INF, 1.0, 1.0), (1.0, 1.0), 5.0, None], [(0.0, -1.0, 5)]),
+    "MODEL.PIXEL_STD": (
+        [(), 0.0, (0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, NAN, 1.0), (1.0, 1.0), [1.0] * 4, None],
+        [(1e-3, 1, 5.0)],
+    ),
     "MODEL.BACKBONE.NAME": (["resnet50", "", None], ["build_resnet_backbone", "build_convnet_backbone"]),
     "MODEL.BACKBONE.FREEZE_AT": WHOLE,
     "MODEL.FPN.OUT_CHANNELS": POSITIVE_WHOLE,
@@ -129,7 +132,8 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "MODEL.DETR.MASK.QUERY_DECODER": DECODER,
     "MODEL.DETR.PANOPTIC.SCORE_THRESHOLD": BELOW_ONE,
     "MODEL.DETR.PANOPTIC.MIN_AREA": WHOLE,
-    "INPUT.FORMAT": (["XYZ", "rgb", "", None], ["RGB", "BGR", "L", "YCbCr"]),
+    # Of other numbers of channels than MODEL.PIXEL_MEAN and PIXEL_STD, too.
+    "INPUT.FORMAT": (["XYZ", "rgb", "", None, "L", "RGBA"], ["RGB", "BGR", "YCbCr"]),
     "INPUT.MIN_SIZE_TRAIN": SIZES,
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": (["random", "", None], ["choice"]),
     "INPUT.MAX_SIZE_TRAIN": POSITIVE_WHOLE,

@@ -155,6 +155,21 @@ def test_all_entry_points_check_before_they_work(tmp_path: Path, monkeypatch: py
         DetectionTransformer.from_config(model_cfg)
 
 
+@pytest.mark.parametrize("key", ["MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"])
+def test_statistics_of_other_channels_are_noticed_before_the_data_are_read(key: str, tmp_path: Path) -> None:
+    """No data set exists here, which would be the next error."""
+    options = ["DATASETS.TEST", "('nowhere',)", "OUTPUT_DIR", str(tmp_path / "out"), key, "[1.0, 1.0]"]
+    message = rf"^{key} has 2 values, but INPUT\.FORMAT 'RGB' needs 3, one for each channel: correct "
+    with pytest.raises(ValueError, match=message):
+        main(argument_parser().parse_args(["--eval-only", *options]))
+    with pytest.raises(ValueError, match=message):
+        Predictor(load_config("", options))
+    parser = tool_parser("A tool.", "tool")
+    parser.set_defaults(config_file="", opts=options)
+    with pytest.raises(ValueError, match=message):
+        load_model_config(parser.parse_args([]))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -120,11 +120,11 @@ def test_tools_draw_their_images(tmp_path: Path, image_format: str) -> None:
     [
         (
             {"INPUT.FORMAT": "RGBA"},
-            r"PIXEL_MEAN has 3 values, but INPUT\.FORMAT 'RGBA' needs 4.*PIXEL_STD, or set INPUT",
+            r"MEAN has 3 values and MODEL\.PIXEL_STD has 3 values, but INPUT\.FORMAT 'RGBA' needs 4.*STD, or set",
         ),
-        ({"INPUT.FORMAT": "L"}, r"PIXEL_MEAN has 3 values, but INPUT\.FORMAT 'L' needs 1"),
+        ({"INPUT.FORMAT": "L"}, r"PIXEL_MEAN has 3 values .*, but INPUT\.FORMAT 'L' needs 1"),
         ({"INPUT.FORMAT": "L", "MODEL.PIXEL_MEAN": [1.0]}, r"PIXEL_STD has 3 values, but INPUT\.FORMAT 'L' needs 1"),
-        ({"MODEL.PIXEL_MEAN": [1.0]}, r"PIXEL_MEAN has 1 values, but INPUT\.FORMAT 'RGB' needs 3"),
+        ({"MODEL.PIXEL_MEAN": [1.0]}, r"PIXEL_MEAN has 1 value, but INPUT\.FORMAT 'RGB' needs 3"),
         ({"INPUT.FORMAT": "YUV-BT.601"}, r"INPUT\.FORMAT is 'YUV-BT\.601'; it must be one of RGB, BGR, L"),
         ({"INPUT.FORMAT": "rgb"}, r"INPUT\.FORMAT is 'rgb'"),
         ({"MODEL.PIXEL_STD": [1.0, 0.0, 1.0]}, r"PIXEL_STD is \[1\.0, 0\.0, 1\.0\]; .*above 0"),

@@ -12,6 +12,17 @@ def join_some(items: Sequence[str], limit: int = 20) -> str:
     return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts: "1 box", "2 boxes".
+
+    Args:
+        count: how many there are.
+        noun: for one of them.
+        plural: for several; "" adds an s to the noun.
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def log_once(logger: logging.Logger, level: int, message: str) -> None:
     """Logs a message that loading a data set gives, which happens several times in a run.
 
