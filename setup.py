@@ -26,9 +26,10 @@ setup(
     python_requires=">=3.10",
     # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and
     # Detectron2 has no package under its own name: naming them here would let pip replace what works. torch has to be
-    # 2.5 or later, for nn.Module.set_submodule, torch.amp.GradScaler and the fused AdamW on CPUs.
-    # No file of weights runs code with these versions, nor with any of timm (see pair_detr.tensor_files); before torch
-    # 2.10 a forged one may corrupt memory (CVE-2026-24747).
+    # 2.6 or later, before which torch.load runs code that is in files even with weights_only=True (CVE-2025-32434);
+    # pair_detr/__init__.py and scripts/install.py make sure of it. Before 2.10 a forged file may corrupt memory
+    # (CVE-2026-24747). timm reads no file here (see pair_detr/modeling/backbone/timm.py), but 1.0.26 is the first that
+    # would not unpickle whatever a file holds.
     install_requires=[
         "fvcore",
         "matplotlib",
@@ -39,7 +40,7 @@ setup(
         "scipy>=1.6",
         "tabulate",
         "tensorboard",
-        "timm>=1.0",
+        "timm>=1.0.26",
     ],
     extras_require={
         # Text encoders for class names that no published text weights have. One of them is enough. The first one

@@ -14,6 +14,15 @@ except ModuleNotFoundError as error:
 
 from typing import Any
 
+import torch
+
+if torch.__version__ < "2.6":
+    raise ImportError(
+        f"pair_detr needs PyTorch 2.6 or later; this is {torch.__version__}, whose torch.load runs code that is hidden "
+        "in files of weights (CVE-2025-32434). Update torch, torchvision and Detectron2, which is built for one torch, "
+        "or build an environment of its own with 'make install'; see 'Installation' in the README."
+    )
+
 from pair_detr import data, meta_arch
 from pair_detr.config import add_pair_detr_config
 

@@ -130,6 +130,22 @@ def install_missing(environment: Environment) -> None:
         environment.pip_install("--constraint", constraints, *absent)
 
 
+def require_torch(environment: Environment) -> None:
+    """Makes sure of the torch that requirements/base.txt asks for, where the user's own is kept.
+
+    Raises:
+        RuntimeError: it is older.
+    """
+    bound = re.search(r"^torch>=(\S+)", (REQUIREMENTS / "base.txt").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    version = environment.evaluate(f"import torch; print('' if torch.__version__ >= {bound!r} else torch.__version__)")
+    if version:
+        raise RuntimeError(
+            f"{environment.path} has torch {version}, but pair_detr needs {bound} or later, as older ones run code "
+            "that is hidden in files of weights. Update torch, torchvision and detectron2, or remove the folder and name a "
+            "PYTHON without Detectron2, for which everything is installed."
+        )
+
+
 def install(path: Path) -> None:
     environment = Environment(path)
     marker = environment.path / PINNED_MARKER
@@ -147,6 +163,7 @@ def install(path: Path) -> None:
         install_pinned(environment)
     else:
         logger.info("%s has Detectron2: adding only what it lacks.", environment.path)
+        require_torch(environment)
         install_missing(environment)
     if not environment.has_detectron2():
         raise RuntimeError(

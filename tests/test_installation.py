@@ -1,6 +1,7 @@
 """The package as it is installed: what it needs, what it ships, and that pins and Makefile hold together."""
 
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
@@ -30,9 +32,16 @@ def pinned_names(root: Path, python_version: str) -> list[str]:
     return [canonicalize_name(p.name) for p in pins if p.marker is None or p.marker.evaluate(environment)]
 
 
-def run_python(code: str, **kwargs: object) -> str:
-    command = [sys.executable, "-W", "ignore", "-c", code]
+def run_python(code: str, *, argument: str = "", **kwargs: object) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", code, argument]
     return subprocess.run(command, check=True, capture_output=True, text=True, **kwargs).stdout.strip()
+
+
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_import_registers_the_model_without_the_compiled_extension() -> None:
@@ -154,13 +163,54 @@ def test_installation_names_missing_packages_and_keeps_others(
     project_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = project_root / "scripts" / "missing_requirements.py"
-    spec = importlib.util.spec_from_file_location("missing_requirements", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(path)
     lines = ["pytest>=1", "pytest>=1000", "no-such-package<3,>=2", 'no-such-extra; extra == "docs"']
     lines.append('no-such-tool==1.0; extra == "dev"')
     assert module.missing(lines) == ["no-such-package<3,>=2", "no-such-tool==1.0"]
     assert caplog.messages == [f"keeping pytest {pytest.__version__}, though pair_detr asks for pytest>=1000"]
+
+
+def test_an_older_torch_is_refused_where_the_package_is_imported() -> None:
+    """And no newer one, whatever its build is called."""
+    code = """
+import sys, torch
+from torch.torch_version import TorchVersion
+torch.__version__ = TorchVersion(sys.argv[1])
+try:
+    import pair_detr
+except ImportError as error:
+    print(error)
+"""
+    for version in ("2.5.1+cu121", "2.6.0a0+git"):
+        text = run_python(code, argument=version)
+        assert f"needs PyTorch 2.6 or later; this is {version}" in text and "Update torch" in text
+    for version in ("2.6.0+cpu", "2.10.0"):
+        assert run_python(code, argument=version) == ""
+
+
+def test_an_older_torch_of_the_user_stops_the_installation(
+    project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_script(project_root / "scripts" / "install.py")
+    environment = module.Environment(Path(sys.prefix))
+    # What the import asks for, too.
+    (bound,) = [r for r in read_requirements(project_root / "requirements" / "base.txt") if r.name == "torch"]
+    assert str(bound.specifier) == ">=2.6"
+    module.require_torch(environment)
+    (tmp_path / "base.txt").write_text("numpy\ntorch>=1000.1  # for a test\n")
+    monkeypatch.setattr(module, "REQUIREMENTS", tmp_path)
+    with pytest.raises(RuntimeError, match=r"has torch \d.* needs 1000\.1 or later.* Update torch, torchvision"):
+        module.require_torch(environment)
+
+
+def test_no_version_of_timm_that_is_allowed_unpickles_files(project_root: Path) -> None:
+    """1.0.26 is the first whose own reader of files has weights_only=True by default."""
+    text = (project_root / "setup.py").read_text(encoding="utf-8")
+    (timm,) = [Requirement(line) for line in re.findall(r'"(timm\b.*)"', text)]
+    assert timm.specifier.contains("1.0.26") and not timm.specifier.contains("1.0.25")
+    # Nor does the one that is here, which the package gives tensors alone.
+    load = pytest.importorskip("timm.models").load_state_dict
+    assert inspect.signature(load).parameters["weights_only"].default is True
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -62,7 +62,7 @@ def test_torchscript_with_other_objects(archive: Path, tmp_path: Path) -> None:
 
 
 def test_tar_files_of_torch_0_1(tmp_path: Path) -> None:
-    """torch 2.5 unpickles them freely, even with weights_only."""
+    """They are refused with a remedy, which torch's own message lacks."""
     path = tmp_path / "weights.pth"
     with tarfile.open(path, "w") as tar:
         for name in ("storages", "tensors", "pickle"):
@@ -75,7 +75,7 @@ def test_tar_files_of_torch_0_1(tmp_path: Path) -> None:
 
 
 def test_weights_only_is_not_left_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither to its default, which was False before torch 2.6, nor to the variable that changes it."""
+    """Neither to its default nor to the variable that changes it."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     for new_format in (True, False):
         torch.save({"a": argparse.ArgumentParser}, tmp_path / "a.pth", _use_new_zipfile_serialization=new_format)

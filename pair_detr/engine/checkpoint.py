@@ -145,7 +145,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return known if self._training is None else {**known, "training": self._training}
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        # Detectron2's method would unpickle files that are called .pkl, and .pth with torch 2.5.
+        # Detectron2's method would unpickle files that are called .pkl.
         loaded = _read(Path(filename))
         if fault := describe_non_finite({key: loaded.get(key) for key in ("model", *self.checkpointables)}):
             raise _UnreadableError(f"{filename} is of a training that has diverged: {fault}.")

@@ -71,7 +71,7 @@ def read_tensor_file(path: Path, allow_pickle: bool = False, *, mmap: bool = Fal
             data = path.read_bytes()
             return pickle.loads(data, encoding="latin1") if allow_pickle else load_arrays(data)
         if not (is_zip or allow_pickle) and tarfile.is_tarfile(path):
-            # torch 2.5 unpickles these freely, whatever it is told (CVE-2025-32434); later ones refuse them.
+            # torch refuses these as well, but does not say what to do.
             raise ForbiddenClassError("it is a .tar file, of torch 0.1")
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=mmap and is_zip)

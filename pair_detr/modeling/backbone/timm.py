@@ -88,7 +88,7 @@ class TimmBackbone(Backbone):
         if all_stages:
             self.indices = list(range(self.indices[-1] + 1))
         arguments["out_indices"] = tuple(range(self.indices[-1] + 1))
-        # Not by timm, which before 1.0.16 unpickles whatever the file holds.
+        # timm gets tensors, and reads no file: before 1.0.26 it would unpickle whatever one holds.
         state = _read_state(weights) if weights else {}
         if weights:
             arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
