@@ -187,6 +187,8 @@ def _add_backbone_keys(cfg: CN) -> None:
     cfg.MODEL.TIMM.WEIGHTS = ""
     # Further keyword arguments of timm.create_model, for example {output_stride: 16, pad_type: same}; in a config file,
     # as the command line takes no dictionaries. Transformers made for one image size need {dynamic_img_size: True}.
+    # Refused are those by which timm would read or download files of its own choice: pretrained, pretrained_cfg,
+    # pretrained_cfg_overlay, checkpoint_path and cache_dir. Weights are those of WEIGHTS alone.
     cfg.MODEL.TIMM.KWARGS = CN(new_allowed=True)
     # Stages to emit, counted from 0 as timm does (negative ones from the end); they are named "stage0", "stage1", ...
     cfg.MODEL.TIMM.OUT_INDICES = [-1]

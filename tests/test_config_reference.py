@@ -1,10 +1,12 @@
 """The reference of config keys: complete, readable, and the one in docs/."""
 
+import re
 from pathlib import Path
 
 from detectron2.config import get_cfg
 from model_helpers import default_cfg
 
+from pair_detr.modeling.backbone.timm import _SOURCES
 from pair_detr.tools import config_reference
 from pair_detr.tools.config_reference import Entry, read_entries, to_markdown
 
@@ -23,6 +25,8 @@ def f(cfg):
     other = 1
     # Another one.
     cfg.A.LAST = []
+    # Any keys.
+    cfg.A.FREE = CN(new_allowed=True)
 """
 
 
@@ -32,6 +36,7 @@ def test_keys_with_their_comments() -> None:
         Entry(["A.B.WIDTH", "A.B.DEPTH"], ["2 ** 3", "4"], "Width | and depth."),
         Entry(["A.B.BARE"], ["'x'"], ""),
         Entry(["A.LAST"], ["[]"], "Another one."),
+        Entry(["A.FREE"], ["{}"], "Any keys."),
     ]
 
 
@@ -39,7 +44,10 @@ def test_tables() -> None:
     text = to_markdown(read_entries(SOURCE))
     assert "## A.B\n\nAbout the group, in two lines.\n\n| key" in text
     assert "| `WIDTH`<br>`DEPTH` | `2 ** 3`<br>`4` | Width \\| and depth. |" in text
-    assert "## A\n\n| key | default | meaning |\n|---|---|---|\n| `LAST` | `[]` | Another one. |" in text
+    assert (
+        "## A\n\n| key | default | meaning |\n|---|---|---|\n| `LAST` | `[]` | Another one. |\n| `FREE` | `{}` | Any keys. |"
+        in text
+    )
 
 
 def test_the_reference_in_the_documentation(project_root: Path, tmp_path: Path) -> None:
@@ -52,8 +60,15 @@ def test_the_reference_in_the_documentation(project_root: Path, tmp_path: Path) 
         assert f"`{key.rpartition('.')[2]}`" in text, key
 
 
+def test_refused_arguments_of_timm_are_named(project_root: Path) -> None:
+    text = (project_root / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("| `KWARGS`")]
+    for name in _SOURCES:
+        assert re.search(rf"\b{name}\b", row), name
+
+
 def leaves(cfg: dict, prefix: str = "") -> set[str]:
     found = set()
     for key, value in cfg.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key}
     return found

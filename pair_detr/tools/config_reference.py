@@ -78,8 +78,10 @@ def read_entries(source: str) -> list[Entry]:
             follows = False
         elif number in values:
             key, value = values[number]
-            is_group = isinstance(value, ast.Call) and ast.unparse(value.func) == "CN"
-            default = None if is_group else ast.unparse(value)
+            is_node = isinstance(value, ast.Call) and ast.unparse(value.func) == "CN"
+            # One that takes any keys is a value.
+            is_group = is_node and not value.keywords
+            default = None if is_group else "{}" if is_node else ast.unparse(value)
             # A group of keys is explained by itself, and so is what follows it.
             if follows and not is_group and entries[-1].defaults[-1] is not None:
                 entries[-1].keys.append(key)
