@@ -177,7 +177,7 @@ _DETR = {
 
 _INPUT = {
     "INPUT.FORMAT": one_of(CHANNELS),
-    "INPUT.MIN_SIZE_TRAIN": each(_PIXELS),
+    "INPUT.MIN_SIZE_TRAIN": each(whole(0, ", where 0 resizes nothing")),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of(("choice", "range")),
     "INPUT.MAX_SIZE_TRAIN": POSITIVE_WHOLE,
     "INPUT.MIN_SIZE_TEST": whole(0, ", where 0 resizes nothing"),

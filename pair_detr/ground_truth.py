@@ -7,6 +7,7 @@ import torch
 from detectron2.utils.logger import log_first_n
 from torchvision.ops import box_convert
 
+from pair_detr.data.messages import counted
 from pair_detr.targets import Targets
 
 # The one loss of images with labels, but no boxes.
@@ -58,8 +59,9 @@ def pack_boxes(
         if len(instances) > num_queries:
             log_first_n(
                 logging.WARNING,
-                f"{item.get('file_name', 'An image')} has {len(instances)} objects, but the model has only "
-                f"{num_queries} queries: the objects that fit best are matched. Raise MODEL.DETR.NUM_QUERIES.",
+                f"{item.get('file_name', 'An image')} has {counted(len(instances), 'object')}, but the model has only "
+                f"{counted(num_queries, 'query', 'queries')}: the objects that fit best are matched. Raise "
+                "MODEL.DETR.NUM_QUERIES.",
                 n=5,
                 key="caller",
             )

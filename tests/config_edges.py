@@ -134,7 +134,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "MODEL.DETR.PANOPTIC.MIN_AREA": WHOLE,
     # Of other numbers of channels than MODEL.PIXEL_MEAN and PIXEL_STD, too.
     "INPUT.FORMAT": (["XYZ", "rgb", "", None, "L", "RGBA"], ["RGB", "BGR", "YCbCr"]),
-    "INPUT.MIN_SIZE_TRAIN": SIZES,
+    "INPUT.MIN_SIZE_TRAIN": ([value for value in SIZES[0] if value not in ((0,), (480, 0))], [(0,), *SIZES[1]]),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": (["random", "", None], ["choice"]),
     "INPUT.MAX_SIZE_TRAIN": POSITIVE_WHOLE,
     "INPUT.MIN_SIZE_TEST": ([-4, 0.5, NAN, (800,), None], [0, 1, 800]),

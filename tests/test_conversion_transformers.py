@@ -150,7 +150,7 @@ def test_what_cannot_be_exported() -> None:
     state = build(tiny("detr")).state_dict()
     with pytest.raises(ConversionError, match="no ResNet of this width"):
         export_transformers(state, dilation=True)
-    with pytest.raises(ConversionError, match="2 class names, but the model has 3 classes"):
+    with pytest.raises(ConversionError, match="The model has 3 classes, but the names are 2"):
         export_transformers(state, class_names=["a", "b"])
     with pytest.raises(ConversionError, match=r"no whole detr: see decoder\.norm\.bias"):
         export_transformers({key: x for key, x in state.items() if key != "detector.decoder.norm.bias"})

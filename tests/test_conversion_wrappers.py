@@ -86,6 +86,29 @@ def test_wrapped_weights_are_read_as_if_they_were_not(
     assert re.search(r"a\.pth: removed .*(_orig_mod|module|model|net|detector)\.", caplog.text)
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize(("first", "second"), [("modelTeacher.", "modelStudent."), ("model1.", "model2.")])
+@pytest.mark.parametrize("source", ["detr", "ours"])
+def test_several_models_are_named(tmp_path: Path, prefix: str, first: str, second: str, source: str) -> None:
+    """With what they have in common, nothing says which of them is meant; the command that is named takes one."""
+    state = tiny_state("detr") if source == "ours" else theirs(source, "detr")
+    content = renamed(prefix + first, state) | renamed(prefix + second, shifted(state))
+    torch.save(content, tmp_path / "a.pth")
+    names = f"{prefix}{first[:-1]}, {prefix}{second[:-1]}"
+    message = f"There are several models, under {re.escape(names)}, .* --entry {re.escape(prefix + first[:-1])} FILE"
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(str(tmp_path / "a.pth"))
+    assert_same(read_checkpoint(tmp_path / "a.pth", entry=prefix + second[:-1]).state, shifted(state))
+
+
+def test_teacher_and_student_beside_another_module_are_named(tmp_path: Path) -> None:
+    state = tiny_state("detr")
+    content = renamed("student.", state) | renamed("teacher.", state) | {"projector.weight": torch.ones(2, 2)}
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="several models, under student, teacher, and"):
+        read_weights(str(tmp_path / "a.pth"))
+
+
 @pytest.mark.parametrize("prefix", ["", "detector.", "model.module."])
 @pytest.mark.parametrize(
     # Tiny states have no mask head.

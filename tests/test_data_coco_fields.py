@@ -69,7 +69,7 @@ def test_ignored_objects_are_crowds(tmp_path: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.INFO, logger="pair_detr"):
         load_dataset("own")
         load_dataset("own")
-    messages = [message for message in caplog.messages if "1 objects have ignore 1 and count as crowds" in message]
+    messages = [message for message in caplog.messages if "1 object has ignore 1: such are crowds" in message]
     # Once for a file, however often it is loaded.
     assert len(messages) == crowd
 
@@ -88,7 +88,7 @@ def test_an_area_of_no_use_is_left_to_the_evaluation(
     caplog.set_level(logging.WARNING, logger="pair_detr")
     assert "area" not in load(tmp_path, area=value)
     (message,) = caplog.messages
-    assert "area of 1 objects is not a positive number (annotation 1 of image 1)" in message
+    assert "area of 1 object is not a positive number (annotation 1 of image 1)" in message
 
 
 def test_numbers_as_text_and_floats(tmp_path: Path) -> None:

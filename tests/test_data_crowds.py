@@ -105,9 +105,9 @@ def test_most_objects_being_crowds_is_a_doubt(
 def test_data_of_crowds_alone_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     register("all_crowd", tmp_path, [box(1, iscrowd=1), box(2, iscrowd=1), box(2) | {"bbox": [1, 1, 0, 5]}], images=3)
     match = (
-        "none of the 3 images has a usable box to learn from: there are "
-        r"2 crowds \(nothing is learned from these: set iscrowd to 0 for single objects\), 1 unusable boxes \(correct "
-        r"them\), 1 images without objects"
+        "none of the 3 images has a usable box to learn from: found: "
+        r"2 crowds \(nothing is learned from these: set iscrowd to 0 for single objects\), 1 unusable box \(correct "
+        r"them\), 1 image without objects"
     )
     for filter_empty in (False, True):
         cfg = make_cfg(TRAIN=("all_crowd",), TEST=("all_crowd",))

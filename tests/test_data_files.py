@@ -104,7 +104,7 @@ def test_backslashes_are_read_as_slashes(tmp_path: Path, caplog: pytest.LogCaptu
         assert names == [str(root / name) for name in ("train/a.png", "b\\c.png", "d.png")]
         assert len(load_training_dicts(make_cfg(TRAIN=("windows",)))) == 3
     found = [message for message in caplog.messages if "backslashes" in message]
-    assert found == ['Data set "windows": 1 file names have backslashes, which are read as slashes.']
+    assert found == ['Data set "windows": 1 file name has backslashes, which are read as slashes.']
 
 
 @pytest.mark.parametrize("address", ["http://a.b/c/1.jpg", "https://a.b/1.jpg", "ftp://a.b/1.jpg"])

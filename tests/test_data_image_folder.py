@@ -36,7 +36,7 @@ def test_hidden_folders_are_no_classes(tmp_path: Path, caplog: pytest.LogCapture
     assert ids("photos") == ["cat/0.jpg", "dog/0.jpg"]
     left_out, loose = [record.getMessage() for record in caplog.records]
     assert "left out hidden files (4)" in left_out and "cat/@eaDir (1)" in left_out and "__MACOSX (1)" in left_out
-    assert "1 images are in no folder of a class, and are left out: loose.jpg" in loose
+    assert "1 image is in no folder of a class, and left out: loose.jpg" in loose
     # A class that is named is taken at its word.
     register_image_folder("named", root, {".ipynb_checkpoints": "copy"})
     assert ids("named") == [".ipynb_checkpoints/0.jpg"]

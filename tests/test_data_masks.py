@@ -286,8 +286,9 @@ def test_check_dataset_reports_masks(
     with caplog.at_level("INFO"):
         assert tool.main(["faulty"]) == 0
     assert "faulty: bad mask: annotation 0 of 1.png has a polygon of 7 numbers" in caplog.text
+    assert "an object without a usable mask is left out, with its box, where MODEL.MASK_ON is True; else" in caplog.text
     assert "faulty: missing mask: annotation 3 of 1.png has no segmentation" in caplog.text
-    assert "1 images, 4 boxes, 1 of them with masks" in caplog.text
+    assert "1 image, 4 boxes, 1 of them with masks" in caplog.text
 
 
 def test_masks_of_real_data(shared_dir: Path) -> None:

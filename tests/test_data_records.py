@@ -76,7 +76,7 @@ def test_what_is_changed_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert [entry["iscrowd"] for entry in record["annotations"]] == [1, 1, 0, 0]
     assert not any("area" in entry for entry in record["annotations"])
     ignored, area = caplog.messages
-    assert ignored.startswith('Data set "said": 1 objects have ignore 1') and "1 objects have an area that is" in area
+    assert ignored.startswith('Data set "said": 1 object has ignore 1') and "1 object has an area that is" in area
 
 
 def test_masks_as_arrays() -> None:

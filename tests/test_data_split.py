@@ -86,7 +86,7 @@ def test_order_does_not_matter_and_copies_stay_together() -> None:
     random.Random(1).shuffle(shuffled)
     assert validation_files(shuffled, 0.2, seed=0) == chosen
     assert len(validation_files(files[:2], 0.01, seed=0)) == len(validation_files(files[:2], 0.99, seed=0)) == 1
-    with pytest.raises(ValueError, match="1 images cannot be split"):
+    with pytest.raises(ValueError, match="1 image cannot be split"):
         validation_files(["a", "a"], 0.5, seed=0)
 
 

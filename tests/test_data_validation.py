@@ -133,7 +133,7 @@ def test_duplicate_images_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     file.write_text(file.read_text().replace("2.png", "1.png"))
     assert len(load_training_dicts(make_cfg(TRAIN=("twice",)))) == 2
     (warning,) = warnings(caplog)
-    assert "1 images occur more than once" in warning and "1.png" in warning
+    assert "1 image occurs more than once" in warning and "1.png" in warning
 
 
 def test_images_without_usable_box(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_tool_lists_everything(
     assert tool.main(["tool"]) == 0
     assert "tool: dropped: annotation 0 of 1.png has box [1, 1, 0, 5] (zero width)" in caplog.messages
     verdict = "can be trained on if its images can be read (--open-images)"
-    assert f"tool: 2 images (1 without objects), 1 boxes: {verdict}" in caplog.messages
+    assert f"tool: 2 images (1 without objects), 1 box: {verdict}" in caplog.messages
     (table,) = (message for message in caplog.messages if message.startswith("tool: classes"))
     assert table.splitlines()[-2].replace(" ", "") == "|cat|1|1|0|0|"
     (tmp_path / "2.png").unlink()

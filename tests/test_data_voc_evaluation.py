@@ -168,7 +168,7 @@ def test_a_class_without_objects_is_left_out(root: Path) -> None:
     assert evaluate(VOCEvaluator("absent"), inputs, outputs)["AP"] == pytest.approx(100)
     (root / "ImageSets" / "Main" / "empty.txt").write_text("b\n")
     register_voc("empty", str(root), "empty", ["cat", "dog"])
-    with pytest.raises(ValueError, match=r'"empty": none of its 1 images has an object that Pascal VOC.s AP asks for'):
+    with pytest.raises(ValueError, match=r'"empty": none of its 1 image has an object that Pascal VOC.s AP asks for'):
         evaluate(VOCEvaluator("empty"), inputs[1:], outputs[1:])
 
 

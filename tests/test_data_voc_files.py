@@ -78,7 +78,7 @@ def test_an_image_that_is_listed_twice_is_used_once(tmp_path: Path, caplog: pyte
     root = write_voc(tmp_path, "scan.jpg", "b.jpg", lines="scan\nb\nscan.jpg\nscan 1\n")
     assert loaded(root) == {"scan": "scan.jpg", "b": "b.jpg"}
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "train.txt names 1 images more than once; each is used once: scan." in message
+    assert "train.txt names 1 image more than once; each is used once: scan." in message
     (root / "ImageSets" / "Main" / "train.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"train\.txt names no images"):
         loaded(root)
@@ -134,7 +134,7 @@ def test_images_and_annotations_that_lack_the_other(tmp_path: Path, caplog: pyte
     with pytest.raises(FileNotFoundError, match=r"Annotations lacks 1 of the 3 annotations for .*train\.txt: c\. Add"):
         loaded(root)
     assert loaded(root, None) == {"a": "a.jpg", "b": "b.jpg"}
-    assert "1 images have no annotation, and are left out: c." in caplog.text
+    assert "1 image has no annotation, and left out: c." in caplog.text
     (root / "JPEGImages" / "b.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"JPEGImages lacks 1 of the 2 images for .*Annotations: b\. Add"):
         loaded(root, None)

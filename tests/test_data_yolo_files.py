@@ -94,7 +94,7 @@ def test_labels_without_an_image_are_a_warning(root: Path, caplog: pytest.LogCap
         (folder / name).write_text(text)
     assert boxes(root) == {"0.jpg": 1, "1.jpg": 1}
     (message,) = [record.getMessage() for record in caplog.records]
-    assert f'2 files of labels of "train" have no image, and their objects are lost: {folder}/gone.txt, ' in message
+    assert f'"train" has 2 files of labels without an image, whose objects are lost: {folder}/gone.txt, ' in message
     assert f"{folder}/sub/b.txt. Restore the images" in message
     # A list may name some of the images alone.
     caplog.clear()
@@ -111,7 +111,7 @@ def test_labels_beside_images_without_an_image(root: Path, caplog: pytest.LogCap
         (root / "all" / name).write_text(text)
     (root / "data.yaml").write_text("train: all\nnames: [bolt]\n")
     assert boxes(root) == {"0.jpg": 1, "2.jpg": 0}
-    assert f'1 files of labels of "train" have no image, and their objects are lost: {root}/all/1.txt.' in caplog.text
+    assert f'"train" has 1 file of labels without an image, whose objects are lost: {root}/all/1.txt.' in caplog.text
 
 
 def test_images_that_share_labels_are_an_error(root: Path) -> None:
@@ -141,7 +141,22 @@ def test_an_image_that_is_named_in_several_ways_is_one(root: Path, caplog: pytes
     (root / "list.txt").write_text("train/images/0.jpg\ntrain/../train/images/0.jpg\n")
     (root / "data.yaml").write_text("train: [list.txt, train/images]\npath:\nnames: [bolt]\n")
     assert [record["image_id"] for record in load_yolo(root, "train")] == ["train/images/0.jpg", "train/images/1.jpg"]
-    assert '"train" names 1 images more than once; each is used once: train/images/0.jpg.' in caplog.text
+    assert '"train" names 1 image more than once; each is used once: train/images/0.jpg.' in caplog.text
+
+
+def test_paths_of_windows_are_resolved_as_there(root: Path) -> None:
+    """By their text: what is before ".." need not exist, nor is it where labels are looked for."""
+    write_image(root / "train" / "2.jpg", 40, 20)
+    (root / "train" / "2.txt").write_text(BOX)
+    lines = [r"train\images\..\images\0.jpg", r"gone\..\train\images\1.jpg", r"train\images\..\2.jpg"]
+    (root / "list.txt").write_text("\n".join(lines))
+    (root / "data.yaml").write_text("train: gone\\..\\list.txt\nnames: [bolt]\n")
+    records = load_yolo(root, "train")
+    assert [record["image_id"] for record in records] == ["train/2.jpg", "train/images/0.jpg", "train/images/1.jpg"]
+    assert [len(record["annotations"]) for record in records] == [1, 1, 1]
+    (root / "list.txt").write_text(r"train\images\..\9.jpg")
+    with pytest.raises(FileNotFoundError, match=f'images of "train" do not exist: {root}/train/9.jpg. Correct the'):
+        load_yolo(root, "train")
 
 
 def test_lists_without_images_and_names_that_are_no_text(root: Path) -> None:

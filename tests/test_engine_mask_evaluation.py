@@ -100,7 +100,7 @@ def test_tasks_follow_the_model_and_the_data(tmp_path: Path, caplog: pytest.LogC
     del objects[1]["segmentation"]
     register_coco("partly", str(write_coco(tmp_path / "partly", objects, [(20, 20)])), tmp_path / "partly")
     assert build_evaluator(cfg, "partly")._tasks == ("bbox",)
-    assert '"partly": 1 objects have no mask to compare with: annotation 1 of 1.png has no segmentation' in caplog.text
+    assert '"partly": 1 object has no mask to compare with: annotation 1 of 1.png has no segmentation' in caplog.text
     # Neither would pycocotools read a polygon of two points.
     objects[1]["segmentation"] = [[1, 1, 9, 9]]
     register_coco("badly", str(write_coco(tmp_path / "badly", objects, [(20, 20)])), tmp_path / "badly")

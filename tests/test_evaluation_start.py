@@ -98,7 +98,7 @@ def test_images_to_predict_on_alone(folder: Path, kind: str, caplog: pytest.LogC
     cfg = make_cfg(TEST=("blind",))
     cfg.TEST.EVALUATOR = kind
     require_test_set(cfg, "blind")
-    assert '"blind" has no annotations: predictions for its 1 images are written' in caplog.text
+    assert '"blind" has no annotations: predictions for its 1 image are written' in caplog.text
     evaluator = build_evaluator(cfg, "blind", str(folder / "out"))
     evaluator.reset()
     instances = Instances((60, 90), pred_boxes=Boxes([[1, 1, 9, 9]]), scores=torch.ones(1))
@@ -129,7 +129,7 @@ def test_boxes_that_nothing_can_find(folder: Path, caplog: pytest.LogCaptureFixt
         in caplog.text
     )
     register_python("nothing", [{"bbox": boxes[2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}], folder)
-    with pytest.raises(ValueError, match=r'"nothing": none of its 1 images has an object to find'):
+    with pytest.raises(ValueError, match=r'"nothing": none of its 1 image has an object to find'):
         require_test_set(make_cfg(), "nothing")
 
 

@@ -108,4 +108,4 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogC
         (tmp_path / name).touch()
     with caplog.at_level(logging.WARNING):
         assert names(tmp_path, find_images(tmp_path)) == ["a.jpg", "d.jfif"]
-    assert "2 images are of formats that are not read, and are left out: .HEIC (2). Convert" in caplog.text
+    assert "2 images are of formats that are not read, and left out: .HEIC (2). Convert" in caplog.text

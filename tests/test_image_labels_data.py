@@ -79,7 +79,7 @@ def test_folders_are_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         "cat/notes.txt",
         "cannot be read as images",
         "cat/broken.jpg",
-        "1 classes have no images: empty",
+        "1 class has no images: empty",
     ):
         assert part in caplog.text
 
@@ -106,7 +106,7 @@ def test_bad_folders(tmp_path: Path) -> None:
         load_dataset("absent")
     with pytest.raises(FileNotFoundError, match="bare has no folders"):
         load_dataset("bare")
-    with pytest.raises(FileNotFoundError, match="lacks the folders of 1 classes: dog"):
+    with pytest.raises(FileNotFoundError, match="lacks the folders of 1 class: dog"):
         load_dataset("lacking")
     with pytest.raises(ValueError, match=r"folders cat of .* have no class name"):
         load_dataset("unnamed")
@@ -243,7 +243,7 @@ def test_some_box_is_needed(tmp_path: Path) -> None:
     cfg = mixed_cfg(tmp_path, {1: "cat"}, [[1]])
     register_coco("empty", str(write_coco(tmp_path / "empty", [], [(30, 20)])), str(tmp_path / "empty"))
     cfg.DATASETS.TRAIN = ("empty", "labels")
-    with pytest.raises(ValueError, match=r"\['empty'\]: none of the 1 images has a usable box"):
+    with pytest.raises(ValueError, match=r"\['empty'\]: none of the 1 image has a usable box"):
         load_training_dicts(cfg)
     # Beside others a set without objects is background, and labels alone do for a trained model.
     cfg.DATASETS.TRAIN = ("boxes", "empty", "labels")

@@ -249,13 +249,11 @@ def test_data_have_the_classes_of_the_vocabulary() -> None:
         check_vocabulary(vocabulary, (swapped, same), ())
     # Labels of further training sets are brought to the order of the first, detections to that of test sets.
     check_vocabulary(vocabulary, (same, swapped), (swapped,))
-    with pytest.raises(ValueError, match=r'"vocabulary_fewer" does not agree.*1 classes \(helmet\) and 3 classes'):
+    with pytest.raises(ValueError, match=r'"vocabulary_fewer" does not agree.*1 class \(helmet\) and 3 classes'):
         check_vocabulary(vocabulary, (same, fewer), ())
-    with pytest.raises(ValueError, match=r'"vocabulary_fewer" does not agree.*1 classes \(helmet\) and 3 classes'):
+    with pytest.raises(ValueError, match=r'"vocabulary_fewer" does not agree.*1 class \(helmet\) and 3 classes'):
         check_vocabulary(vocabulary, (fewer,), ())
-    with pytest.raises(
-        ValueError, match=r'"vocabulary_fewer" has 1 classes.*one vocabulary: take vocabulary_fewer out'
-    ):
+    with pytest.raises(ValueError, match=r'"vocabulary_fewer" has 1 class.*one vocabulary: take vocabulary_fewer out'):
         check_vocabulary(vocabulary, (), (same, fewer))
     # Images with labels decide what the indices are, too, where they come first.
     labels = register("vocabulary_labels", ["forklift", "helmet", "traffic cone"], annotation_type="image")

@@ -215,7 +215,7 @@ def test_files_of_no_use_stop_at_the_start(
         assert tool.main(["tiny"]) == 1
         assert any(message_of.startswith("tiny: unusable segments: ") for message_of in caplog.messages)
         return
-    with pytest.raises(ValueError, match=rf'"tiny": 1 PNG files with segments cannot be used: .*{message}'):
+    with pytest.raises(ValueError, match=rf'"tiny": 1 PNG file with segments cannot be used: .*{message}'):
         load_training_dicts(cfg) if check == "training" else require_test_set(cfg, "tiny")
     cfg.MODEL.MASK_ON = False
     cfg.TEST.EVALUATOR = "coco"
@@ -255,7 +255,7 @@ def test_images_without_an_entry_are_counted(
         content["images"] += [{**content["images"][0], "id": own, "file_name": f"{own}.png"} for own in (13, 14)]
 
     edit(files["JSON"], add)
-    expected = "2 images have no entry in annotations, and are left out: 13.png, 14.png. Add their segments"
+    expected = "2 images have no entry in annotations, and left out: 13.png, 14.png. Add their segments"
     assert any(doubt.startswith(expected) for doubt in check_dataset("tiny").doubts)
     caplog.clear()
     assert len(load_training_dicts(cfg_with_masks())) == 2
@@ -273,5 +273,5 @@ def test_images_without_an_entry_are_counted(
     assert any(doubt.startswith(expected) for doubt in check_dataset("theirs").doubts)
     # What the file says now counts.
     edit(files["JSON"], lambda content: content["images"].pop())
-    assert any(doubt.startswith("1 images have no entry") for doubt in check_dataset("tiny").doubts)
+    assert any(doubt.startswith("1 image has no entry") for doubt in check_dataset("tiny").doubts)
     assert "annotations" not in DatasetCatalog.get("theirs")[0]

@@ -92,7 +92,7 @@ def test_a_tool_run_as_a_program_logs_what_it_found(tool: str, tmp_path: Path) -
             ["--output", str(tmp_path / "shapes"), "--train", "2", "--val", "1"],
             "2 training and 1 validation",
         ),
-        "check_dataset": (["shapes_val"], "shapes_val: 1 images"),
+        "check_dataset": (["shapes_val"], "shapes_val: 1 image, "),
     }[tool]
     if tool == "check_dataset":
         data.make_shapes(tmp_path / "shapes", 2, 1, 0)

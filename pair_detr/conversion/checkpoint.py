@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.wrappers import COUNTERS, unwrap
+from pair_detr.data.messages import counted
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class Checkpoint:
 
     def describe(self) -> str:
         """Which part of the file it is, for messages."""
-        where = f"the {len(self.state)} tensors of entry {self.entry!r}" if self.entry else f"{len(self.state)} tensors"
+        where = counted(len(self.state), "tensor")
+        where = f"the {where} of entry {self.entry!r}" if self.entry else where
         return f"{where}, without {', '.join(self.removed)} in their names" if self.removed else where
 
 
@@ -106,7 +108,7 @@ def unwrapped_checkpoint(
     if unwrapped.removed:
         logger.info("%s: removed %s from the names of the weights.", path, ", ".join(unwrapped.removed))
     if left_out := unwrapped.left_out:
-        logger.info("%s: left out %d tensors beside the model's: %s.", path, len(left_out), _list(left_out))
+        logger.info("%s: left out %s beside the model's: %s.", path, counted(len(left_out), "tensor"), _list(left_out))
     if unwrapped.averages:
         _warn_of_averages(path, f"{entry}.{unwrapped.averages}".lstrip("."), entry)
     return Checkpoint(unwrapped.state, entry, unwrapped.removed, hints or {})

@@ -11,6 +11,7 @@ from pair_detr.conversion.classes import PANOPTIC, THINGS
 from pair_detr.conversion.errors import ConversionError
 from pair_detr.conversion.native import PREFIX, is_ours
 from pair_detr.conversion.sources import layout_named
+from pair_detr.data.messages import counted
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _NAMES = {"detr": "DETR", "conditional_detr": "Conditional DETR"}
@@ -165,7 +166,9 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
     if class_names is None:
         class_names = raw.names if raw is not None else [f"LABEL_{i}" for i in range(count)]
     if len(class_names) != count:
-        raise ConversionError(f"There are {len(class_names)} class names, but the model has {count} classes.")
+        raise ConversionError(
+            f"The model has {counted(count, 'class', 'classes')}, but the names are {len(class_names)}."
+        )
     return _Own(own, architecture, class_names)
 
 

@@ -47,7 +47,7 @@ def unwrap(state: Mapping[str, Tensor]) -> Unwrapped:
     without. What no code base has stays as it is.
 
     Raises:
-        ConversionError: two keys are the same without them.
+        ConversionError: two keys are the same without them, or there are several models of which none is an average.
     """
     result = _without_parallel(_without_inserted(Unwrapped(dict(state))))
     candidates = [_completed(result)]
@@ -59,11 +59,30 @@ def unwrap(state: Mapping[str, Tensor]) -> Unwrapped:
         candidates.append(_completed(result))
     if is_ours(candidates[-1].state):
         return candidates[-1]
+    _require_one_model(candidates[-1])
     if len(candidates) == 1:
         return candidates[0]
     known = next((found for found in candidates if _is_known(found.state)), None)
     # What is nearly known is better compared without what is around it, too.
     return known or min(candidates, key=lambda found: _count_unknown(found.state))
+
+
+def _require_one_model(found: Unwrapped) -> None:
+    groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in found.state.items():
+        name, _, rest = key.partition(".")
+        groups[name][rest] = tensor
+    models = [
+        "".join((*found.removed, name))
+        for name, state in groups.items()
+        if is_ours(state) or is_inner(state) or _is_known(state)
+    ]
+    if len(models) > 1:
+        raise ConversionError(
+            f"There are several models, under {', '.join(models)}, and nothing tells which is meant. Take one: python "
+            f"-m pair_detr.tools.convert_weights --entry {models[0]} FILE NEW_FILE, and set MODEL.WEIGHTS to the new "
+            "file."
+        )
 
 
 def _completed(found: Unwrapped) -> Unwrapped:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.vocabulary import normalize_name
 
 _NAMED = 10
@@ -44,7 +44,8 @@ def match_order(names: Sequence[str], others: Sequence[str]) -> tuple[int, ...] 
 
 def describe_classes(names: Sequence[str]) -> str:
     """Such as "3 classes (cat, dog, owl)", with the first of a long list."""
-    return f"{len(names)} classes ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
+    number = counted(len(names), "class", "classes")
+    return f"{number} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
 
 
 def with_classes(

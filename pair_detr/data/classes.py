@@ -8,6 +8,7 @@ from detectron2.data import MetadataCatalog
 
 from pair_detr.data.catalog import annotation_type_of, class_names_of
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
+from pair_detr.data.messages import counted
 from pair_detr.data.panoptic_classes import category_ids_of
 from pair_detr.data.scalars import id_of
 from pair_detr.data.sources import MULTI_DATASET_SAMPLER
@@ -200,6 +201,7 @@ def _check(num_classes: int, name: str, classes: list[str] | None) -> None:
     if classes is None or num_classes == len(classes):
         return
     raise ValueError(
-        f'{num_classes} classes ({_KEY}) do not agree with data set "{name}", which has {describe_classes(classes)}. '
+        f'{counted(num_classes, "class", "classes")} ({_KEY}) do not agree with data set "{name}", which has '
+        f"{describe_classes(classes)}. "
         f"Set {_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
     )

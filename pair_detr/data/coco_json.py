@@ -13,7 +13,7 @@ from pair_detr.data.coco_entries import (
     normalize_images,
 )
 from pair_detr.data.json_files import read_json
-from pair_detr.data.messages import join_some, log_once
+from pair_detr.data.messages import counted, join_some, log_once
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +67,13 @@ def _faults_of_lists(content: Any) -> list[str]:
 def _log(json_file: str, findings: AnnotationFindings) -> None:
     if findings.num_ignored:
         message = (
-            f"{json_file}: {findings.num_ignored} objects have ignore 1 and count as crowds: they are not trained on, "
-            "and need not be found."
+            f"{json_file}: {counted(findings.num_ignored, 'object has', 'objects have')} ignore 1: such are crowds, "
+            "which are not trained on and need not be found."
         )
         log_once(logger, logging.INFO, message)
     if findings.bad_areas:
         message = (
-            f"{json_file}: the area of {len(findings.bad_areas)} objects is not a positive number "
+            f"{json_file}: the area of {counted(len(findings.bad_areas), 'object')} is not a positive number "
             f"({join_some(findings.bad_areas, _NAMED)}); the evaluation computes it."
         )
         log_once(logger, logging.WARNING, message)

@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from pair_detr.data.masks import MaskFault
+from pair_detr.data.messages import counted
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +79,10 @@ def warn_of_dropped(name: str, faults: Sequence[BoxFault | MaskFault]) -> None:
         return
     shown = "; ".join(map(str, faults[:_NAMED_IN_A_MESSAGE])) + ("; ..." if len(faults) > _NAMED_IN_A_MESSAGE else "")
     logger.warning(
-        'Data set "%s": %s. Dropped %d such box%s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if '
+        'Data set "%s": %s. Dropped %s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if '
         "a config registers it) lists all.",
         name,
         shown,
-        len(faults),
-        "" if len(faults) == 1 else "es",
+        counted(len(faults), "such box", "such boxes"),
         name,
     )

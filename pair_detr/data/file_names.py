@@ -10,6 +10,8 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 from iopath.common.file_io import HTTPURLHandler
 
+from pair_detr.data.messages import counted
+
 
 def with_slashes(name: str, dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Images whose file names were written on Windows, with slashes for backslashes where the files exist so.
@@ -23,7 +25,8 @@ def with_slashes(name: str, dicts: list[dict[str, Any]]) -> list[dict[str, Any]]
     turned = [_with_slashes(record) for record in dicts]
     count = sum(new is not old for new, old in zip(turned, dicts, strict=True))
     if count:
-        message = f'Data set "{name}": {count} file names have backslashes, which are read as slashes.'
+        names = counted(count, "file name has", "file names have")
+        message = f'Data set "{name}": {names} backslashes, which are read as slashes.'
         log_first_n(logging.WARNING, message, key="message", name=__name__)
     return turned
 

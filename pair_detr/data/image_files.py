@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from pair_detr.data.file_search import search_files, warn_of_hidden
 from pair_detr.data.image_checks import require_8_bits, require_regular_file
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ def find_images(folder: Path, recursive: bool = True, also: Collection[str] = ()
     warn_of_hidden(folder, found.hidden)
     if other := Counter(path.suffix for path in found.others if path.suffix.lower() in _OTHER_IMAGES):
         logger.warning(
-            "%s: %d images are of formats that are not read, and are left out: %s. Convert them to JPEG or PNG.",
+            "%s: %s of formats that are not read, and left out: %s. Convert to JPEG or PNG.",
             folder,
-            other.total(),
+            counted(other.total(), "image is", "images are"),
             join_some([f"{suffix} ({count})" for suffix, count in other.items()]),
         )
     return found.files

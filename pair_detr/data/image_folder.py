@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data.file_search import files_below, is_hidden, search_files, warn_of_hidden
 from pair_detr.data.image_files import IMAGE_SUFFIXES, image_sizes
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.text_files import read_text
 
 logger = logging.getLogger(__name__)
@@ -76,13 +76,16 @@ def load_image_folder(name: str, root: Path, folders: Sequence[str]) -> list[dic
     unreadable = [
         path.relative_to(root).as_posix() for (_, path), size in zip(files, sizes, strict=True) if size is None
     ]
-    for count, what in ((others, "are not images"), (unreadable, "cannot be read as images")):
-        if count:
-            logger.warning(
-                'Data set "%s": %d files in %s %s, and are skipped: %s', name, len(count), root, what, join_some(count)
-            )
+    for skipped, one, several in (
+        (others, "file is not an image", "files are not images"),
+        (unreadable, "image is unreadable", "images are unreadable"),
+    ):
+        if skipped:
+            what = counted(len(skipped), one, several)
+            logger.warning('Data set "%s": in %s %s, and skipped: %s', name, root, what, join_some(skipped))
     if empty:
-        logger.warning('Data set "%s": %d classes have no images: %s', name, len(empty), join_some(empty))
+        classes = counted(len(empty), "class has", "classes have")
+        logger.warning('Data set "%s": %s no images: %s', name, classes, join_some(empty))
     return [
         {
             "file_name": str(path),
@@ -104,9 +107,9 @@ def _warn_of_the_rest(name: str, root: Path, folders: Sequence[str], hidden: Seq
     loose = search_files(root, IMAGE_SUFFIXES, recursive=False).files
     if loose and "." not in folders:
         logger.warning(
-            'Data set "%s": %d images are in no folder of a class, and are left out: %s. Move them into one.',
+            'Data set "%s": %s in no folder of a class, and left out: %s. Move each into one.',
             name,
-            len(loose),
+            counted(len(loose), "image is", "images are"),
             join_some([path.name for path in loose]),
         )
 
@@ -132,8 +135,8 @@ def _classes_of(root: Path, class_names: Mapping[str, str | Sequence[str]] | str
         )
     if missing := [key for key in classes if not (root / key).is_dir()]:
         raise FileNotFoundError(
-            f"{root} lacks the folders of {len(missing)} classes: {join_some(missing)}; add them, or leave these out "
-            "of CLASSES"
+            f"{root} lacks the folders of {counted(len(missing), 'class', 'classes')}: {join_some(missing)}; add "
+            "them, or leave these out of CLASSES"
         )
     return classes
 

@@ -14,7 +14,7 @@ from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 
 from pair_detr.data.coco_entries import normalize_annotations, normalize_categories, normalize_images
 from pair_detr.data.json_files import read_json
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.scalars import flag_of, id_of
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,9 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         unmasked = [a["id"] for a in self._lvis_api.dataset["annotations"] if not a.get("segmentation")]
         if unmasked and "segm" in (tasks or ()):
             logger.warning(
-                'Test set "%s": %d objects have no segmentation. Boxes are evaluated, but masks are not: add the '
-                "segmentations.",
+                'Test set "%s": %s no segmentation. Boxes are evaluated, but masks are not: add the segmentations.',
                 dataset_name,
-                len(unmasked),
+                counted(len(unmasked), "object has", "objects have"),
             )
             self._tasks = ("bbox",)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from pycocotools import mask as mask_util
 
+from pair_detr.data.messages import counted
+
 _MIN_COORDINATES = 6
 # Of the characters of compressed run lengths, which stand for 0 to 63.
 _FIRST_CODE = ord("0")
@@ -67,9 +69,9 @@ def polygon_fault(polygon: Any) -> str | None:
     if not isinstance(polygon, Sequence) or not all(map(_is_number, {*map(type, polygon)})):
         return "a polygon that is not a list of numbers"
     if len(polygon) % 2:
-        return f"a polygon of {len(polygon)} numbers, which are not pairs"
+        return f"a polygon of {counted(len(polygon), 'number')}, which are not pairs"
     if len(polygon) < _MIN_COORDINATES:
-        return f"a polygon of {len(polygon)} numbers; three points are {_MIN_COORDINATES}"
+        return f"a polygon of {counted(len(polygon), 'number')}; three points are {_MIN_COORDINATES}"
     largest, smallest = max(polygon), min(polygon)
     if math.inf not in (largest, -smallest) and (largest > _MAX_COORDINATE or smallest < -_MAX_COORDINATE):
         return "a polygon with a coordinate far outside of any image"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from pair_detr.data.messages import counted
 from pair_detr.data.sampler import TrainingBatchSampler
 
 # Additive recurrence with the golden ratio: of all sequences of its kind it is spread the most evenly.
@@ -46,7 +47,9 @@ class MultiDatasetBatchSampler(Sampler[list[tuple[int, int]]]):
         start_batch: int = 0,
     ) -> None:
         if not sources or len(sources) != len(ratios) or not min(ratios) > 0:
-            raise ValueError(f"{len(sources)} sources with ratios {list(ratios)}; each needs one that is positive")
+            raise ValueError(
+                f"{counted(len(sources), 'source')} with ratios {list(ratios)}; each needs one that is positive"
+            )
         self.sources = sources
         self.rank = rank
         self.world_size = world_size

@@ -11,13 +11,13 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from pair_detr.data.masks import MaskFault, usable_part
-from pair_detr.data.messages import join_some, log_once
+from pair_detr.data.messages import counted, join_some, log_once
 from pair_detr.data.scalars import flag_of, id_of, integer_of, number_of, numbers_of
 
 logger = logging.getLogger(__name__)
 
-_IGNORED = "objects have ignore 1 and count as crowds: they are not trained on, and need not be found"
-_BAD_AREA = "objects have an area that is not a positive number: the evaluation computes it"
+_IGNORED = "ignore 1: such are crowds, which are not trained on and need not be found"
+_BAD_AREA = "an area that is not a positive number: the evaluation computes it"
 _FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 # What annotations of objects are called, in Detectron2's format for detection and in the one for segments.
 _LISTS = ("annotations", "segments_info")
@@ -57,7 +57,7 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
     _complete_ids(name, normalized)
     for level, what in ((logging.INFO, _IGNORED), (logging.WARNING, _BAD_AREA)):
         if notes[what]:
-            log_once(logger, level, f'Data set "{name}": {notes[what]} {what}.')
+            log_once(logger, level, f'Data set "{name}": {counted(notes[what], "object has", "objects have")} {what}.')
     return normalized
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data.catalog import load_dataset
+from pair_detr.data.messages import counted
 
 PARTS = ("train", "val")
 # Where the annotations of the whole are: an evaluator that reads them would ask for all of its images.
@@ -47,7 +48,9 @@ def validation_files(files: Collection[str], val: float, seed: int) -> set[str]:
     """
     ranked = sorted(set(files), key=lambda file: hashlib.sha256(f"{seed}/{file}".encode()).digest())
     if len(ranked) < 2:
-        raise ValueError(f"{len(ranked)} images cannot be split into training and validation images; add some")
+        raise ValueError(
+            f"{counted(len(ranked), 'image')} cannot be split into training and validation images; add some"
+        )
     return set(ranked[: min(max(round(val * len(ranked)), 1), len(ranked) - 1)])
 
 

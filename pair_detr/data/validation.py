@@ -22,7 +22,7 @@ from pair_detr.data.checks.report import (
 from pair_detr.data.degenerate import BoxFault, warn_of_dropped
 from pair_detr.data.image_files import read_pixels
 from pair_detr.data.masks import MaskFault
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.panoptic_masks import read_mask_file
 
 __all__ = [
@@ -94,10 +94,10 @@ def validate(
         )
     if report.duplicate_files:
         logger.warning(
-            'Data set "%s": %d images occur more than once, each with annotations of its own: %s. Merge the entries '
+            'Data set "%s": %s more than once, each with annotations of its own: %s. Merge the entries '
             "unless this is intended.",
             name,
-            len(report.duplicate_files),
+            counted(len(report.duplicate_files), "image occurs", "images occur"),
             join_some(report.duplicate_files),
         )
     kept, dropped = [], []
@@ -114,11 +114,11 @@ def validate(
     warn_of_dropped(name, dropped)
     if masks and (polygons := [str(fault) for record in dicts for fault in record.get("bad_polygons", ())]):
         logger.warning(
-            'Data set "%s": %s. Left %d such polygons out of masks that have others. "python -m '
+            'Data set "%s": %s. Left %s out of masks that have others. "python -m '
             'pair_detr.tools.check_dataset %s" lists all.',
             name,
             join_some(polygons, 3),
-            len(polygons),
+            counted(len(polygons), "such polygon"),
             name,
         )
     return kept
@@ -149,7 +149,7 @@ def require_boxes(names: Sequence[str], dicts: Sequence[dict[str, Any]]) -> None
     count = count_boxes(dicts)
     if count.boxes == 0:
         raise ValueError(
-            f"DATASETS.TRAIN {list(names)}: none of the {len(dicts)} images has a usable box to learn from: "
+            f"DATASETS.TRAIN {list(names)}: none of the {counted(len(dicts), 'image')} has a usable box to learn from: "
             f'{count.explain_lack()}. "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
         )
 

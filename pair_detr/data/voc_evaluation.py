@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from pair_detr.data.catalog import class_names_of, load_dataset
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.voc import load_voc
 from pair_detr.evaluation.coco_ground_truth import are_annotated
 
@@ -73,8 +73,9 @@ class VOCEvaluator(DatasetEvaluator):
         objects = {record["image_id"]: record.get("annotations", []) for record in records}
         if unknown := [repr(image_id) for image_id in predictions if image_id not in objects]:
             raise ValueError(
-                f'Test set "{self._name}": there are predictions for {len(unknown)} images which its ground truth has '
-                f"not: {join_some(unknown, 3)}. An image must have the same image_id whenever the data set is loaded."
+                f'Test set "{self._name}": there are predictions for {counted(len(unknown), "image")} which its '
+                f"ground truth has not: {join_some(unknown, 3)}. An image must have the same image_id whenever the "
+                "data set is loaded."
             )
         aps = []
         for class_id in range(len(class_names)):
@@ -100,9 +101,9 @@ class VOCEvaluator(DatasetEvaluator):
     def _require_objects(self, records: list[dict[str, Any]]) -> None:
         if not any(_must_be_found(a) for record in records for a in record.get("annotations", ())):
             raise ValueError(
-                f'Test set "{self._name}": none of its {len(records)} images has an object that Pascal VOC\'s AP asks '
-                "for; difficult ones and crowds are none. Correct the annotations, set TEST.EVALUATOR coco, for which "
-                "difficult objects count, or take it out of DATASETS.TEST."
+                f'Test set "{self._name}": none of its {counted(len(records), "image")} has an object that Pascal '
+                "VOC's AP asks for; difficult ones and crowds are none. Correct the annotations, set TEST.EVALUATOR "
+                "coco, for which difficult objects count, or take it out of DATASETS.TEST."
             )
 
     def _records(self, class_names: list[str]) -> list[dict[str, Any]]:

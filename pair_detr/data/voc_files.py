@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pair_detr.data.file_search import find_files, is_hidden
 from pair_detr.data.image_files import IMAGE_SUFFIXES, find_images
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.text_files import read_text
 from pair_detr.data.xml_files import read_xml
 
@@ -63,7 +63,10 @@ def annotated_images(root: Path, split: str | None) -> list[AnnotatedImage]:
         chosen: dict[str, set[Path]] = {name: set() for name in folder.annotations}
         if unused := sorted(folder.images.keys() - folder.annotations.keys()):
             logger.warning(
-                "%s: %d images have no annotation, and are left out: %s.", root, len(unused), join_some(unused)
+                "%s: %s no annotation, and left out: %s.",
+                root,
+                counted(len(unused), "image has", "images have"),
+                join_some(unused),
             )
     else:
         list_file = root / "ImageSets" / "Main" / f"{split}.txt"
@@ -121,7 +124,10 @@ def _read_list(file: Path, folder: _Folder) -> dict[str, set[Path]]:
         chosen.setdefault(name, set()).update({image} if image else ())
     if repeated := [name for name, count in counts.items() if count > max(1, len(chosen[name]))]:
         logger.warning(
-            "%s names %d images more than once; each is used once: %s.", file, len(repeated), join_some(repeated)
+            "%s names %s more than once; each is used once: %s.",
+            file,
+            counted(len(repeated), "image"),
+            join_some(repeated),
         )
     if not chosen:
         raise ValueError(f"{file} names no images; write one name a line")

@@ -11,7 +11,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data.image_files import find_images, image_sizes
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.text_files import read_text
 from pair_detr.data.yolo_labels import ROW, expected_file, find_labels, read_labels, unused_labels
 
@@ -78,10 +78,10 @@ def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
             repeated.append(image_id)
     if repeated:
         logger.warning(
-            '%s: "%s" names %d images more than once; each is used once: %s.',
+            '%s: "%s" names %s more than once; each is used once: %s.',
             file,
             split,
-            len(set(repeated)),
+            counted(len(set(repeated)), "image"),
             join_some(list(dict.fromkeys(repeated))),
         )
     images = list(by_id.values())
@@ -134,7 +134,10 @@ def _class_names(content: Mapping[str, Any], file: Path) -> list[str]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{file}: names has {join_some(twice)} more than once; give every class a name of its own")
     if content.get("nc", len(names)) != len(names):
-        raise ValueError(f"{file}: nc is {content['nc']}, but names has {len(names)} classes; correct one of them")
+        raise ValueError(
+            f"{file}: nc is {content['nc']}, but names has {counted(len(names), 'class', 'classes')}; correct one of "
+            "them"
+        )
     return names
 
 
@@ -147,7 +150,11 @@ def _sources_of(content: Mapping[str, Any], file: Path, split: str, base: Path) 
         if not isinstance(entry, str):
             raise ValueError(f"{file}: {split} has {entry!r}, which is no path; correct it")
         # Exports of annotation tools have ../train/images for the folder train beside the file.
-        candidates = [base / entry, file.parent / entry, file.parent / entry.removeprefix("../")]
+        candidates = [
+            candidate
+            for name in _spellings(entry)
+            for candidate in (base / name, file.parent / name, file.parent / name.removeprefix("../"))
+        ]
         source = next((candidate for candidate in candidates if candidate.exists()), None)
         if source is None:
             raise FileNotFoundError(f"{file}: {split} names {base / entry}, which does not exist; correct the path")
@@ -167,9 +174,14 @@ def _images_of(source: Path, file: Path, split: str, base: Path) -> list[Path]:
 
 
 def _listed_image(line: str, folders: Sequence[Path]) -> Path:
-    # Lists made on Windows have backslashes.
-    candidates = [folder / name for name in (line, line.replace("\\", "/")) for folder in folders]
-    return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+    names = _spellings(line)
+    candidates = [folder / name for name in names for folder in folders]
+    return next((candidate for candidate in candidates if candidate.is_file()), folders[0] / names[-1])
+
+
+def _spellings(path: str) -> list[str]:
+    """A path as it is written and, with backslashes, as Windows resolves it: "x\\..\\y" is y, whatever x is."""
+    return [path, os.path.normpath(path.replace("\\", "/"))] if "\\" in path else [path]
 
 
 def _warn_of_labels(
@@ -177,10 +189,10 @@ def _warn_of_labels(
 ) -> None:
     if not any(labels):
         logger.warning(
-            '%s: none of the %d images of "%s" has a file of labels, so all count as images without objects. The first '
+            '%s: none of the %s of "%s" has a file of labels, so all count as images without objects. The first '
             "is looked for at %s.",
             file,
-            len(images),
+            counted(len(images), "image"),
             split,
             expected_file(images[0]),
         )
@@ -189,11 +201,11 @@ def _warn_of_labels(
     unused = [path for source in sources if source.is_dir() for path in unused_labels(source, used)]
     if unused:
         logger.warning(
-            '%s: %d files of labels of "%s" have no image, and their objects are lost: %s. Restore the images, or give '
+            '%s: "%s" has %s without an image, whose objects are lost: %s. Restore the images, or give '
             "both the same name but for its ending.",
             file,
-            len(unused),
             split,
+            counted(len(unused), "file of labels", "files of labels"),
             join_some(list(map(str, unused))),
         )
 

@@ -7,6 +7,8 @@ import torch
 from detectron2.solver import LRMultiplier
 from torch import nn
 
+from pair_detr.data.messages import counted
+
 _RATES = {"initial_lr": "learning rate", "weight_decay": "weight decay", "momentum": "momentum"}
 
 
@@ -49,7 +51,8 @@ def fit_state(
         saved_names = names
     if differing := sorted({*names} ^ {*saved_names}):
         raise OtherOptimizerError(
-            f"{len(differing)} parameters are trained in one and not in the other, such as {', '.join(differing[:3])}"
+            f"{counted(len(differing), 'parameter is', 'parameters are')} trained in one and not in the other, such "
+            f"as {', '.join(differing[:3])}"
         )
     saved_index = dict(zip(saved_names, (i for group in saved_groups for i in group["params"]), strict=True))
     index = dict(zip(names, (i for group in groups for i in group["params"]), strict=True))
@@ -61,7 +64,7 @@ def fit_state(
 def describe_rates(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> list[str]:
     """How the rates of an optimizer differ from those in the state dict of another one, group by group."""
     return [
-        f"{name} of {len(group['params'])} parameters: {before[key]} -> {group[key]}"
+        f"{name} of {counted(len(group['params']), 'parameter')}: {before[key]} -> {group[key]}"
         for group, before in zip(optimizer.param_groups, saved["param_groups"], strict=True)
         for key, name in _RATES.items()
         if key in group and key in before and group[key] != before[key]

@@ -8,6 +8,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from pair_detr.conversion import PREFIX
+from pair_detr.data.messages import counted
 from pair_detr.data.vocabulary import normalize_name
 
 # Parts of a model that may start from another one of the weights, where they have none of their own.
@@ -122,7 +123,9 @@ def adapt(
         raise MisfitError(_explain(misfits))
     for what, keys in sorted(copied.items()):
         part, _, action = what.partition(": ")
-        result.rows.append((f"{PREFIX}{part}.*" if len(keys) > 1 else keys[0], "", "", f"{action} ({len(keys)} keys)"))
+        result.rows.append(
+            (f"{PREFIX}{part}.*" if len(keys) > 1 else keys[0], "", "", f"{action} ({counted(len(keys), 'key')})")
+        )
     return result
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pair_detr.conversion import PREFIX, ConversionError, convert, is_ours, misfits, read_checkpoint
 from pair_detr.conversion.classes import RAW_IDS
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.vocabulary import normalize_name
 from pair_detr.engine.warm_start import MisfitError, WarmStart, adapt, require_agreement
 from pair_detr.utils.finiteness import describe_non_finite
@@ -178,7 +178,7 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
     if getattr(model, "freeze_detector", False):
         _require_detector(start, weights.path)
     model.load_state_dict(start.state, strict=False)
-    logger.info("Loaded %d tensors of %s (%s).", len(start.state), weights.path, weights.layout)
+    logger.info("Loaded %s of %s (%s).", counted(len(start.state), "tensor"), weights.path, weights.layout)
     if start.rows:
         logger.warning("What does not come from %s as it is:\n%s", weights.path, start.table())
     log_exchanged_classes(model, weights.class_names, weights.path)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pair_detr.data.limits import QUERIES_KEY, warn_beyond
-from pair_detr.data.messages import join_some, log_once
+from pair_detr.data.messages import counted, join_some, log_once
 from pair_detr.evaluation.coco_ground_truth import (
     are_annotated,
     is_to_be_found,
@@ -36,8 +36,10 @@ def require_objects(name: str, records: Sequence[dict[str, Any]]) -> None:
     unusable = unfindable_boxes(records)
     boxes = f", {len(unusable)} have no usable box: {join_some(list(map(str, unusable)), _NAMED)}" if unusable else ""
     raise ValueError(
-        f'Test set "{name}": none of its {len(records)} images has an object to find, so that there is no AP; '
-        f"of {len(annotations)} annotations {crowds} are crowds (iscrowd){boxes}. Correct the annotations, or take "
+        f'Test set "{name}": none of its {counted(len(records), "image")} has an object to find, so that there is no '
+        "AP; "
+        f"of {counted(len(annotations), 'annotation')} {counted(crowds, 'is a crowd', 'are crowds')} "
+        f"(iscrowd){boxes}. Correct the annotations, or take "
         'it out of DATASETS.TEST. To have predictions written without an AP, remove the list "annotations" from its '
         "JSON file (the key from its records, if it is registered in Python)."
     )
@@ -53,9 +55,9 @@ def warn_of_objects(name: str, records: Sequence[dict[str, Any]], masks: bool) -
     """
     if not are_annotated(records):
         logger.warning(
-            'Test set "%s" has no annotations: predictions for its %d images are written, but there will be no AP.',
+            'Test set "%s" has no annotations: predictions for its %s are written, but there will be no AP.',
             name,
-            len(records),
+            counted(len(records), "image"),
         )
     if boxes := unfindable_boxes(records):
         logger.warning(
@@ -77,7 +79,7 @@ def masks_can_be_evaluated(name: str, records: Sequence[dict[str, Any]]) -> bool
         log_once(
             logger,
             logging.WARNING,
-            f'Test set "{name}": {len(faults)} objects have no mask to compare with: '
+            f'Test set "{name}": {counted(len(faults), "object has", "objects have")} no mask to compare with: '
             f"{join_some(list(map(str, faults)), _NAMED)}. Boxes are evaluated, but masks are not: add or correct the "
             "segmentations, those of crowds included.",
         )

@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from pair_detr.data.catalog import panoptic_classes
 from pair_detr.data.class_matching import with_classes
 from pair_detr.data.coco_json import read_coco_json
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.panoptic_classes import category_ids_of
 from pair_detr.data.panoptic_masks import mask_file
 from pair_detr.evaluation.coco_ground_truth import objects_of
@@ -85,7 +85,8 @@ def _require_classes(name: str, records: Sequence[dict[str, Any]], num_classes: 
     ]
     if unknown:
         raise ValueError(
-            f'Test set "{name}": {join_some(unknown)}, but its {num_classes} classes have the ids 0 to '
+            f'Test set "{name}": {join_some(unknown)}, but its {counted(num_classes, "class has", "classes have")} '
+            "the ids 0 to "
             f"{num_classes - 1}. Correct the annotations, or the data set's thing_classes."
         )
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pair_detr.data.json_files import read_json, write_json
+from pair_detr.data.messages import counted
 from pair_detr.data.vocabulary import normalize_name
 from pair_detr.utils.atomic import replacing
 from pair_detr.utils.outputs import require_outputs
@@ -205,7 +206,8 @@ def require_same_names(names: Sequence[str], expected: Sequence[str], owner: str
         if not differing:
             return
         index, name, other = differing[0]
-        detail = f'{len(differing)} names differ or are in another order, first class {index}: "{name}" and "{other}"'
+        number = counted(len(differing), "name differs or is", "names differ or are")
+        detail = f'{number} in another order, first class {index}: "{name}" and "{other}"'
     else:
         detail = f"{_describe(names)} and {_describe(expected)}"
     raise ValueError(
@@ -216,7 +218,7 @@ def require_same_names(names: Sequence[str], expected: Sequence[str], owner: str
 
 def _describe(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_NAMED_IN_A_MESSAGE])
-    return f"{len(names)} classes ({shown}{', ...' if len(names) > _NAMED_IN_A_MESSAGE else ''})"
+    return f"{counted(len(names), 'class', 'classes')} ({shown}{', ...' if len(names) > _NAMED_IN_A_MESSAGE else ''})"
 
 
 def _read_description(path: Path, weights: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from functools import partial
 from detectron2.config import CfgNode
 
 from pair_detr.data import panoptic_classes
+from pair_detr.data.messages import counted
 from pair_detr.segmentation.head import MaskHead
 from pair_detr.segmentation.inference import PanopticOptions
 
@@ -49,7 +50,8 @@ def build_panoptic(cfg: CfgNode, num_classes: int) -> PanopticOptions | None:
     classes = panoptic_classes(names[0])
     if len(classes.names) != num_classes:
         raise ValueError(
-            f'The model has {num_classes} classes, but data set "{names[0]}" has {len(classes.names)}, with stuff: '
+            f'The model has {counted(num_classes, "class", "classes")}, but data set "{names[0]}" has '
+            f"{len(classes.names)}, with stuff: "
             "set MODEL.DETR.NUM_CLASSES to 0 or DATASETS to the model's data, or PANOPTIC.ENABLED to False."
         )
     return PanopticOptions(classes, options.SCORE_THRESHOLD, options.MIN_AREA)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pair_detr.data.messages import counted
+
 
 def pack_masks(batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int] | None = None) -> Tensor:
     """The masks of all objects of a batch, image after image.
@@ -30,7 +32,8 @@ def pack_masks(batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int
             continue
         if not instances.has("gt_masks"):
             raise ValueError(
-                f"{item.get('file_name', 'An image')} has {len(instances)} objects without masks, but MODEL.MASK_ON is "
+                f"{item.get('file_name', 'An image')} has {counted(len(instances), 'object')} without masks, but "
+                "MODEL.MASK_ON is "
                 'True: give every annotation a "segmentation", or set MODEL.MASK_ON False.'
             )
         packed.append(F.pad(instances.gt_masks.tensor, (0, width - w, 0, height - h)))

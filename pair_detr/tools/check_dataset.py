@@ -117,6 +117,12 @@ def _log_faults(report: DatasetReport) -> None:
     ):
         for item in items:
             logger.info("%s: %s: %s", report.name, title, item)
+    if report.bad_masks:
+        logger.info(
+            "%s: bad masks: an object without a usable mask is left out, with its box, where MODEL.MASK_ON is True; "
+            "else its box is trained on.",
+            report.name,
+        )
     if report.missing_hint:
         logger.info("%s: missing images: %s", report.name, report.missing_hint)
     # Good data have many of these, too.

@@ -11,7 +11,7 @@ from detectron2.data.transforms import ScaleTransform, TransformList
 
 from pair_detr.analysis.matching_report import report_matching
 from pair_detr.data import load_dataset
-from pair_detr.data.messages import one_line
+from pair_detr.data.messages import counted, one_line
 from pair_detr.data.validation import validate
 from pair_detr.image_input import as_format
 from pair_detr.predictor import Predictor
@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = find_image(dataset, args.image)
     report = report_matching(predictor.model, prepare(predictor, record, dataset))
     names = list(predictor.metadata.thing_classes)
-    title = f"{Path(record['file_name']).name}: {len(report.labels)} objects, {report.cost.shape[1]} queries"
+    objects, queries = counted(len(report.labels), "object"), counted(report.cost.shape[1], "query", "queries")
+    title = f"{Path(record['file_name']).name}: {objects}, {queries}"
     figure = draw_matching(as_format(record["file_name"], "RGB"), report, names, title)
     with writing(args.output) as temporary:
         figure.savefig(temporary, dpi=100)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pair_detr.data.messages import counted
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.meta_arch import DetectionTransformer
 from pair_detr.modeling import PairDETR, Predictions
@@ -78,7 +79,9 @@ def report_attention(
     detector = model.detector
     num_layers = len(detector.decoder.layers)
     if not -num_layers <= layer < num_layers:
-        raise ValueError(f"The decoder has {num_layers} layers: choose one from 0 to {num_layers - 1}, not {layer}.")
+        raise ValueError(
+            f"The decoder has {counted(num_layers, 'layer')}: choose one from 0 to {num_layers - 1}, not {layer}."
+        )
     layer %= num_layers
     height, width = item["height"], item["width"]
     for x, y in points or ():

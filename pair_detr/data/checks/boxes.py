@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pair_detr.data.degenerate import BoxFault, box_fault
+from pair_detr.data.messages import counted
 
 
 @dataclass
@@ -27,11 +28,13 @@ class BoxCount:
     def explain_lack(self) -> str:
         """Where no box is usable: what there is in their place, and what to do about it."""
         causes = (
-            (self.crowds, "crowds (nothing is learned from these: set iscrowd to 0 for single objects)"),
-            (self.unusable, "unusable boxes (correct them)"),
-            (self.images_without_objects, "images without objects"),
+            (self.crowds, "crowd", "crowds", " (nothing is learned from these: set iscrowd to 0 for single objects)"),
+            (self.unusable, "unusable box", "unusable boxes", " (correct them)"),
+            (self.images_without_objects, "image", "images", " without objects"),
         )
-        return "there are " + ", ".join(f"{number} {cause}" for number, cause in causes if number)
+        return "found: " + ", ".join(
+            counted(number, noun, plural) + remark for number, noun, plural, remark in causes if number
+        )
 
 
 def faulty_boxes(record: dict[str, Any]) -> dict[int, BoxFault]:

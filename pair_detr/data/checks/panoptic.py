@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import Metadata
 
-from pair_detr.data.messages import join_some
+from pair_detr.data.messages import counted, join_some
 from pair_detr.data.panoptic import unannotated_images
 from pair_detr.data.panoptic_files import mode_fault, read_headers
 from pair_detr.data.panoptic_masks import mask_file, missing_segments, size_fault
@@ -41,7 +41,8 @@ def require_segment_files(name: str, faults: Sequence[str]) -> None:
     """Raises a ValueError if there are faults of :func:`inspect_segment_files` in the data set ``name``."""
     if faults:
         raise ValueError(
-            f'Data set "{name}": {len(faults)} PNG files with segments cannot be used: {join_some(faults, _NAMED)}'
+            f'Data set "{name}": {counted(len(faults), "PNG file")} with segments cannot be used: '
+            f"{join_some(faults, _NAMED)}"
         )
 
 
@@ -51,7 +52,8 @@ def unannotated_doubts(metadata: Metadata) -> list[str]:
     if not files:
         return []
     return [
-        f"{len(files)} images have no entry in annotations, and are left out: {join_some(files)}. Add their segments, "
+        f"{counted(len(files), 'image has', 'images have')} no entry in annotations, and left out: "
+        f"{join_some(files)}. Add their segments, "
         "or remove them from images"
     ]
 

@@ -17,6 +17,7 @@ from pair_detr.data.degenerate import BoxFault
 from pair_detr.data.doubts import doubts_of
 from pair_detr.data.file_names import missing_files
 from pair_detr.data.masks import MaskFault
+from pair_detr.data.messages import counted
 from pair_detr.data.panoptic_masks import mask_file
 
 logger = logging.getLogger(__name__)
@@ -117,13 +118,13 @@ class DatasetReport:
             (self.unusable_alone, "with unusable boxes alone"),
         )
         details = ", ".join(f"{len(files)} {kind}" for files, kind in kinds if files)
-        images = f"{self.num_images} images" + (f" ({details})" if details else "")
+        images = counted(self.num_images, "image") + (f" ({details})" if details else "")
         if self.annotation_type == "image":
-            return f"{images}, {self.num_labels} image labels"
-        boxes = f"{self.num_boxes} boxes"
+            return f"{images}, {counted(self.num_labels, 'image label')}"
+        boxes = counted(self.num_boxes, "box", "boxes")
         boxes += f", {self.num_masks} of them with masks" if self.num_masks else ""
         boxes += f", {self.num_difficult} of them difficult" if self.num_difficult else ""
-        return f"{images}, {boxes}" + (f", {len(self.crowds)} crowds" if self.crowds else "")
+        return f"{images}, {boxes}" + (f", {counted(len(self.crowds), 'crowd')}" if self.crowds else "")
 
 
 def check_dataset(name: str) -> DatasetReport:
