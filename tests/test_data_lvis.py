@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, write_image
+from data_helpers import make_cfg, restored_catalogs, save_a_part, write_image
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_lvis_instances
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
@@ -112,7 +112,9 @@ def test_classes_of_the_metadata_have_to_be_those_of_the_file(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_average_precision(tmp_path: Path, masks: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_average_precision(
+    tmp_path: Path, masks: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file has neither frequencies, areas nor the classes that are not in an image; one false positive is found."""
     pytest.importorskip("lvis", reason="the package lvis is not installed")
     name = register("own", tmp_path, content_of(tmp_path))
@@ -139,6 +141,13 @@ def test_average_precision(tmp_path: Path, masks: bool, caplog: pytest.LogCaptur
     assert np.isnan([results["bbox"][key] for key in ("APr", "APc", "APl")]).all()
     found = json.loads((tmp_path / "out" / "lvis_instances_results.json").read_text())
     assert sorted(result["category_id"] for result in found) == [3, 3, 7, 7]
+    # Its files are whole or as they were, and nothing else is left.
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert before.keys() == {"instances_predictions.pth", "lvis_instances_results.json"}
+    monkeypatch.setattr(torch, "save", save_a_part)
+    with pytest.raises(OSError, match="full"):
+        evaluator.evaluate()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_fields_as_other_programs_write_them(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, write_coco
+from data_helpers import make_cfg, restored_catalogs, save_a_part, write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances as register_with_detectron2
 from detectron2.structures import Boxes, BoxMode, Instances
@@ -185,6 +185,27 @@ def test_any_ids_of_images(tmp_path: Path, ids: list[Any]) -> None:
     assert {x["image_id"] for x in written} == set(ids)
     saved = torch.load(tmp_path / "out" / "instances_predictions.pth")
     assert {x["image_id"] for x in saved} == {y["image_id"] for x in saved for y in x["instances"]} == set(ids)
+
+
+def a_detection() -> Instances:
+    """Of the first class."""
+    boxes = Boxes(torch.tensor([[0.0, 0, 30, 20]]))
+    return Instances((100, 200), pred_boxes=boxes, scores=torch.tensor([0.5]), pred_classes=torch.tensor([0]))
+
+
+def test_files_of_an_evaluation_are_whole_or_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full in the midst of the second evaluation."""
+    register_coco("squares", str(write_squares(tmp_path, [1, 2])), str(tmp_path))
+    found = {record["image_id"]: a_detection() for record in load_dataset("squares")}
+    folder = tmp_path / "out"
+    run(build_evaluator(make_cfg(TEST=("squares",)), "squares", str(folder)), found)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert before.keys() == {"instances_predictions.pth", "coco_instances_results.json"}
+    assert len(torch.load(folder / "instances_predictions.pth")) == 2
+    monkeypatch.setattr(torch, "save", save_a_part)
+    with pytest.raises(OSError, match="full"):
+        run(build_evaluator(make_cfg(TEST=("squares",)), "squares", str(folder)), found)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_an_image_that_is_not_in_the_ground_truth_is_an_error_at_once(tmp_path: Path) -> None:

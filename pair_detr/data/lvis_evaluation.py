@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
+from detectron2.utils import comm
 
 from pair_detr.data.coco_entries import normalize_annotations, normalize_categories, normalize_images
 from pair_detr.data.json_files import read_json
 from pair_detr.data.messages import counted, join_some
 from pair_detr.data.scalars import flag_of, id_of
+from pair_detr.utils.atomic import temporary_folder
 
 logger = logging.getLogger(__name__)
 
 _MAX_DETECTIONS = 300
+# What Detectron2's evaluator writes.
+_FILES = ("instances_predictions.pth", "lvis_instances_results.json")
 _LISTS = ("images", "annotations", "categories")
 _NAMED = 3
 
@@ -75,7 +79,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """As Detectron2's; empty in other processes than the first."""
-        with _numpy_with_float():
+        with _numpy_with_float(), self._whole_files():
             # Detectron2 returns None in other processes than the first.
             results = super().evaluate() or {}
         # LVIS writes -1 for what there is none of, Detectron2 makes -100 of it; COCO's evaluator gives NaN.
@@ -83,6 +87,24 @@ class LVISEvaluator(Detectron2LVISEvaluator):
             task: {metric: value if value >= 0 else float("nan") for metric, value in metrics.items()}
             for task, metrics in results.items()
         }
+
+    @contextmanager
+    def _whole_files(self) -> Iterator[None]:
+        """What Detectron2 writes in the block is in its folder when it is complete."""
+        target = self._output_dir
+        if not target or not comm.is_main_process():
+            yield
+            return
+        with temporary_folder(Path(target)) as folder:
+            self._output_dir = str(folder)
+            try:
+                yield
+            finally:
+                self._output_dir = target
+            for name in _FILES:
+                if (folder / name).is_file():
+                    (folder / name).replace(Path(target) / name)
+                    logger.info("%s is in %s.", name, target)
 
 
 def complete(content: dict[str, Any]) -> None:

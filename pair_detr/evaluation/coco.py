@@ -1,5 +1,6 @@
 """COCO's average precision (AP) of the boxes and masks of any data set."""
 
+import itertools
 import logging
 from collections.abc import Collection, Hashable, Sequence
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOeval_opt, COCOevalMaxDets
 from detectron2.structures import Instances
+from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -18,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from pair_detr.data.json_files import write_json
 from pair_detr.data.messages import join_some
 from pair_detr.evaluation.coco_ground_truth import are_annotated, make_coco, number_images, without_prints
+from pair_detr.utils.atomic import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,22 @@ class COCOEvaluator(Detectron2COCOEvaluator):
                     "classes, counted from 0. Evaluate the model on data with its own classes."
                 )
         super().process(inputs, outputs)
+
+    def evaluate(self, img_ids: Collection[Hashable] | None = None) -> dict[str, dict[str, float]]:
+        """As Detectron2's, which would leave a part of a file where it is stopped; those here are whole or absent."""
+        parts = comm.gather(self._predictions, dst=0)
+        if not comm.is_main_process():
+            return {}
+        predictions = list(itertools.chain(*parts))
+        if not predictions:
+            logger.warning('Test set "%s": there are no predictions.', self._name)
+            return {}
+        if self._output_dir:
+            with replacing(Path(self._output_dir) / "instances_predictions.pth") as file:
+                torch.save(predictions, file)
+        self._results = {}
+        self._eval_predictions(predictions, img_ids)
+        return self._results
 
     @cached_property
     def _coco_api(self) -> COCO:
