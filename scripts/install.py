@@ -141,7 +141,8 @@ def require_torch(environment: Environment) -> None:
     if version:
         raise RuntimeError(
             f"{environment.path} has torch {version}, but pair_detr needs {bound} or later, as older ones run code "
-            "that is hidden in files of weights. Update torch, torchvision and detectron2, or remove the folder and name a "
+            "that is hidden in files of weights. Update torch, torchvision and detectron2, or remove the folder and "
+            "name a "
             "PYTHON without Detectron2, for which everything is installed."
         )
 
