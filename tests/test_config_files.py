@@ -119,6 +119,12 @@ def test_bases_in_a_circle() -> None:
         load_config("own.yaml")
 
 
+# Ten times as many values a line, in memory no more than ten.
+ALIASES = "DATASETS:\n  REGISTER:\n  - &a0 [1]\n" + "".join(
+    f"  - &a{i} [{', '.join(10 * [f'*a{i - 1}'])}]\n" for i in range(1, 12)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -130,6 +136,9 @@ def test_bases_in_a_circle() -> None:
         ("SEED: 1\nSOLVER: {MAX_ITER: 5}\nSEED: 2\n", r"own\.yaml .*line 3: the key SEED is there already, in line 1"),
         ("SOLVER:\n  MAX_ITER: 5\n  MAX_ITER: 6\n", r"line 3: the key MAX_ITER is there already, in line 2"),
         ("SEED: 1\nMODEL: [\n", r"own\.yaml is not valid YAML \(line 3: expected"),
+        (ALIASES, r"own\.yaml is not valid YAML \(line 1: with its aliases .* more than 1000000 values"),
+        ("DATASETS: {TRAIN: &a [*a]}\n", r"own\.yaml is not valid YAML \(line 1: with its aliases"),
+        ("SEED: 2024-13-01\n", r"own\.yaml is not valid YAML \(month must be"),
         ("SEED: 1\n---\nSEED: 2\n", r"own\.yaml is not valid YAML \(line 2: expected a single document"),
         ("5: 1\n", r"own\.yaml: the key 5 is not text"),
         ("SOLVER: {on: 1}\n", r"own\.yaml: the key True is not text"),

@@ -74,6 +74,15 @@ def test_coco_files_of_other_encodings(tmp_path: Path, encoding: str) -> None:
     assert record["annotations"][0]["bbox"] == [1, 2, 3, 4]
 
 
+def test_pipes_and_devices_are_no_text(tmp_path: Path) -> None:
+    """One would be waited for, the other has no end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/full")
+    for name in ("pipe", "device"):
+        with pytest.raises(OSError, match=rf"{name} is a folder, a pipe or a device, not a file"):
+            read_text(tmp_path / name)
+
+
 def test_bad_json_is_named(tmp_path: Path) -> None:
     for text in ("{", "[" * 100_000):
         (tmp_path / "a.json").write_text(text)

@@ -112,6 +112,9 @@ def test_bad_lines_are_named(root: Path, line: str, message: str) -> None:
         load_dataset(register(root))
 
 
+ALIASES = "".join(f"a{i}: &a{i} [{', '.join(10 * [f'*a{i - 1}'])}]\n" for i in range(1, 10))
+
+
 @pytest.mark.parametrize(
     ("yaml", "error", "message"),
     [
@@ -127,6 +130,10 @@ def test_bad_lines_are_named(root: Path, line: str, message: str) -> None:
         ("names: [cat]\ntrain: labels", FileNotFoundError, "labels, which has no images"),
         ("names: [cat]\ntrain: list.txt", FileNotFoundError, r'images of "train" do not exist: .*gone\.jpg'),
         ("[", ValueError, "not valid YAML"),
+        ("names: " + "[" * 10_000, ValueError, "not valid YAML"),
+        ("names: {0: 2024-13-01}", ValueError, r"data\.yaml is not valid YAML \(month must"),
+        (f"a: &a0 [1]\n{ALIASES}names: *a9\ntrain: x", ValueError, r"data\.yaml .*written out .* more than 1000000"),
+        ("names: [cat]\nnames: [dog]\ntrain: nowhere", FileNotFoundError, "train names .*nowhere"),
         ("text", ValueError, "holds no keys"),
     ],
 )

@@ -137,6 +137,21 @@ def test_last_checkpoint_names_a_checkpoint_of_its_folder(
     assert "last_checkpoint does not name a .pth file of that folder" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to a device", "large"])
+def test_last_checkpoint_is_no_pipe_or_device(tmp_path: Path, kind: str) -> None:
+    """One would be waited for, the other has no end."""
+    save_three(tmp_path)
+    last = tmp_path / "last_checkpoint"
+    last.unlink()
+    if kind == "pipe":
+        os.mkfifo(last)
+    elif kind == "large":
+        last.write_bytes(b"a" * 10_000 + b".pth")
+    else:
+        last.symlink_to("/dev/full")
+    assert resume(tmp_path) == (3, 3)
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"model": 5}])
 def test_files_that_are_no_checkpoints(tmp_path: Path, content: object) -> None:
     save_three(tmp_path)

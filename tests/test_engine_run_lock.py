@@ -179,6 +179,30 @@ def test_without_locks_other_runs_are_named_in_a_warning(
         assert f".run.lock says that process {os.getpid()} on" in caplog.text
 
 
+def test_what_others_put_in_place_of_the_lock_is_neither_written_to_nor_waited_for(tmp_path: Path) -> None:
+    """A link would have the file that it names emptied."""
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    lock = tmp_path / "out" / LOCK_FILE
+    lock.parent.mkdir()
+    for target in (precious, tmp_path / "absent"):
+        lock.symlink_to(target)
+        with pytest.raises(
+            OSError, match=r"out/\.run\.lock is a link, .* remove it, or set OUTPUT_DIR to another folder"
+        ):
+            claim_folder(lock.parent)
+        lock.unlink()
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "absent").exists()
+    os.mkfifo(lock)
+    with pytest.raises(OSError, match=r"out/\.run\.lock is a .*pipe"):
+        claim_folder(lock.parent)
+    lock.unlink()
+    lock.write_text("[" * 1_000_000)
+    with claimed(lock.parent):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+
+
 def test_what_another_machine_left_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its run may have been killed, or the locks of this file system may not reach from one machine to another."""
     (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": 7, "host": "gpu7", "since": "2025", "command": "train"}))

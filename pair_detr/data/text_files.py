@@ -6,6 +6,8 @@ from pathlib import Path
 
 from detectron2.utils.file_io import PathManager
 
+from pair_detr.data.image_checks import require_regular_file
+
 # By their first bytes; UTF-32's begin with those of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -37,6 +39,7 @@ def read_text(file: str | Path) -> str:
 
 def read_bytes(file: str | Path) -> bytes:
     """The content of a file, or of an address that Detectron2's PathManager knows; an OSError if it can't be read."""
+    require_regular_file(file)
     with PathManager.open(str(file), "rb") as stream:
         return stream.read()
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data.image_files import find_images, image_sizes
 from pair_detr.data.messages import counted, join_some
 from pair_detr.data.text_files import read_text
 from pair_detr.data.yolo_labels import ROW, expected_file, find_labels, read_labels, unused_labels
+from pair_detr.utils.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,7 @@ def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
 
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not valid YAML ({error}); correct the file") from error
+    content = read_yaml(file, plain=True)
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds no keys; it needs names, and a folder of images for train and val")
     return content

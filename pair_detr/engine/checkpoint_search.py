@@ -11,6 +11,8 @@ from pair_detr.tensor_files import TensorFileError, read_tensor_file
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
+# More than a file system takes.
+_LONGEST_NAME = 4096
 _NUMBERED = re.compile(r"model_(\d+)\.pth")
 
 
@@ -38,9 +40,11 @@ def find_candidates(save_dir: str | Path) -> Iterator[Path]:
 def named_checkpoint(save_dir: str | Path) -> Path | None:
     """The checkpoint that ``last_checkpoint`` names; None without that file, or if it names none of this folder."""
     file = Path(save_dir, LAST_CHECKPOINT)
-    if not file.exists():
+    # A pipe would be waited for, and a device has no end.
+    if not file.is_file():
         return None
-    content = file.read_bytes()
+    with file.open("rb") as stream:
+        content = stream.read(_LONGEST_NAME)
     try:
         name = content.decode().strip()
     except UnicodeDecodeError:

@@ -92,6 +92,7 @@ def _lock(folder: Path, remedy: str) -> FileLock:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _require_lock_file(lock.file, remedy)
         before = _read(lock.file)
         if not lock.acquire():
             raise FolderInUseError(_describe_use(lock.file, folder, remedy))
@@ -107,11 +108,19 @@ def _lock(folder: Path, remedy: str) -> FileLock:
         other = f" {lock.file} says that {_name(before)} writes there." if before else ""
         logger.warning("%s: %s Two runs in this folder would spoil each other's files.%s", folder, error, other)
         lock.file.write_text(json.dumps(here), encoding="utf-8")
-    except FolderInUseError:
+    except (FolderInUseError, FileExistsError):
         raise
     except OSError as error:
         raise type(error)(f"The run cannot write to {folder} ({error.strerror}): {remedy}.") from error
     return lock
+
+
+def _require_lock_file(file: Path, remedy: str) -> None:
+    """Others may have made the folder: a link would be written through, and a pipe waited for."""
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise FileExistsError(
+            f"{file} is a link, a folder, a pipe or a device, and no run made it: remove it, or {remedy}."
+        )
 
 
 def _unlock(lock: FileLock) -> None:
@@ -141,7 +150,7 @@ def _describe_use(file: Path, folder: Path, remedy: str) -> str:
 def _read(file: Path) -> dict[str, object]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -112,7 +112,7 @@ class Vocabulary:
             )
         try:
             weights = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError, OSError, MemoryError) as error:
             raise ValueError(f"{path} cannot be read as a .npy file ({error}); {_MAKE}.") from error
         if not isinstance(weights, np.ndarray) or weights.ndim != 2:
             raise ValueError(f"{path} does not hold a single matrix with a row for each class; {_MAKE}.")

@@ -19,6 +19,7 @@ try:
 except ImportError:  # NumPy 1
     from numpy.core import multiarray
 
+from pair_detr.tensor_files.limits import find_excess, find_excess_in_archive
 from pair_detr.tensor_files.pickles import ForbiddenClassError, load_arrays
 from pair_detr.tensor_files.torchscript import is_torchscript, read_torchscript
 
@@ -59,22 +60,11 @@ def read_tensor_file(path: Path, allow_pickle: bool = False, *, mmap: bool = Fal
     with path.open("rb") as file:
         head = file.read(512)
     _require_weights(path, head)
-    is_zip = head.startswith(_ZIP)
     try:
-        if is_zip:
-            _require_intact(path)
-            if is_torchscript(path):
-                return read_torchscript(path)
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        if path.suffix == ".pkl" and not is_zip:
-            data = path.read_bytes()
-            return pickle.loads(data, encoding="latin1") if allow_pickle else load_arrays(data)
-        if not (is_zip or allow_pickle) and tarfile.is_tarfile(path):
-            # torch refuses these as well, but does not say what to do.
-            raise ForbiddenClassError("it is a .tar file, of torch 0.1")
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=mmap and is_zip)
+        content = _read(path, head.startswith(_ZIP), allow_pickle, mmap)
+        if excess := find_excess(content):
+            raise TensorFileError(f"{path} is no file of weights, but one that takes all memory: {excess}. {_AGAIN}")
+        return content
     except TensorFileError:
         raise
     except ForbiddenClassError as error:
@@ -93,6 +83,23 @@ def read_tensor_file(path: Path, allow_pickle: bool = False, *, mmap: bool = Fal
         # torch goes on with advice to turn its protection off.
         reason = (str(error).partition("In PyTorch 2.6")[0].splitlines() or [type(error).__name__])[0][:200]
         raise TensorFileError(f"{path} cannot be read; it is incomplete or no weights ({reason}). {_AGAIN}") from error
+
+
+def _read(path: Path, is_zip: bool, allow_pickle: bool, mmap: bool) -> Any:
+    if is_zip:
+        _require_intact(path)
+        if is_torchscript(path):
+            return read_torchscript(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".pkl" and not is_zip:
+        data = path.read_bytes()
+        return pickle.loads(data, encoding="latin1") if allow_pickle else load_arrays(data)
+    if not (is_zip or allow_pickle) and tarfile.is_tarfile(path):
+        # torch refuses these as well, but does not say what to do.
+        raise ForbiddenClassError("it is a .tar file, of torch 0.1")
+    with torch.serialization.safe_globals(_HARMLESS):
+        return torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=mmap and is_zip)
 
 
 def _require_weights(path: Path, head: bytes) -> None:
@@ -122,6 +129,8 @@ def _require_intact(path: Path) -> None:
                 f"{path} is a ZIP archive, but torch did not write it: it holds {parts[0].filename}. Unpack it, and "
                 "give the file of weights in it."
             )
+        if excess := find_excess_in_archive(parts, path.stat().st_size):
+            raise TensorFileError(f"{path} is no file of weights, but one that takes all memory: {excess}. {_AGAIN}")
         # torch can be told to save no checksums, which then are 0.
         if any(part.CRC for part in parts) and (damaged := archive.testzip()):
             raise TensorFileError(f"{path} is damaged: {damaged} in it does not agree with its checksum. {_AGAIN}")

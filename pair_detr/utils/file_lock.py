@@ -14,6 +14,9 @@ except ImportError:  # Windows
 
 logger = logging.getLogger(__name__)
 
+# What a link names, in a folder that others have made, is not the lock's to write to.
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
 
 class LocksUnsupportedError(OSError):
     """The file system or the operating system has no locks."""
@@ -54,7 +57,7 @@ class FileLock:
         """
         while True:
             # Python's descriptors are not inherited by programs that the process starts.
-            descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
             try:
                 _lock(descriptor, wait)
                 # Else whoever held it has removed the file in the meantime.

@@ -13,7 +13,22 @@ _PYTHON = "tag:yaml.org,2002:python/"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-class _Loader(yaml.SafeLoader):
+# Nodes of a document with its aliases written out: far more than any config or list of classes needs.
+_MOST_NODES = 1_000_000
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """YAML's own types. A few lines of aliases of aliases can stand for more values than memory holds."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _expanded_size(node, {}) > _MOST_NODES:
+            problem = f"with its aliases (*name) written out it has more than {_MOST_NODES} values; remove some"
+            raise ComposerError(None, None, problem, node.start_mark)
+        return node
+
+
+class _Loader(_BoundedLoader):
     """YAML's own types and tuples; the other tags of Python could run code."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
@@ -42,16 +57,21 @@ _Loader.add_constructor(f"{_PYTHON}tuple", _Loader.construct_tuple)
 _Loader.add_multi_constructor(_PYTHON, _Loader.refuse)
 
 
-def read_yaml(file: str | Path) -> Any:
+def read_yaml(file: str | Path, *, plain: bool = False) -> Any:
     """The content of a file in any of the encodings of :func:`pair_detr.data.text_files.read_text`.
+
+    Args:
+        file: path.
+        plain: read as YAML itself says: without tuples, and with the last one of entries that have the same key.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not YAML, repeats a key, or holds objects of Python; the message names file and line.
+        ValueError: it is not YAML, repeats a key, holds objects of Python, or aliases that stand for millions of
+            values; the message names the file, and the line where it is known.
     """
     text = read_text(file)
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _BoundedLoader if plain else _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
         problem = str(error.problem)
@@ -59,5 +79,17 @@ def read_yaml(file: str | Path) -> Any:
             problem = f"{error.context}, {problem}"
         remedy = "Indent with spaces, not tabs" if r"'\t'" in problem else "Correct the file"
         raise ValueError(f"{file} is not valid YAML (line {line + 1}: {problem}). {remedy}.") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    # A date of month 13 is a ValueError.
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{file} is not valid YAML ({' '.join(str(error).split())}). Correct the file.") from error
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """The number of nodes with all aliases written out; infinite for one that contains itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in parts)
+    return sizes[id(node)]

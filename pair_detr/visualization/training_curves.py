@@ -100,7 +100,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             # The last line of a training that is running, or was killed, may be incomplete.
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: {error}. Remove the line.") from error
