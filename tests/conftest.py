@@ -1,14 +1,20 @@
 """Fixtures and markers that all tests share."""
 
+import importlib
 import logging
+import multiprocessing
 import os
 import random
 import signal
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 from detectron2.utils import logger as detectron2_logger
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +61,26 @@ def _untouched_loggers_and_signals() -> None:
     # What Detectron2 does once a process: set a logger up, and say what log_first_n is to say.
     detectron2_logger.setup_logger.cache_clear()
     detectron2_logger._LOG_COUNTER.clear()
+
+
+@pytest.fixture(scope="session")
+def warm_start() -> Iterator[None]:
+    """Processes started as "forkserver" are forks of one that has imported PyTorch, which takes seconds.
+
+    Detectron2's launcher starts its processes so, and not as new interpreters.
+    """
+    multiprocessing.set_forkserver_preload(["pair_detr.engine", "pytest"])
+    # After nohup, the tests ignore it, and so would all forks.
+    of_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGHUP, of_hangup)
+    # The module has the name of its function.
+    launcher = importlib.import_module("detectron2.engine.launch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher.mp, "start_processes", partial(mp.start_processes, start_method="forkserver"))
+        yield
 
 
 @pytest.fixture(scope="session")

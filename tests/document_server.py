@@ -1,7 +1,7 @@
 """Runs the Python commands of the documents in small, without loading PyTorch for each; see test_documentation.py.
 
-``python document_server.py SOCKET`` takes requests, a line of JSON with "folder" and "arguments", with an exit status.
-Each runs in a process of its own, forked from this one; what it prints goes to ``log.txt`` beside the socket.
+``python document_server.py SOCKET`` answers requests, a line of JSON with "folder", "arguments" and "log", with an exit
+status. Each runs in a process of its own, forked from this one; what it prints is appended to the file "log".
 """
 
 import importlib
@@ -13,7 +13,6 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -63,12 +62,12 @@ def execute(arguments: Sequence[str]) -> object:
     return runpy.run_path(program, run_name="__main__") and None
 
 
-def answer(connection: socket.socket, log: Path) -> None:
+def answer(connection: socket.socket) -> None:
     """Runs the request of a connection, in a process that has nothing else to do."""
     status: object = 1
     try:
         request = json.loads(connection.makefile().readline())
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        output = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(request["folder"])
@@ -96,7 +95,7 @@ def main(address: str) -> None:
             with connection:
                 child = os.fork()
                 if child == 0:
-                    answer(connection, Path(address).with_name("log.txt"))
+                    answer(connection)
                 os.waitpid(child, 0)
 
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +115,33 @@ def quickstart_weights(document: Path, run: Callable[[str], None]) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The address of document_server.py; its folders are those of its requests."""
+    folder = tmp_path_factory.mktemp("server")
+    address, log = folder / "socket", folder / "log.txt"
+    environment = os.environ | {"DETECTRON2_DATASETS": "datasets", "PYTHONPATH": python_path()}
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tests/document_server.py"), str(address)]
+    with log.open("w") as output, subprocess.Popen(command, cwd=folder, env=environment, stderr=output) as process:
+        try:
+            while not address.exists() and process.poll() is None:
+                time.sleep(0.1)
+            assert process.poll() is None, log.read_text()
+            yield address
+        finally:
+            process.terminate()
+
+
+def python_path() -> str:
+    return f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("title", PARTS)
-def test_commands_run(title: str, shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_run(
+    title: str, shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """A shell runs all commands of a text, from top to bottom; programs in small, see document_server.py."""
     document, text = PARTS[title]
     commands = commands_of(text)
@@ -139,31 +162,27 @@ def test_commands_run(title: str, shared_dir: Path, tmp_path: Path, monkeypatch:
     python = tmp_path / "bin/python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S {ROOT / "tests/document_client.py"} "$@"\n')
     python.chmod(0o755)
-    address = tmp_path / "server"
+    log = tmp_path / "log.txt"
+    log.touch()
+    # Not for texts that are skipped.
+    server = request.getfixturevalue("server")
     environment = os.environ | {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "DOCUMENT_SERVER": str(address),
+        "DOCUMENT_SERVER": str(server),
+        "DOCUMENT_LOG": str(log),
         "DETECTRON2_DATASETS": "datasets",
-        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": python_path(),
     }
-    log = tmp_path / "log.txt"
 
     def run(script: str) -> None:
         done = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + "\n".join(log.read_text().splitlines()[-40:])
 
     monkeypatch.chdir(folder)
-    server = [sys.executable, "-W", "ignore", str(ROOT / "tests/document_server.py"), str(address)]
-    with log.open("w") as output, subprocess.Popen(server, cwd=folder, env=environment, stderr=output) as process:
-        try:
-            while not address.exists() and process.poll() is None:
-                time.sleep(0.1)
-            for name in PREPARATION.get(document.name, ()):
-                globals()[name](document, run)
-            for block in commands:
-                run(block)
-        finally:
-            process.terminate()
+    for name in PREPARATION.get(document.name, ()):
+        globals()[name](document, run)
+    for block in commands:
+        run(block)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

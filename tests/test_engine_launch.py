@@ -19,6 +19,8 @@ from engine_helpers import tiny_options, write_dataset
 from pair_detr.engine import CheckpointError, argument_parser, main, run, setup
 from pair_detr.engine.user_errors import WorkerError
 
+pytestmark = pytest.mark.usefixtures("warm_start")
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:

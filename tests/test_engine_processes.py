@@ -54,10 +54,10 @@ def _worker(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(tmp_path_factory: pytest.TempPathFactory, warm_start: None) -> list[dict[str, Any]]:
     """The results of both processes, by setting."""
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(_worker, (str(folder),), nprocs=2)
+    mp.start_processes(_worker, (str(folder),), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pth") for rank in (0, 1)]
 
 

@@ -316,6 +316,7 @@ def test_damaged_checkpoints_are_passed_over(dataset: dict[str, str], tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 def test_several_processes_say_the_same(dataset: dict[str, str], tmp_path: Path) -> None:
     def arguments(*flags: str, **changes: Any) -> argparse.Namespace:
         return argument_parser().parse_args(["--num-gpus", "2", *flags, *tiny_options(dataset, tmp_path, **changes)])

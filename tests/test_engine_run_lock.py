@@ -110,6 +110,7 @@ def test_a_run_leaves_the_folder_of_another_as_it_is(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 def test_nor_does_any_of_several_processes(dataset: dict[str, str], other_run: tuple[FORK.Process, Path]) -> None:
     _, folder = other_run
     with pytest.raises(WorkerError, match="is in use by another run"):

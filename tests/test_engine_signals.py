@@ -99,6 +99,7 @@ def test_signals_to_the_whole_group_write_a_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 def test_signal_to_one_of_two_processes_stops_both(dataset: dict[str, str], tmp_path: Path) -> None:
     """The status says so, though the launcher has not got the signal."""
 

@@ -143,9 +143,10 @@ def _train(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.usefixtures("warm_start")
 def test_processes_with_batches_of_different_kinds(tmp_path: Path) -> None:
     """No process waits for another, and the gradient is the mean of what each batch gives by itself."""
-    mp.spawn(_train, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_train, (str(tmp_path),), nprocs=2, start_method="forkserver")
     found = [torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1)]
     for setting, step in found[0]:
         first, second = (x[setting, step] for x in found)

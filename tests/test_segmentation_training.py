@@ -146,9 +146,10 @@ def _train(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.usefixtures("warm_start")
 def test_two_processes_with_empty_images_and_image_labels(tmp_path: Path) -> None:
     """None waits for another; both have the same losses' names and gradients; the normaliser is that of both."""
-    mp.spawn(_train, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_train, (str(tmp_path),), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
     assert len(first) == len(VARIANTS) * len(STEPS) + 4
     for setting, step in first:
