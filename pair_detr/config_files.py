@@ -8,8 +8,8 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from pair_detr.config import add_pair_detr_config
-from pair_detr.config_bases import BASE, SCHEME, ConfigFile, merge_contents, read_config_files
+from pair_detr.config.bases import BASE, SCHEME, ConfigFile, merge_contents, read_config_files
+from pair_detr.config.defaults import add_pair_detr_config
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 

@@ -19,12 +19,12 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from pair_detr.config_checks import check_config
+from pair_detr.checkpoint.weights import Weights, load_weights, read_weights, require_weights
+from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
-from pair_detr.data.classes import category_ids_if_at_hand
-from pair_detr.engine.weights import Weights, load_weights, read_weights, require_weights
-from pair_detr.image_input import ImageInput, as_format
+from pair_detr.data.image_input import ImageInput, as_format
+from pair_detr.data.model_classes import category_ids_if_at_hand
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Predictor:
 
         Raises:
             ValueError: the config has a linear classifier, and ``vocabulary`` is given; names cannot be encoded; or see
-                :func:`pair_detr.config_checks.check_config`.
+                :func:`pair_detr.config.validation.check_config`.
             FileNotFoundError: a file that the config names does not exist.
         """
         self.cfg = cfg.clone()
@@ -109,7 +109,7 @@ class Predictor:
         Args:
             image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order, whatever the INPUT.FORMAT of the
                 model; of grey and RGBA models also arrays in their own channels. See
-                :func:`pair_detr.image_input.as_format`, also for the errors.
+                :func:`pair_detr.data.image_input.as_format`, also for the errors.
 
         Returns:
             {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.ops import masks_to_boxes
 
 from pair_detr.config_files import load_config
-from pair_detr.data.shapes import draw_image
+from pair_detr.data.datasets.shapes import draw_image
 from pair_detr.utils.atomic import replacing
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "tour.png"

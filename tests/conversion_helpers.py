@@ -9,7 +9,7 @@ from model_helpers import build, tiny_resnet_cfg
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from pair_detr.conversion.sources import LAYOUTS, Layout
+from pair_detr.checkpoint.formats.registry import LAYOUTS, Layout
 
 VARIANTS = ("detr", "conditional_detr")
 DETECTORS = [layout for layout in LAYOUTS if layout.variant is not None]

@@ -11,9 +11,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from pair_detr import add_pair_detr_config
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.modeling import Predictions
-from pair_detr.targets import Targets
+from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.structures import Predictions, Targets
 
 VARIANTS = ("pair_detr", "conditional_detr", "detr")
 

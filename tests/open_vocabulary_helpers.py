@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from model_helpers import build, tiny_cfg
 from torch import Tensor
 
-from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.modeling.meta_arch import DetectionTransformer
 from pair_detr.open_vocabulary import Vocabulary
 
 TEXT_DIM = 12

@@ -13,9 +13,8 @@ from detectron2.structures import BitMasks, Instances
 from PIL import Image
 
 from pair_detr.data import load_dataset, panoptic_classes, register_from_config
-from pair_detr.data.panoptic_files import id_to_rgb, read_segment_ids, rgb_to_id
-from pair_detr.engine import build_evaluator
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.data.datasets.panoptic_png import id_to_rgb, read_segment_ids, rgb_to_id
+from pair_detr.evaluation.build import build_evaluator, require_test_set
 
 
 def cfg_for(name: str, output: Path, **keys: Any) -> CfgNode:

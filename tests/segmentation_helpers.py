@@ -11,9 +11,9 @@ from detectron2.structures import BitMasks
 from model_helpers import build, make_batch, tiny_cfg, tiny_resnet_cfg
 from torch import Tensor
 
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.modeling import MaskQueries
-from pair_detr.segmentation import MaskHead
+from pair_detr.modeling.mask_head import MaskHead
+from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.structures import MaskQueries
 
 
 def mask_cfg(variant: str = "pair_detr", resnet: bool = False, **detr: Any) -> CfgNode:

@@ -10,7 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pair_detr.data import load_dataset
-from pair_detr.engine import argument_parser, build_evaluator, main
+from pair_detr.engine import argument_parser, main
+from pair_detr.evaluation.build import build_evaluator
 
 
 def test_ap_is_that_of_pycocotools_without_classes(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from model_helpers import default_cfg, make_boxes, make_targets
 from torch import Tensor
 
-from pair_detr.classification import Classification, SigmoidFocal, Softmax
-from pair_detr.criterion import SetCriterion
-from pair_detr.matching import HungarianMatcher
-from pair_detr.modeling import Predictions
-from pair_detr.open_vocabulary import ClassSelection, build_class_selection
+from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
+from pair_detr.losses.criterion import SetCriterion
+from pair_detr.losses.federated import ClassSelection, build_class_selection
+from pair_detr.losses.matcher import HungarianMatcher
+from pair_detr.structures import Predictions
 
 NAMES = ["cat", "dog", "owl", "newt"]
 DATASET = "class_selection_test"

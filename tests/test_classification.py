@@ -9,8 +9,8 @@ from model_helpers import default_cfg, make_predictions, make_targets
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from pair_detr.classification import Classification, SigmoidFocal, Softmax, build_classification
-from pair_detr.targets import Assignment, Targets
+from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax, build_classification
+from pair_detr.structures import Assignment, Targets
 
 # Two layers, three images of 5 queries; the second image is empty, the first object is matched differently in layer 1.
 COUNTS = [2, 0, 1]

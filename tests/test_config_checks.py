@@ -11,7 +11,7 @@ from detectron2.modeling import build_backbone
 from engine_helpers import default_config, tiny_config, tiny_options, write_dataset
 from model_helpers import VARIANTS, tiny_cfg
 
-from pair_detr.config_checks import _IDLE, check_config, flatten, idle_keys
+from pair_detr.config.validation import _IDLE, check_config, flatten, idle_keys
 from pair_detr.config_files import config_file, load_config
 from pair_detr.engine import Trainer
 from pair_detr.predictor import Predictor

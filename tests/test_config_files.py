@@ -8,7 +8,7 @@ import pytest
 from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
-from pair_detr.config import add_pair_detr_config
+from pair_detr.config.defaults import add_pair_detr_config
 from pair_detr.config_files import config_file, load_config
 
 FOLDER = config_file("r50").parent

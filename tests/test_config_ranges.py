@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 from engine_helpers import default_config, tiny_config, write_dataset
 from model_helpers import tiny_cfg
 
-from pair_detr.config_checks import _IDLE, check_config, check_values, flatten
+from pair_detr.config.ranges import RULES
+from pair_detr.config.validation import _IDLE, check_config, check_values, flatten
 from pair_detr.config_files import config_file, load_config
-from pair_detr.config_ranges import RULES
 from pair_detr.engine import Trainer
 from pair_detr.engine.launch import argument_parser, main, run
-from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.modeling.meta_arch import DetectionTransformer
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import load_model_config, tool_parser
 

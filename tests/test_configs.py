@@ -14,10 +14,10 @@ from model_helpers import VARIANTS, build, default_cfg, tiny_cfg
 
 import pair_detr.config
 from pair_detr.config_files import config_file, find_config, load_config
-from pair_detr.criterion import PairCriterion, SetCriterion
 from pair_detr.data import check_input
-from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.losses.criterion import PairCriterion, SetCriterion
 from pair_detr.modeling import DETR, ConditionalDETR, PairDETR
+from pair_detr.modeling.meta_arch import DetectionTransformer
 
 FOLDER = config_file("r50").parent
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml"))
@@ -231,7 +231,7 @@ def flatten(cfg: CfgNode, prefix: str = "cfg") -> set[str]:
 
 def test_every_key_is_explained() -> None:
     """A comment stands above each key of the project's, or above the group of lines that it is in."""
-    lines = [line.strip() for line in inspect.getsource(pair_detr.config).splitlines()]
+    lines = [line.strip() for line in inspect.getsource(pair_detr.config.defaults).splitlines()]
     added = flatten(default_cfg()) - flatten(get_cfg())
     assert len(added) > 40
     for key in added:

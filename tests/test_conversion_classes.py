@@ -5,8 +5,8 @@ import torch
 from conversion_helpers import assert_same, laid_out, layout_of, theirs, tiny_state
 from model_helpers import tiny_resnet_cfg
 
-from pair_detr.conversion import Checkpoint, ConversionError, convert, misfits
-from pair_detr.conversion.classes import COCO_IDS, COCO_NAMES
+from pair_detr.checkpoint import Checkpoint, ConversionError, convert, misfits
+from pair_detr.checkpoint.coco_ids import COCO_IDS, COCO_NAMES
 
 
 def test_coco_ids_are_those_of_the_official_code() -> None:

@@ -13,13 +13,7 @@ import pytest
 import torch
 from conversion_helpers import BACKBONES, assert_same, laid_out, theirs, tiny_state
 
-from pair_detr.conversion import (
-    Checkpoint,
-    ConversionError,
-    convert,
-    read_checkpoint,
-    read_state_dict,
-)
+from pair_detr.checkpoint import Checkpoint, ConversionError, convert, read_checkpoint, read_state_dict
 
 safetensors = pytest.importorskip("safetensors.torch")
 

@@ -5,8 +5,8 @@ import torch
 from conversion_helpers import laid_out, layout_of, official_state, tiny_state
 from torch import Tensor
 
-from pair_detr.conversion import ConversionError
-from pair_detr.conversion.sources import match_layout, recognise
+from pair_detr.checkpoint import ConversionError
+from pair_detr.checkpoint.formats.registry import match_layout, recognise
 
 
 def drop(state: dict[str, Tensor], *parts: str) -> dict[str, Tensor]:

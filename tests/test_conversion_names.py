@@ -16,8 +16,8 @@ from conversion_helpers import (
 )
 from torch import nn
 
-from pair_detr.conversion import Checkpoint, convert
-from pair_detr.conversion.sources import Layout, recognise
+from pair_detr.checkpoint import Checkpoint, convert
+from pair_detr.checkpoint.formats.registry import Layout, recognise
 from pair_detr.modeling.decoder.standard import TransformerDecoder
 from pair_detr.modeling.encoder import EncoderLayer
 

@@ -10,8 +10,8 @@ import torch
 from conversion_helpers import theirs, tiny_state
 from model_helpers import build, tiny_resnet_cfg
 
-from pair_detr.conversion import METADATA, ConversionError, needs_of
-from pair_detr.conversion.classes import COCO_IDS
+from pair_detr.checkpoint import METADATA, ConversionError, needs_of
+from pair_detr.checkpoint.coco_ids import COCO_IDS
 from pair_detr.tools import convert_weights
 from pair_detr.tools.convert_weights import main
 

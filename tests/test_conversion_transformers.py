@@ -10,11 +10,11 @@ from model_helpers import build, default_cfg, make_batch, tiny_resnet_cfg
 from torch import nn
 from transformers_helpers import their_inputs, their_losses, their_state_dict
 
+from pair_detr.checkpoint import METADATA, ConversionError, Exported, export_transformers, misfits
+from pair_detr.checkpoint.coco_ids import COCO_IDS, COCO_NAMES
 from pair_detr.config_files import config_file
-from pair_detr.conversion import METADATA, ConversionError, Exported, export_transformers, misfits
-from pair_detr.conversion.classes import COCO_IDS, COCO_NAMES
-from pair_detr.meta_arch import DetectionTransformer
 from pair_detr.modeling import DETR
+from pair_detr.modeling.meta_arch import DetectionTransformer
 from pair_detr.tools import convert_weights
 from pair_detr.tools.convert_weights import main
 

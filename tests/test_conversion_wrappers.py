@@ -15,10 +15,10 @@ from model_helpers import VARIANTS, build, tiny_cfg
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pair_detr.conversion import METADATA, ConversionError, convert, read_checkpoint, read_state_dict
-from pair_detr.conversion.sources import Layout
-from pair_detr.conversion.wrappers import unwrap
-from pair_detr.engine import CheckpointError, load_weights, read_weights
+from pair_detr.checkpoint import METADATA, ConversionError, convert, read_checkpoint, read_state_dict
+from pair_detr.checkpoint.formats.registry import Layout
+from pair_detr.checkpoint.weights import CheckpointError, load_weights, read_weights
+from pair_detr.checkpoint.wrappers import unwrap
 from pair_detr.tools import convert_weights
 
 State = dict[str, Tensor]

@@ -9,11 +9,10 @@ from model_helpers import build, default_cfg, make_predictions, make_targets, ti
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
-from pair_detr.classification import SigmoidFocal, Softmax
-from pair_detr.criterion import PairCriterion, SetCriterion
-from pair_detr.losses import nt_xent, symmetric_cross_entropy
-from pair_detr.modeling import Predictions
-from pair_detr.targets import Assignment, Targets
+from pair_detr.losses.classification import SigmoidFocal, Softmax
+from pair_detr.losses.contrastive import nt_xent, symmetric_cross_entropy
+from pair_detr.losses.criterion import PairCriterion, SetCriterion
+from pair_detr.structures import Assignment, Predictions, Targets
 
 LAYERS, QUERIES, CLASSES = 3, 6, 3
 COUNTS = [3, 0, 2]
@@ -210,10 +209,10 @@ def test_normaliser_of_one_process(count: int, expected: float) -> None:
 
 
 def test_normaliser_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pair_detr.distributed.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("pair_detr.utils.distributed.comm.get_world_size", lambda: 2)
 
     def other_process(*summands: float) -> None:
-        reduce = "pair_detr.distributed.dist.all_reduce"
+        reduce = "pair_detr.utils.distributed.dist.all_reduce"
         monkeypatch.setattr(reduce, lambda total: total.add_(torch.tensor(summands)))
 
     labels = Targets.pack_image_labels([torch.tensor([0])])

@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from pair_detr.data import DetectionMapper, build_augmentation, build_train_loader
-from pair_detr.data.voc import load_voc
+from pair_detr.data.datasets.pascal_voc import load_voc
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode
 
 from pair_detr.data import load_dataset, register_coco, register_voc
-from pair_detr.data.builtin import BCCD_CLASS_NAMES
+from pair_detr.data.datasets.builtin import BCCD_CLASS_NAMES
 
 
 @pytest.fixture(autouse=True)

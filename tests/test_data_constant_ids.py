@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from pair_detr.data import load_dataset, register_coco, register_split, require_constant_ids
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.evaluation.build import require_test_set
 
 _COUNTER = itertools.count()
 

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from pair_detr.data import check_dataset, load_training_dicts, register_coco, register_voc
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.evaluation.build import require_test_set
 from pair_detr.tools import check_dataset as tool
 
 

@@ -14,10 +14,10 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from pair_detr.data import check_dataset, class_names_of, load_dataset, load_training_dicts
-from pair_detr.data.checks.files import explain_missing
-from pair_detr.data.lvis_evaluation import complete
-from pair_detr.engine.evaluation import build_evaluator, require_test_set
-from pair_detr.open_vocabulary.class_selection import build_class_selection
+from pair_detr.data.checks.missing_files import explain_missing
+from pair_detr.evaluation.build import build_evaluator, require_test_set
+from pair_detr.evaluation.lvis import complete
+from pair_detr.losses.federated import build_class_selection
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from data_helpers import make_cfg, predict, restored_catalogs, write_coco
 from pycocotools import mask as mask_util
 
 from pair_detr.data import DetectionMapper, check_dataset, load_dataset, register_coco
-from pair_detr.data.masks import mask_fault, polygon_fault
-from pair_detr.data.validation import validate
-from pair_detr.engine.evaluation import build_evaluator, require_test_set
+from pair_detr.data.annotation_masks import mask_fault, polygon_fault
+from pair_detr.data.checks.validation import validate
+from pair_detr.evaluation.build import build_evaluator, require_test_set
 
 WIDTH, HEIGHT = 60, 40
 POLYGON = [[10, 5, 50, 5, 50, 25]]

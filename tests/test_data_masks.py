@@ -16,8 +16,8 @@ from pycocotools import mask as mask_util
 from torchvision.ops import masks_to_boxes
 
 from pair_detr.data import DetectionMapper, check_dataset, load_training_dicts, register_coco
-from pair_detr.data.masks import compressed, mask_fault
-from pair_detr.data.validation import validate
+from pair_detr.data.annotation_masks import compressed, mask_fault
+from pair_detr.data.checks.validation import validate
 from pair_detr.tools import check_dataset as tool
 
 WIDTH, HEIGHT = 60, 40

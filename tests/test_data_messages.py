@@ -2,7 +2,7 @@
 
 import pytest
 
-from pair_detr.data.messages import counted
+from pair_detr.utils.messages import counted
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from pair_detr.data import (
     register_coco,
     register_from_config,
 )
-from pair_detr.data.panoptic_files import rgb_to_id
-from pair_detr.data.validation import unreadable_images
+from pair_detr.data.checks.validation import unreadable_images
+from pair_detr.data.datasets.panoptic_png import rgb_to_id
 
 WIDTH, HEIGHT = PANOPTIC_SIZE
 

@@ -13,9 +13,9 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from pair_detr.data import DetectionMapper, load_dataset, load_training_dicts
-from pair_detr.data.masks import mask_fault
+from pair_detr.data.annotation_masks import mask_fault
+from pair_detr.data.checks.validation import validate
 from pair_detr.data.records import normalize_records
-from pair_detr.data.validation import validate
 
 OBJECT = {"bbox": [1, 2, 11, 12], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}
 

@@ -10,7 +10,8 @@ import pytest
 from data_helpers import make_cfg, restored_catalogs, write_coco, write_voc
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pair_detr.data import builtin, class_names_of, datasets_root, load_dataset, register_from_config
+from pair_detr.data import class_names_of, datasets_root, load_dataset, register_from_config
+from pair_detr.data.datasets import builtin
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from pair_detr.data import load_dataset, make_shapes, register_shapes
-from pair_detr.data.shapes import CLASS_NAMES, draw_image, mask_to_polygons
+from pair_detr.data.datasets.shapes import CLASS_NAMES, draw_image, mask_to_polygons
 from pair_detr.tools import make_shapes as tool
 
 

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from process_helpers import FORK, kill, running
 
-from pair_detr.data import make_panoptic_shapes, make_shapes, shapes
-from pair_detr.data.open_shapes import make_open_shapes
-from pair_detr.data.shapes import CLASS_NAMES, ensure_shapes
+from pair_detr.data import make_panoptic_shapes, make_shapes
+from pair_detr.data.datasets import shapes
+from pair_detr.data.datasets.open_shapes import make_open_shapes
+from pair_detr.data.datasets.shapes import CLASS_NAMES, ensure_shapes
 from pair_detr.open_vocabulary import Vocabulary
 from pair_detr.tools import make_open_shapes as open_tool
 

@@ -11,8 +11,8 @@ from data_helpers import make_cfg, predict, restored_catalogs, voc_annotation, v
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data import check_dataset, class_names_of, load_dataset, register_from_config
-from pair_detr.data.split import validation_files
-from pair_detr.engine import build_evaluator
+from pair_detr.data.datasets.split import validation_files
+from pair_detr.evaluation.build import build_evaluator
 
 NUM_IMAGES = 10
 

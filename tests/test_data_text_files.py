@@ -12,8 +12,8 @@ import pytest
 from data_helpers import restored_catalogs, voc_annotation, voc_object, write_coco, write_image
 
 from pair_detr.data import class_names_of, load_dataset, register_coco
-from pair_detr.data.json_files import read_json, write_json
-from pair_detr.data.text_files import read_text
+from pair_detr.utils.json_files import read_json, write_json
+from pair_detr.utils.text_files import read_text
 
 TEXT = '{"name": "naïve 猫 😀", "first": "一"}\n'
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
@@ -121,7 +121,7 @@ def test_the_locale_does_not_matter(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
     code = """if True:
         from pair_detr.data import class_names_of, register_coco, register_image_folder, register_voc, register_yolo
-        from pair_detr.data.json_files import read_json, write_json
+        from pair_detr.utils.json_files import read_json, write_json
         from pair_detr.open_vocabulary import read_class_list
         assert open("a.json").encoding != "utf-8"
         register_yolo("yolo", "yolo")

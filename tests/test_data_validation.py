@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from pair_detr.data import check_dataset, load_training_dicts, register_coco, register_voc, resolve_num_classes
-from pair_detr.data.degenerate import box_fault
+from pair_detr.data.checks.invalid_boxes import box_fault
 from pair_detr.tools import check_dataset as tool
 
 

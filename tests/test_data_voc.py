@@ -9,7 +9,7 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 from detectron2.structures import BoxMode
 
 from pair_detr.data import class_names_of, load_dataset, register_voc
-from pair_detr.data.voc import load_voc
+from pair_detr.data.datasets.pascal_voc import load_voc
 
 
 @pytest.fixture(autouse=True)

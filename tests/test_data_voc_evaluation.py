@@ -22,8 +22,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 from pair_detr.data import load_dataset, register_coco, register_voc
-from pair_detr.data.voc_evaluation import VOCEvaluator
-from pair_detr.engine import build_evaluator
+from pair_detr.evaluation.build import build_evaluator
+from pair_detr.evaluation.pascal_voc import VOCEvaluator
 
 
 @pytest.fixture(autouse=True)

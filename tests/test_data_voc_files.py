@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from data_helpers import edit, voc_annotation, voc_object, write_image
 
-from pair_detr.data.voc import infer_class_names, load_voc
+from pair_detr.data.datasets.pascal_voc import infer_class_names, load_voc
 
 
 def write_voc(root: Path, *images: str, lines: str | bytes = "") -> Path:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from pair_detr.data.workers import STOP_SIGNALS, SignalSafeLoader
+from pair_detr.data.loader_workers import STOP_SIGNALS, SignalSafeLoader
 
 
 class Numbers(Dataset):
@@ -83,7 +83,7 @@ PARENT = """
 import sys, time
 sys.path[:0] = {paths!r}
 from test_data_workers import Numbers
-from pair_detr.data.workers import SignalSafeLoader
+from pair_detr.data.loader_workers import SignalSafeLoader
 batches = iter(SignalSafeLoader(Numbers(), num_workers=2, persistent_workers=True))
 print(*(next(batches)[0, 1].item() for _ in range(2)), flush=True)
 time.sleep(300)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pair_detr.data.xml_files import read_xml
+from pair_detr.utils.xml_files import read_xml
 
 
 def write_xml(file: Path, name: str, encoding: str, declared: str | None = None) -> Path:

@@ -11,8 +11,8 @@ from detectron2.structures import BoxMode, PolygonMasks
 from PIL import Image
 
 from pair_detr.data import check_dataset, class_names_of, load_dataset, load_training_dicts, register_from_config
-from pair_detr.data.yolo import load_yolo
-from pair_detr.engine import build_evaluator
+from pair_detr.data.datasets.yolo import load_yolo
+from pair_detr.evaluation.build import build_evaluator
 
 
 @pytest.fixture(autouse=True)

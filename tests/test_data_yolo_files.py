@@ -9,7 +9,7 @@ import pytest
 from data_helpers import restored_catalogs, write_image
 
 from pair_detr.data import class_names_of, load_dataset, register_yolo
-from pair_detr.data.yolo import load_yolo
+from pair_detr.data.datasets.yolo import load_yolo
 
 BOX = "0 0.5 0.5 0.5 0.5\n"
 

@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from tool_helpers import CLASSES, save_model
 
 import pair_detr
-from pair_detr.data import registration
+from pair_detr.data.datasets import from_config as registration
 from pair_detr.engine import argument_parser, main
 from pair_detr.tools import demo
 from pair_detr.visualization import opencv

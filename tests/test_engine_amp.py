@@ -10,7 +10,7 @@ from engine_helpers import default_config
 from torch import nn
 
 from pair_detr.engine import AutocastTrainer, build_optimizer
-from pair_detr.engine.amp import autocast_precision
+from pair_detr.engine.train_loop import autocast_precision
 
 
 class Model(nn.Module):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from pair_detr.engine import AtomicCheckpointer, CheckpointError, read_weights
-from pair_detr.engine.checkpoint import find_checkpoint
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
+from pair_detr.checkpoint.weights import CheckpointError, read_weights
 
 
 class Counter:

@@ -9,7 +9,8 @@ import torch
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_config, tiny_options, write_dataset
 
-from pair_detr.engine import CheckpointError, Trainer, argument_parser, main
+from pair_detr.checkpoint.weights import CheckpointError
+from pair_detr.engine import Trainer, argument_parser, main
 
 BIAS = "detector.class_head.bias"
 

@@ -13,8 +13,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from engine_helpers import default_config, write_dataset
 
 from pair_detr.data import register_coco
-from pair_detr.engine import build_evaluator
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.evaluation.build import build_evaluator, require_test_set
 
 BOX = [4.0, 5.0, 20.0, 25.0]
 
@@ -92,7 +91,7 @@ def test_lvis(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = default_config()
     cfg.TEST.EVALUATOR = "lvis"
     monkeypatch.setitem(sys.modules, "lvis", None)
-    monkeypatch.setattr("pair_detr.data.lvis_evaluation.find_spec", lambda name: None)
+    monkeypatch.setattr("pair_detr.evaluation.lvis.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install lvis"):
         build_evaluator(cfg, dataset)
 
@@ -100,7 +99,7 @@ def test_lvis(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     package.__spec__ = ModuleSpec("lvis", None)
     package.LVIS = lambda json_file: MagicMock(dataset={"images": [], "annotations": [], "categories": []})
     monkeypatch.setitem(sys.modules, "lvis", package)
-    monkeypatch.setattr("pair_detr.data.lvis_evaluation.find_spec", lambda name: package.__spec__)
+    monkeypatch.setattr("pair_detr.evaluation.lvis.find_spec", lambda name: package.__spec__)
     MetadataCatalog.get(dataset).json_file = "lvis.json"
     assert type(build_evaluator(cfg, dataset)).__name__ == "LVISEvaluator"
 

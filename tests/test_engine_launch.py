@@ -16,7 +16,8 @@ import torch
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
 
-from pair_detr.engine import CheckpointError, argument_parser, main, run, setup
+from pair_detr.checkpoint.weights import CheckpointError
+from pair_detr.engine import argument_parser, main, run, setup
 from pair_detr.engine.user_errors import WorkerError
 
 pytestmark = pytest.mark.usefixtures("warm_start")

@@ -22,11 +22,11 @@ from pycocotools import mask as mask_util
 from torch import Tensor
 
 from pair_detr.data import DetectionMapper, load_dataset, panoptic_classes, register_coco, register_from_config
-from pair_detr.data.panoptic_files import rgb_to_id
-from pair_detr.engine import build_evaluator
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.data.datasets.panoptic_png import rgb_to_id
 from pair_detr.evaluation import COCOEvaluator, ThingsEvaluator
-from pair_detr.segmentation import BatchMasks, PanopticOptions, segment_all, semantic
+from pair_detr.evaluation.build import build_evaluator, require_test_set
+from pair_detr.modeling.postprocessing.masks import BatchMasks
+from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, segment_all, semantic
 
 
 @pytest.fixture(autouse=True)

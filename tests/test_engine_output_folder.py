@@ -8,8 +8,9 @@ import pytest
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
 
+from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.config_files import load_config
-from pair_detr.engine import CheckpointError, argument_parser, run
+from pair_detr.engine import argument_parser, run
 from pair_detr.engine.output_folder import require_inputs_elsewhere
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

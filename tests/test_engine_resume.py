@@ -14,8 +14,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from engine_helpers import tiny_config, tiny_options, write_dataset
 
+from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.config_files import load_config
-from pair_detr.engine import CheckpointError, Trainer, argument_parser, main
+from pair_detr.engine import Trainer, argument_parser, main
 from pair_detr.engine import run as launch
 from pair_detr.engine.resume import ResumeError, require_resumable
 from pair_detr.engine.user_errors import WorkerError

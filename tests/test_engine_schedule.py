@@ -2,7 +2,7 @@ import pytest
 from detectron2.config import CfgNode
 from engine_helpers import default_config
 
-from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
+from pair_detr.engine.solver import resolve_epochs, warn_of_ignored_iterations
 
 
 def config(**epochs: object) -> CfgNode:

@@ -15,7 +15,7 @@ from detectron2.layers import get_norm
 from engine_helpers import NUM_IMAGES, default_config, tiny_config, write_dataset
 from torch import nn
 
-from pair_detr.data.workers import STOP_SIGNALS
+from pair_detr.data.loader_workers import STOP_SIGNALS
 from pair_detr.engine import Trainer, TrainingInterrupted
 from pair_detr.engine.trainer import _distribute
 

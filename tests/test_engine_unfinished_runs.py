@@ -17,8 +17,9 @@ from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
 from torch import nn
 
-from pair_detr.engine import AtomicCheckpointer, CheckpointError, argument_parser, main
-from pair_detr.engine.checkpoint import find_checkpoint
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
+from pair_detr.checkpoint.weights import CheckpointError
+from pair_detr.engine import argument_parser, main
 from pair_detr.engine.user_errors import describe_error
 from pair_detr.utils.disk_space import DiskFullError, format_size
 
@@ -159,7 +160,7 @@ def _full_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             yield file
 
     with monkeypatch.context() as patch:
-        patch.setattr("pair_detr.engine.checkpoint._replace", replace)
+        patch.setattr("pair_detr.checkpoint.checkpointer._replace", replace)
         yield
 
 

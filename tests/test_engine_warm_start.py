@@ -5,7 +5,7 @@ import torch
 from model_helpers import build, tiny_cfg, tiny_resnet_cfg
 from torch import Tensor
 
-from pair_detr.engine.warm_start import MisfitError, WarmStart, adapt, require_agreement
+from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt, require_agreement
 
 
 def weights_of(cfg) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from model_helpers import build, default_cfg, make_batch, tiny_cfg, tiny_resnet_
 from open_vocabulary_helpers import text_cfg
 from torch import Tensor, nn
 
-from pair_detr.conversion import export_official, needs_of
-from pair_detr.engine import AtomicCheckpointer, CheckpointError, load_weights, read_weights, require_weights
+from pair_detr.checkpoint import export_official, needs_of
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.weights import CheckpointError, load_weights, read_weights, require_weights
 
 
 def save(model: nn.Module, folder: Path) -> str:

@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from engine_helpers import tiny_options, write_dataset
 from open_vocabulary_helpers import make_vocabulary
 
+from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.data import (
     class_names_of,
     load_dataset,
@@ -21,11 +22,11 @@ from pair_detr.data import (
     register_coco,
     register_from_config,
     register_voc,
-    registration,
 )
 from pair_detr.data.class_matching import ClassMismatchError, match_order
-from pair_detr.engine import CheckpointError, argument_parser, build_evaluator, main
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.data.datasets import from_config as registration
+from pair_detr.engine import argument_parser, main
+from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.tools import check_dataset as tool
 
 

@@ -19,8 +19,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pair_detr.data import load_dataset, register_coco
-from pair_detr.engine import build_evaluator
 from pair_detr.evaluation import COCOEvaluator
+from pair_detr.evaluation.build import build_evaluator
 from pair_detr.evaluation.coco_ground_truth import make_coco, number_images
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -22,9 +22,9 @@ from panoptic_helpers import (
 from PIL import Image
 
 from pair_detr.data import register_coco_panoptic
-from pair_detr.data.panoptic_files import rgb_to_id
-from pair_detr.engine import argument_parser, build_evaluator, main
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.data.datasets.panoptic_png import rgb_to_id
+from pair_detr.engine import argument_parser, main
+from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.evaluation.panoptic import panoptic_annotations
 
 

@@ -15,9 +15,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from engine_helpers import tiny_options, write_dataset
 
 from pair_detr.data import class_names_of, load_dataset, register_coco, register_voc
-from pair_detr.engine import Trainer, argument_parser, build_evaluator, main
-from pair_detr.engine.evaluation import require_test_set
-from pair_detr.evaluation.checks import require_objects
+from pair_detr.engine import Trainer, argument_parser, main
+from pair_detr.evaluation.build import build_evaluator, require_test_set
+from pair_detr.evaluation.requirements import require_objects
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,7 @@ from panoptic_helpers import (
 )
 from PIL import Image
 
-from pair_detr.engine import build_evaluator
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.evaluation.build import build_evaluator, require_test_set
 
 
 @pytest.fixture(autouse=True)

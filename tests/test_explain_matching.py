@@ -14,11 +14,12 @@ from tool_helpers import CLASSES, save_model
 from torchvision.ops import generalized_box_iou
 
 import pair_detr
-from pair_detr.analysis.assignment import METHODS, auction, exact, greedy, sinkhorn
 from pair_detr.analysis.matching_report import MatchingReport, report_matching
-from pair_detr.analysis.training_costs import training_costs
 from pair_detr.data import register_coco
-from pair_detr.tools import explain_matching, study_matching
+from pair_detr.studies import matching as study_matching
+from pair_detr.studies.assignment import METHODS, auction, exact, greedy, sinkhorn
+from pair_detr.studies.training_costs import training_costs
+from pair_detr.tools import explain_matching
 from pair_detr.visualization.matching_figure import draw_matching, shown_queries
 
 TRAP = np.array([[1.0, 2.0, 9.0], [2.0, 10.0, 9.0]])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pair_detr.data.file_search import find_files, match_files, search_files
-from pair_detr.data.image_files import find_images
+from pair_detr.data.image_io import find_images
+from pair_detr.utils.file_search import find_files, match_files, search_files
 
 HIDDEN = (
     *(

@@ -18,22 +18,23 @@ from PIL import EpsImagePlugin, Image
 from torch import nn
 
 import pair_detr
+from pair_detr.checkpoint import read_checkpoint
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
+from pair_detr.checkpoint.weights import require_weights
 from pair_detr.config_files import load_config
-from pair_detr.conversion import read_checkpoint
-from pair_detr.data.coco_json import read_coco_json
-from pair_detr.data.image_files import open_image
-from pair_detr.data.image_labels import register_image_labels
-from pair_detr.data.lvis import load_lvis_base
-from pair_detr.data.panoptic_files import read_segment_ids, read_stuff
-from pair_detr.data.voc import load_voc
-from pair_detr.data.xml_files import read_xml
-from pair_detr.data.yolo import load_yolo
-from pair_detr.engine import AtomicCheckpointer, argument_parser, main, require_weights, setup
-from pair_detr.engine.checkpoint import find_checkpoint
+from pair_detr.data.datasets.coco_json import read_coco_json
+from pair_detr.data.datasets.image_label_json import register_image_labels
+from pair_detr.data.datasets.lvis import load_lvis_base
+from pair_detr.data.datasets.panoptic_png import read_segment_ids, read_stuff
+from pair_detr.data.datasets.pascal_voc import load_voc
+from pair_detr.data.datasets.yolo import load_yolo
+from pair_detr.data.image_io import open_image
+from pair_detr.engine import argument_parser, main, setup
 from pair_detr.engine.user_errors import USER_ERRORS
 from pair_detr.modeling.backbone import TimmBackbone
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, read_class_list
 from pair_detr.tools import convert_weights, plot_training, text_weights
+from pair_detr.utils.xml_files import read_xml
 from pair_detr.visualization.training_curves import read_published, read_run
 
 SUFFIXES = (".pth", ".pkl", ".pt", ".bin", ".npy", ".yaml", ".json", ".safetensors", ".tar", ".pyth", ".txt")

@@ -11,9 +11,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from pair_detr.data import DetectionMapper, build_train_loader, register_coco
-from pair_detr.data.file_names import missing_files
-from pair_detr.data.image_files import image_sizes, read_pixels
-from pair_detr.image_input import as_bgr
+from pair_detr.data.image_input import as_bgr
+from pair_detr.data.image_io import image_sizes, read_pixels
+from pair_detr.data.image_names import missing_files
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "L", "LA", "1", "CMYK", "YCbCr", "HSV"])

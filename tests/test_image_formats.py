@@ -12,10 +12,10 @@ from model_helpers import build, make_batch, tiny_cfg, tiny_resnet_cfg
 from PIL import Image
 from tool_helpers import save_model
 
+from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.data import DetectionMapper, check_input
-from pair_detr.data.image_files import CHANNELS, read_pixels, to_rgb
-from pair_detr.engine import CheckpointError
-from pair_detr.image_input import as_format
+from pair_detr.data.image_input import as_format
+from pair_detr.data.image_io import CHANNELS, read_pixels, to_rgb
 from pair_detr.predictor import Predictor
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from model_helpers import default_cfg, make_boxes
 from torch import Tensor, nn
 
-from pair_detr.classification import Classification, SigmoidFocal, Softmax
-from pair_detr.modeling import Predictions
-from pair_detr.open_vocabulary import IMAGE_LABEL_LOSSES, ImageLabelCriterion
-from pair_detr.targets import ImageLabels, Targets
+from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
+from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES, ImageLabelCriterion
+from pair_detr.structures import ImageLabels, Predictions, Targets
 
 LAYERS, QUERIES, CLASSES = 3, 6, 4
 # The labels of three images.

@@ -14,11 +14,11 @@ from engine_helpers import tiny_config, write_dataset
 from model_helpers import VARIANTS, build, make_batch, tiny_cfg
 from torch.nn.parallel import DistributedDataParallel
 
-from pair_detr.data.image_labels import register_image_labels
-from pair_detr.data.json_files import write_json
+from pair_detr.data.datasets.image_label_json import register_image_labels
 from pair_detr.engine import Trainer
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.open_vocabulary import IMAGE_LABEL_LOSSES
+from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES
+from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.utils.json_files import write_json
 
 SIZES = [(40, 48), (64, 96)]
 

@@ -15,9 +15,9 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 from pair_detr.data import DetectionMapper, build_augmentation, check_input
-from pair_detr.data.color_jitter import RandomColorJitter
-from pair_detr.modeling import Predictions
+from pair_detr.data.transforms import RandomColorJitter
 from pair_detr.predictor import Predictor
+from pair_detr.structures import Predictions
 
 FIXED = (64, 96)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pair_detr.losses import CONTRASTIVE_LOSSES, nt_xent, symmetric_cross_entropy
+from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES, nt_xent, symmetric_cross_entropy
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 

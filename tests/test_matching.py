@@ -10,9 +10,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-from pair_detr.classification import Classification, SigmoidFocal, Softmax
-from pair_detr.matching import HungarianMatcher, NonFiniteCostError
-from pair_detr.targets import Assignment, Targets
+from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
+from pair_detr.losses.matcher import HungarianMatcher, NonFiniteCostError
+from pair_detr.structures import Assignment, Targets
 
 WEIGHTS = (2.0, 5.0, 2.0)
 # Indices of layer, image, query and target.

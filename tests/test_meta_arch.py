@@ -11,8 +11,8 @@ from detectron2.structures import Boxes, Instances
 from model_helpers import VARIANTS, build, make_batch, make_instances, tiny_cfg, tiny_resnet_cfg
 from torch import Tensor
 
-from pair_detr.classification import Softmax
-from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.losses.classification import Softmax
+from pair_detr.modeling.meta_arch import DetectionTransformer
 
 # Multiples of the backbone's stride: an image whose last cell is partly padding has more pixels of zeros in it when it
 # is padded than when it is alone.

@@ -9,8 +9,9 @@ from model_helpers import VARIANTS, build, default_cfg, make_batch, tiny_cfg, ti
 from torch import nn
 
 from pair_detr.config_files import config_file
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.modeling import PairDETR, Predictions
+from pair_detr.modeling import PairDETR
+from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.structures import Predictions
 
 SIZES = [(48, 64), (64, 40)]
 COUNTS = [2, 0]

@@ -9,8 +9,8 @@ from model_helpers import VARIANTS, build, make_batch, tiny_cfg, tiny_resnet_cfg
 from torch import Tensor, nn
 from transformers_helpers import their_state_dict
 
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.modeling import Predictions
+from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.structures import Predictions
 
 SIZES = [(48, 64), (64, 40)]
 COUNTS = [2, 1]

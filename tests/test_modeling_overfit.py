@@ -11,7 +11,7 @@ from model_helpers import VARIANTS, build, tiny_cfg
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.modeling.meta_arch import DetectionTransformer
 
 SIZE = 64
 STEPS = 60

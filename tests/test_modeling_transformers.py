@@ -9,7 +9,7 @@ from model_helpers import build, make_batch, tiny_resnet_cfg
 from torch import nn
 from transformers_helpers import their_inputs, their_labels, their_layers, their_losses, their_state_dict
 
-from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.modeling.meta_arch import DetectionTransformer
 
 transformers = pytest.importorskip("transformers")
 

@@ -16,11 +16,11 @@ from model_helpers import VARIANTS, build, make_batch, tiny_cfg
 from segmentation_helpers import build_sharp, make_mask_batch, panoptic_cfg
 from torch import Tensor
 
-from pair_detr.classification import SigmoidFocal, Softmax
 from pair_detr.engine import Trainer
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.modeling import Predictions
+from pair_detr.losses.classification import SigmoidFocal, Softmax
+from pair_detr.modeling.meta_arch import DetectionTransformer
 from pair_detr.predictor import Predictor
+from pair_detr.structures import Predictions
 
 SIZES = [(40, 48), (48, 40)]
 CLASS, QUERIES = 1, 7

@@ -11,10 +11,11 @@ from model_helpers import make_boxes
 from open_vocabulary_helpers import NAMES, PUBLISHED, make_vocabulary
 from torch import Tensor, nn
 
-from pair_detr.classification import Classification, SigmoidFocal, Softmax
+from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
 from pair_detr.modeling.heads import classification_head
-from pair_detr.open_vocabulary import TextClassifier, Vocabulary
-from pair_detr.targets import Assignment, Targets
+from pair_detr.modeling.text_classifier import TextClassifier
+from pair_detr.open_vocabulary import Vocabulary
+from pair_detr.structures import Assignment, Targets
 
 
 def test_logits_by_hand() -> None:

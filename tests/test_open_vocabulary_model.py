@@ -13,10 +13,13 @@ from model_helpers import VARIANTS, build, make_batch, tiny_cfg
 from open_vocabulary_helpers import NAMES, PUBLISHED, build_text_model, make_vocabulary, text_cfg
 from torch import Tensor
 
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.weights import CheckpointError, load_weights, read_weights
 from pair_detr.data import register_coco
-from pair_detr.engine import AtomicCheckpointer, CheckpointError, argument_parser, load_weights, main, read_weights
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.open_vocabulary import TextClassifier, Vocabulary
+from pair_detr.engine import argument_parser, main
+from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.modeling.text_classifier import TextClassifier
+from pair_detr.open_vocabulary import Vocabulary
 
 SIZES = [(40, 48), (64, 96)]
 CHOICES: list[tuple[str, dict[str, Any]]] = [

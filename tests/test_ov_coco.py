@@ -20,9 +20,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pair_detr.data import class_names_of, load_dataset, register_coco, register_from_config, register_image_labels
-from pair_detr.data.lvis import register_lvis_base
-from pair_detr.data.ov_coco import BASE_CLASSES, NOVEL_CLASSES, labels_from_captions, register_ov_coco
-from pair_detr.engine.evaluation import build_evaluator
+from pair_detr.data.datasets.lvis import register_lvis_base
+from pair_detr.data.datasets.ov_coco import BASE_CLASSES, NOVEL_CLASSES, labels_from_captions, register_ov_coco
+from pair_detr.evaluation.build import build_evaluator
 from pair_detr.tools import make_ov_coco, withhold_boxes
 
 COCO_CLASSES = MetadataCatalog.get("coco_2017_train").thing_classes

@@ -14,16 +14,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco_panoptic import register_coco_panoptic as register_with_detectron2
 from PIL import Image
 
-from pair_detr.data import (
-    DetectionMapper,
-    check_dataset,
-    load_dataset,
-    load_training_dicts,
-    panoptic_masks,
-    register_from_config,
-)
-from pair_detr.data.panoptic_files import id_to_rgb, read_segment_ids, read_stuff, rgb_to_id
-from pair_detr.engine.evaluation import require_test_set
+from pair_detr.data import DetectionMapper, check_dataset, load_dataset, load_training_dicts, register_from_config
+from pair_detr.data.datasets import panoptic_masks
+from pair_detr.data.datasets.panoptic_png import id_to_rgb, read_segment_ids, read_stuff, rgb_to_id
+from pair_detr.evaluation.build import require_test_set
 from pair_detr.tools import check_dataset as tool
 
 WIDTH, HEIGHT = PANOPTIC_SIZE

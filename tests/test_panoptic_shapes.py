@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from pair_detr import Predictor
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
 from pair_detr.config_files import load_config
 from pair_detr.data import (
     DetectionMapper,
@@ -21,9 +22,8 @@ from pair_detr.data import (
     make_shapes,
     panoptic_classes,
 )
-from pair_detr.data.panoptic_shapes import register_panoptic_shapes
-from pair_detr.data.shapes import CLASS_NAMES, draw_image
-from pair_detr.engine import AtomicCheckpointer
+from pair_detr.data.datasets.panoptic_shapes import register_panoptic_shapes
+from pair_detr.data.datasets.shapes import CLASS_NAMES, draw_image
 from pair_detr.engine.trainer import Trainer
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pair_detr.segmentation import resize_masks
+from pair_detr.modeling.postprocessing.masks import resize_masks
 
 STRIDE = 4
 PADDED, IMAGE = (96, 128), (64, 96)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pair_detr.analysis.speed import saved_bytes
-from pair_detr.segmentation import MaskHead
+from pair_detr.modeling.mask_head import MaskHead
 from pair_detr.tools import benchmark_masks as tool
 
 

@@ -8,9 +8,9 @@ from segmentation_helpers import build_sharp, mask_cfg, naive_attention, naive_m
 from torch import Tensor
 
 from pair_detr.layers import point_encoding
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.modeling import FeatureMaps, MaskQueries, Memory
-from pair_detr.segmentation import MaskHead
+from pair_detr.modeling.mask_head import MaskHead
+from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.structures import FeatureMaps, MaskQueries, Memory
 
 # Padded in both directions; no size is a multiple of a stride.
 SIZES = [(61, 90), (97, 43), (50, 50)]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from model_helpers import VARIANTS, build
 from segmentation_helpers import make_mask_batch, mask_cfg, naive_masks
 
-from pair_detr.segmentation.losses import dice_loss, mask_losses
-from pair_detr.targets import Assignment
+from pair_detr.losses.masks import dice_loss, mask_losses
+from pair_detr.structures import Assignment
 
 SIZES = [(61, 90), (97, 43), (50, 50)]
 COUNTS = [3, 0, 2]

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from segmentation_helpers import build_sharp, make_mask_batch, mask_cfg, naive_masks, panoptic_cfg
 
 from pair_detr.engine import build_optimizer
-from pair_detr.segmentation import resize_masks
+from pair_detr.modeling.postprocessing.masks import resize_masks
 
 SIZES = [(61, 90), (97, 43), (50, 50)]
 COUNTS = [3, 0, 2]

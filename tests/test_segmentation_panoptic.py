@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pair_detr.segmentation import merge_panoptic, semantic
+from pair_detr.modeling.postprocessing.panoptic import merge_panoptic, semantic
 
 IS_THING = torch.tensor([True, True, False, False])
 

@@ -13,10 +13,10 @@ from open_vocabulary_helpers import make_vocabulary
 from segmentation_helpers import build_sharp, make_mask_batch, mask_cfg
 from torch.nn.parallel import DistributedDataParallel
 
-from pair_detr.data.sources import source_options
-from pair_detr.engine import AtomicCheckpointer, CheckpointError, load_weights, read_weights, require_weights
-from pair_detr.engine.weights import Weights
-from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.weights import CheckpointError, Weights, load_weights, read_weights, require_weights
+from pair_detr.data.dataset_mixture import source_options
+from pair_detr.modeling.meta_arch import DetectionTransformer
 
 SIZES = [(40, 48), (64, 96)]
 

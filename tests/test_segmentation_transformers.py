@@ -12,10 +12,10 @@ from test_modeling_transformers import their_model
 from torch import Tensor, nn
 from transformers_helpers import their_inputs
 
-from pair_detr.conversion import Checkpoint, convert, export_official, export_transformers
-from pair_detr.conversion.classes import COCO_IDS, PANOPTIC
-from pair_detr.conversion.sources import layout_named, recognise
-from pair_detr.engine.weights import Weights, load_weights
+from pair_detr.checkpoint import Checkpoint, convert, export_official, export_transformers
+from pair_detr.checkpoint.coco_ids import COCO_IDS, PANOPTIC
+from pair_detr.checkpoint.formats.registry import layout_named, recognise
+from pair_detr.checkpoint.weights import Weights, load_weights
 
 transformers = pytest.importorskip("transformers")
 

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from model_helpers import build, tiny_cfg
 
-from pair_detr.engine import AtomicCheckpointer
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
 
 CLASSES = ("cat", "dog", "owl")
 

@@ -6,7 +6,7 @@ import torch
 from conversion_helpers import laid_out
 from torch import Tensor, nn
 
-from pair_detr.conversion.sources import layout_named
+from pair_detr.checkpoint.formats.registry import layout_named
 
 _MEAN, _STD = (torch.tensor(x)[:, None, None] for x in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
 

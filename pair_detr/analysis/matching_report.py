@@ -8,7 +8,7 @@ import torch
 from tabulate import tabulate
 
 from pair_detr.layers import cxcywh_to_xyxy
-from pair_detr.meta_arch import DetectionTransformer
+from pair_detr.modeling.meta_arch import DetectionTransformer
 
 TERMS = ("class cost", "L1 cost", "GIoU cost")
 

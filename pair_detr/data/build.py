@@ -20,17 +20,16 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pair_detr.data.catalog import annotation_type_of, class_names_of, load_dataset
+from pair_detr.data.checks.validation import check_files, inspect_dicts, require_boxes, validate
 from pair_detr.data.class_matching import with_classes
-from pair_detr.data.classes import match_training_set
-from pair_detr.data.mapper import DetectionMapper
+from pair_detr.data.dataset_mapper import DetectionMapper
+from pair_detr.data.dataset_mixture import MULTI_DATASET_SAMPLER, load_source_dicts, source_options
+from pair_detr.data.datasets.panoptic_masks import mask_file
+from pair_detr.data.loader_workers import SignalSafeLoader
+from pair_detr.data.model_classes import match_training_set
 from pair_detr.data.mosaic import MosaicMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
-from pair_detr.data.panoptic_masks import mask_file
-from pair_detr.data.sampler import TrainingBatchSampler
-from pair_detr.data.sampler_arguments import orientations, repeat_factors
-from pair_detr.data.sources import MULTI_DATASET_SAMPLER, load_source_dicts, source_options
-from pair_detr.data.validation import check_files, inspect_dicts, require_boxes, validate
-from pair_detr.data.workers import SignalSafeLoader
+from pair_detr.data.samplers import TrainingBatchSampler, orientations, repeat_factors
 
 _REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
 SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
@@ -59,10 +58,11 @@ class SeededDataset(Dataset):
 
 
 def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Images of all sets in ``DATASETS.TRAIN``, validated (see :func:`pair_detr.data.validation.validate`).
+    """Images of all sets in ``DATASETS.TRAIN``, validated (see :func:`pair_detr.data.checks.validation.validate`).
 
     Images without objects are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says so. With
-    ``DATALOADER.SAMPLER_TRAIN`` MultiDatasetSampler they are those of :func:`pair_detr.data.sources.load_source_dicts`.
+    ``DATALOADER.SAMPLER_TRAIN`` MultiDatasetSampler they are those of
+    :func:`pair_detr.data.dataset_mixture.load_source_dicts`.
 
     Raises:
         KeyError, FileNotFoundError, ValueError: there is no data set, or one cannot be loaded or trained on.

@@ -10,11 +10,11 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from pair_detr.data.coco import detectron2_reader
-from pair_detr.data.file_names import with_slashes
-from pair_detr.data.lvis_json import is_own_lvis, load_own_lvis
-from pair_detr.data.panoptic import complete_records
-from pair_detr.data.panoptic_classes import PanopticClasses, classes_from_metadata, is_separated
+from pair_detr.data.datasets.coco import detectron2_reader
+from pair_detr.data.datasets.coco_panoptic import complete_records
+from pair_detr.data.datasets.lvis_json import is_own_lvis, load_own_lvis
+from pair_detr.data.datasets.panoptic_classes import PanopticClasses, classes_from_metadata, is_separated
+from pair_detr.data.image_names import with_slashes
 from pair_detr.data.records import normalize_records
 
 # Metadata that name the files of annotations.
@@ -25,12 +25,12 @@ _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python bef
 def load_dataset(name: str) -> list[dict[str, Any]]:
     """Loads a data set of the catalog.
 
-    Files in COCO's format are read by :func:`pair_detr.data.coco.load_coco`, also those registered with Detectron2's
-    ``register_coco_instances``, as its own ``coco_2017_train`` is.
+    Files in COCO's format are read by :func:`pair_detr.data.datasets.coco.load_coco`, also those registered with
+    Detectron2's ``register_coco_instances``, as its own ``coco_2017_train`` is.
 
     Returns:
         its images in Detectron2's standard format, in the form of :func:`pair_detr.data.records.normalize_records`,
-        panoptic ones as :func:`pair_detr.data.panoptic.complete_records` makes them; not validated.
+        panoptic ones as :func:`pair_detr.data.datasets.coco_panoptic.complete_records` makes them; not validated.
 
     Raises:
         KeyError: ``name`` is not registered.

@@ -1,14 +1,13 @@
-"""Whether two lists of classes are the same, and which class of one is which of the other where only the order differs.
+"""Classes of one dataset in terms of another's, found by their names."""
 
-Class indices are positions in such a list: those of a model mean nothing in data whose list is another.
-"""
-
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from pair_detr.data.messages import counted, join_some
-from pair_detr.data.vocabulary import normalize_name
+from pair_detr.data.catalog import class_names_of
+from pair_detr.utils.messages import counted, join_some
 
 _NAMED = 10
 
@@ -95,3 +94,100 @@ def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
         else:
             result.append(name)
     return result
+
+
+@dataclass
+class VocabularyMatch:
+    """Which class of a data set is which class of the vocabulary.
+
+    Args:
+        to_vocabulary: index in the vocabulary by the data set's own class index, for those that matched.
+        by_synonym: "own name = name in the vocabulary" of those that matched by a synonym only.
+        unmatched: names without a counterpart.
+        ambiguous: "own name = a or b" of names that fit several classes by their synonyms; they do not match either.
+    """
+
+    to_vocabulary: dict[int, int] = field(default_factory=dict)
+    by_synonym: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    ambiguous: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """The result in a sentence or two, for a log."""
+        total = len(self.to_vocabulary) + len(self.unmatched) + len(self.ambiguous)
+        text = f"{len(self.to_vocabulary)} of {total} classes are in the vocabulary"
+        for title, names in (
+            ("by a synonym", self.by_synonym),
+            ("not in it", self.unmatched),
+            ("ambiguous", self.ambiguous),
+        ):
+            if names:
+                text += f"; {title}: {join_some(names)}"
+        return text
+
+
+def normalize_name(name: str) -> str:
+    """A class name without what only spelling adds: case, and underscores or hyphens for spaces."""
+    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
+
+
+def match_classes(
+    names: Sequence[str],
+    vocabulary: Sequence[str],
+    synonyms: Sequence[Sequence[str]] | None = None,
+    vocabulary_synonyms: Sequence[Sequence[str]] | None = None,
+) -> VocabularyMatch:
+    """Finds each class in a vocabulary: by its name, else by a synonym on either side.
+
+    Args:
+        names: classes of the data set.
+        vocabulary: classes to find them in.
+        synonyms: other names of each of ``names``, if known.
+        vocabulary_synonyms: other names of each class of the vocabulary, if known.
+
+    Raises:
+        ValueError: two classes of the vocabulary have the same name, up to case, underscores and hyphens.
+    """
+    exact: dict[str, int] = {}
+    for index, name in enumerate(vocabulary):
+        key = normalize_name(name)
+        if key in exact:
+            raise ValueError(
+                f'classes {exact[key]} and {index} of the vocabulary have the same name, "{vocabulary[exact[key]]}" '
+                f'and "{name}": labels could be of either. Rename one of them in the data set\'s categories'
+            )
+        exact[key] = index
+    known = {key: {index} for key, index in exact.items()}
+    for index, others in enumerate(vocabulary_synonyms or ()):
+        for other in others:
+            known.setdefault(normalize_name(other), set()).add(index)
+
+    match = VocabularyMatch()
+    for index, name in enumerate(names):
+        if (key := normalize_name(name)) in exact:
+            match.to_vocabulary[index] = exact[key]
+            continue
+        aliases = [name, *(synonyms[index] if synonyms else ())]
+        found = sorted(set().union(*(known.get(normalize_name(alias), set()) for alias in aliases)))
+        if not found:
+            match.unmatched.append(name)
+        elif len(found) > 1:
+            match.ambiguous.append(f"{name} = {' or '.join(vocabulary[i] for i in found)}")
+        else:
+            match.to_vocabulary[index] = found[0]
+            match.by_synonym.append(f"{name} = {vocabulary[found[0]]}")
+    return match
+
+
+def require_class_names(name: str) -> list[str]:
+    """Names of the classes of a registered data set.
+
+    Raises:
+        ValueError: its metadata have none; further as :func:`pair_detr.data.catalog.class_names_of`.
+    """
+    classes = class_names_of(name)
+    if not classes:
+        raise ValueError(
+            f'Data set "{name}" has no thing_classes in its metadata: set them, labels are matched by class name.'
+        )
+    return classes

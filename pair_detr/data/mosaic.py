@@ -10,8 +10,8 @@ from detectron2.structures import BoxMode
 from fvcore.transforms.transform import PadTransform
 from pycocotools import mask as mask_util
 
-from pair_detr.data.mapper import DetectionMapper
-from pair_detr.data.masks import compressed
+from pair_detr.data.annotation_masks import compressed
+from pair_detr.data.dataset_mapper import DetectionMapper
 from pair_detr.data.transforms import ResizeScale
 
 _TILES = 4

@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
-from pair_detr.data.mapper import DetectionMapper
-from pair_detr.data.multi_sampler import MultiDatasetBatchSampler
-from pair_detr.data.sampler import TrainingBatchSampler
-from pair_detr.data.sampler_arguments import orientations, repeat_factors
-from pair_detr.data.sources import SourceOptions, source_options
+from pair_detr.data.dataset_mapper import DetectionMapper
+from pair_detr.data.dataset_mixture import SourceOptions, source_options
+from pair_detr.data.samplers import MultiDatasetBatchSampler, TrainingBatchSampler, orientations, repeat_factors
 
 
 class MultiDatasetMapper:
-    """Maps a dict of :func:`pair_detr.data.sources.load_source_dicts` in the way of its data set.
+    """Maps a dict of :func:`pair_detr.data.dataset_mixture.load_source_dicts` in the way of its data set.
 
     Output is as of :class:`DetectionMapper`, plus ``dataset_source``, ``ann_type`` and, of images with labels,
     ``pos_category_ids``; these have ``instances``, too, without any. They are not cropped, which might leave
@@ -45,14 +43,14 @@ def build_multi_dataset_sampler(
 
     Args:
         cfg: config.
-        dicts: of :func:`pair_detr.data.sources.load_source_dicts`.
+        dicts: of :func:`pair_detr.data.dataset_mixture.load_source_dicts`.
         seed: the same in all processes.
         rank: this process.
         world_size: number of processes.
         start_batch: iteration to resume at.
 
     Raises:
-        ValueError: see :func:`pair_detr.data.sources.source_options`, or images have no size.
+        ValueError: see :func:`pair_detr.data.dataset_mixture.source_options`, or images have no size.
     """
     options = source_options(cfg)
     parts: list[list[dict[str, Any]]] = [[] for _ in options]

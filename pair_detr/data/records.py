@@ -10,9 +10,9 @@ import numpy as np
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
-from pair_detr.data.masks import MaskFault, usable_part
-from pair_detr.data.messages import counted, join_some, log_once
+from pair_detr.data.annotation_masks import MaskFault, usable_part
 from pair_detr.data.scalars import flag_of, id_of, integer_of, number_of, numbers_of
+from pair_detr.utils.messages import counted, join_some, log_once
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
     """Brings the images of a data set to the form that loaders, evaluators and writers rely on.
 
     Paths, NumPy's numbers and arrays, tensors, and floats for whole numbers become Python's own types. Boxes and masks
-    that cannot be used stay as they are: :mod:`pair_detr.data.validation` lists them.
+    that cannot be used stay as they are: :mod:`pair_detr.data.checks.validation` lists them.
 
     Args:
         name: the data set.

@@ -1,7 +1,74 @@
-"""Detectron2's resizes, for images of any shape: a side never gets shorter than a pixel."""
+"""The augmentations of single images, made of Detectron2's."""
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
+from PIL import Image
+from torchvision.transforms import ColorJitter
+from torchvision.transforms import functional as F
+
+from pair_detr.data.checks.input_keys import check_input
+
+# Long side that the resize before the crop may make, over the short side: ordinary images are not limited.
+_CROP_ASPECT_RATIO = 2
+
+
+def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Augmentations in the order of their application.
+
+    For training: flips; colours (``INPUT.COLOR_JITTER``); with probability ``INPUT.RESIZE_CROP.PROB`` a resize and a
+    random crop; then the multi-scale resize of ``INPUT.MIN_SIZE_TRAIN``. For testing the resize of
+    ``INPUT.MIN_SIZE_TEST`` alone. Of any image at least a pixel is left on each side.
+
+    DETR's resize before the crop has no maximum, so that an image of 3000x20 pixels becomes one of 90000x600. Here its
+    long side is at most ``INPUT.MAX_SIZE_TRAIN`` or, where that is less, twice the largest of
+    ``INPUT.RESIZE_CROP.SCALES``. With the defaults that changes nothing up to an aspect ratio of 1333 / 600 = 2.2.
+
+    With ``INPUT.FIXED_SIZE`` the last resize, for testing too, makes the image as large as fits into that size, and
+    the model pads it; ``INPUT.LARGE_SCALE_JITTER`` makes it larger or smaller, and crops what does not fit.
+
+    Raises:
+        ValueError: see :func:`pair_detr.data.checks.input_keys.check_input`.
+
+    Source: DETR, appendix A.4, "Training details"; large-scale jitter: arXiv 2012.07177, section 3.
+    """
+    check_input(cfg)
+    fixed_size = tuple(cfg.INPUT.FIXED_SIZE)
+    fit = ResizeScale(1.0, 1.0, *fixed_size) if fixed_size else None
+    if not is_train:
+        return [fit or ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, sample_style="choice")]
+    augmentations = [
+        T.RandomFlip(horizontal=axis == "horizontal", vertical=axis == "vertical") for axis in _flip_axes(cfg)
+    ]
+    if (jitter := cfg.INPUT.COLOR_JITTER).ENABLED:
+        strengths = jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE
+        augmentations.append(T.RandomApply(RandomColorJitter(*strengths, cfg.INPUT.FORMAT), prob=jitter.PROB))
+    if cfg.INPUT.RESIZE_CROP.ENABLED:
+        augmentations.append(T.RandomApply(_resize_and_crop(cfg), prob=cfg.INPUT.RESIZE_CROP.PROB))
+    if cfg.INPUT.LARGE_SCALE_JITTER.ENABLED:
+        scale_range = cfg.INPUT.LARGE_SCALE_JITTER.SCALE_RANGE
+        return [*augmentations, ResizeScale(*scale_range, *fixed_size), T.FixedSizeCrop(fixed_size, pad=False)]
+    multi_scale = ResizeShortestEdge(
+        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sample_style=cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    )
+    return [*augmentations, fit or multi_scale]
+
+
+def _resize_and_crop(cfg: CfgNode) -> T.AugmentationList:
+    scales = cfg.INPUT.RESIZE_CROP.SCALES
+    longest = max(cfg.INPUT.MAX_SIZE_TRAIN, _CROP_ASPECT_RATIO * max(scales))
+    return T.AugmentationList(
+        [
+            ResizeShortestEdge(scales, longest, sample_style="choice"),
+            T.RandomCrop("absolute_range", tuple(cfg.INPUT.RESIZE_CROP.SIZE_RANGE)),
+        ]
+    )
+
+
+def _flip_axes(cfg: CfgNode) -> tuple[str, ...]:
+    if cfg.INPUT.FLIP_BOTH_AXES:
+        return ("horizontal", "vertical")
+    return () if cfg.INPUT.RANDOM_FLIP == "none" else (cfg.INPUT.RANDOM_FLIP,)
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
@@ -23,3 +90,39 @@ def _at_least_a_pixel(transform: T.Transform) -> T.Transform:
         return transform
     sides = max(transform.new_h, 1), max(transform.new_w, 1)
     return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
+
+
+_ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+
+
+class RandomColorJitter(T.Augmentation):
+    """Changes brightness, contrast, saturation and hue at random, in random order; boxes and masks stay.
+
+    Args:
+        brightness, contrast, saturation: factors are drawn from [1 - value, 1 + value]; 0 leaves it alone.
+        hue: shifts are drawn from [-value, value], in turns of the colour circle; 0.5 at most.
+        image_format: order of the channels, "RGB" or "BGR".
+    """
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, hue: float, image_format: str) -> None:
+        super().__init__()
+        self._jitter = ColorJitter(brightness, contrast, saturation, hue)
+        self._reverse = image_format == "BGR"
+
+    def get_transform(self, image: object) -> T.Transform:
+        """Draws the changes, the same for any image."""
+        jitter = self._jitter
+        order, *factors = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+        steps = [(_ADJUST[index], factors[index]) for index in order.tolist() if factors[index] is not None]
+
+        def change(pixels: Image.Image) -> Image.Image:
+            pixels = _reversed(pixels) if self._reverse else pixels
+            for adjust, factor in steps:
+                pixels = adjust(pixels, factor)
+            return _reversed(pixels) if self._reverse else pixels
+
+        return T.PILColorTransform(change)
+
+
+def _reversed(image: Image.Image) -> Image.Image:
+    return Image.merge("RGB", image.split()[::-1])

@@ -1,15 +1,14 @@
 """Training and evaluation."""
 
-from pair_detr.engine.amp import AutocastTrainer
-from pair_detr.engine.checkpoint import AtomicCheckpointer
-from pair_detr.engine.evaluation import build_evaluator
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.weights import CheckpointError, load_weights, read_weights, require_weights
 from pair_detr.engine.hooks import GracefulStop, TrainingInterrupted
 from pair_detr.engine.launch import argument_parser, main, run, setup
-from pair_detr.engine.optimizer import build_optimizer
-from pair_detr.engine.schedule import resolve_epochs
+from pair_detr.engine.solver import build_optimizer, resolve_epochs
+from pair_detr.engine.train_loop import AutocastTrainer
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.user_errors import run_program
-from pair_detr.engine.weights import CheckpointError, load_weights, read_weights, require_weights
+from pair_detr.evaluation.build import build_evaluator
 
 __all__ = [
     "AtomicCheckpointer",

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from pair_detr.data.workers import STOP_SIGNALS
+from pair_detr.data.loader_workers import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 

@@ -22,13 +22,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from pair_detr.config_checks import check_config, check_values
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files, find_candidates
+from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
+from pair_detr.config.validation import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
-from pair_detr.data.text_files import read_text
-from pair_detr.engine.checkpoint import AtomicCheckpointer
-from pair_detr.engine.checkpoint_search import LAST_CHECKPOINT, checkpoint_files, find_candidates
-from pair_detr.engine.evaluation import require_test_set
 from pair_detr.engine.hooks import TrainingInterrupted, handled_signals
 from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
@@ -41,9 +40,10 @@ from pair_detr.engine.user_errors import (
     describe_error,
     short_training_errors,
 )
-from pair_detr.engine.weights import load_weights, read_weights, require_weights
+from pair_detr.evaluation.build import require_test_set
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
 from pair_detr.utils.atomic import replacing
+from pair_detr.utils.text_files import read_text
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.solver import LRMultiplier
 from torch import nn
 
-from pair_detr.data.messages import counted
+from pair_detr.utils.messages import counted
 
 _RATES = {"initial_lr": "learning rate", "weight_decay": "weight decay", "momentum": "momentum"}
 

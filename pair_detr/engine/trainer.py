@@ -15,22 +15,12 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pair_detr.config_checks import check_config
-from pair_detr.conversion import needs_of
-from pair_detr.data import (
-    build_test_loader,
-    build_train_loader,
-    check_input,
-    images_per_process,
-    load_training_dicts,
-)
-from pair_detr.data.limits import QUERIES_KEY, warn_beyond
-from pair_detr.divergence import DIVERGED
-from pair_detr.engine.amp import AutocastTrainer, MetricsFlush, autocast_precision
-from pair_detr.engine.checkpoint import AtomicCheckpointer, CheckpointError, find_checkpoint
-from pair_detr.engine.evaluation import build_evaluator, require_test_set
+from pair_detr.checkpoint import needs_of
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, CheckpointError, find_checkpoint
+from pair_detr.config.validation import check_config
+from pair_detr.data import build_test_loader, build_train_loader, check_input, images_per_process, load_training_dicts
+from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
 from pair_detr.engine.hooks import EpochCounter, GracefulStop
-from pair_detr.engine.optimizer import build_optimizer
 from pair_detr.engine.optimizer_state import (
     OtherOptimizerError,
     describe_rates,
@@ -46,8 +36,11 @@ from pair_detr.engine.resume import (
     require_resumable,
     training_config,
 )
-from pair_detr.engine.schedule import resolve_epochs, warn_of_ignored_iterations
-from pair_detr.ground_truth import lacks_loss
+from pair_detr.engine.solver import build_optimizer, resolve_epochs, warn_of_ignored_iterations
+from pair_detr.engine.train_loop import AutocastTrainer, MetricsFlush, autocast_precision
+from pair_detr.evaluation.build import build_evaluator, require_test_set
+from pair_detr.modeling.batching import lacks_loss
+from pair_detr.modeling.divergence import DIVERGED
 from pair_detr.utils.disk_space import warn_of_large_checkpoints
 from pair_detr.utils.finiteness import describe_non_finite
 

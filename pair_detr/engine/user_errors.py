@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from torch.multiprocessing import ProcessRaisedException
 
-from pair_detr.engine.weights import CheckpointError
+from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.utils.disk_space import explained, is_disk_full
 
 # Set to anything but 0, it shows tracebacks. An environment variable, as all processes of a training inherit it.

@@ -17,10 +17,10 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pair_detr.data.json_files import write_json
-from pair_detr.data.messages import join_some
 from pair_detr.evaluation.coco_ground_truth import are_annotated, make_coco, number_images, without_prints
 from pair_detr.utils.atomic import replacing
+from pair_detr.utils.json_files import write_json
+from pair_detr.utils.messages import join_some
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from pair_detr.data.degenerate import BoxFault, box_fault, is_box
-from pair_detr.data.image_files import image_sizes
-from pair_detr.data.masks import MaskFault, compressed, mask_fault
-from pair_detr.data.panoptic_masks import annotate
+from pair_detr.data.annotation_masks import MaskFault, compressed, mask_fault
+from pair_detr.data.checks.invalid_boxes import BoxFault, box_fault, is_box
+from pair_detr.data.datasets.panoptic_masks import annotate
+from pair_detr.data.image_io import image_sizes
 
 _READERS = 8
 _BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
@@ -107,7 +107,7 @@ def make_coco(
 
     Args:
         records: images in Detectron2's standard format, panoptic ones as
-            :func:`pair_detr.data.panoptic.complete_records` makes them.
+            :func:`pair_detr.data.datasets.coco_panoptic.complete_records` makes them.
         numbers: of the images, see :func:`number_images`.
         class_names: of the classes, which become the categories 1, 2, ...
         masks: whether to take masks. Those of panoptic images are in their PNG files, which are read.
@@ -117,7 +117,7 @@ def make_coco(
         area that the data say; if they do not, the area of their mask, or without ``masks`` of their box.
 
     Raises:
-        OSError, ValueError: a PNG file cannot be read, see :func:`pair_detr.data.panoptic_masks.annotate`.
+        OSError, ValueError: a PNG file cannot be read, see :func:`pair_detr.data.datasets.panoptic_masks.annotate`.
     """
     if masks:
         with ThreadPoolExecutor(_READERS) as readers:

@@ -10,11 +10,11 @@ from detectron2.structures import BoxMode
 
 from pair_detr.data.catalog import panoptic_classes
 from pair_detr.data.class_matching import with_classes
-from pair_detr.data.coco_json import read_coco_json
-from pair_detr.data.messages import counted, join_some
-from pair_detr.data.panoptic_classes import category_ids_of
-from pair_detr.data.panoptic_masks import mask_file
+from pair_detr.data.datasets.coco_json import read_coco_json
+from pair_detr.data.datasets.panoptic_classes import category_ids_of
+from pair_detr.data.datasets.panoptic_masks import mask_file
 from pair_detr.evaluation.coco_ground_truth import objects_of
+from pair_detr.utils.messages import counted, join_some
 
 _NAMED = 3
 

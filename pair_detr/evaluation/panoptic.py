@@ -17,12 +17,12 @@ from detectron2.utils import comm
 from PIL import Image
 
 from pair_detr.data.catalog import panoptic_classes
-from pair_detr.data.json_files import read_json, write_json
-from pair_detr.data.messages import join_some
-from pair_detr.data.panoptic_classes import category_ids_of
-from pair_detr.data.panoptic_files import holds_colors, id_to_rgb, read_headers, read_segment_ids
+from pair_detr.data.datasets.panoptic_classes import category_ids_of
+from pair_detr.data.datasets.panoptic_png import holds_colors, id_to_rgb, read_headers, read_segment_ids
 from pair_detr.data.scalars import find_id, flag_of
 from pair_detr.evaluation.coco_ground_truth import number_images, without_prints
+from pair_detr.utils.json_files import read_json, write_json
+from pair_detr.utils.messages import join_some
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.detector import Detector, initialize_transformer
-from pair_detr.modeling.features import Memory, Predictions
 from pair_detr.modeling.heads import LocationHead
+from pair_detr.structures import Memory, Predictions
 
 
 class ConditionalDETR(Detector):

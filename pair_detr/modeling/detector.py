@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pair_detr.layers import sine_position_encoding
 from pair_detr.modeling.encoder import TransformerEncoder
-from pair_detr.modeling.features import FeatureMaps, MaskQueries, Memory, Predictions
+from pair_detr.structures import FeatureMaps, MaskQueries, Memory, Predictions
 
 # Stages before the encoder's that masks are refined with: DETR's.
 _FINER_STAGES = 3

@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from pair_detr.layers import FeedForward, MultiHeadAttention
-from pair_detr.modeling.features import Memory
+from pair_detr.structures import Memory
 
 
 class EncoderLayer(nn.Module):

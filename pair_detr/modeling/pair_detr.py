@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pair_detr.modeling.conditional_detr import ConditionalDETR
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.detector import initialize_transformer
-from pair_detr.modeling.features import Memory, Predictions
 from pair_detr.modeling.heads import LocationHead
+from pair_detr.structures import Memory, Predictions
 
 # Logits between a query's centre and corner at the start; mid-image that is a box of a quarter of the image's side.
 _INITIAL_OFFSET = 0.5

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pair_detr.data.json_files import read_json, write_json
-from pair_detr.data.messages import counted
-from pair_detr.data.vocabulary import normalize_name
+from pair_detr.data.class_matching import normalize_name
 from pair_detr.utils.atomic import replacing
+from pair_detr.utils.json_files import read_json, write_json
+from pair_detr.utils.messages import counted
 from pair_detr.utils.outputs import require_outputs
 
 _MAKE = 'make new ones with "python -m pair_detr.tools.text_weights"'

@@ -15,8 +15,8 @@ from pair_detr.analysis.speed import make_batch, measure
 from pair_detr.config_files import load_config
 from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
+from pair_detr.modeling.variants import VARIANTS
 from pair_detr.tools.common import describe_machine, run, tool_logger, tool_parser, without_data
-from pair_detr.variants import VARIANTS
 
 logger = tool_logger("benchmark")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from pair_detr.analysis.speed import saved_bytes
-from pair_detr.modeling import FeatureMaps, MaskQueries, Memory
-from pair_detr.segmentation import MaskHead
-from pair_detr.segmentation.losses import dice_loss, mask_losses
+from pair_detr.losses.masks import dice_loss, mask_losses
+from pair_detr.modeling.mask_head import MaskHead
+from pair_detr.structures import FeatureMaps, MaskQueries, Memory
 from pair_detr.tools.common import describe_machine, run, tool_logger, tool_parser
 
 logger = tool_logger("benchmark_masks")

@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from pair_detr.config_files import load_config
 from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config, sharing_classes
-from pair_detr.data.checks.panoptic import absent_segments
-from pair_detr.data.classes import compare_classes
-from pair_detr.data.messages import one_line
-from pair_detr.data.validation import unreadable_images
+from pair_detr.data.checks.segment_files import absent_segments
+from pair_detr.data.checks.validation import unreadable_images
+from pair_detr.data.model_classes import compare_classes
 from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.utils.messages import one_line
 
 logger = tool_logger("check_dataset")
 

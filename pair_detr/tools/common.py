@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.config_checks import check_config
+from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import register_from_config
 from pair_detr.engine.launch import configure_cpu
@@ -84,7 +84,7 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         FileNotFoundError, KeyError: see :func:`pair_detr.config_files.load_config`.
-        ValueError: see :func:`pair_detr.config_checks.check_config`.
+        ValueError: see :func:`pair_detr.config.validation.check_config`.
     """
     setup_logger(name="pair_detr")
     configure_cpu(1)

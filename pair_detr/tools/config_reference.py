@@ -21,7 +21,7 @@ file, or at the end of a command line, as in `train_net.py --config-file configs
 Detectron2's own keys are in its
 [config reference](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references).
 
-{MARK}: `python -m pair_detr.tools.config_reference` takes it from the comments in `pair_detr/config.py`.
+{MARK}: `python -m pair_detr.tools.config_reference` takes it from the comments in `pair_detr/config/defaults.py`.
 """
 
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
     require_outputs([args.output], overwrite=args.overwrite)
-    entries = read_entries(inspect.getsource(pair_detr.config))
+    entries = read_entries(inspect.getsource(pair_detr.config.defaults))
     with writing(args.output) as temporary:
         temporary.write_text(to_markdown(entries), encoding="utf-8")
     logger.info("%d keys written to %s", sum(len(entry.keys) for entry in entries), args.output)

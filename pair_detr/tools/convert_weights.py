@@ -10,10 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.config_checks import check_values
-from pair_detr.config_files import load_config
-from pair_detr.config_ranges import ARCHITECTURE
-from pair_detr.conversion import (
+from pair_detr.checkpoint import (
     AUTHOR,
     METADATA,
     SOURCES,
@@ -30,12 +27,15 @@ from pair_detr.conversion import (
     needs_of,
     read_checkpoint,
 )
-from pair_detr.data.text_files import read_text
+from pair_detr.config.ranges import ARCHITECTURE
+from pair_detr.config.validation import check_values
+from pair_detr.config_files import load_config
+from pair_detr.modeling.variants import VARIANTS
 from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.utils.atomic import replacing_any
 from pair_detr.utils.finiteness import describe_non_finite
 from pair_detr.utils.outputs import require_writable
-from pair_detr.variants import VARIANTS
+from pair_detr.utils.text_files import read_text
 
 logger = tool_logger("convert_weights")
 
@@ -51,11 +51,11 @@ def convert_file(
     Args:
         checkpoint: what was read.
         input_path: where from, for messages.
-        source: as of :func:`pair_detr.conversion.convert`, like ``num_classes`` and ``keep_91``.
+        source: as of :func:`pair_detr.checkpoint.convert`, like ``num_classes`` and ``keep_91``.
         cfg: a config that the weights have to fit; its DC5 and its number of heads become part of the metadata.
 
     Raises:
-        ConversionError: see :func:`pair_detr.conversion.convert`, or the weights do not fit ``cfg``; or they are this
+        ConversionError: see :func:`pair_detr.checkpoint.convert`, or the weights do not fit ``cfg``; or they are this
             package's, where it looks for them.
     """
     if is_ours(checkpoint.state):
@@ -92,7 +92,7 @@ def reverse(
         checkpoint: the weights.
         target: "official" or "transformers".
         cfg: the config of the model; None takes the metadata of the file.
-        class_names: as of :func:`pair_detr.conversion.export_official`, like ``keep_classes``.
+        class_names: as of :func:`pair_detr.checkpoint.export_official`, like ``keep_classes``.
 
     Raises:
         ConversionError: the other code base cannot have such a model, or not enough is known of it.
@@ -144,9 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
-        FileNotFoundError, FileExistsError, ConversionError: see :func:`pair_detr.conversion.read_checkpoint`,
+        FileNotFoundError, FileExistsError, ConversionError: see :func:`pair_detr.checkpoint.read_checkpoint`,
             :func:`check_output`, :func:`convert_file` and :func:`reverse`.
-        ValueError: see :func:`pair_detr.config_checks.check_values`.
+        ValueError: see :func:`pair_detr.config.validation.check_values`.
     """
     args = _parse(arguments)
     setup_logger(name="pair_detr")

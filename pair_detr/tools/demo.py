@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.image_input import as_bgr, open_file
+from pair_detr.data.image_input import as_bgr, open_file
 from pair_detr.open_vocabulary import read_class_list
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (

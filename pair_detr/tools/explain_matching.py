@@ -11,9 +11,8 @@ from detectron2.data.transforms import ScaleTransform, TransformList
 
 from pair_detr.analysis.matching_report import report_matching
 from pair_detr.data import load_dataset
-from pair_detr.data.messages import counted, one_line
-from pair_detr.data.validation import validate
-from pair_detr.image_input import as_format
+from pair_detr.data.checks.validation import validate
+from pair_detr.data.image_input import as_format
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (
     add_model_arguments,
@@ -24,6 +23,7 @@ from pair_detr.tools.common import (
     tool_logger,
     tool_parser,
 )
+from pair_detr.utils.messages import counted, one_line
 from pair_detr.utils.outputs import require_outputs, write_marked_json, writing
 from pair_detr.visualization.matching_figure import draw_matching
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root
-from pair_detr.data.open_shapes import make_open_shapes
-from pair_detr.data.shapes import CLASS_NAMES, ensure_shapes
-from pair_detr.data.shapes_folder import TEXTS
+from pair_detr.data.datasets.open_shapes import make_open_shapes
+from pair_detr.data.datasets.shapes import CLASS_NAMES, ensure_shapes
+from pair_detr.data.datasets.shapes_folder import TEXTS
 from pair_detr.open_vocabulary import Vocabulary, random_texts, require_output
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 
@@ -19,8 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
-        OSError, ValueError: see :func:`pair_detr.data.shapes.make_shapes`,
-            :func:`pair_detr.data.open_shapes.make_open_shapes` and :meth:`pair_detr.open_vocabulary.Vocabulary.save`.
+        OSError, ValueError: see :func:`pair_detr.data.datasets.shapes.make_shapes`,
+            :func:`pair_detr.data.datasets.open_shapes.make_open_shapes` and
+            :meth:`pair_detr.open_vocabulary.Vocabulary.save`.
     """
     root = datasets_root() / "shapes"
     parser = tool_parser(

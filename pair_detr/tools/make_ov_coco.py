@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from pair_detr.data import datasets_root
-from pair_detr.data.ov_coco import (
+from pair_detr.data.datasets.ov_coco import (
     IMAGE_LABEL_FILE,
     TRAIN_FILE,
     VAL_FILE,
@@ -15,7 +15,7 @@ from pair_detr.data.ov_coco import (
     training_boxes,
     validation_boxes,
 )
-from pair_detr.data.withhold import read_annotations
+from pair_detr.data.datasets.withhold import read_annotations
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 from pair_detr.utils.outputs import require_outputs, write_marked_json
 

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
-        FileExistsError, ValueError: see :func:`pair_detr.data.shapes.make_shapes`.
+        FileExistsError, ValueError: see :func:`pair_detr.data.datasets.shapes.make_shapes`.
     """
     default = datasets_root() / "shapes"
     parser = tool_parser(

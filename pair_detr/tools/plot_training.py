@@ -6,8 +6,8 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.data.file_search import find_files
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.utils.file_search import find_files
 from pair_detr.utils.outputs import require_outputs, writing
 from pair_detr.visualization.training_curves import Published, Run, read_published, read_run, summarise
 from pair_detr.visualization.training_figure import draw_training

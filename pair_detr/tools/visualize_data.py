@@ -11,14 +11,14 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.config_checks import check_values
+from pair_detr.config.validation import check_values
 from pair_detr.config_files import load_config
 from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.data.build import SeededDataset, training_mapper
 from pair_detr.data.catalog import annotation_type_of
-from pair_detr.data.messages import join_some
-from pair_detr.data.validation import validate
+from pair_detr.data.checks.validation import validate
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.utils.messages import join_some
 from pair_detr.utils.outputs import require_outputs, require_writable, writing
 from pair_detr.visualization.annotations import draw_input, draw_record
 from pair_detr.visualization.opencv import require_opencv

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from pair_detr.data.withhold import as_image_labels, category_ids, read_annotations, without_boxes
+from pair_detr.data.datasets.withhold import as_image_labels, category_ids, read_annotations, without_boxes
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 from pair_detr.utils.outputs import require_outputs, write_marked_json
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pair_detr.data.messages import join_some
+from pair_detr.utils.messages import join_some
 
 # Of all tensors, masks of attention and limits of activations may be infinite on purpose: gemma4_vit of timm has some.
 _MAY_BE_INFINITE = re.compile(r"(mask|min|max)$")

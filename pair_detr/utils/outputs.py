@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pair_detr.data.json_files import read_json, write_json
 from pair_detr.utils.atomic import replacing
+from pair_detr.utils.json_files import read_json, write_json
 
 MARK = "Made by pair_detr"
 

@@ -7,7 +7,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from pair_detr.data.text_files import read_text
+from pair_detr.utils.text_files import read_text
 
 _PYTHON = "tag:yaml.org,2002:python/"
 _MERGE = "tag:yaml.org,2002:merge"
@@ -58,7 +58,7 @@ _Loader.add_multi_constructor(_PYTHON, _Loader.refuse)
 
 
 def read_yaml(file: str | Path, *, plain: bool = False) -> Any:
-    """The content of a file in any of the encodings of :func:`pair_detr.data.text_files.read_text`.
+    """The content of a file in any of the encodings of :func:`pair_detr.utils.text_files.read_text`.
 
     Args:
         file: path.

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from pair_detr.data.degenerate import box_fault
-from pair_detr.data.image_files import read_pixels, to_rgb
-from pair_detr.data.masks import compressed, mask_fault
-from pair_detr.data.panoptic_masks import annotate, mask_file
+from pair_detr.data.annotation_masks import compressed, mask_fault
+from pair_detr.data.checks.invalid_boxes import box_fault
+from pair_detr.data.datasets.panoptic_masks import annotate, mask_file
+from pair_detr.data.image_io import read_pixels, to_rgb
 from pair_detr.visualization.detections import class_colors
 from pair_detr.visualization.opencv import readable_visualizer
 from pair_detr.visualization.text import drawable, set_fonts
@@ -58,7 +58,7 @@ def draw_input(
     Args:
         item: as :class:`pair_detr.data.DetectionMapper` makes it.
         class_names: in the order of their ids.
-        image_format: of its image, see :data:`pair_detr.data.image_files.CHANNELS`.
+        image_format: of its image, see :data:`pair_detr.data.image_io.CHANNELS`.
         fixed_size: height and width that the model pads it to, if it does.
         padding: value of each channel there, in the order of ``image_format``.
 

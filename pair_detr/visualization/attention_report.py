@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pair_detr.data.messages import counted
 from pair_detr.layers import cxcywh_to_xyxy
-from pair_detr.meta_arch import DetectionTransformer
-from pair_detr.modeling import PairDETR, Predictions
+from pair_detr.modeling import PairDETR
 from pair_detr.modeling.decoder import ConditionalDecoder
+from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.structures import Predictions
+from pair_detr.utils.messages import counted
 from pair_detr.visualization.attention import AttentionRecorder, RecordedAttention
 
 CENTER, TOP_LEFT = "center", "top_left"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pair_detr.data.file_search import is_hidden, match_files
-from pair_detr.data.image_files import IMAGE_SUFFIXES, find_images
+from pair_detr.data.image_io import IMAGE_SUFFIXES, find_images
+from pair_detr.utils.file_search import is_hidden, match_files
 from pair_detr.visualization.opencv import require_opencv
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def find_media(inputs: Sequence[str]) -> list[Path]:
     """Images and videos that are named, lie in folders that are named, or match patterns such as "photos/**/*.jpg".
 
     A file that is named is taken at its word. Of folders and patterns, other files are left out, and so are hidden ones
-    (see :func:`pair_detr.data.file_search.search_files`) unless a pattern asks for them.
+    (see :func:`pair_detr.utils.file_search.search_files`) unless a pattern asks for them.
 
     Raises:
         FileNotFoundError: an input names nothing.

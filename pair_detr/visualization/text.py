@@ -9,7 +9,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from pair_detr.data.messages import join_some, one_line
+from pair_detr.utils.messages import join_some, one_line
 
 # Characters of a name in a picture.
 _LENGTH = 40

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from pair_detr.data.text_files import read_text
+from pair_detr.utils.text_files import read_text
 
 logger = logging.getLogger(__name__)
 

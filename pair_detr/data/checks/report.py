@@ -8,17 +8,17 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from pair_detr.data.annotation_masks import MaskFault
 from pair_detr.data.catalog import annotation_type_of, load_dataset
-from pair_detr.data.checks.boxes import BoxCount, faulty_boxes, name_crowd
-from pair_detr.data.checks.files import explain_missing
-from pair_detr.data.checks.masks import faulty_masks
-from pair_detr.data.checks.panoptic import inspect_segment_files, unannotated_doubts
-from pair_detr.data.degenerate import BoxFault
-from pair_detr.data.doubts import doubts_of
-from pair_detr.data.file_names import missing_files
-from pair_detr.data.masks import MaskFault
-from pair_detr.data.messages import counted
-from pair_detr.data.panoptic_masks import mask_file
+from pair_detr.data.checks.invalid_boxes import BoxFault
+from pair_detr.data.checks.missing_files import explain_missing
+from pair_detr.data.checks.segment_files import inspect_segment_files, unannotated_doubts
+from pair_detr.data.checks.suspicious import doubts_of
+from pair_detr.data.checks.usable_boxes import BoxCount, faulty_boxes, name_crowd
+from pair_detr.data.checks.usable_masks import faulty_masks
+from pair_detr.data.datasets.panoptic_masks import mask_file
+from pair_detr.data.image_names import missing_files
+from pair_detr.utils.messages import counted
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pair_detr.layers import MLP, FeedForward, attend, linear_many, point_encoding
-from pair_detr.modeling.features import Memory
+from pair_detr.structures import Memory
 
 
 def _parameters(*linears: nn.Linear) -> list[tuple[Tensor, Tensor]]:

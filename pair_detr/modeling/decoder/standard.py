@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pair_detr.layers import FeedForward, MultiHeadAttention, linear_many
-from pair_detr.modeling.features import Memory
+from pair_detr.structures import Memory
 
 
 class DecoderLayer(nn.Module):

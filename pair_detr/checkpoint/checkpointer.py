@@ -1,0 +1,280 @@
+"""Checkpoints that are whole or absent, and weights that fit or stop the run."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from pair_detr.checkpoint import METADATA
+from pair_detr.checkpoint.search import LAST_CHECKPOINT, find_candidates, named_checkpoint
+from pair_detr.checkpoint.warm_start import MisfitError, require_agreement
+from pair_detr.checkpoint.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
+from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
+from pair_detr.modeling.divergence import DIVERGED
+from pair_detr.tensor_files import TensorFileError, read_tensor_file
+from pair_detr.utils.atomic import replacing
+from pair_detr.utils.disk_space import explain_full_disk
+from pair_detr.utils.finiteness import describe_non_finite
+
+logger = logging.getLogger(__name__)
+
+
+class AtomicCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, safe against interruption and against weights of another model.
+
+    A checkpoint is written to a temporary file, flushed to the disk, and then renamed. ``last_checkpoint`` follows in
+    the same way, so whatever moment the process is killed at, it names a complete file.
+
+    The names of a model's classes, and their ids in the files of its data, are saved beside its weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        needs: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        """
+        Args:
+            model: the model.
+            save_dir: folder of the checkpoints.
+            needs: config entries to save with the weights, see :func:`pair_detr.checkpoint.needs_of`.
+            training: what to save about the training, see :func:`pair_detr.engine.resume.training_config`.
+            checkpointables: what else to save, by name.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self._needs = needs or {}
+        self._training = training
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``.
+
+        Raises:
+            FloatingPointError: a tensor holds NaN or infinity. Nothing is written: a training is resumed from the
+                checkpoint before.
+            DiskFullError: there is no space for it; the checkpoints before it are whole.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = {"model": self.model.state_dict()}
+        state |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        path = Path(self.save_dir) / f"{name}.pth"
+        if fault := describe_non_finite(state):
+            raise FloatingPointError(f"{path} is not written: {fault}. {DIVERGED}")
+        self.logger.info("Saving checkpoint to %s", path)
+        with explain_full_disk(path, _after_full_disk(self.save_dir)), _replace(path) as file:
+            torch.save({**state, METADATA: self._metadata(), **kwargs}, file)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Names the file that a resumed run starts from."""
+        path = Path(self.save_dir) / LAST_CHECKPOINT
+        with explain_full_disk(path, _after_full_disk(self.save_dir)), _replace(path) as file:
+            file.write(last_filename_basename.encode())
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from, be it damaged."""
+        return next(find_candidates(self.save_dir), None) is not None
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Loads a checkpoint that :meth:`save` wrote. For weights alone, see :mod:`pair_detr.checkpoint.weights`.
+
+        Args:
+            path: of the checkpoint.
+            checkpointables: names of the states to load; None loads all.
+
+        Returns:
+            What the file held beyond that.
+
+        Raises:
+            CheckpointError: the file cannot be read, holds NaN or infinity, or lacks parameters of the model.
+        """
+        try:
+            return super().load(path, checkpointables)
+        finally:
+            # Detectron2 leaves it set when loading fails, and refuses the next load.
+            self._parsed_url_during_load = None
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Resumes from the newest usable checkpoint in ``save_dir``; without one, loads the weights in ``path``.
+
+        Raises:
+            FileNotFoundError, CheckpointError: the weights cannot be read or do not fit the model, none of the
+                checkpoints can be read, or the newest has other classes or another order of them.
+        """
+        if not resume or not self.has_checkpoint():
+            if resume:
+                earlier = sorted(path.name for path in Path(self.save_dir).glob("earlier_*"))
+                logger.warning(
+                    "There is no checkpoint to resume from in %s%s; starting anew.",
+                    self.save_dir,
+                    f" (but see {', '.join(earlier)} there)" if earlier else "",
+                )
+            if path:
+                load_weights(self.model, read_weights(path, getattr(self.model, "num_classes", None)))
+            return {}
+        errors = []
+        for candidate in find_candidates(self.save_dir):
+            try:
+                _say_what_is_resumed(candidate)
+                loaded = self.load(str(candidate))
+                metadata = loaded.get(METADATA, {})
+                if getattr(self.model, "vocabulary", None) is None:
+                    own = getattr(self.model, "class_names", None)
+                    require_class_order(own, metadata.get("class_names"), candidate)
+                log_exchanged_classes(self.model, metadata.get("class_names"), str(candidate))
+                return loaded
+            except _UnreadableError as error:
+                logger.warning("%s Trying the checkpoint before it.", error)
+                errors.append(str(error))
+        raise _unreadable(self.save_dir, errors)
+
+    def _metadata(self) -> dict[str, Any]:
+        classes = {key: getattr(self.model, key, None) for key in ("class_names", "category_ids")}
+        known = {key: x if x is None else list(x) for key, x in classes.items()} | {"config": self._needs}
+        return known if self._training is None else {**known, "training": self._training}
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        # Detectron2's method would unpickle files that are called .pkl.
+        loaded = _read(Path(filename))
+        if fault := describe_non_finite({key: loaded.get(key) for key in ("model", *self.checkpointables)}):
+            raise _UnreadableError(f"{filename} is of a training that has diverged: {fault}.")
+        return loaded
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        try:
+            require_agreement(self.model.state_dict(), checkpoint["model"])
+        except MisfitError as error:
+            raise CheckpointError(str(error)) from error
+        incompatible = super()._load_model(checkpoint)
+        lacking = set(incompatible.missing_keys) | {key for key, *_ in incompatible.incorrect_shapes}
+        parameters = [name for name, _ in self.model.named_parameters()]
+        absent = [name for name in parameters if name in lacking]
+        if absent:
+            raise CheckpointError(
+                f"The checkpoint is not of this model: {len(absent)} of its {len(parameters)} parameters are not in it "
+                f"or have another shape there, such as {', '.join(absent[:3])}. Resume with the config that it was "
+                "trained with, or set another OUTPUT_DIR."
+            )
+        return incompatible
+
+
+def require_class_order(own: Sequence[str] | None, class_names: Sequence[str] | None, path: Path) -> None:
+    """Makes sure that the rows of a linear classifier still are the classes that they were trained as.
+
+    Args:
+        own: names of the classes of the model, if known.
+        class_names: of those of a checkpoint, if known.
+        path: of the checkpoint.
+
+    Raises:
+        CheckpointError: the model has other classes than the checkpoint, or the same in another order.
+    """
+    if own is None or class_names is None:
+        return
+    try:
+        order = match_order(own, class_names)
+    except ClassMismatchError as error:
+        difference = str(error)
+    else:
+        if order is None:
+            return
+        difference = "they are in another order"
+    raise CheckpointError(
+        f"The data of the config have {describe_classes(own)}, but {path} was trained with "
+        f"{describe_classes(class_names)} ({difference}). Resume with the categories that it was trained with; or take "
+        f"its weights alone, without --resume, by MODEL.WEIGHTS {path}: these are matched by the names of classes."
+    )
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint, and what it says about its weights and its training.
+
+    Attributes:
+        path: of the file.
+        metadata: "class_names", "config" and "training"; empty for files of other programs.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+
+def find_checkpoint(save_dir: str) -> SavedCheckpoint | None:
+    """The newest readable checkpoint, from which :meth:`AtomicCheckpointer.resume_or_load` resumes; None without any.
+
+    Its tensors are not loaded.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none can be read.
+    """
+    errors = []
+    for path in find_candidates(save_dir):
+        try:
+            return SavedCheckpoint(path, _read(path, mmap=True).get(METADATA) or {})
+        except _UnreadableError as error:
+            errors.append(str(error))
+    if not errors:
+        return None
+    raise _unreadable(save_dir, errors)
+
+
+class _UnreadableError(CheckpointError):
+    pass
+
+
+def _unreadable(save_dir: str, errors: list[str]) -> CheckpointError:
+    return CheckpointError(
+        "\n".join([*errors, f"No checkpoint in {save_dir} can be read. Start anew without --resume."])
+    )
+
+
+def _say_what_is_resumed(candidate: Path) -> None:
+    named = named_checkpoint(candidate.parent)
+    if named is None:
+        names_none = " that names one" if (candidate.parent / LAST_CHECKPOINT).exists() else ""
+        logger.warning(
+            "%s has no file last_checkpoint%s; trying its newest checkpoint, %s.",
+            candidate.parent,
+            names_none,
+            candidate,
+        )
+    elif not named.is_file():
+        logger.warning("The last checkpoint, %s, does not exist; trying the newest other, %s.", named, candidate)
+
+
+def _after_full_disk(save_dir: str) -> str:
+    """What to do when a checkpoint could not be written."""
+    earlier = next(find_candidates(save_dir), None)
+    if earlier is None:
+        return "There is no earlier checkpoint. Free space, then start anew."
+    return f"The checkpoint before, {earlier}, is whole: free space, then add --resume to the command to continue."
+
+
+def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    try:
+        content = read_tensor_file(path, mmap=mmap)
+    except (TensorFileError, OSError) as error:
+        raise _UnreadableError(str(error)) from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+        raise _UnreadableError(f"{path} is not a checkpoint of a training: it has no entry 'model'.")
+    return content
+
+
+@contextmanager
+def _replace(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that takes the place of ``path`` once it is complete and on the disk."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""How each code base names the weights of its models."""

@@ -1,0 +1,229 @@
+"""MODEL.WEIGHTS: weights of this package or of any known code base, to start a training from or to evaluate."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+
+from pair_detr.checkpoint import PREFIX, ConversionError, convert, is_ours, misfits, read_checkpoint
+from pair_detr.checkpoint.coco_ids import RAW_IDS
+from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt, require_agreement
+from pair_detr.data.class_matching import normalize_name
+from pair_detr.utils.finiteness import describe_non_finite
+from pair_detr.utils.messages import counted, join_some
+
+logger = logging.getLogger(__name__)
+
+_REMEDIES = (
+    "Download the file on a machine with internet access and set MODEL.WEIGHTS to its path here, or set "
+    'MODEL.WEIGHTS "" to start from random weights.'
+)
+# What weights need of a config and their tensors do not show: a mismatch lowers AP without an error.
+_SILENT = (
+    "INPUT.",
+    "MODEL.PIXEL_",
+    "MODEL.RESNETS.",
+    "MODEL.DETR.NUM_HEADS",
+    "MODEL.DETR.VARIANT",
+    "MODEL.DETR.MASK.",
+    "MODEL.DETR.LOSS.CLASSIFICATION",
+    "MODEL.DETR.PAIR.CLASS_DECODER",
+    "MODEL.CLIP.TEMPERATURE",
+)
+_MASK_HEAD = f"{PREFIX}mask_head."
+# One starts from the other, see warm_start.
+_RELATED = {"pair_detr", "conditional_detr"}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read or does not belong to the model."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights under this package's names.
+
+    Attributes:
+        path: where they come from.
+        layout: whose they were, such as "official DETR".
+        state: the state dict of a detector, or of its backbone alone.
+        class_names: of its classes, if the file says so.
+        needs: config entries that they were trained with, by their full names, as far as is known.
+        category_ids: of the classes in the files of their data, if the file says so.
+    """
+
+    path: str
+    layout: str
+    state: dict[str, Tensor]
+    class_names: Sequence[str] | None
+    needs: dict[str, Any]
+    category_ids: Sequence[int | str] | None = None
+
+
+def read_weights(weights: str, num_classes: int | None = None) -> Weights:
+    """Reads ``MODEL.WEIGHTS``, and converts those of another code base.
+
+    Args:
+        weights: local file, folder of transformers, URL, or name that Detectron2 resolves (``detectron2://...``).
+        num_classes: of the model; a classifier over COCO's raw ids, 91 or 250 of panoptic models, is reduced to the 80
+            or 133 classes unless it is one of these.
+
+    Raises:
+        FileNotFoundError: it does not exist or cannot be reached.
+        CheckpointError: the file cannot be read, is of no known code base, or holds NaN or infinity.
+    """
+    read = _read(weights, num_classes)
+    if fault := describe_non_finite(read.state):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {weights}: {fault}. They are of a training that had diverged. Take an earlier checkpoint, "
+            "or other weights."
+        )
+    return read
+
+
+def _read(weights: str, num_classes: int | None) -> Weights:
+    path = _fetch(weights)
+    try:
+        checkpoint = read_checkpoint(path)
+        if is_ours(checkpoint.state):
+            metadata = checkpoint.hints.get("metadata", {})
+            names, needs = metadata.get("class_names"), metadata.get("config", {})
+            ids = metadata.get("category_ids")
+            return Weights(weights, "this package's", checkpoint.state, names, needs, ids)
+        converted = convert(checkpoint, keep_91=num_classes in RAW_IDS)
+    except ConversionError as error:
+        raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
+    metadata = converted.metadata
+    return Weights(weights, metadata["layout"], converted.model, metadata["class_names"], metadata["config"])
+
+
+def require_weights(cfg: CfgNode) -> None:
+    """Reads ``MODEL.WEIGHTS`` once, so that a run without them, or with unfit ones, stops before minutes of set-up.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as :func:`read_weights`, or they were trained with another channel order,
+            other pixel statistics or another backbone than the config says.
+        ValueError: there are none, but the detector is frozen.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        if cfg.MODEL.DETR.MASK.FREEZE_DETECTOR:
+            raise ValueError(
+                'MODEL.DETR.MASK.FREEZE_DETECTOR is True, but MODEL.WEIGHTS is "": the detector would stay random. '
+                "Set MODEL.WEIGHTS to a trained detector, or FREEZE_DETECTOR to False."
+            )
+        return
+    weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
+    require_needs(weights.needs, cfg, f"MODEL.WEIGHTS {weights.path} do")
+    dilation = "MODEL.RESNETS.RES5_DILATION"
+    if {"MODEL.DETR.VARIANT", "MODEL.RESNETS.DEPTH"} <= weights.needs.keys() and dilation not in weights.needs:
+        logger.warning(
+            "%s do not say whether they are of a dilated model (DC5): %s is %d in the config. With the wrong one AP is "
+            "low.",
+            weights.path,
+            dilation,
+            cfg.MODEL.RESNETS.RES5_DILATION,
+        )
+
+
+def require_needs(needs: Mapping[str, Any], cfg: CfgNode, subject: str) -> None:
+    """Makes sure that weights are used as they were trained, where their tensors would not show it.
+
+    Args:
+        needs: config entries that they were trained with, by their full names.
+        cfg: config.
+        subject: of the message.
+
+    Raises:
+        CheckpointError: an entry that changes what they compute, but no shape, differs.
+    """
+    needs = {key: value for key, value in needs.items() if key.startswith(_SILENT)}
+    if not cfg.MODEL.MASK_ON:
+        needs = {key: value for key, value in needs.items() if not key.startswith("MODEL.DETR.MASK.")}
+    if {needs.get("MODEL.DETR.VARIANT"), cfg.MODEL.DETR.VARIANT} <= _RELATED:
+        del needs["MODEL.DETR.VARIANT"]
+    if found := misfits(needs, cfg):
+        raise CheckpointError(
+            f"{subject} not fit the config: {'; '.join(found)}. Set these entries, or take other weights."
+        )
+
+
+def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) -> None:
+    """Loads weights into a model, and logs what had to be adapted (see :func:`pair_detr.checkpoint.warm_start.adapt`).
+
+    Args:
+        model: a meta-architecture; its ``class_names``, if it has any, decide which rows of a classifier are taken.
+        weights: the weights.
+        complete: the weights must determine the whole model, as for an evaluation.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    try:
+        state = model.state_dict()
+        start = adapt(weights.state, state, weights.class_names, getattr(model, "class_names", None))
+        require_agreement(state, start.state)
+    except MisfitError as error:
+        raise CheckpointError(f"MODEL.WEIGHTS {weights.path}: {error}") from error
+    if complete and start.undetermined:
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {weights.path} cannot be evaluated with this config, as they are of another model:\n"
+            f"{start.table()}\nUse the config that they were trained with (MODEL.DETR.VARIANT, MODEL.DETR.NUM_CLASSES, "
+            "MODEL.DETR.NUM_QUERIES, MODEL.CLIP.TEXT_WEIGHTS of the same text encoder), or train."
+        )
+    if getattr(model, "freeze_detector", False):
+        _require_detector(start, weights.path)
+    model.load_state_dict(start.state, strict=False)
+    logger.info("Loaded %s of %s (%s).", counted(len(start.state), "tensor"), weights.path, weights.layout)
+    if start.rows:
+        logger.warning("What does not come from %s as it is:\n%s", weights.path, start.table())
+    log_exchanged_classes(model, weights.class_names, weights.path)
+
+
+def _require_detector(start: WarmStart, path: str) -> None:
+    """What is frozen would keep its random start for ever."""
+    if any(not key.startswith(_MASK_HEAD) for key in start.undetermined):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {path} are not those of the whole detector, which MODEL.DETR.MASK.FREEZE_DETECTOR does not "
+            f"train:\n{start.table()}\nTake the weights of a detector with this config's classes and queries, or set "
+            "FREEZE_DETECTOR to False."
+        )
+
+
+def log_exchanged_classes(model: nn.Module, class_names: Sequence[str] | None, path: str) -> None:
+    """Says how the vocabulary of a model differs from the classes that its weights were trained with, if it does.
+
+    Args:
+        model: a meta-architecture.
+        class_names: of the weights, if known.
+        path: of the weights.
+    """
+    vocabulary = getattr(model, "vocabulary", None)
+    if vocabulary is None or class_names is None:
+        return
+    before, now = ({normalize_name(name): name for name in names} for names in (class_names, vocabulary))
+    new, gone = ([a[key] for key in a if key not in b] for a, b in ((now, before), (before, now)))
+    if new or gone:
+        logger.warning(
+            "The vocabulary is not that of the training of %s. New classes: %s. Classes that are gone: %s.",
+            path,
+            join_some(new) or "none",
+            join_some(gone) or "none",
+        )
+    elif list(before) != list(now):
+        logger.info("The vocabulary is that of the training of %s, in another order.", path)
+
+
+def _fetch(weights: str) -> str:
+    """Local path of MODEL.WEIGHTS."""
+    try:
+        path = PathManager.get_local_path(weights)
+    except Exception as error:  # each of the handlers of PathManager has exceptions of its own
+        raise FileNotFoundError(f"MODEL.WEIGHTS {weights} cannot be fetched ({error}). {_REMEDIES}") from error
+    if not Path(path).exists():
+        raise FileNotFoundError(f"MODEL.WEIGHTS {weights} does not exist. {_REMEDIES}")
+    return path

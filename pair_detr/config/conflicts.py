@@ -1,0 +1,65 @@
+"""What config keys require of each other."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from pair_detr.data.image_io import CHANNELS
+from pair_detr.utils.messages import counted
+
+
+def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with values that make sense alone, a sentence for each fault.
+
+    Args:
+        values: by the full names of their keys; what needs a key that is absent is not checked.
+    """
+    get = values.get
+    device = str(get("MODEL.DEVICE", ""))
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        yield f"MODEL.DEVICE is {device}, but there is no CUDA device. Set MODEL.DEVICE cpu."
+    dim, heads = get("MODEL.DETR.HIDDEN_DIM", 0), get("MODEL.DETR.NUM_HEADS", 1)
+    if dim % 4 or dim % heads:
+        yield f"MODEL.DETR.HIDDEN_DIM is {dim}; it must be divisible by 4 and by MODEL.DETR.NUM_HEADS ({heads})."
+    costs = [get(f"MODEL.DETR.COST.{name}") for name in ("CLASS", "L1", "GIOU")]
+    if costs == [0, 0, 0]:
+        yield "MODEL.DETR.COST.CLASS, L1 and GIOU are all 0: nothing would tell what to match. Set one above 0."
+    sizes = get("INPUT.MIN_SIZE_TRAIN", ())
+    if get("INPUT.MIN_SIZE_TRAIN_SAMPLING") == "range" and not (len(sizes) == 2 and sizes[0] <= sizes[1]):
+        yield (
+            f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; with INPUT.MIN_SIZE_TRAIN_SAMPLING range it must be the smallest "
+            "and the largest size."
+        )
+    yield from _conflicts_of_channels(values)
+    yield from _conflicts_of_schedule(values)
+
+
+def _conflicts_of_channels(values: Mapping[str, Any]) -> Iterator[str]:
+    if (image_format := values.get("INPUT.FORMAT")) is None:
+        return
+    channels = CHANNELS[image_format]
+    lengths = {key: len(values[key]) for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD") if key in values}
+    if wrong := [f"{key} has {counted(n, 'value')}" for key, n in lengths.items() if n != channels]:
+        yield (
+            f"{' and '.join(wrong)}, but INPUT.FORMAT {image_format!r} needs {channels}, one for each channel: correct "
+            "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, or set INPUT.FORMAT to RGB (3), RGBA (4) or L (1), to which images "
+            "of any kind are converted."
+        )
+
+
+def _conflicts_of_schedule(values: Mapping[str, Any]) -> Iterator[str]:
+    get = values.get
+    rate = get("SOLVER.BASE_LR", math.inf)
+    if get("SOLVER.BASE_LR_END", 0) > rate:
+        yield f"SOLVER.BASE_LR_END is {values['SOLVER.BASE_LR_END']}; it must be at most SOLVER.BASE_LR ({rate})."
+    if get("SOLVER.NESTEROV", False) and get("SOLVER.MOMENTUM") == 0:
+        yield "SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0: set it above 0, or SOLVER.NESTEROV to False."
+    epochs, steps = get("SOLVER.EPOCHS.MAX", 0), get("SOLVER.EPOCHS.STEPS", ())
+    if epochs and steps and steps[-1] >= epochs:
+        yield f"SOLVER.EPOCHS.STEPS {steps} must ascend and lie between 0 and SOLVER.EPOCHS.MAX ({epochs})."
+    # Detectron2 leaves out what is beyond the end, but trips over a step at the end itself.
+    length = get("SOLVER.MAX_ITER", 0)
+    if not epochs and length in get("SOLVER.STEPS", ()):
+        yield f"SOLVER.STEPS has {length}, which is SOLVER.MAX_ITER: remove it, as the training ends there."

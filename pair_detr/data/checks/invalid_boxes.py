@@ -1,0 +1,88 @@
+"""Boxes that no detector can learn from: what is wrong with them, and how that is reported."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import PurePath
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from pair_detr.data.annotation_masks import MaskFault
+from pair_detr.utils.messages import counted
+
+logger = logging.getLogger(__name__)
+
+_NAMED_IN_A_MESSAGE = 3
+
+
+@dataclass(frozen=True)
+class BoxFault:
+    """One unusable box.
+
+    Args:
+        file_name: the image.
+        index: position among the image's annotations, counted from 0.
+        bbox: the box as annotated, whatever that is.
+        reason: what is wrong, for a message.
+    """
+
+    file_name: str
+    index: int
+    bbox: Any
+    reason: str
+
+    def __str__(self) -> str:
+        box = f"[{', '.join(f'{value:g}' for value in self.bbox)}]" if is_box(self.bbox) else repr(self.bbox)
+        return f"annotation {self.index} of {PurePath(self.file_name).name} has box {box} ({self.reason})"
+
+
+def is_box(bbox: Any) -> bool:
+    """Whether this is a sequence of four numbers."""
+    return hasattr(bbox, "__len__") and len(bbox) == 4 and all(isinstance(value, Real) for value in bbox)
+
+
+def box_fault(bbox: Any, mode: Any, image_size: tuple[float, float] | None = None) -> str | None:
+    """Says what makes a box unusable.
+
+    Args:
+        bbox: the box as annotated, in pixels.
+        mode: ``BoxMode.XYXY_ABS`` or ``BoxMode.XYWH_ABS``.
+        image_size: width and height of the image where known; a box that lies wholly outside is a fault, too.
+
+    Returns:
+        the reason in a few words, or None for a usable box. Boxes partly outside of the image are usable.
+    """
+    if not is_box(bbox):
+        return "not four numbers"
+    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        return f"box mode {mode!r} is neither XYXY_ABS nor XYWH_ABS"
+    if not all(map(math.isfinite, bbox)):
+        return "not finite"
+    left, top = bbox[:2]
+    width, height = bbox[2:] if mode == BoxMode.XYWH_ABS else (bbox[2] - left, bbox[3] - top)
+    for side, length in (("width", width), ("height", height)):
+        if length <= 0:
+            return f"{'zero' if length == 0 else 'negative'} {side}"
+    if image_size is not None:
+        image_width, image_height = image_size
+        if left >= image_width or top >= image_height or left + width <= 0 or top + height <= 0:
+            return f"outside of the image of {image_width}x{image_height} pixels"
+    return None
+
+
+def warn_of_dropped(name: str, faults: Sequence[BoxFault | MaskFault]) -> None:
+    """Logs one warning for all the boxes of the data set ``name`` dropped for themselves or their masks, if any."""
+    if not faults:
+        return
+    shown = "; ".join(map(str, faults[:_NAMED_IN_A_MESSAGE])) + ("; ..." if len(faults) > _NAMED_IN_A_MESSAGE else "")
+    logger.warning(
+        'Data set "%s": %s. Dropped %s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if '
+        "a config registers it) lists all.",
+        name,
+        shown,
+        counted(len(faults), "such box", "such boxes"),
+        name,
+    )

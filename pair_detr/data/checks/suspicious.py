@@ -1,0 +1,77 @@
+"""Data that can be trained on, but look like a mistake."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from pair_detr.data.checks.invalid_boxes import box_fault
+from pair_detr.utils.messages import join_some
+
+# Where boxes may end, as a factor of the image's side: annotators go beyond the edge by a few pixels.
+_REACH = 1.1
+_NAMED = 3
+
+
+def doubts_of(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> list[str]:
+    """Names of classes that occur twice, boxes that are probably in another format than declared, too many crowds.
+
+    Args:
+        dicts: images in Detectron2's standard format.
+        classes: names of the classes.
+
+    Returns:
+        what is doubtful and what to do about it, a text for each kind.
+    """
+    return [*_doubtful_classes(classes), *_doubtful_boxes(dicts), *_doubtful_marks(dicts)]
+
+
+def _doubtful_classes(classes: Sequence[str]) -> list[str]:
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    return [f"classes {join_some(twice)} occur more than once; give each category a name of its own"] if twice else []
+
+
+def _doubtful_boxes(dicts: Sequence[dict[str, Any]]) -> list[str]:
+    labels, corners, sizes = [], [], []
+    for record in dicts:
+        size = (record.get("width"), record.get("height"))
+        for index, annotation in enumerate(record.get("annotations", ())):
+            box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
+            if None not in size and box_fault(box, mode, size) is None:
+                labels.append((index, record["file_name"]))
+                corners.append(BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS))
+                sizes.append(size)
+    if not labels:
+        return []
+    ends = np.array(corners)[:, 2:]
+    outside = [labels[i] for i in np.flatnonzero((ends > _REACH * np.array(sizes)).any(axis=1))]
+    doubts = []
+    if outside:
+        named = join_some([f"annotation {index} of {file}" for index, file in outside], _NAMED)
+        doubts.append(
+            f"{len(outside)} of {len(labels)} boxes end far beyond their image ({named}); correct them, or their "
+            "format: [x, y, width, height] in COCO's JSON, two corners in Pascal VOC's XML, pixels of the turned image"
+        )
+    if ends.max() <= 1:
+        doubts.append("all boxes are within the first pixel; they look like fractions of the image: write pixels")
+    return doubts
+
+
+def _doubtful_marks(dicts: Sequence[dict[str, Any]]) -> list[str]:
+    """Marks that are for a few objects, on most of them."""
+    annotations = [annotation for record in dicts for annotation in record.get("annotations", ())]
+    crowds, difficult = (sum(bool(a.get(key)) for a in annotations) for key in ("iscrowd", "difficult"))
+    doubts = []
+    if 2 * crowds > len(annotations):
+        doubts.append(
+            f"{crowds} of {len(annotations)} annotations are crowds (iscrowd 1), which nothing is learned from and no "
+            "AP asks for; a converter has probably marked them all: set iscrowd to 0 for single objects"
+        )
+    if 2 * difficult > len(annotations):
+        doubts.append(
+            f"{difficult} of {len(annotations)} objects are difficult, which Pascal VOC's AP does not ask for; a "
+            "converter has probably marked them all: set <difficult> to 0"
+        )
+    return doubts

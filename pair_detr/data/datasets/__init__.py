@@ -1,0 +1,1 @@
+"""Datasets by format: from files to Detectron2's records."""

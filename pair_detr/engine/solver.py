@@ -1,0 +1,156 @@
+"""Optimizer, learning rates by parameter group, gradient clipping, and schedules in epochs."""
+
+import itertools
+import logging
+from collections.abc import Callable
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_FUSED_DEVICES = ("cuda", "cpu")
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Builds the optimizer that ``cfg.SOLVER`` describes.
+
+    Learning rates are ``BASE_LR``, times ``BACKBONE_MULTIPLIER`` below a module named ``backbone``, and times
+    ``BIAS_LR_FACTOR`` for biases. With ``CLIP_GRADIENTS`` enabled, ``step`` clips before it updates, so the gradients
+    have to be unscaled by then (see :class:`pair_detr.engine.train_loop.AutocastTrainer`).
+
+    Raises:
+        ValueError: ``SOLVER.OPTIMIZER`` or ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown, or nothing is trainable.
+    """
+    solver = cfg.SOLVER
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=_learning_rate_factor(solver),
+    )
+    if not groups:
+        raise ValueError("The model has no trainable parameters. Lower MODEL.BACKBONE.FREEZE_AT.")
+    name = solver.OPTIMIZER.upper()
+    if name not in _OPTIMIZERS:
+        raise ValueError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}"; choose one of {", ".join(_OPTIMIZERS)}.')
+    optimizer_type, arguments = _OPTIMIZERS[name](cfg, groups)
+    return _with_clipping(cfg, optimizer_type)(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **arguments)
+
+
+def _learning_rate_factor(solver: CfgNode) -> Callable[[str], float]:
+    def factor(name: str) -> float:
+        of_module = solver.BACKBONE_MULTIPLIER if "backbone" in name.split(".") else 1.0
+        return of_module * (solver.BIAS_LR_FACTOR if name.endswith(".bias") else 1.0)
+
+    return factor
+
+
+def _adamw(cfg: CfgNode, groups: list[dict]) -> tuple[type[torch.optim.Optimizer], dict]:
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    return torch.optim.AdamW, {"fused": devices.issubset(_FUSED_DEVICES)}
+
+
+def _sgd(cfg: CfgNode, groups: list[dict]) -> tuple[type[torch.optim.Optimizer], dict]:
+    return torch.optim.SGD, {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV, "foreach": True}
+
+
+_OPTIMIZERS = {"ADAMW": _adamw, "SGD": _sgd}
+
+
+def _with_clipping(cfg: CfgNode, optimizer_type: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return optimizer_type
+    if clip.CLIP_TYPE in ("value", "norm"):
+        return maybe_add_gradient_clipping(cfg, optimizer_type)
+    if clip.CLIP_TYPE != "full_model":
+        raise ValueError(
+            f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is "{clip.CLIP_TYPE}"; choose "full_model" (norm of all gradients '
+            'together), or "norm" or "value" (each parameter alone).'
+        )
+    max_norm, norm_type = clip.CLIP_VALUE, clip.NORM_TYPE
+
+    class FullModelClipping(optimizer_type):
+        def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+            parameters = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+            nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
+            return super().step(closure)
+
+    FullModelClipping.__name__ = f"{optimizer_type.__name__}WithFullModelClipping"
+    return FullModelClipping
+
+
+_SOLVER_KEYS = ("MAX_ITER", "STEPS", "CHECKPOINT_PERIOD")
+
+
+def warn_of_ignored_iterations(cfg: CfgNode) -> None:
+    """Warns of iterations that were set, but which ``SOLVER.EPOCHS`` replaces; call it before anything scales them."""
+    if cfg.SOLVER.EPOCHS.MAX == 0:
+        return
+    default = get_cfg()
+    ignored = [f"SOLVER.{key}" for key in _SOLVER_KEYS if cfg.SOLVER[key] != default.SOLVER[key]]
+    if cfg.TEST.EVAL_PERIOD != default.TEST.EVAL_PERIOD:
+        ignored.append("TEST.EVAL_PERIOD")
+    if ignored:
+        logger.warning(
+            "%s do not count, as SOLVER.EPOCHS.MAX is %s: set SOLVER.EPOCHS.MAX 0 to count in iterations, or the keys "
+            "under SOLVER.EPOCHS.",
+            ", ".join(ignored),
+            cfg.SOLVER.EPOCHS.MAX,
+        )
+
+
+def resolve_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
+    """Turns ``SOLVER.EPOCHS`` into iterations.
+
+    Args:
+        cfg: config; it is returned unchanged if ``SOLVER.EPOCHS.MAX`` is 0.
+        num_images: images of the training set, after filtering. An epoch is ``num_images / IMS_PER_BATCH`` iterations;
+            positions in the schedule are rounded to whole ones, but an epoch is not, so a long schedule does not drift.
+
+    Returns:
+        Copy of ``cfg`` with MAX_ITER, STEPS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD set, frozen as ``cfg`` was.
+
+    Raises:
+        ValueError: there are no images, or the steps do not ascend within the training.
+    """
+    epochs = cfg.SOLVER.EPOCHS
+    if epochs.MAX == 0 and cfg.SOLVER.MAX_ITER < 1:
+        raise ValueError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; it must be positive.")
+    if epochs.MAX == 0:
+        return cfg
+    if num_images < 1:
+        raise ValueError(f"No training images in DATASETS.TRAIN {cfg.DATASETS.TRAIN}.")
+    steps = list(epochs.STEPS)
+    if epochs.MAX < 0 or steps != sorted(set(steps)) or any(not 0 < step < epochs.MAX for step in steps):
+        raise ValueError(
+            f"SOLVER.EPOCHS.STEPS {steps} must ascend and lie between 0 and SOLVER.EPOCHS.MAX ({epochs.MAX})."
+        )
+
+    def iterations(number_of_epochs: float) -> int:
+        return max(1, round(number_of_epochs * num_images / cfg.SOLVER.IMS_PER_BATCH))
+
+    resolved = cfg.clone()
+    resolved.defrost()
+    max_iter = iterations(epochs.MAX)
+    resolved.SOLVER.MAX_ITER = max_iter
+    resolved.SOLVER.STEPS = tuple(iterations(step) for step in steps)
+    # A period that is never reached: the end of the training writes a checkpoint of its own.
+    never = max_iter + 1
+    resolved.SOLVER.CHECKPOINT_PERIOD = iterations(epochs.CHECKPOINT_PERIOD) if epochs.CHECKPOINT_PERIOD > 0 else never
+    resolved.TEST.EVAL_PERIOD = iterations(epochs.EVAL_PERIOD) if epochs.EVAL_PERIOD > 0 else 0
+    logger.info(
+        "%d epochs of %d images in batches of %d: %d iterations, learning rate steps at %s.",
+        epochs.MAX,
+        num_images,
+        cfg.SOLVER.IMS_PER_BATCH,
+        max_iter,
+        resolved.SOLVER.STEPS,
+    )
+    if cfg.is_frozen():
+        resolved.freeze()
+    return resolved

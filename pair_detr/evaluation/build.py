@@ -1,0 +1,283 @@
+"""The evaluator of a data set, chosen by its metadata."""
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
+
+from pair_detr.data import load_dataset, panoptic_classes, require_constant_ids
+from pair_detr.data.checks.segment_files import require_segment_files
+from pair_detr.data.checks.validation import check_files, inspect_dicts, warn_of_doubts
+from pair_detr.data.datasets.panoptic_classes import is_separated
+from pair_detr.data.datasets.panoptic_png import read_stuff
+from pair_detr.data.model_classes import match_test_set, resolve_class_names
+from pair_detr.evaluation import (
+    COCOEvaluator,
+    OpenVocabularyCOCOEvaluator,
+    PanopticEvaluator,
+    ReorderedClassesEvaluator,
+    ThingsEvaluator,
+)
+from pair_detr.evaluation.coco_ground_truth import are_annotated
+from pair_detr.evaluation.instances import EvaluatedObjects, evaluated_objects, things_file
+from pair_detr.evaluation.lvis import LVISEvaluator, require_lvis, require_lvis_file
+from pair_detr.evaluation.panoptic import require_panoptic_quality
+from pair_detr.evaluation.pascal_voc import VOCEvaluator
+from pair_detr.evaluation.requirements import (
+    masks_can_be_evaluated,
+    require_objects,
+    warn_of_evaluation_limit,
+    warn_of_model_limits,
+    warn_of_objects,
+)
+from pair_detr.open_vocabulary import load_vocabulary
+
+logger = logging.getLogger(__name__)
+
+PANOPTIC_EVALUATOR = "coco_panoptic_seg"
+# The limits to the detections of an image where TEST.MAX_DETECTIONS is 0; COCO's is one to those of a class.
+_MAX_DETECTIONS = {"coco": 100, "pascal_voc": 100, "lvis": 300, PANOPTIC_EVALUATOR: 100}
+
+
+def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -> DatasetEvaluator:
+    """Builds the evaluator that ``TEST.EVALUATOR`` names, or that the data set's ``evaluator_type`` does.
+
+    The evaluator takes detections with the class indices of the model, whose classes the data set may have in another
+    order.
+
+    Args:
+        cfg: config.
+        name: registered data set.
+        output_folder: where results go; default ``<OUTPUT_DIR>/inference/<name>``.
+
+    Raises:
+        KeyError: the data set is not registered.
+        ValueError: the evaluator is unknown, or lacks something in the data set's metadata; the data set has other
+            classes than the model, or no object to find.
+        ImportError: its package is not installed.
+    """
+    test_set = _TestSet(cfg, name, output_folder)
+    if cfg.MODEL.DETR.CLASS_AGNOSTIC:
+        # The other evaluators' metrics are about classes.
+        return _coco(test_set)
+    order = test_set.class_order()
+    evaluator = _EVALUATORS[test_set.kind](test_set)
+    return evaluator if order is None else ReorderedClassesEvaluator(evaluator, order)
+
+
+def require_test_set(cfg: CfgNode, name: str) -> None:
+    """Makes sure, before a model runs, that an evaluation has its images, annotations and evaluator.
+
+    What a perfect model could not find is a warning.
+
+    Raises:
+        KeyError, FileNotFoundError, ValueError, ImportError: as of :func:`build_evaluator`, or files are missing.
+    """
+    test_set = _TestSet(cfg, name)
+    kind, records = test_set.kind, test_set.records
+    if kind == "lvis":
+        require_lvis(name)
+    report = inspect_dicts(name, records, masks=cfg.MODEL.MASK_ON)
+    check_files(report)
+    require_constant_ids(name)
+    require_segment_files(name, report.bad_segment_files)
+    warn_of_doubts(report)
+    test_set.class_order()
+    test_set.require_metric()
+    if test_set.reads_lvis:
+        require_lvis_file(name)
+    if test_set.has_panoptic_quality:
+        require_panoptic_quality(name, records)
+        test_set.warn_of_missing_things()
+    if test_set.has_average_precision:
+        objects = test_set.objects.records
+        require_objects(name, objects)
+        warn_of_objects(name, objects, masks=cfg.MODEL.MASK_ON)
+    if kind == "pascal_voc":
+        VOCEvaluator(name).require_objects()
+    if cfg.TEST.EXPECTED_RESULTS and not are_annotated(records):
+        raise ValueError(
+            f'TEST.EXPECTED_RESULTS is set, but test set "{name}" has no annotations to get results with: set it to '
+            "[], or name another data set in DATASETS.TEST."
+        )
+    if test_set.reads_lvis:
+        warn_of_evaluation_limit(name, records, test_set.max_detections, per_class=False)
+    elif test_set.has_average_precision:
+        warn_of_evaluation_limit(name, objects, test_set.max_detections, per_class=True)
+    warn_of_model_limits(name, records, cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.DETR.NUM_QUERIES)
+
+
+class _TestSet:
+    """A data set to evaluate on, as a config says.
+
+    Attributes:
+        kind: of evaluator.
+        folder: for results.
+    """
+
+    def __init__(self, cfg: CfgNode, name: str, folder: str | None = None) -> None:
+        self.cfg = cfg
+        self.name = name
+        self.folder = folder or str(Path(cfg.OUTPUT_DIR) / "inference" / name)
+        self.kind = self._choose_evaluator()
+
+    def _choose_evaluator(self) -> str:
+        name, cfg = self.name, self.cfg
+        if name not in DatasetCatalog.list():
+            raise KeyError(f"DATASETS.TEST names {name}, which is not registered. See DATASETS.REGISTER.")
+        metadata = MetadataCatalog.get(name)
+        kind = metadata.get("evaluator_type", None) if cfg.TEST.EVALUATOR == "auto" else cfg.TEST.EVALUATOR
+        if kind not in _EVALUATORS:
+            raise ValueError(
+                f"There is no evaluator for {name}: "
+                + (f'its evaluator_type is "{kind}"' if cfg.TEST.EVALUATOR == "auto" else f'TEST.EVALUATOR is "{kind}"')
+                + f". Choose one with TEST.EVALUATOR: {', '.join(_EVALUATORS)}."
+            )
+        return kind
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """Its images."""
+        return load_dataset(self.name)
+
+    @cached_property
+    def objects(self) -> EvaluatedObjects:
+        """What COCO's AP is computed of."""
+        return evaluated_objects(self.name, self.records, self.cfg.MODEL.DETR.CLASS_AGNOSTIC)
+
+    @property
+    def has_panoptic_quality(self) -> bool:
+        """Whether segments are evaluated."""
+        detr = self.cfg.MODEL.DETR
+        return self.kind == PANOPTIC_EVALUATOR and detr.PANOPTIC.ENABLED and not detr.CLASS_AGNOSTIC
+
+    @property
+    def reads_lvis(self) -> bool:
+        """Whether the evaluator is that of LVIS, which reads the annotations by itself."""
+        return self.kind == "lvis" and not self.cfg.MODEL.DETR.CLASS_AGNOSTIC
+
+    @property
+    def has_average_precision(self) -> bool:
+        """Whether COCO's AP is computed; of panoptic data if they have a file of things."""
+        if self.kind == PANOPTIC_EVALUATOR and not self.cfg.MODEL.DETR.CLASS_AGNOSTIC:
+            return things_file(self.name) is not None
+        return not self.reads_lvis
+
+    def warn_of_missing_things(self) -> None:
+        """Says that the AP of things is left out, where the metadata name a file of things that does not exist."""
+        file = MetadataCatalog.get(self.name).get("json_file")
+        if file and not self.has_average_precision:
+            logger.warning('Test set "%s": there will be no AP of things, as %s does not exist.', self.name, file)
+
+    def require_metric(self) -> None:
+        """Raises a ValueError if there is nothing to evaluate the model with."""
+        if self.has_average_precision or self.has_panoptic_quality or self.reads_lvis:
+            return
+        has_stuff = not all(panoptic_classes(self.name).is_thing)
+        raise ValueError(
+            f"{self.name} is panoptic, but the model is not, and the data set has no file with instances of things to "
+            'evaluate it with. Set TEST.EVALUATOR "coco" for the AP of its segments of things, give the data set '
+            + (
+                "INSTANCES in DATASETS.REGISTER, or set MODEL.DETR.PANOPTIC.ENABLED and MODEL.MASK_ON to True."
+                if has_stuff
+                else "INSTANCES in DATASETS.REGISTER."
+            )
+        )
+
+    @property
+    def max_detections(self) -> int:
+        """The evaluation's limit to the detections of an image."""
+        limit = self.cfg.TEST.MAX_DETECTIONS
+        if limit < 0:
+            raise ValueError(f"TEST.MAX_DETECTIONS is {limit}; it must be 1 or more, or 0 for the evaluator's default.")
+        return limit or _MAX_DETECTIONS[self.kind]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What of objects is evaluated."""
+        return ("bbox", "segm") if self.cfg.MODEL.MASK_ON else ("bbox",)
+
+    def class_order(self) -> tuple[int, ...] | None:
+        """The class of the data set that each class of the model is; None where both have the same order.
+
+        Raises:
+            ValueError: the data set has other classes; or it has stuff, and another order.
+        """
+        cfg, name = self.cfg, self.name
+        if cfg.MODEL.DETR.CLASS_AGNOSTIC:
+            return None
+        vocabulary = load_vocabulary(cfg)
+        if vocabulary is not None:
+            order = match_test_set(vocabulary.names, name, f"those of {vocabulary.source}")
+        elif (classes := resolve_class_names(cfg)) is not None:
+            order = match_test_set(classes, name, "those of the first data set in DATASETS")
+        else:
+            return None
+        has_stuff = MetadataCatalog.get(name).get("stuff_dataset_id_to_contiguous_id")
+        if order is not None and (has_stuff or self.kind == PANOPTIC_EVALUATOR):
+            raise ValueError(
+                f'Test set "{name}" has the classes of the model, but in another order, which panoptic segments cannot '
+                "be compared in. Give its categories the same ids as those of the training data, things and stuff "
+                "alike."
+            )
+        return order
+
+
+def _coco(test_set: _TestSet) -> DatasetEvaluator:
+    name, objects = test_set.name, test_set.objects
+    require_objects(name, objects.records)
+    tasks = test_set.tasks
+    if "segm" in tasks and are_annotated(objects.records) and not masks_can_be_evaluated(name, objects.records):
+        tasks = ("bbox",)
+    arguments: tuple[Any, ...] = (name, objects.records, objects.class_names)
+    options = {
+        "category_ids": objects.category_ids,
+        "tasks": tasks,
+        "output_dir": test_set.folder,
+        "max_detections": test_set.max_detections,
+    }
+    if objects.class_indices is not None:
+        return ThingsEvaluator(*arguments, class_indices=objects.class_indices, **options)
+    novel = MetadataCatalog.get(name).get("novel_classes")
+    if novel and not test_set.cfg.MODEL.DETR.CLASS_AGNOSTIC:
+        return OpenVocabularyCOCOEvaluator(*arguments, novel_classes=novel, **options)
+    return COCOEvaluator(*arguments, **options)
+
+
+def _pascal_voc(test_set: _TestSet) -> DatasetEvaluator:
+    """COCO's AP as "bbox", as of any other data set, and Pascal VOC's as "voc"."""
+    return DatasetEvaluators([_coco(test_set), VOCEvaluator(test_set.name)])
+
+
+def _lvis(test_set: _TestSet) -> DatasetEvaluator:
+    require_lvis(test_set.name)
+    limit = test_set.max_detections
+    return LVISEvaluator(test_set.name, tasks=test_set.tasks, output_dir=test_set.folder, max_detections=limit)
+
+
+def _panoptic(test_set: _TestSet) -> DatasetEvaluator:
+    """PQ, and AP of things and mIoU of stuff where the data set has what they need."""
+    test_set.require_metric()
+    name, folder = test_set.name, test_set.folder
+    evaluators: list[DatasetEvaluator] = []
+    if test_set.has_panoptic_quality:
+        require_panoptic_quality(name, test_set.records)
+        evaluators.append(PanopticEvaluator(name, test_set.records, folder))
+        if is_separated(MetadataCatalog.get(name)):
+            evaluators.append(SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=read_stuff))
+    if test_set.has_average_precision:
+        evaluators.append(_coco(test_set))
+    return DatasetEvaluators(evaluators)
+
+
+_EVALUATORS: dict[str, Callable[[_TestSet], DatasetEvaluator]] = {
+    "coco": _coco,
+    "pascal_voc": _pascal_voc,
+    "lvis": _lvis,
+    PANOPTIC_EVALUATOR: _panoptic,
+}

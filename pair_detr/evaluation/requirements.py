@@ -1,0 +1,111 @@
+"""What an evaluation needs of its data, made sure of before a model runs."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
+from pair_detr.evaluation.coco_ground_truth import (
+    are_annotated,
+    is_to_be_found,
+    objects_of,
+    unfindable_boxes,
+    unusable_masks,
+)
+from pair_detr.utils.messages import counted, join_some, log_once
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 3
+
+
+def require_objects(name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Makes sure that COCO's AP is a number, where there are annotations.
+
+    Args:
+        name: of the data set.
+        records: its images, with the objects that AP is computed of.
+
+    Raises:
+        ValueError: no image has an object to find.
+    """
+    if not are_annotated(records) or any(is_to_be_found(annotation) for _, _, annotation in objects_of(records)):
+        return
+    annotations = [annotation for _, _, annotation in objects_of(records)]
+    crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
+    unusable = unfindable_boxes(records)
+    boxes = f", {len(unusable)} have no usable box: {join_some(list(map(str, unusable)), _NAMED)}" if unusable else ""
+    raise ValueError(
+        f'Test set "{name}": none of its {counted(len(records), "image")} has an object to find, so that there is no '
+        "AP; "
+        f"of {counted(len(annotations), 'annotation')} {counted(crowds, 'is a crowd', 'are crowds')} "
+        f"(iscrowd){boxes}. Correct the annotations, or take "
+        'it out of DATASETS.TEST. To have predictions written without an AP, remove the list "annotations" from its '
+        "JSON file (the key from its records, if it is registered in Python)."
+    )
+
+
+def warn_of_objects(name: str, records: Sequence[dict[str, Any]], masks: bool) -> None:
+    """Says which objects of a test set no prediction can find, and that there is no ground truth if there is none.
+
+    Args:
+        name: of the data set.
+        records: its images, with the objects that AP is computed of.
+        masks: whether masks are to be evaluated.
+    """
+    if not are_annotated(records):
+        logger.warning(
+            'Test set "%s" has no annotations: predictions for its %s are written, but there will be no AP.',
+            name,
+            counted(len(records), "image"),
+        )
+    if boxes := unfindable_boxes(records):
+        logger.warning(
+            'Test set "%s": no prediction can find %d of its boxes: %s. Empty ones count as not found, as in '
+            "pycocotools; others are left out. Correct or remove them.",
+            name,
+            len(boxes),
+            join_some(list(map(str, boxes)), _NAMED),
+        )
+    if masks:
+        masks_can_be_evaluated(name, records)
+
+
+def masks_can_be_evaluated(name: str, records: Sequence[dict[str, Any]]) -> bool:
+    """Whether every object has a mask; a warning says which have none, or one that cannot be used."""
+    faults = unusable_masks(records)
+    if faults:
+        # It is asked at the start, and again for each evaluation.
+        log_once(
+            logger,
+            logging.WARNING,
+            f'Test set "{name}": {counted(len(faults), "object has", "objects have")} no mask to compare with: '
+            f"{join_some(list(map(str, faults)), _NAMED)}. Boxes are evaluated, but masks are not: add or correct the "
+            "segmentations, those of crowds included.",
+        )
+    return not faults
+
+
+def warn_of_evaluation_limit(
+    name: str, records: Sequence[dict[str, Any]], max_detections: int, per_class: bool
+) -> None:
+    """Says that images have more objects than the evaluation counts detections.
+
+    Args:
+        name: of the data set.
+        records: its images, with the objects that are evaluated.
+        max_detections: TEST.MAX_DETECTIONS.
+        per_class: whether this is a limit to the detections of each class.
+    """
+    missed = "detections beyond it are not counted, so that even a perfect model misses objects"
+    warn_beyond(f'Test set "{name}"', records, "TEST.MAX_DETECTIONS", max_detections, missed, per_class)
+
+
+def warn_of_model_limits(
+    name: str, records: Sequence[dict[str, Any]], detections_per_image: int, num_queries: int
+) -> None:
+    """Says that images have more objects than a model finds, by TEST.DETECTIONS_PER_IMAGE or by its queries."""
+    label = f'Test set "{name}"'
+    missed = "the model returns no more detections"
+    warn_beyond(label, records, "TEST.DETECTIONS_PER_IMAGE", detections_per_image, missed)
+    warn_beyond(label, records, QUERIES_KEY, num_queries, "a query finds one object")

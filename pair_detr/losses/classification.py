@@ -1,0 +1,202 @@
+"""How class logits are read: as independent sigmoids or as one softmax with a no-object class.
+
+Classifier, matching cost, loss and the choice of detections all depend on this one decision, so they live together.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from pair_detr.structures import Assignment, Targets
+from pair_detr.utils.distributed import mean_over_processes
+
+
+class Classification(ABC):
+    """The interface of both readings.
+
+    Attributes:
+        prior_prob: probability of every class at the start of the training, None for torch's default initialisation.
+        default_weight: published weight of the class cost and the class loss.
+    """
+
+    prior_prob: float | None
+    default_weight: float
+
+    @abstractmethod
+    def num_logits(self, num_classes: int) -> int:
+        """Outputs of a classifier for ``num_classes`` classes."""
+
+    @abstractmethod
+    def cost(self, logits: Tensor, targets: Targets) -> Tensor:
+        """(L, B, Q, C) fp32 logits -> (L, T, Q) cost of each query of an object's image for the object's label."""
+
+    @abstractmethod
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of each layer.
+
+        Args:
+            logits: (L, B, Q, C) fp32.
+            assignment: which query has which object.
+            targets: the objects.
+            num_boxes: number of objects to normalise with.
+            selected: bool, true for the classes that take part, those of the objects among them: (K,), or one that can
+                be expanded to (L, B, Q, K), for the K classes without a no-object class. None: all.
+
+        Returns:
+            (L,).
+        """
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> (..., C) fp32 probabilities, with that of no object the last if there is one."""
+
+    @abstractmethod
+    def binary_logits(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> (..., K) log odds of each class against all else, without a no-object class."""
+
+    @abstractmethod
+    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The best detections of each image.
+
+        Args:
+            logits: (B, Q, C).
+            limit: at most so many an image.
+            wanted: bool, true for what is to be detected; all else gets a score of 0. (K,) for the K classes without a
+                no-object class, or what can be expanded to (B, Q, K). None: all.
+
+        Returns:
+            Score, label and query, (B, limit) each.
+        """
+
+
+class SigmoidFocal(Classification):
+    """Independent sigmoids with focal loss (arXiv 1708.02002), as in Conditional DETR."""
+
+    default_weight = 2.0
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, prior_prob: float = 0.01) -> None:
+        self.alpha = alpha
+        self.gamma = gamma
+        self.prior_prob = prior_prob
+
+    def num_logits(self, num_classes: int) -> int:
+        """See :class:`Classification`."""
+        return num_classes
+
+    def cost(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Focal loss if the label is given, less the focal loss if it is not."""
+        # Indices on both sides of a slice put the objects first: (T, L, Q).
+        prob = logits[:, targets.image_of, :, targets.labels].transpose(0, 1).sigmoid()
+        positive = self.alpha * (1 - prob) ** self.gamma * -(prob + 1e-8).log()
+        negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
+        return positive - negative
+
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+    ) -> Tensor:
+        """Sum over queries and classes, over the number of objects."""
+        expected = torch.zeros_like(logits)
+        expected[assignment.layer, assignment.image, assignment.query, targets.labels[assignment.target]] = 1
+        loss = sigmoid_focal_loss(logits, expected, self.alpha, self.gamma)
+        if selected is not None:
+            loss = loss * selected
+        return loss.sum((1, 2, 3)) / num_boxes
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each class by itself."""
+        return logits.float().sigmoid()
+
+    def binary_logits(self, logits: Tensor) -> Tensor:
+        """The logits themselves."""
+        return logits
+
+    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of query and class; a query can be detected under several labels."""
+        num_classes = logits.shape[-1]
+        scores = self.probabilities(logits)
+        scores = _select(scores, wanted).flatten(1)
+        scores, index = scores.topk(min(limit, scores.shape[1]), dim=1)
+        return scores, index % num_classes, index // num_classes
+
+
+class Softmax(Classification):
+    """One softmax over the classes and a last no-object class, as in DETR."""
+
+    default_weight = 1.0
+    prior_prob = None
+
+    def __init__(self, no_object_weight: float = 0.1) -> None:
+        self.no_object_weight = no_object_weight
+
+    def num_logits(self, num_classes: int) -> int:
+        """See :class:`Classification`."""
+        return num_classes + 1
+
+    def cost(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Negative probability of the label."""
+        return -logits.softmax(-1)[:, targets.image_of, :, targets.labels].transpose(0, 1)
+
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted mean of the cross entropy over all queries; ``num_boxes`` plays no part."""
+        no_object = logits.shape[-1] - 1
+        if selected is not None:
+            logits = logits.masked_fill(~F.pad(selected, (0, 1), value=True), float("-inf"))
+        expected = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        expected[assignment.layer, assignment.image, assignment.query] = targets.labels[assignment.target]
+        weight = torch.where(expected == no_object, self.no_object_weight, 1.0)
+        loss = F.cross_entropy(logits.flatten(0, 2), expected.flatten(), reduction="none").view_as(weight)
+        total = mean_over_processes(weight.sum((1, 2)), targets.has_boxes, minimum_sum=1e-6)
+        return (loss * weight).sum((1, 2)) / total
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of all classes and of no object, which sum to 1."""
+        return logits.float().softmax(-1)
+
+    def binary_logits(self, logits: Tensor) -> Tensor:
+        """log p - log (1 - p)."""
+        # Where p rounds to 1 the odds would be infinite.
+        log_prob = logits.log_softmax(-1)[..., :-1].clamp(max=-1e-6)
+        return log_prob - (-log_prob.expm1()).log()
+
+    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Each query under its best label."""
+        scores, labels = _select(self.probabilities(logits)[..., :-1], wanted).max(-1)
+        scores, query = scores.topk(min(limit, scores.shape[1]), dim=1)
+        return scores, labels.gather(1, query), query
+
+
+def _select(scores: Tensor, wanted: Tensor | None) -> Tensor:
+    # A product would leave NaN, which is above all scores.
+    return scores if wanted is None else torch.where(wanted, scores, 0)
+
+
+def build_classification(cfg: CfgNode, default: str) -> Classification:
+    """Builds what MODEL.DETR.LOSS.CLASSIFICATION names; ``default`` stands for "auto"."""
+    loss = cfg.MODEL.DETR.LOSS
+    name = default if loss.CLASSIFICATION == "auto" else loss.CLASSIFICATION
+    if name == "focal":
+        return SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB)
+    return Softmax(loss.NO_OBJECT_WEIGHT)

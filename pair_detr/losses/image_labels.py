@@ -1,0 +1,206 @@
+"""Supervision by labels of whole images: one query of each decoder layer takes a label (Detic, arXiv 2201.02605).
+
+Which query it is, is what the losses differ in. All of them are functions of predictions, whose ``logits`` are those of
+one binary classifier a class (see :meth:`Classification.binary_logits`), and of the N labels of the batch; they return
+the (L, N) binary cross entropy, summed over all classes, of each label in each layer. The label is the positive class
+and all others, other labels of the image included, are negative, as in Detic. The choice has no gradient: of the
+predictions only the logits of the chosen query get one, the boxes never.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from pair_detr.data.dataset_mixture import MULTI_DATASET_SAMPLER
+from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.losses.classification import Classification
+from pair_detr.structures import ImageLabels, Predictions, Targets
+from pair_detr.utils.device import upload
+
+# Keeps quotients and the logarithm of WSDDN's sums finite.
+_EPSILON = 1e-6
+
+
+def max_size(predictions: Predictions, labels: ImageLabels) -> Tensor:
+    """The query with the largest box takes all labels of the image."""
+    area = predictions.boxes[..., 2] * predictions.boxes[..., 3]
+    return _loss_of_best(predictions.logits, area[:, labels.image_of], labels)
+
+
+def max_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
+    """The query with the highest score for the label takes it."""
+    return _loss_of_best(predictions.logits, _of_label(predictions.logits, labels), labels)
+
+
+def first(predictions: Predictions, labels: ImageLabels) -> Tensor:
+    """The query that is most likely an object takes all labels of the image.
+
+    Detic takes the first proposal, that of the highest objectness. A DETR has no score of objectness: it is the highest
+    score for any class here.
+    """
+    return _loss_of_best(predictions.logits, predictions.logits.amax(-1)[:, labels.image_of], labels)
+
+
+def min_loss(predictions: Predictions, labels: ImageLabels) -> Tensor:
+    """The query whose loss is the least takes the label: few other classes count as well as a high score for it."""
+    # The binary cross entropy, but for its part that is the label's.
+    negatives = F.softplus(predictions.logits).sum(-1)[:, labels.image_of]
+    return _loss_of_best(predictions.logits, _of_label(predictions.logits, labels) - negatives, labels)
+
+
+def pair_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
+    """The query on whose box both decoders of Pair DETR agree best takes all labels of the image.
+
+    It is where the corner of the one lies closest to the top-left corner of the other's box, in units of that box. The
+    two are trained to agree on objects and nowhere else, whatever the class; the cosine of their embeddings is not, it
+    is high for all queries. This project's own.
+    """
+    boxes = predictions.boxes
+    distance = (predictions.top_left - cxcywh_to_xyxy(boxes)[..., :2]).abs().sum(-1)
+    disagreement = distance / boxes[..., 2:].sum(-1).clamp(min=_EPSILON)
+    return _loss_of_best(predictions.logits, -disagreement[:, labels.image_of], labels)
+
+
+def image(predictions: Predictions, labels: ImageLabels) -> Tensor:
+    """The whole image takes all its labels.
+
+    Detic classifies a box of the whole image. A DETR cannot classify a given box: the mean over the queries' logits
+    stands for it, and so every query gets a gradient.
+    """
+    return _binary_cross_entropy(predictions.logits.mean(2)[:, labels.image_of], labels)
+
+
+def wsddn(predictions: Predictions, labels: ImageLabels) -> Tensor:
+    """Each query takes a part of each label: the more, the higher its score is among the queries of the image.
+
+    The score of the image is the sum over queries of sigmoid(logit) * softmax(logits over the queries). WSDDN (arXiv
+    1511.02853) and Detic have a classifier of its own for the softmax, here both read the same logits.
+    """
+    logits = predictions.logits
+    score = (logits.sigmoid() * logits.softmax(2)).sum(2).clamp(_EPSILON, 1 - _EPSILON)
+    return _binary_cross_entropy(score.logit()[:, labels.image_of], labels)
+
+
+IMAGE_LABEL_LOSSES: dict[str, Callable[[Predictions, ImageLabels], Tensor]] = {
+    "max_size": max_size,
+    "max_score": max_score,
+    "first": first,
+    "image": image,
+    "min_loss": min_loss,
+    "wsddn": wsddn,
+    "pair_score": pair_score,
+}
+
+
+class ImageLabelCriterion(nn.Module):
+    """Loss of a batch of images that have labels, but no boxes; zero for other batches."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        loss: Callable[[Predictions, ImageLabels], Tensor],
+        weight: float,
+        classification: Classification,
+        classifier_only: bool = False,
+    ) -> None:
+        """
+        Args:
+            loss: one of :data:`IMAGE_LABEL_LOSSES`.
+            weight: of the loss.
+            classification: how the logits are read.
+            classifier_only: train the classifier alone, and not what it classifies.
+        """
+        super().__init__()
+        self.loss = loss
+        self.weight = weight
+        self.classification = classification
+        self.classifier_only = classifier_only
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
+        """Reads MODEL.DETR.IMAGE_LABELS."""
+        options = cfg.MODEL.DETR.IMAGE_LABELS
+        if options.LOSS not in IMAGE_LABEL_LOSSES:
+            raise ValueError(
+                f"MODEL.DETR.IMAGE_LABELS.LOSS is {options.LOSS!r}; choose one of {', '.join(IMAGE_LABEL_LOSSES)}."
+            )
+        if options.LOSS == "pair_score" and cfg.MODEL.DETR.VARIANT != "pair_detr":
+            raise ValueError(
+                "MODEL.DETR.IMAGE_LABELS.LOSS is 'pair_score', which compares the two decoders of Pair DETR, but "
+                f"MODEL.DETR.VARIANT is {cfg.MODEL.DETR.VARIANT!r}: choose another loss, for example max_size."
+            )
+        if options.LOSS == "pair_score" and cfg.MODEL.DETR.PAIR.BOX_DECODING == "pair":
+            raise ValueError(
+                "MODEL.DETR.IMAGE_LABELS.LOSS is 'pair_score', but with MODEL.DETR.PAIR.BOX_DECODING 'pair' boxes are "
+                "made of both decoders' points, which cannot disagree: set BOX_DECODING to center, or another loss."
+            )
+        if not 0 <= options.WEIGHT < math.inf:
+            raise ValueError(
+                f"MODEL.DETR.IMAGE_LABELS.WEIGHT is {options.WEIGHT}; a weight must be 0 or more, for example 0.1."
+            )
+        return {
+            "loss": IMAGE_LABEL_LOSSES[options.LOSS],
+            "weight": options.WEIGHT,
+            "classifier_only": options.CLASSIFIER_ONLY,
+            "classification": classification,
+        }
+
+    def forward(self, predictions: Predictions, targets: Targets, classifier: Callable[[Tensor], Tensor]) -> Tensor:
+        """The weighted loss, fp32 under autocast, too.
+
+        Args:
+            predictions: of the detector.
+            targets: of the batch.
+            classifier: makes the logits of ``predictions.states``.
+
+        Returns:
+            The mean over the labels of an image, the mean over the images of the batch and the sum over the layers.
+            For a batch with boxes it is a zero that is connected to the graph, as DistributedDataParallel needs it.
+        """
+        labels = targets.image_labels
+        if labels is None:
+            return predictions.logits[..., :0].float().sum()
+        logits = classifier(predictions.states.detach()) if self.classifier_only else predictions.logits
+        with torch.autocast(predictions.boxes.device.type, enabled=False):
+            logits = self.classification.binary_logits(logits.float())
+            by_label = self.loss(replace(predictions, logits=logits), labels)
+            counts = upload(torch.tensor(labels.counts, dtype=torch.float32), logits.device)
+            return self.weight * (by_label / counts[labels.image_of]).sum() / len(counts)
+
+
+def build_image_label_criterion(cfg: CfgNode, classification: Classification) -> ImageLabelCriterion | None:
+    """The criterion of a training on data sets of both kinds; None for others.
+
+    Raises:
+        ValueError: a key under MODEL.DETR.IMAGE_LABELS has a value that it cannot have.
+    """
+    mixed = cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER
+    # With a single class an image label says nothing, and to masks neither.
+    useless = cfg.MODEL.DETR.CLASS_AGNOSTIC or cfg.MODEL.DETR.MASK.FREEZE_DETECTOR
+    return ImageLabelCriterion(cfg, classification) if mixed and not useless else None
+
+
+def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:
+    """(L, B, Q, C) -> (L, N, Q), the logits for each label of the queries of its image."""
+    # Indices on both sides of a slice put the labels first.
+    return logits[:, labels.image_of, :, labels.labels].transpose(0, 1)
+
+
+def _loss_of_best(logits: Tensor, scores: Tensor, labels: ImageLabels) -> Tensor:
+    """(L, B, Q, C) logits -> (L, N) loss of the query with the highest of the (L, N, Q) scores."""
+    query = scores.argmax(-1)
+    layer = torch.arange(len(logits), device=logits.device)[:, None]
+    return _binary_cross_entropy(logits[layer, labels.image_of, query], labels)
+
+
+def _binary_cross_entropy(logits: Tensor, labels: ImageLabels) -> Tensor:
+    """(L, N, C) logits, a row for each label -> (L, N) sum over the classes."""
+    expected = F.one_hot(labels.labels, logits.shape[-1]).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, expected.expand_as(logits), reduction="none").sum(-1)

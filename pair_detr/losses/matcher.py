@@ -1,0 +1,114 @@
+"""One-to-one assignment of objects to queries (DETR, section 3.1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
+from pair_detr.losses.classification import Classification
+from pair_detr.structures import Assignment, Targets
+from pair_detr.utils.device import upload
+
+
+class NonFiniteCostError(FloatingPointError):
+    """The matching cost is NaN or infinite.
+
+    Attributes:
+        layer: decoder layer, counted from 0.
+        image: index in the batch.
+        culprit: "class logits", "predicted boxes", "ground-truth boxes" or "cost".
+    """
+
+    def __init__(self, layer: int, image: int, culprit: str) -> None:
+        super().__init__(
+            f"Matching cost of decoder layer {layer}, image {image} of the batch is not finite: see the {culprit}."
+        )
+        self.layer = layer
+        self.image = image
+        self.culprit = culprit
+
+
+@dataclass(frozen=True)
+class HungarianMatcher:
+    """Matches the objects of each image with its queries at the least total cost, for all decoder layers.
+
+    Attributes:
+        classification: gives the class cost.
+        class_weight: weight of the class cost.
+        l1_weight: weight of the L1 distance of normalised cxcywh boxes.
+        giou_weight: weight of the negative generalised IoU.
+    """
+
+    classification: Classification
+    class_weight: float
+    l1_weight: float
+    giou_weight: float
+
+    @torch.no_grad()
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Assignment:
+        """Matches a batch. Costs are computed on the device and copied to the host once.
+
+        Args:
+            logits: (L, B, Q, C).
+            boxes: (L, B, Q, 4) cxcywh, normalised.
+            targets: the ground truth. Of an image with more than Q objects, the Q that fit best are matched.
+
+        Raises:
+            NonFiniteCostError: a cost, a logit or a box is NaN or infinite.
+        """
+        logits, boxes = logits.float(), boxes.float()
+        cost = self.pairwise_cost(logits, boxes, targets)
+        # The cost does not see classes and images without an object.
+        finite = logits.isfinite().flatten(2).all(-1) & boxes.isfinite().flatten(2).all(-1)
+        packed = torch.cat((cost.flatten(), finite.flatten())).cpu().numpy()
+        if not (np.isfinite(packed).all() and packed[cost.numel() :].all()):
+            raise self._explain(cost, logits, boxes, targets)
+        cost = packed[: cost.numel()].reshape(cost.shape)
+        rows = [np.empty((4, 0), dtype=np.int64)]
+        stops = np.cumsum(targets.counts)
+        for image, (count, stop) in enumerate(zip(targets.counts, stops, strict=True)):
+            if count == 0:
+                continue
+            for layer, block in enumerate(cost[:, stop - count : stop]):
+                target, query = linear_sum_assignment(block)
+                rows.append(
+                    np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + stop - count))
+                )
+        return Assignment(*upload(torch.from_numpy(np.concatenate(rows, axis=1)), logits.device))
+
+    def pairwise_cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Cost of every object with every query of its own image.
+
+        Args:
+            logits: (L, B, Q, C) fp32.
+            boxes: (L, B, Q, 4) fp32 cxcywh, normalised.
+            targets: T objects.
+
+        Returns:
+            (L, T, Q) fp32.
+        """
+        class_cost, l1, giou = self.cost_terms(logits, boxes, targets)
+        return class_cost + l1 + giou
+
+    def cost_terms(self, logits: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted class, L1 and generalised IoU terms of :meth:`pairwise_cost`; arguments and shapes as there."""
+        candidates = boxes[:, targets.image_of]
+        wanted = targets.boxes[:, None]
+        l1 = (candidates - wanted).abs().sum(-1)
+        _, giou = box_iou_pairs(cxcywh_to_xyxy(candidates), cxcywh_to_xyxy(wanted))
+        class_cost = self.classification.cost(logits, targets)
+        return self.class_weight * class_cost, self.l1_weight * l1, -self.giou_weight * giou
+
+    def _explain(self, cost: Tensor, logits: Tensor, boxes: Tensor, targets: Targets) -> NonFiniteCostError:
+        for culprit, tensor in (("class logits", logits), ("predicted boxes", boxes)):
+            broken = (~tensor.isfinite()).nonzero()
+            if len(broken):
+                layer, image = broken[0, :2].tolist()
+                return NonFiniteCostError(layer, image, culprit)
+        broken = (~cost.isfinite()).nonzero()
+        layer, target = broken[0, :2].tolist()
+        culprit = "cost" if targets.boxes[target].isfinite().all() else "ground-truth boxes"
+        return NonFiniteCostError(layer, int(targets.image_of[target]), culprit)

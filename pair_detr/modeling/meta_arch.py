@@ -1,0 +1,325 @@
+"""The meta-architecture: Detectron2's dicts in, losses or Instances out; what it consists of knows tensors."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from pair_detr.config.ranges import ARCHITECTURE
+from pair_detr.config.validation import check_values
+from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
+from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.losses.classification import Classification, build_classification
+from pair_detr.losses.criterion import SetCriterion
+from pair_detr.losses.image_labels import ImageLabelCriterion, build_image_label_criterion
+from pair_detr.losses.matcher import NonFiniteCostError
+from pair_detr.modeling import Detector
+from pair_detr.modeling.batching import (
+    IMAGE_LABEL_LOSS,
+    annotation_kind,
+    pack_boxes,
+    pack_image_labels,
+    pack_masks,
+    pad_images,
+)
+from pair_detr.modeling.divergence import describe_non_finite_cost, describe_non_finite_queries
+from pair_detr.modeling.mask_head import mask_head_factory
+from pair_detr.modeling.postprocessing.masks import BatchMasks, segment_instances
+from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, build_panoptic, segment_all
+from pair_detr.modeling.text_classifier import TextClassifier, classifier_factory
+from pair_detr.modeling.variants import variant_of
+from pair_detr.open_vocabulary import Vocabulary, load_vocabulary
+from pair_detr.structures import Predictions, Targets
+from pair_detr.utils.device import upload
+
+logger = logging.getLogger(__name__)
+
+
+@META_ARCH_REGISTRY.register()
+class DetectionTransformer(nn.Module):
+    """A DETR-style detector as Detectron2 trains and evaluates it; MODEL.DETR.VARIANT chooses which."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        detector: Detector,
+        criterion: SetCriterion,
+        classification: Classification,
+        num_classes: int,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        detections_per_image: int,
+        class_names: list[str] | None = None,
+        category_ids: Sequence[int | str] | None = None,
+        class_agnostic: bool = False,
+        image_label_criterion: ImageLabelCriterion | None = None,
+        panoptic: PanopticOptions | None = None,
+        freeze_detector: bool = False,
+        fixed_size: tuple[int, int] | None = None,
+    ) -> None:
+        """
+        Args:
+            detector: the network.
+            criterion: its losses.
+            classification: how the network's logits are read.
+            num_classes: labels of the training data must be below it.
+            class_names: of the classes, if known; they are saved with the weights.
+            category_ids: of the classes in the files of their data, if known; saved, too.
+            pixel_mean: of each channel, in the units of the input images.
+            pixel_std: of each channel.
+            detections_per_image: at most so many are returned.
+            class_agnostic: labels of the training data are all read as class 0.
+            image_label_criterion: loss of images with labels, but no boxes; None if there are none.
+            panoptic: of a panoptic model; None for others.
+            freeze_detector: train the mask head alone.
+            fixed_size: height and width that every image is padded to, as a part of it: nothing is masked, and boxes
+                are relative to it inside of the model. None pads to the largest image of a batch, and masks that.
+        """
+        super().__init__()
+        self.detector = detector
+        self.criterion = criterion
+        self.classification = classification
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.category_ids = category_ids
+        self.detections_per_image = detections_per_image
+        self.class_agnostic = class_agnostic
+        self.image_label_criterion = image_label_criterion
+        self.panoptic = panoptic
+        self.freeze_detector = freeze_detector
+        self.fixed_size = fixed_size
+        self._has_warned = False
+        if freeze_detector:
+            self.detector.requires_grad_(False)
+            self.detector.mask_head.requires_grad_(True)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+        """Builds the parts that MODEL.DETR describes.
+
+        Args:
+            cfg: config.
+            vocabulary: in place of the one that MODEL.CLIP describes.
+
+        Raises:
+            ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
+        """
+        check_values(cfg, *ARCHITECTURE)
+        variant = variant_of(cfg)
+        vocabulary = vocabulary or load_vocabulary(cfg)
+        class_agnostic = cfg.MODEL.DETR.CLASS_AGNOSTIC
+        if class_agnostic and vocabulary:
+            raise ValueError(
+                "MODEL.DETR.CLASS_AGNOSTIC and MODEL.CLIP.TEXT_WEIGHTS exclude each other: a model that finds boxes "
+                "only has no use for texts of classes. Unset one of them."
+            )
+        if vocabulary:
+            num_classes, class_names = len(vocabulary), list(vocabulary.names)
+        elif class_agnostic:
+            num_classes, class_names = 1, None
+        else:
+            num_classes, class_names = resolve_num_classes(cfg), resolve_class_names(cfg)
+        classification = build_classification(cfg, default=variant.classification)
+        classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
+        return {
+            "detector": variant.detector(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
+            "criterion": variant.criterion(cfg, classification),
+            "classification": classification,
+            "num_classes": num_classes,
+            "class_names": class_names,
+            "category_ids": resolve_category_ids(cfg, class_names),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "class_agnostic": class_agnostic,
+            "image_label_criterion": build_image_label_criterion(cfg, classification),
+            "panoptic": build_panoptic(cfg, num_classes),
+            "freeze_detector": cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
+            "fixed_size": tuple(cfg.INPUT.FIXED_SIZE) or None,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.pixel_mean.device
+
+    @property
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """Names of the classes of a text classifier; None with a linear one, which knows numbers alone."""
+        head = self.detector.class_head
+        return head.names if isinstance(head, TextClassifier) else None
+
+    def set_vocabulary(self, names: Sequence[str], weights: Any) -> None:
+        """Detects other classes from now on; nothing that was learned changes.
+
+        Args:
+            names: C names.
+            weights: (C, D) embeddings of their texts, a tensor or an array; of any length.
+
+        Raises:
+            TypeError: the classifier is linear.
+            ValueError: the weights are not valid, see :class:`Vocabulary`, or have another width than the model's; or
+                a panoptic model is given another number of classes.
+        """
+        head = self.detector.class_head
+        if not isinstance(head, TextClassifier):
+            raise TypeError(
+                "The model's classifier is linear and knows the classes of its training alone. Build (and train) it "
+                "with text weights: MODEL.CLIP.TEXT_WEIGHTS."
+            )
+        vocabulary = Vocabulary(tuple(names), weights)
+        if self.panoptic is not None and len(vocabulary) != self.num_classes:
+            raise ValueError(
+                f"The vocabulary has {len(vocabulary)} classes, but the panoptic model {self.num_classes}, of which it "
+                "knows what is a thing and what stuff. Give it texts of these; or build the model with "
+                "MODEL.DETR.PANOPTIC.ENABLED False, to detect things with masks."
+            )
+        head.set_vocabulary(vocabulary)
+        if list(head.names) != self.class_names:
+            self.category_ids = None
+        self.num_classes = len(head.names)
+        self.class_names = list(head.names)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Trains or detects.
+
+        Args:
+            batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (C, H, W) tensor in the
+                channels of INPUT.FORMAT; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and
+                ``gt_classes``; in inference "height" and "width", the output size (default: the image's own). Images
+                with labels, but no boxes have "ann_type" "image" and "pos_category_ids", a list of classes, in place
+                of "instances"; they are in batches of their own.
+
+        Returns:
+            In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of
+            :class:`ImageLabelCriterion` where there is one. In inference one {"instances": Instances} an image, with
+            ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first; with masks also
+            ``pred_masks``, (N, height, width) bool. A panoptic model's instances are things alone; it adds
+            "panoptic_seg", an (height, width) int32 map of segments, 0 for none, with a list of dicts that describe
+            them, and "sem_seg", (channels, height, width) scores of classes, both as Detectron2's evaluators and
+            ``Visualizer`` take them.
+
+        Raises:
+            FloatingPointError: a cost is not finite; the message names file, layer and the tensor at fault.
+        """
+        images, padding_mask = self.preprocess(batched_inputs)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector):
+            predictions = self.detector(images, padding_mask)
+        if not self.training:
+            return self.postprocess(predictions, batched_inputs)
+        targets = self.pack_targets(batched_inputs)
+        try:
+            losses = self.criterion(predictions, targets, self.detector.mask_head)
+        except NonFiniteCostError as error:
+            raise FloatingPointError(describe_non_finite_cost(error, batched_inputs)) from error
+        if self.image_label_criterion is not None:
+            losses[IMAGE_LABEL_LOSS] = self.image_label_criterion(predictions, targets, self.detector.class_head)
+        return losses
+
+    def train(self, mode: bool = True) -> "DetectionTransformer":
+        """Sets the mode of all modules; a frozen detector stays in that of evaluation."""
+        super().train(mode)
+        if self.freeze_detector:
+            self.detector.eval()
+            self.detector.mask_head.train(mode)
+        return self
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
+        """Normalises and pads the images.
+
+        Returns:
+            (B, C, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is to be masked.
+
+        Raises:
+            ValueError: an image is larger than the fixed size.
+        """
+        images = [upload(x["image"], self.device) for x in batched_inputs]
+        return pad_images([(x - self.pixel_mean) / self.pixel_std for x in images], self.fixed_size)
+
+    def pack_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
+        """Ground truth on the model's device, boxes as normalised cxcywh.
+
+        Raises:
+            ValueError: the model does not learn from image labels, or the batch has images of both kinds.
+        """
+        if annotation_kind(batched_inputs) == "box":
+            num_queries = self.detector.query_embed.num_embeddings
+            targets = pack_boxes(batched_inputs, num_queries, self.fixed_size, self.class_agnostic)
+            if self.detector.mask_head is not None:
+                targets.masks = pack_masks(batched_inputs, self.fixed_size)
+            return targets.to(self.device)
+        if self.image_label_criterion is None:
+            raise ValueError(
+                "A batch has image labels, but the model learns from boxes alone: it needs DATALOADER.SAMPLER_TRAIN "
+                "MultiDatasetSampler; MODEL.DETR.CLASS_AGNOSTIC and MODEL.DETR.MASK.FREEZE_DETECTOR must be False."
+            )
+        return pack_image_labels(batched_inputs).to(self.device)
+
+    def box_frames(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """(B, 2) fp32, on the host: width and height of what normalised boxes are relative to, in output pixels.
+
+        That is the output itself, or with a fixed size the padded image at the scale of the output.
+        """
+        frames = torch.tensor([_output_size(item) for item in batched_inputs], dtype=torch.float32)
+        if self.fixed_size is not None:
+            images = torch.tensor([item["image"].shape[-2:] for item in batched_inputs])
+            frames *= torch.tensor(self.fixed_size) / images
+        return frames.flip(-1)
+
+    def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """The best detections of the last layer, in pixels of the output size, with masks if the model has them.
+
+        Queries that predict NaN or infinity are left out, with a warning.
+        """
+        logits, boxes = predictions.logits[-1], predictions.boxes[-1]
+        # A sum is finite only if all of its summands are, and takes the device less time than to look at each.
+        finite = (logits.sum(-1, dtype=torch.float32) + boxes.sum(-1, dtype=torch.float32)).isfinite()
+        wanted = finite[..., None]
+        if self.panoptic is not None:
+            is_thing = torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
+            wanted = wanted & is_thing
+        scores, labels, queries = self.classification.detections(logits, self.detections_per_image, wanted)
+        boxes = cxcywh_to_xyxy(boxes).gather(1, queries[..., None].expand(-1, -1, 4))
+        boxes = boxes * upload(self.box_frames(batched_inputs).repeat(1, 2), boxes.device)[:, None]
+        sizes = [_output_size(item) for item in batched_inputs]
+        results = [
+            {"instances": Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)}
+            for size, b, s, c in zip(sizes, boxes, scores, labels, strict=True)
+        ]
+        if predictions.mask_queries is not None:
+            image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+            masks = BatchMasks(self.detector.mask_head, predictions.mask_queries, image_sizes, sizes, self.fixed_size)
+            for i, result in enumerate(results):
+                if self.panoptic is None:
+                    result["instances"].pred_masks = segment_instances(masks, i, queries[i])
+                    continue
+                probs = torch.where(finite[i, :, None], self.classification.probabilities(logits[i]), 0)
+                result |= segment_all(masks, i, queries[i], probs, self.panoptic)
+                result["instances"].pred_masks = result.pop("pred_masks")
+            finite = finite & masks.finite
+        kept = finite.gather(1, queries)
+        if self.panoptic is not None:
+            kept &= is_thing[labels]
+        # Waits for the device, which has been given all of its work by now.
+        left_out = (~finite).sum(1).tolist()
+        if any(left_out) and not self._has_warned:
+            logger.warning(describe_non_finite_queries(left_out, finite.shape[1], batched_inputs))
+            self._has_warned = True
+        if any(left_out) or self.panoptic is not None:
+            for result, of_image in zip(results, kept, strict=True):
+                result["instances"] = result["instances"][of_image]
+        return results
+
+
+def _output_size(item: dict[str, Any]) -> tuple[int, int]:
+    """Height and width in pixels that boxes and masks of an image are returned for."""
+    height, width = item["image"].shape[-2:]
+    return item.get("height", height), item.get("width", width)

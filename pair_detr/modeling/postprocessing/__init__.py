@@ -1,0 +1,1 @@
+"""From predictions to what Detectron2 returns."""

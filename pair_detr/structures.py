@@ -1,0 +1,195 @@
+"""What crosses the parts of a model: features, predictions, ground truth, and which prediction has which object."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pair_detr.utils.device import upload
+
+
+@dataclass
+class ImageLabels:
+    """The N labels of all images of a batch, image after image. They say what an image shows, but not where.
+
+    Attributes:
+        labels: (N,) int64 contiguous class indices.
+        image_of: (N,) int64, the image in the batch that a label belongs to.
+        counts: labels of each image, on the host.
+    """
+
+    labels: Tensor
+    image_of: Tensor
+    counts: list[int]
+
+    @classmethod
+    def pack(cls, labels: list[Tensor]) -> "ImageLabels":
+        """Packs one (n,) tensor of labels an image, all on the same device."""
+        return cls(
+            torch.cat(labels).long(), _image_of([len(x) for x in labels]).to(labels[0].device), list(map(len, labels))
+        )
+
+    def to(self, device: torch.device) -> "ImageLabels":
+        """A copy on ``device``; the host does not wait for it."""
+        return ImageLabels(upload(self.labels, device), upload(self.image_of, device), self.counts)
+
+
+@dataclass
+class Targets:
+    """The T objects of all images of a batch, image after image; or only the labels of the images.
+
+    Attributes:
+        boxes: (T, 4) fp32 cxcywh, normalised to the unpadded image.
+        labels: (T,) int64 contiguous class indices.
+        image_of: (T,) int64, the image in the batch that an object belongs to.
+        counts: objects of each image, on the host.
+        image_labels: None if the objects are known. Otherwise there are no objects here, which says nothing about the
+            images: this is all that is known.
+        masks: (T, H, W) bool at the size of the padded batch, false in the padding; None in models without masks and
+            where the objects are not known.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    image_of: Tensor
+    counts: list[int]
+    image_labels: ImageLabels | None = None
+    masks: Tensor | None = None
+
+    @classmethod
+    def pack(cls, boxes: list[Tensor], labels: list[Tensor]) -> "Targets":
+        """Packs one (n, 4) tensor of boxes and one (n,) tensor of labels an image, all on the same device."""
+        boxes = torch.cat(boxes).float()
+        counts = [len(x) for x in labels]
+        return cls(boxes, torch.cat(labels).long(), _image_of(counts).to(boxes.device), counts)
+
+    @classmethod
+    def pack_image_labels(cls, labels: list[Tensor]) -> "Targets":
+        """Packs one (n,) tensor of labels an image, all on the same device."""
+        nothing = labels[0].new_empty(0, dtype=torch.int64)
+        boxes = labels[0].new_empty(0, 4, dtype=torch.float32)
+        return cls(boxes, nothing, nothing, [0] * len(labels), ImageLabels.pack(labels))
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the objects of the images are known."""
+        return self.image_labels is None
+
+    def to(self, device: torch.device) -> "Targets":
+        """A copy on ``device``; the host does not wait for it."""
+        boxes, labels, image_of = (upload(x, device) for x in (self.boxes, self.labels, self.image_of))
+        return replace(
+            self,
+            boxes=boxes,
+            labels=labels,
+            image_of=image_of,
+            image_labels=None if self.image_labels is None else self.image_labels.to(device),
+            masks=None if self.masks is None else upload(self.masks, device),
+        )
+
+
+def _image_of(counts: list[int]) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
+
+
+@dataclass
+class Assignment:
+    """N matches of all decoder layers: object ``target`` is the business of ``query`` in ``layer`` and ``image``.
+
+    All four are (N,) int64 on the device of the predictions: image after image, in each of them layer after layer, each
+    of which has the same number of matches.
+    """
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+    def pick(self, predictions: Tensor) -> Tensor:
+        """The matched (N, ...) of (L, B, Q, ...) predictions."""
+        return predictions[self.layer, self.image, self.query]
+
+    def last_layer(self, counts: Sequence[int], num_queries: int) -> tuple["Assignment", list[int]]:
+        """The matches of the last layer, found without waiting for the device.
+
+        Args:
+            counts: objects of each image.
+            num_queries: of an image; it has no more matches.
+
+        Returns:
+            These matches, and how many each image has.
+        """
+        matched = [min(count, num_queries) for count in counts]
+        num_layers = len(self.layer) // max(sum(matched), 1)
+        stops = torch.tensor(matched, dtype=torch.int64).cumsum(0) * num_layers
+        rows = [torch.arange(stop - n, stop) for n, stop in zip(matched, stops.tolist(), strict=True)]
+        index = upload(torch.cat(rows), self.layer.device)
+        return Assignment(self.layer[index], self.image[index], self.query[index], self.target[index]), matched
+
+
+@dataclass
+class Memory:
+    """Feature tokens of a batch, before or after the encoder.
+
+    Attributes:
+        tokens: (B, M, D), the cells of the feature map row by row.
+        position: (B, M, D) sine encoding of their positions, or (1, M, D) where it is the same for all images.
+        key_mask: (B, 1, 1, M) bool, false in the padding; None where no image is padded.
+        maps: of the backbone; None in models without masks.
+    """
+
+    tokens: Tensor
+    position: Tensor
+    key_mask: Tensor | None
+    maps: "FeatureMaps | None" = None
+
+
+@dataclass
+class FeatureMaps:
+    """What masks are refined with.
+
+    Attributes:
+        projected: (B, D, H, W), the input of the encoder; its M cells are the tokens.
+        finer: up to three (B, C_i, H_i, W_i) of the stages before it, the coarsest first.
+    """
+
+    projected: Tensor
+    finer: list[Tensor]
+
+
+@dataclass
+class MaskQueries:
+    """What a mask can be asked for with.
+
+    Attributes:
+        states: (B, Q, D) of the last decoder layer.
+        memory: the encoder's output.
+        reference: (Q, 2) points, x and y in 0..1, that the queries look from; None for queries without.
+    """
+
+    states: Tensor
+    memory: Memory
+    reference: Tensor | None = None
+
+
+@dataclass
+class Predictions:
+    """Outputs of L decoder layers for B images and Q queries, the last layer last. At inference L is 1.
+
+    Attributes:
+        logits: (L, B, Q, C) class logits; C counts the no-object column where the classifier has one.
+        boxes: (L, B, Q, 4) cxcywh, normalised to the unpadded image.
+        states: (L, B, Q, D) states of the decoder that the logits were made from.
+        top_left: (L, B, Q, 2) x and y of the top-left corner, normalised alike. Pair DETR in training only.
+        pair_embeddings: two (P, B, Q, E) of the centre and the top-left decoder, of their last P layers. Pair DETR in
+            training only.
+        mask_queries: of models with masks only.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    states: Tensor | None = None
+    top_left: Tensor | None = None
+    pair_embeddings: tuple[Tensor, Tensor] | None = None
+    mask_queries: MaskQueries | None = None

@@ -1,0 +1,1 @@
+"""Experiments with the package: each answers a question, with a document in docs/studies/."""
