@@ -23,7 +23,8 @@ if torch.__version__ < "2.6":
         "or build an environment of its own with 'make install'; see 'Installation' in the README."
     )
 
-from pair_detr.config.defaults import add_pair_detr_config
+from pair_detr import data
+from pair_detr.config import add_pair_detr_config
 from pair_detr.modeling import meta_arch
 
 __version__ = "0.1.0"

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
 from pair_detr.losses.criterion import SetCriterion
-from pair_detr.losses.federated import ClassSelection, build_class_selection
+from pair_detr.losses.federated import ClassSelection
 from pair_detr.losses.matcher import HungarianMatcher
+from pair_detr.modeling.class_sampling import build_class_selection
 from pair_detr.structures import Predictions
 
 NAMES = ["cat", "dog", "owl", "newt"]

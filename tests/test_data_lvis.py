@@ -17,7 +17,7 @@ from pair_detr.data import check_dataset, class_names_of, load_dataset, load_tra
 from pair_detr.data.checks.missing_files import explain_missing
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.evaluation.lvis import complete
-from pair_detr.losses.federated import build_class_selection
+from pair_detr.modeling.class_sampling import build_class_selection
 
 
 @pytest.fixture(autouse=True)

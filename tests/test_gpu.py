@@ -10,9 +10,9 @@ from detectron2.modeling import build_model
 
 from pair_detr import add_pair_detr_config
 from pair_detr.analysis.speed import make_batch
+from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import config_file
 from pair_detr.modeling.meta_arch import DetectionTransformer
-from pair_detr.modeling.variants import VARIANTS
 
 
 def build_on_cpu(variant: str) -> DetectionTransformer:

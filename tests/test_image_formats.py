@@ -13,9 +13,10 @@ from PIL import Image
 from tool_helpers import save_model
 
 from pair_detr.checkpoint.weights import CheckpointError
+from pair_detr.config.choices import IMAGE_CHANNELS
 from pair_detr.data import DetectionMapper, check_input
 from pair_detr.data.image_input import as_format
-from pair_detr.data.image_io import CHANNELS, read_pixels, to_rgb
+from pair_detr.data.image_io import read_pixels, to_rgb
 from pair_detr.predictor import Predictor
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -26,19 +27,19 @@ GREY = (RGB @ np.array([299, 587, 114]) / 1000)[..., None]
 
 def set_format(cfg: CfgNode, image_format: str) -> CfgNode:
     cfg.INPUT.FORMAT = image_format
-    cfg.MODEL.PIXEL_MEAN = [110.0, 120.0, 115.0, 128.0][: CHANNELS[image_format]]
-    cfg.MODEL.PIXEL_STD = [58.0] * CHANNELS[image_format]
+    cfg.MODEL.PIXEL_MEAN = [110.0, 120.0, 115.0, 128.0][: IMAGE_CHANNELS[image_format]]
+    cfg.MODEL.PIXEL_STD = [58.0] * IMAGE_CHANNELS[image_format]
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.RESIZE_CROP.ENABLED = (48,), 96, False
     return cfg
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "L", "LA", "1", "CMYK", "YCbCr", "HSV"])
-@pytest.mark.parametrize("image_format", CHANNELS)
+@pytest.mark.parametrize("image_format", IMAGE_CHANNELS)
 def test_images_of_every_mode_become_every_format(image_format: str, mode: str) -> None:
     image = Image.new("RGB", (6, 4), (255, 0, 0))
     image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
     pixels = as_format(image, image_format)
-    assert pixels.shape == (4, 6, CHANNELS[image_format]) and pixels.dtype == np.uint8
+    assert pixels.shape == (4, 6, IMAGE_CHANNELS[image_format]) and pixels.dtype == np.uint8
     shown = to_rgb(pixels, image_format)
     colorless = mode in ("L", "LA", "1") or image_format in ("L", "LA")
     # A bilevel image rounds the grey of red, 76, to black, with a pattern.
@@ -76,7 +77,7 @@ def test_the_predictor_sees_what_training_sees(tmp_path: Path, image_format: str
     box = {"bbox": [5, 5, 30, 30], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     record = {"file_name": str(file), "image_id": 1, "width": 80, "height": 60, "annotations": [box]}
     given = predictor.prepare(file)["image"]
-    assert given.shape[0] == CHANNELS[image_format]
+    assert given.shape[0] == IMAGE_CHANNELS[image_format]
     assert torch.equal(given, DetectionMapper(predictor.cfg, is_train=False)(record)["image"])
     mapped = DetectionMapper(predictor.cfg, is_train=True)(record)
     losses = predictor.model.train()([mapped])
@@ -144,7 +145,7 @@ def test_backbones_take_other_numbers_of_channels(image_format: str, tmp_path: P
     timm = pytest.importorskip("timm")
     cfg = tiny_cfg()
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.TIMM.NAME = "build_timm_backbone", 0, "resnet10t"
-    channels = CHANNELS[image_format]
+    channels = IMAGE_CHANNELS[image_format]
     for other in (cfg, tiny_resnet_cfg()):
         model = build(set_format(other, image_format)).eval()
         batch = make_batch([(40, 60)], [1])
@@ -164,7 +165,7 @@ def test_files_are_read_in_every_format(tmp_path: Path) -> None:
     Image.fromarray(np.concatenate((RGB, ALPHA), axis=2)).save(tmp_path / "image.png")
     assert np.array_equal(read_pixels(str(tmp_path / "image.png"), "RGBA")[..., 3:], ALPHA)
     assert np.abs(read_pixels(str(tmp_path / "image.png"), "L") - GREY).max() <= 1
-    assert make_cfg().INPUT.FORMAT in CHANNELS
+    assert make_cfg().INPUT.FORMAT in IMAGE_CHANNELS
 
 
 def test_weights_of_three_channels_on_grey_images_are_refused_by_key(tmp_path: Path) -> None:

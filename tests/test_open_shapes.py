@@ -13,7 +13,7 @@ from pair_detr.config_files import load_config
 from pair_detr.data import load_dataset, make_shapes
 from pair_detr.data.datasets.open_shapes import register_open_shapes
 from pair_detr.data.datasets.shapes import CLASS_NAMES, register_shapes
-from pair_detr.losses.federated import build_class_selection
+from pair_detr.modeling.class_sampling import build_class_selection
 from pair_detr.open_vocabulary import UnnamedClassesError, Vocabulary, random_texts
 from pair_detr.tools import make_open_shapes, text_weights
 

@@ -12,10 +12,10 @@ from detectron2.modeling import build_backbone
 
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.config.defaults import add_pair_detr_config
+from pair_detr.config.variants import VARIANTS, classification_of
 from pair_detr.losses.classification import build_classification
 from pair_detr.modeling.mask_head import mask_head_factory
 from pair_detr.modeling.text_classifier import classifier_factory
-from pair_detr.modeling.variants import VARIANTS, classification_of
 
 Shapes = Mapping[str, torch.Size]
 
@@ -72,7 +72,7 @@ class TransformerShape:
     @property
     def num_classes(self) -> int:
         """The classes that the rows stand for, under the variant's own classification loss."""
-        return self.class_rows - (VARIANTS[self.VARIANT].classification == "softmax")
+        return self.class_rows - (VARIANTS[self.VARIANT].published_classification == "softmax")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Architecture:
             settings |= {f"MODEL.DETR.{key}": value for key, value in asdict(self.transformer).items() if key.isupper()}
             settings["MODEL.DETR.NUM_CLASSES"] = self.transformer.num_classes
             # Other code bases train each variant with the loss of its paper.
-            settings["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[self.transformer.VARIANT].classification
+            settings["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[self.transformer.VARIANT].published_classification
             if self.transformer.mask_heads is not None:
                 settings |= {"MODEL.MASK_ON": True, "MODEL.DETR.NUM_HEADS": self.transformer.mask_heads}
         return settings
@@ -170,10 +170,10 @@ def _shapes(architecture: Architecture) -> Shapes:
             backbone = build_backbone(cfg)
             return {f"backbone.{key}": tensor.shape for key, tensor in backbone.state_dict().items()}
         variant = VARIANTS[architecture.transformer.VARIANT]
-        classification = build_classification(cfg, default=variant.classification)
+        classification = build_classification(cfg, default=variant.published_classification)
         num_classes = architecture.transformer.num_classes
         classifier = classifier_factory(cfg, classification, num_classes, None)
-        detector = variant.detector(cfg, classifier=classifier, mask_head=mask_head_factory(cfg))
+        detector = variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg))
     return {key: tensor.shape for key, tensor in detector.state_dict().items()}
 
 

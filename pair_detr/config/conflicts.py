@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pair_detr.data.image_io import CHANNELS
+from pair_detr.config.choices import IMAGE_CHANNELS
 from pair_detr.utils.messages import counted
 
 
@@ -39,7 +39,7 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
 def _conflicts_of_channels(values: Mapping[str, Any]) -> Iterator[str]:
     if (image_format := values.get("INPUT.FORMAT")) is None:
         return
-    channels = CHANNELS[image_format]
+    channels = IMAGE_CHANNELS[image_format]
     lengths = {key: len(values[key]) for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD") if key in values}
     if wrong := [f"{key} has {counted(n, 'value')}" for key, n in lengths.items() if n != channels]:
         yield (

@@ -39,11 +39,7 @@ from pair_detr.config.rules import (
     registered,
     whole,
 )
-from pair_detr.data.build import SAMPLERS
-from pair_detr.data.image_io import CHANNELS
-from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES
-from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES
-from pair_detr.modeling.variants import VARIANTS
+from pair_detr.config.variants import VARIANTS
 
 _POINTS = one_of(("center", "top_left"))
 _PIXELS = POSITIVE_WHOLE._replace(meaning="a whole number of pixels, 1 or more")
@@ -160,12 +156,14 @@ _DETR = {
     "MODEL.DETR.LOSS.DICE": WEIGHT,
     "MODEL.DETR.LOSS.FEDERATED_CLASSES": whole(0, ", where 0 is all classes"),
     "MODEL.DETR.LOSS.FEDERATED_POWER": NOT_NEGATIVE,
-    "MODEL.DETR.IMAGE_LABELS.LOSS": one_of(IMAGE_LABEL_LOSSES),
+    "MODEL.DETR.IMAGE_LABELS.LOSS": one_of(
+        ("max_size", "max_score", "first", "image", "min_loss", "wsddn", "pair_score")
+    ),
     "MODEL.DETR.IMAGE_LABELS.WEIGHT": WEIGHT,
     "MODEL.DETR.PAIR.BOX_DECODING": one_of(("center", "pair")),
     "MODEL.DETR.PAIR.CLASS_DECODER": _POINTS,
     "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT": WEIGHT,
-    "MODEL.DETR.PAIR.CONTRASTIVE_LOSS": one_of(CONTRASTIVE_LOSSES),
+    "MODEL.DETR.PAIR.CONTRASTIVE_LOSS": one_of(("nt_xent", "cross")),
     "MODEL.DETR.PAIR.CONTRASTIVE_WEIGHT": WEIGHT,
     "MODEL.DETR.PAIR.TEMPERATURE": POSITIVE,
     "MODEL.DETR.PAIR.CONTRASTIVE_LAYERS": one_of(("last", "all")),
@@ -176,7 +174,7 @@ _DETR = {
 }
 
 _INPUT = {
-    "INPUT.FORMAT": one_of(CHANNELS),
+    "INPUT.FORMAT": one_of(IMAGE_CHANNELS),
     "INPUT.MIN_SIZE_TRAIN": each(whole(0, ", where 0 resizes nothing")),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of(("choice", "range")),
     "INPUT.MAX_SIZE_TRAIN": POSITIVE_WHOLE,

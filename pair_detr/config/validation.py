@@ -14,10 +14,10 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 
+from pair_detr.config.choices import MULTI_DATASET_SAMPLER
 from pair_detr.config.defaults import add_pair_detr_config
 from pair_detr.config.ranges import describe_faults
-from pair_detr.data.dataset_mixture import MULTI_DATASET_SAMPLER
-from pair_detr.modeling.variants import classification_of
+from pair_detr.config.variants import classification_of
 
 _CONVNET, _TIMM = "build_convnet_backbone", "build_timm_backbone"
 _OPTIONAL_GROUPS = (

@@ -19,20 +19,18 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pair_detr.config.choices import MULTI_DATASET_SAMPLER, REPEAT_FACTOR_SAMPLER, SAMPLERS
 from pair_detr.data.catalog import annotation_type_of, class_names_of, load_dataset
 from pair_detr.data.checks.validation import check_files, inspect_dicts, require_boxes, validate
 from pair_detr.data.class_matching import with_classes
 from pair_detr.data.dataset_mapper import DetectionMapper
-from pair_detr.data.dataset_mixture import MULTI_DATASET_SAMPLER, load_source_dicts, source_options
+from pair_detr.data.dataset_mixture import load_source_dicts, source_options
 from pair_detr.data.datasets.panoptic_masks import mask_file
 from pair_detr.data.loader_workers import SignalSafeLoader
 from pair_detr.data.model_classes import match_training_set
 from pair_detr.data.mosaic import MosaicMapper
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.samplers import TrainingBatchSampler, orientations, repeat_factors
-
-_REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
-SAMPLERS = ("TrainingSampler", _REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
 
 
 class SeededDataset(Dataset):
@@ -161,7 +159,7 @@ def build_train_loader(
             seed=seed,
             groups=orientations(dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
             repeat_factors=repeat_factors(cfg, dicts)
-            if cfg.DATALOADER.SAMPLER_TRAIN == _REPEAT_FACTOR_SAMPLER
+            if cfg.DATALOADER.SAMPLER_TRAIN == REPEAT_FACTOR_SAMPLER
             else None,
             **place,
         )

@@ -18,8 +18,6 @@ from pair_detr.data.class_matching import VocabularyMatch, match_classes, requir
 
 logger = logging.getLogger(__name__)
 
-# DATALOADER.SAMPLER_TRAIN that turns all of this on.
-MULTI_DATASET_SAMPLER = "MultiDatasetSampler"
 ANNOTATION_TYPES = ("box", "image")
 
 

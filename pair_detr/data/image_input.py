@@ -25,7 +25,7 @@ def as_format(image: ImageInput, image_format: str) -> np.ndarray:
         image: a file or a PIL image, of any 8-bit mode and turned as its EXIF data say. Or an array of uint8, as OpenCV
             and ``detectron2.data.detection_utils.read_image(file, "BGR")`` read it: (H, W, 3) in BGR order for any
             format, which is converted to it; for L also (H, W) or (H, W, 1), and for RGBA (H, W, 4) in BGRA order.
-        image_format: one of :data:`pair_detr.data.image_io.CHANNELS`, as INPUT.FORMAT.
+        image_format: one of :data:`pair_detr.config.choices.IMAGE_CHANNELS`, as INPUT.FORMAT.
 
     Returns:
         (H, W, C) uint8.

@@ -22,22 +22,15 @@ IMAGE_SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 
-
 # Images, too, but Pillow has no reader of them, or not everywhere.
 _OTHER_IMAGES = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg"})
-
-
-# What INPUT.FORMAT may be, BGR or a mode of Pillow's, and the channels of each.
-CHANNELS = {"RGB": 3, "BGR": 3, "L": 1, "LA": 2, "RGBA": 4, "HSV": 3, "YCbCr": 3}
 
 
 # Pillow converts to these from RGB alone, or nearly so.
 _BY_RGB = ("HSV", "YCbCr")
 
-
 # The values of EXIF's orientation that swap width and height.
 _TRANSPOSED = frozenset({5, 6, 7, 8})
-
 
 _READERS = 16
 
@@ -123,8 +116,8 @@ def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
 
     Args:
         image: upright.
-        image_format: one of :data:`CHANNELS`. Formats without transparency drop it, RGBA and LA take images without it
-            as opaque, L and LA make colours grey.
+        image_format: one of ``IMAGE_CHANNELS``. Formats without transparency drop it, RGBA and LA take images without
+            it as opaque, L and LA make colours grey.
         name: of the image, for a message.
 
     Returns:
@@ -162,13 +155,10 @@ def _image_size(path: Path) -> tuple[int, int] | None:
 
 _BITS_PER_SAMPLE = next(tag for tag, info in TiffTags.TAGS_V2.items() if info.name == "BitsPerSample")
 
-
 # Before the tiles of a JPEG 2000 image: the start of its codestream, and of the marker that describes it.
 _CODESTREAM = b"\xff\x4f\xff\x51"
 
-
 _SEARCHED_BYTES = 65536
-
 
 # From there to the number of components, and to the depth of the first; each takes so many bytes.
 _COMPONENTS, _DEPTH, _COMPONENT = 40, 42, 3

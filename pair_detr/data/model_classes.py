@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from pair_detr.config.choices import MULTI_DATASET_SAMPLER
 from pair_detr.data.catalog import annotation_type_of, class_names_of
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
-from pair_detr.data.dataset_mixture import MULTI_DATASET_SAMPLER
 from pair_detr.data.datasets.panoptic_classes import category_ids_of
 from pair_detr.data.scalars import id_of
 from pair_detr.utils.messages import counted

@@ -106,7 +106,6 @@ class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
 # Additive recurrence with the golden ratio: of all sequences of its kind it is spread the most evenly.
 _STEP = (5**0.5 - 1) / 2
 
-
 _CHUNK = 1 << 20
 
 

@@ -13,8 +13,8 @@ from detectron2.utils import comm
 from pair_detr.checkpoint.checkpointer import SavedCheckpoint, find_checkpoint, require_class_order
 from pair_detr.checkpoint.weights import CheckpointError, require_needs
 from pair_detr.config.validation import flatten, has_effect
+from pair_detr.config.variants import classification_of
 from pair_detr.data import resolve_class_names, resolve_num_classes
-from pair_detr.modeling.variants import classification_of
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
 from pair_detr.losses.classification import Classification
 from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES
-from pair_detr.losses.federated import ClassSelection, build_class_selection
+from pair_detr.losses.federated import ClassSelection
 from pair_detr.losses.masks import MaskCriterion
 from pair_detr.losses.matcher import HungarianMatcher
-from pair_detr.modeling.mask_head import MaskHead
 from pair_detr.structures import Assignment, Predictions, Targets
 from pair_detr.utils.distributed import mean_over_processes
 
@@ -62,13 +61,12 @@ class SetCriterion(nn.Module):
             "matcher": HungarianMatcher(classification, class_weight(cost.CLASS), cost.L1, cost.GIOU),
             "classification": classification,
             "weights": {"class": class_weight(loss.CLASS), "box": loss.L1, "giou": loss.GIOU},
-            "class_selection": build_class_selection(cfg),
             "masks": MaskCriterion(loss.MASK, loss.DICE) if cfg.MODEL.MASK_ON else None,
             "masks_only": cfg.MODEL.MASK_ON and cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
         }
 
     def forward(
-        self, predictions: Predictions, targets: Targets, mask_head: MaskHead | None = None
+        self, predictions: Predictions, targets: Targets, mask_head: nn.Module | None = None
     ) -> dict[str, Tensor]:
         """Computes the weighted losses, in fp32 under autocast, too.
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from pair_detr.data.dataset_mixture import MULTI_DATASET_SAMPLER
+from pair_detr.config.choices import MULTI_DATASET_SAMPLER
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.losses.classification import Classification
 from pair_detr.structures import ImageLabels, Predictions, Targets

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import sigmoid_focal_loss
 
-from pair_detr.modeling.mask_head import MaskHead
 from pair_detr.structures import Assignment, MaskQueries, Targets
 
 
@@ -19,12 +18,12 @@ class MaskCriterion(nn.Module):
         self.dice_weight = dice_weight
 
     def forward(
-        self, head: MaskHead, asked: MaskQueries, targets: Targets, assignment: Assignment, num_boxes: Tensor
+        self, head: nn.Module, asked: MaskQueries, targets: Targets, assignment: Assignment, num_boxes: Tensor
     ) -> dict[str, Tensor]:
         """Predicts the masks of matched queries alone, and computes the weighted losses, in fp32 under autocast, too.
 
         Args:
-            head: predicts.
+            head: predicts, see :class:`pair_detr.modeling.mask_head.MaskHead`.
             asked: the queries of the batch.
             targets: with masks, unless there are no objects.
             assignment: of all layers.

@@ -6,12 +6,14 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from torch import nn
 
+from pair_detr.config.variants import register_variant
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.detector import Detector, initialize_transformer
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.structures import Memory, Predictions
 
 
+@register_variant("conditional_detr")
 class ConditionalDETR(Detector):
     """Queries own reference points, attend to the memory around them, and predict boxes as offsets to them."""
 

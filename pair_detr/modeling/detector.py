@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from detectron2.modeling import Backbone, build_backbone
 from torch import Tensor, nn
 
 from pair_detr.layers import sine_position_encoding
+from pair_detr.losses.criterion import SetCriterion
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.structures import FeatureMaps, MaskQueries, Memory, Predictions
 
@@ -20,7 +21,17 @@ _FINER_STAGES = 3
 
 
 class Detector(nn.Module, ABC):
-    """Backbone, encoder and queries; a variant adds its decoder and heads."""
+    """Backbone, encoder and queries; a variant adds its decoder and heads.
+
+    Attributes:
+        criterion_class: supervises the variant's predictions.
+        published_classification: "focal" or "softmax", what its paper trains with.
+        has_reference_points: whether each query is at a known place.
+    """
+
+    criterion_class: ClassVar[type[SetCriterion]] = SetCriterion
+    published_classification: ClassVar[str] = "focal"
+    has_reference_points: ClassVar[bool] = True
 
     @configurable
     def __init__(

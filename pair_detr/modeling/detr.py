@@ -6,14 +6,19 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from torch import nn
 
+from pair_detr.config.variants import register_variant
 from pair_detr.modeling.decoder import TransformerDecoder
 from pair_detr.modeling.detector import Detector, initialize_transformer
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.structures import Memory, Predictions
 
 
+@register_variant("detr")
 class DETR(Detector):
     """Queries are decoded by standard attention; boxes are predicted outright."""
+
+    published_classification = "softmax"
+    has_reference_points = False
 
     @configurable
     def __init__(self, *, classifier: Callable[[int], nn.Module], num_decoder_layers: int, **shared: Any) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from pair_detr.config.variants import variant_of
 from pair_detr.layers import point_encoding
 from pair_detr.structures import MaskQueries, Memory
 from pair_detr.utils.device import upload
@@ -183,9 +184,9 @@ def mask_head_factory(cfg: CfgNode) -> Callable[[int, int, list[int]], MaskHead]
             if group[key.split(".")[1]]:
                 raise ValueError(f"MODEL.DETR.{key} is True, but MODEL.MASK_ON is False: set MODEL.MASK_ON True.")
         return None
-    if detr.MASK.SPATIAL_QUERY and detr.VARIANT == "detr":
+    if detr.MASK.SPATIAL_QUERY and not variant_of(cfg).has_reference_points:
         raise ValueError(
-            "MODEL.DETR.MASK.SPATIAL_QUERY is True, but the queries of MODEL.DETR.VARIANT detr have no reference "
-            "points: set it to False, or choose another variant."
+            "MODEL.DETR.MASK.SPATIAL_QUERY is True, but the queries of MODEL.DETR.VARIANT "
+            f"{detr.VARIANT} have no reference points: set it to False, or choose another variant."
         )
     return partial(MaskHead, spatial=detr.MASK.SPATIAL_QUERY)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
+from pair_detr.config.variants import variant_of
 from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.losses.classification import Classification, build_classification
@@ -27,12 +28,12 @@ from pair_detr.modeling.batching import (
     pack_masks,
     pad_images,
 )
+from pair_detr.modeling.class_sampling import build_class_selection
 from pair_detr.modeling.divergence import describe_non_finite_cost, describe_non_finite_queries
 from pair_detr.modeling.mask_head import mask_head_factory
 from pair_detr.modeling.postprocessing.masks import BatchMasks, segment_instances
 from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, build_panoptic, segment_all
 from pair_detr.modeling.text_classifier import TextClassifier, classifier_factory
-from pair_detr.modeling.variants import variant_of
 from pair_detr.open_vocabulary import Vocabulary, load_vocabulary
 from pair_detr.structures import Predictions, Targets
 from pair_detr.utils.device import upload
@@ -127,11 +128,11 @@ class DetectionTransformer(nn.Module):
             num_classes, class_names = 1, None
         else:
             num_classes, class_names = resolve_num_classes(cfg), resolve_class_names(cfg)
-        classification = build_classification(cfg, default=variant.classification)
+        classification = build_classification(cfg, default=variant.published_classification)
         classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
         return {
-            "detector": variant.detector(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
-            "criterion": variant.criterion(cfg, classification),
+            "detector": variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
+            "criterion": variant.criterion_class(cfg, classification, class_selection=build_class_selection(cfg)),
             "classification": classification,
             "num_classes": num_classes,
             "class_names": class_names,

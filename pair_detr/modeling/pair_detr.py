@@ -7,6 +7,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from pair_detr.config.variants import register_variant
+from pair_detr.losses.criterion import PairCriterion
 from pair_detr.modeling.conditional_detr import ConditionalDETR
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.detector import initialize_transformer
@@ -17,8 +19,11 @@ from pair_detr.structures import Memory, Predictions
 _INITIAL_OFFSET = 0.5
 
 
+@register_variant("pair_detr")
 class PairDETR(ConditionalDETR):
     """Conditional DETR, whose decoder is the centre decoder, with a top-left decoder on the same memory and queries."""
+
+    criterion_class = PairCriterion
 
     @configurable
     def __init__(

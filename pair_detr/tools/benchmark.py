@@ -12,10 +12,10 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from pair_detr.analysis.speed import make_batch, measure
+from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import load_config
 from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
-from pair_detr.modeling.variants import VARIANTS
 from pair_detr.tools.common import describe_machine, run, tool_logger, tool_parser, without_data
 
 logger = tool_logger("benchmark")

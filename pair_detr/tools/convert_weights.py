@@ -29,8 +29,8 @@ from pair_detr.checkpoint import (
 )
 from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
+from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import load_config
-from pair_detr.modeling.variants import VARIANTS
 from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.utils.atomic import replacing_any
 from pair_detr.utils.finiteness import describe_non_finite
@@ -103,7 +103,7 @@ def reverse(
         known = needs_of(cfg)
     usual = TORCHVISION_PIXELS | {"MODEL.DETR.MASK.QUERY_DECODER": "center", "MODEL.DETR.MASK.SPATIAL_QUERY": False}
     if variant := known.get("MODEL.DETR.VARIANT"):
-        usual["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[variant].classification
+        usual["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[variant].published_classification
     if unusual := [f"{key} {known[key]}" for key, value in usual.items() if known.get(key, value) != value]:
         raise ConversionError(f"There are no such models of {target}: the weights were trained with {unusual}.")
     class_names = class_names or metadata.get("class_names")

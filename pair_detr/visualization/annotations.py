@@ -58,7 +58,7 @@ def draw_input(
     Args:
         item: as :class:`pair_detr.data.DetectionMapper` makes it.
         class_names: in the order of their ids.
-        image_format: of its image, see :data:`pair_detr.data.image_io.CHANNELS`.
+        image_format: of its image, see :data:`pair_detr.config.choices.IMAGE_CHANNELS`.
         fixed_size: height and width that the model pads it to, if it does.
         padding: value of each channel there, in the order of ``image_format``.
 

@@ -16,7 +16,6 @@ from pair_detr.utils.messages import counted, join_some
 _SAMPLES = 8
 _NAMED = 5
 
-
 _REMEDY = "Make the ids in the JSON file those in the PNG files"
 
 

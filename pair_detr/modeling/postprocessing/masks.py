@@ -12,10 +12,8 @@ from pair_detr.structures import MaskQueries
 # Masks whose probabilities at the output size are in memory at a time.
 _CHUNK = 16
 
-
 # Logit of a pixel that is certainly not in a mask.
 _OUTSIDE = -1e4
-
 
 Size = tuple[int, int]
 

@@ -1,0 +1,9 @@
+"""What keys can be chosen from, where more than one package has to know it."""
+
+# INPUT.FORMAT, and the channels of each.
+IMAGE_CHANNELS = {"RGB": 3, "BGR": 3, "L": 1, "LA": 2, "RGBA": 4, "HSV": 3, "YCbCr": 3}
+
+# DATALOADER.SAMPLER_TRAIN; the last trains on several datasets, with boxes or with image labels.
+REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
+MULTI_DATASET_SAMPLER = "MultiDatasetSampler"
+SAMPLERS = ("TrainingSampler", REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
