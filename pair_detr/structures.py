@@ -1,12 +1,52 @@
 """What crosses the parts of a model: features, predictions, ground truth, and which prediction has which object."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from pair_detr.utils.device import upload
+
+Size = tuple[int, int]
+
+
+@dataclass
+class Batch:
+    """Images of a batch, padded at the right and at the bottom to one size.
+
+    Attributes:
+        images: (B, C, H, W), normalized, zero in the padding.
+        padding_mask: (B, H, W) bool, true in the padding; None where nothing is to be masked.
+        image_sizes: height and width of each image without its padding, in pixels.
+        output_sizes: height and width that boxes and masks of each image are returned for, in pixels.
+        boxes_span_padding: whether normalized boxes are relative to the padded image, not to the image itself.
+    """
+
+    images: Tensor
+    padding_mask: Tensor | None
+    image_sizes: list[Size]
+    output_sizes: list[Size]
+    boxes_span_padding: bool = False
+
+    @property
+    def padded_size(self) -> Size:
+        """Height and width of all images with their padding, in pixels."""
+        height, width = self.images.shape[-2:]
+        return height, width
+
+    @property
+    def frame_sizes(self) -> list[Size]:
+        """Height and width of what the normalized boxes of each image are relative to, in pixels of the input."""
+        return [self.padded_size] * len(self.image_sizes) if self.boxes_span_padding else self.image_sizes
+
+    def output_frames(self) -> Tensor:
+        """(B, 4) fp32, on the host: width, height, width and height of the same in pixels of the output."""
+        frames, images, outputs = (
+            torch.tensor(sizes, dtype=torch.float32)
+            for sizes in (self.frame_sizes, self.image_sizes, self.output_sizes)
+        )
+        return (outputs * (frames / images)).flip(-1).repeat(1, 2)
 
 
 @dataclass
@@ -97,8 +137,8 @@ def _image_of(counts: list[int]) -> Tensor:
 class Assignment:
     """N matches of all decoder layers: object ``target`` is the business of ``query`` in ``layer`` and ``image``.
 
-    All four are (N,) int64 on the device of the predictions: image after image, in each of them layer after layer, each
-    of which has the same number of matches.
+    All four are (N,) int64 on the device of the predictions: layer after layer, in each of them image after image. All
+    layers have the same number of matches.
     """
 
     layer: Tensor
@@ -115,17 +155,14 @@ class Assignment:
 
         Args:
             counts: objects of each image.
-            num_queries: of an image; it has no more matches.
+            num_queries: per image; it has no more matches.
 
         Returns:
             These matches, and how many each image has.
         """
         matched = [min(count, num_queries) for count in counts]
-        num_layers = len(self.layer) // max(sum(matched), 1)
-        stops = torch.tensor(matched, dtype=torch.int64).cumsum(0) * num_layers
-        rows = [torch.arange(stop - n, stop) for n, stop in zip(matched, stops.tolist(), strict=True)]
-        index = upload(torch.cat(rows), self.layer.device)
-        return Assignment(self.layer[index], self.image[index], self.query[index], self.target[index]), matched
+        tail = slice(len(self.layer) - sum(matched), None)
+        return Assignment(self.layer[tail], self.image[tail], self.query[tail], self.target[tail]), matched
 
 
 @dataclass
@@ -165,7 +202,8 @@ class MaskQueries:
     Attributes:
         states: (B, Q, D) of the last decoder layer.
         memory: the encoder's output.
-        reference: (Q, 2) points, x and y in 0..1, that the queries look from; None for queries without.
+        reference: (Q, 2) or (B, Q, 2) points, x and y in 0..1, that the queries look from, or (.., 4) boxes, cxcywh;
+            None for queries without.
     """
 
     states: Tensor
@@ -185,6 +223,8 @@ class Predictions:
         pair_embeddings: two (P, B, Q, E) of the centre and the top-left decoder, of their last P layers. Pair DETR in
             training only.
         mask_queries: of models with masks only.
+        auxiliary: predictions of branches beside the main one, by the name of the branch; in training only. A loss term
+            that knows the branch supervises them.
     """
 
     logits: Tensor
@@ -193,3 +233,4 @@ class Predictions:
     top_left: Tensor | None = None
     pair_embeddings: tuple[Tensor, Tensor] | None = None
     mask_queries: MaskQueries | None = None
+    auxiliary: "dict[str, Predictions]" = field(default_factory=dict)

@@ -62,7 +62,7 @@ def tensor_shapes(image: np.ndarray) -> dict[str, str]:
     smaller = T.ResizeTransform(*image.shape[:2], 72, 72).apply_image(image)
     tensors = [torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))) for x in (image, smaller)]
     with torch.no_grad():
-        seen["batch"] = " x ".join(map(str, model.preprocess([{"image": x} for x in tensors])[0].shape))
+        seen["batch"] = " x ".join(map(str, model.preprocess([{"image": x} for x in tensors]).images.shape))
         found = model([{"image": x} for x in tensors])
     seen["instances"] = f"{len(found[0]['instances'])} an image"
     return seen

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pair_detr import add_pair_detr_config
 from pair_detr.modeling.meta_arch import DetectionTransformer
-from pair_detr.structures import Predictions, Targets
+from pair_detr.structures import Batch, Predictions, Targets
 
 VARIANTS = ("pair_detr", "conditional_detr", "detr")
 
@@ -38,6 +38,12 @@ class PatchBackbone(Backbone):
 @BACKBONE_REGISTRY.register()
 def build_patch_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PatchBackbone:
     return PatchBackbone()
+
+
+def as_batch(images: Tensor) -> Batch:
+    """Images without padding."""
+    sizes = [(images.shape[-2], images.shape[-1])] * len(images)
+    return Batch(images, None, sizes, sizes)
 
 
 def default_cfg() -> CfgNode:

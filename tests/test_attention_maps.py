@@ -27,17 +27,17 @@ CASES = [*((variant, {}) for variant in VARIANTS), ("pair_detr", {"PAIR__SHARED_
 def test_values_weighted_by_the_maps_are_the_modules_output(variant: str, options: dict) -> None:
     """Of every layer, in a batch with padding; and recording changes nothing."""
     model = build(tiny_cfg(variant, PAIR__BOX_DECODING="pair", **options)).eval()
-    images, padding = model.preprocess(make_batch([(40, 56), (32, 24)], [1, 1]))
+    batch = model.preprocess(make_batch([(40, 56), (32, 24)], [1, 1]))
     detector = model.detector
     outputs: list[Tensor] = []
     for name, module in detector.named_modules():
         if name.endswith("out_proj"):
             module.register_forward_hook(lambda module, inputs, output: outputs.append((module, output)))
-    expected = detector(images, padding)
+    expected = detector(batch)
     plain = [output for _, output in outputs]
     outputs.clear()
     with AttentionRecorder(detector) as recorder:
-        recorded = detector(images, padding)
+        recorded = detector(batch)
     assert torch.equal(recorded.boxes, expected.boxes)
     assert torch.equal(recorded.logits, expected.logits)
 
@@ -47,7 +47,7 @@ def test_values_weighted_by_the_maps_are_the_modules_output(variant: str, option
     keys = [("encoder", layer, "self_attn") for layer in range(2)]
     keys += [(name, layer, kind) for name in decoders for layer in range(3) for kind in ("self_attn", "cross_attn")]
     assert list(recorder.calls) == keys
-    key_mask = ~F.interpolate(padding[None].float(), size=(5, 7))[0].bool().flatten(1)
+    key_mask = ~F.interpolate(batch.padding_mask[None].float(), size=(5, 7))[0].bool().flatten(1)
     assert not key_mask.all()
     for key, (module, output), unrecorded in zip(keys, observed, plain, strict=True):
         call = recorder.calls[key]
@@ -73,9 +73,9 @@ def test_spatial_and_content_maps_are_those_of_their_halves() -> None:
     attention = detector.decoder.layers[1].cross_attn
     captured: list[tuple] = []
     attention.register_forward_pre_hook(lambda module, inputs: captured.append(inputs))
-    images, padding = model.preprocess(make_batch([(40, 56)], [1]))
+    batch = model.preprocess(make_batch([(40, 56)], [1]))
     with AttentionRecorder(detector) as recorder:
-        detector(images, padding)
+        detector(batch)
     state, _, spatial_query, key_content, key_position, _, mask = captured[0]
     assert mask is None
     call = recorder.calls["decoder", 1, "cross_attn"]
@@ -106,8 +106,7 @@ def test_report_has_the_maps_of_the_best_queries(tmp_path: Path) -> None:
 
     detector = predictor.model.detector
     with torch.no_grad(), AttentionRecorder(detector) as recorder:
-        images, padding = predictor.model.preprocess([item])
-        memory = detector.encode(images, padding)
+        memory = detector.encode(predictor.model.preprocess([item]))
         _, reference = detector.decoder(memory, detector.query_embed.weight)
         detector.top_left_decoder(memory, detector.query_embed.weight)
     # 60 pixels at stride 8 are 8 cells, the last of which is half outside of the image.

@@ -13,6 +13,7 @@ from pair_detr.losses.classification import Classification, SigmoidFocal, Softma
 from pair_detr.losses.criterion import SetCriterion
 from pair_detr.losses.federated import ClassSelection
 from pair_detr.losses.matcher import HungarianMatcher
+from pair_detr.losses.terms import ClassTerm
 from pair_detr.modeling.class_sampling import build_class_selection
 from pair_detr.structures import Predictions
 
@@ -124,13 +125,12 @@ def test_more_objects_or_fewer_classes_than_the_limit() -> None:
 def test_hidden_classes_are_no_negatives(classification: Classification) -> None:
     targets, boxes = make_targets([2, 0]), make_boxes(2, 2, 5)
     targets.labels[:] = torch.tensor([0, 3])
-    options = SetCriterion.from_config(default_cfg(), classification)
     # Softmax's matching sees the logits of all classes: the boxes decide here.
-    options["matcher"] = HungarianMatcher(classification, 0.0, 5.0, 2.0)
-    options["class_selection"] = None
+    matcher = HungarianMatcher(classification, 0.0, 5.0, 2.0)
 
-    def loss_of(logits: Tensor, **changes: object) -> Tensor:
-        losses = SetCriterion(**options | changes)(Predictions(logits, boxes), targets)
+    def loss_of(logits: Tensor, class_selection: ClassSelection | None = None) -> Tensor:
+        terms = [ClassTerm(1.0, classification, class_selection)]
+        losses = SetCriterion(matcher=matcher, terms=terms)(Predictions(logits, boxes), targets)
         return losses["loss_class"] + losses["loss_class_aux"]
 
     logits = torch.randn(2, 2, 5, classification.num_logits(4), requires_grad=True)

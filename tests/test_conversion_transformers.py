@@ -45,7 +45,7 @@ def assert_equal_outputs(ours: DetectionTransformer, theirs: nn.Module, rows: li
     for sizes in BATCHES:
         batch = make_batch(sizes, [1] * len(sizes))
         with torch.no_grad():
-            found, expected = ours.detector(*ours.preprocess(batch)), theirs(**their_inputs(batch))
+            found, expected = ours.detector(ours.preprocess(batch)), theirs(**their_inputs(batch))
         torch.testing.assert_close(found.logits[0], expected.logits[..., rows], atol=1e-4, rtol=0)
         torch.testing.assert_close(found.boxes[0], expected.pred_boxes, atol=1e-5, rtol=0)
         # The comparison means nothing if all queries predict the same.
@@ -184,7 +184,7 @@ def enliven(model: DetectionTransformer) -> None:
     detector = model.detector
     if not isinstance(detector, DETR):
         return
-    tokens = detector.input_proj(detector.backbone(model.preprocess(make_batch([(64, 96)], [1]))[0])["res5"])
+    tokens = detector.input_proj(detector.backbone(model.preprocess(make_batch([(64, 96)], [1])).images)["res5"])
     mean, std = tokens.mean((0, 2, 3)), tokens.std((0, 2, 3))
     detector.input_proj.weight.div_(std[:, None, None, None])
     detector.input_proj.bias.sub_(mean).div_(std)

@@ -5,13 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from model_helpers import build, default_cfg, make_predictions, make_targets, tiny_cfg
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
 from pair_detr.losses.classification import SigmoidFocal, Softmax
 from pair_detr.losses.contrastive import nt_xent, symmetric_cross_entropy
-from pair_detr.losses.criterion import PairCriterion, SetCriterion
+from pair_detr.losses.criterion import SetCriterion
 from pair_detr.structures import Assignment, Predictions, Targets
 
 LAYERS, QUERIES, CLASSES = 3, 6, 3
@@ -31,11 +32,21 @@ def predictions_for(
     return predictions
 
 
-def pair_criterion(**pair: object) -> PairCriterion:
+def pair_criterion(**pair: object) -> SetCriterion:
     cfg = default_cfg()
     for key, value in pair.items():
         cfg.MODEL.DETR.PAIR[key] = value
-    return PairCriterion(cfg, SigmoidFocal())
+    return SetCriterion(cfg, SigmoidFocal())
+
+
+def plain_cfg() -> CfgNode:
+    cfg = default_cfg()
+    cfg.MODEL.DETR.VARIANT = "conditional_detr"
+    return cfg
+
+
+def weights_of(criterion: SetCriterion) -> dict[str, float]:
+    return {name: weight for term in criterion.terms for name, weight in term.weights.items()}
 
 
 def expected_terms(criterion: SetCriterion, predictions: Predictions, targets: Targets) -> dict[str, list[Tensor]]:
@@ -62,7 +73,7 @@ def expected_terms(criterion: SetCriterion, predictions: Predictions, targets: T
 
 
 def test_set_criterion_equals_sums() -> None:
-    criterion = SetCriterion(default_cfg(), SigmoidFocal())
+    criterion = SetCriterion(plain_cfg(), SigmoidFocal())
     predictions, targets = predictions_for(), make_targets(COUNTS)
     losses = criterion(predictions, targets)
     expected = expected_terms(criterion, predictions, targets)
@@ -93,7 +104,7 @@ def test_pair_criterion_equals_sums(
     if contrastive_layers > 1:
         torch.testing.assert_close(losses["loss_pair_aux"], 0.5 * sum(by_layer[:-1]))
     # The terms that it shares with the others do not change.
-    plain = SetCriterion(default_cfg(), SigmoidFocal())(predictions, targets)
+    plain = SetCriterion(plain_cfg(), SigmoidFocal())(predictions, targets)
     for name, value in plain.items():
         torch.testing.assert_close(losses[name], value)
 
@@ -118,7 +129,7 @@ def test_top_left_target_is_the_corner_of_the_matched_box() -> None:
 
 @pytest.mark.parametrize("pair", [False, True])
 def test_batch_without_objects(pair: bool) -> None:
-    criterion = pair_criterion() if pair else SetCriterion(default_cfg(), SigmoidFocal())
+    criterion = pair_criterion() if pair else SetCriterion(plain_cfg(), SigmoidFocal())
     full, empty = predictions_for(pair=pair), predictions_for(pair=pair)
     keys = set(criterion(full, make_targets(COUNTS)))
     losses = criterion(empty, make_targets([0, 0, 0]))
@@ -138,12 +149,12 @@ def test_batch_without_objects(pair: bool) -> None:
 
 
 def test_single_layer_has_no_auxiliary_terms() -> None:
-    losses = SetCriterion(default_cfg(), SigmoidFocal())(predictions_for(layers=1), make_targets(COUNTS))
+    losses = SetCriterion(plain_cfg(), SigmoidFocal())(predictions_for(layers=1), make_targets(COUNTS))
     assert set(losses) == {f"loss_{name}" for name in TERMS}
 
 
 def test_unmatched_boxes_get_no_gradient() -> None:
-    criterion = SetCriterion(default_cfg(), SigmoidFocal())
+    criterion = SetCriterion(plain_cfg(), SigmoidFocal())
     predictions, targets = predictions_for(), make_targets(COUNTS)
     assignment = criterion.matcher(predictions.logits, predictions.boxes, targets)
     sum(criterion(predictions, targets).values()).backward()
@@ -156,26 +167,26 @@ def test_unmatched_boxes_get_no_gradient() -> None:
     ("classification", "weight"), [(SigmoidFocal(), 2.0), (Softmax(), 1.0)], ids=["focal", "softmax"]
 )
 def test_published_class_weight_unless_set(classification: SigmoidFocal | Softmax, weight: float) -> None:
-    cfg = default_cfg()
+    cfg = plain_cfg()
     criterion = SetCriterion(cfg, classification)
-    assert (criterion.weights["class"], criterion.matcher.class_weight) == (weight, weight)
+    assert (weights_of(criterion)["class"], criterion.matcher.class_weight) == (weight, weight)
     cfg.MODEL.DETR.LOSS.CLASS, cfg.MODEL.DETR.COST.CLASS = 3.0, 0.0
     criterion = SetCriterion(cfg, classification)
-    assert (criterion.weights["class"], criterion.matcher.class_weight) == (3.0, 0.0)
+    assert (weights_of(criterion)["class"], criterion.matcher.class_weight) == (3.0, 0.0)
 
 
 def test_weights_of_the_config_reach_matcher_and_losses() -> None:
-    cfg = default_cfg()
+    cfg = plain_cfg()
     cfg.MODEL.DETR.COST.L1, cfg.MODEL.DETR.COST.GIOU = 3.0, 4.0
     cfg.MODEL.DETR.LOSS.L1, cfg.MODEL.DETR.LOSS.GIOU = 6.0, 7.0
     criterion = SetCriterion(cfg, SigmoidFocal())
     assert (criterion.matcher.l1_weight, criterion.matcher.giou_weight) == (3.0, 4.0)
-    assert (criterion.weights["box"], criterion.weights["giou"]) == (6.0, 7.0)
+    assert (weights_of(criterion)["box"], weights_of(criterion)["giou"]) == (6.0, 7.0)
 
 
 def test_softmax_loss_of_an_empty_batch_is_the_mean_over_no_object() -> None:
     predictions = make_predictions(2, 2, QUERIES, CLASSES + 1)
-    losses = SetCriterion(default_cfg(), Softmax())(predictions, make_targets([0, 0]))
+    losses = SetCriterion(plain_cfg(), Softmax())(predictions, make_targets([0, 0]))
     no_object = torch.full((2 * QUERIES,), CLASSES)
     torch.testing.assert_close(losses["loss_class"], F.cross_entropy(predictions.logits[-1].flatten(0, 1), no_object))
 
@@ -199,7 +210,7 @@ class RecordingFocal(SigmoidFocal):
 
 def normaliser(targets: Targets) -> float:
     classification = RecordingFocal()
-    SetCriterion(default_cfg(), classification)(make_predictions(2, 1, QUERIES, CLASSES), targets)
+    SetCriterion(plain_cfg(), classification)(make_predictions(2, 1, QUERIES, CLASSES), targets)
     return classification.num_boxes
 
 

@@ -27,6 +27,7 @@ from pair_detr.evaluation import COCOEvaluator, ThingsEvaluator
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.modeling.postprocessing.masks import BatchMasks
 from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, segment_all, semantic
+from pair_detr.structures import Batch
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +146,8 @@ def panoptic_output(record: dict[str, Any], name: str) -> dict[str, Any]:
     large = masks.repeat_interleave(2, 1).repeat_interleave(2, 2)
     padded = (2 * height + 9, 2 * width + 31)
     asked = SimpleNamespace(memory=None, states=torch.zeros(2, len(masks), 1))
-    at_output_size = BatchMasks(KnownMasks(large, padded), asked, [large.shape[1:], padded], [ids.shape, padded])
+    images = Batch(torch.zeros(2, 3, *padded), None, [large.shape[1:], padded], [ids.shape, padded])
+    at_output_size = BatchMasks(KnownMasks(large, padded), asked, images)
     things = (is_thing[labels] & ~crowd).nonzero()[:, 0]
     class_probs = 0.9 * torch.nn.functional.one_hot(labels, len(is_thing)).float()
     output = segment_all(at_output_size, 0, things, class_probs, PanopticOptions(classes, 0.85, 4))

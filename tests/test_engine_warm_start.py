@@ -1,11 +1,18 @@
 """Models that start from the weights of another one."""
 
+from functools import partial
+
 import pytest
 import torch
 from model_helpers import build, tiny_cfg, tiny_resnet_cfg
 from torch import Tensor
 
-from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt, require_agreement
+from pair_detr.checkpoint import warm_start
+from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, require_agreement
+from pair_detr.modeling import PairDETR
+
+# The variant with the most parts.
+adapt = partial(warm_start.adapt, detector=PairDETR)
 
 
 def weights_of(cfg) -> dict[str, Tensor]:

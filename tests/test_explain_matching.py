@@ -176,7 +176,8 @@ def test_training_costs_are_those_of_the_matcher() -> None:
     costs = training_costs(model, [batch])
     assert [cost.shape for cost in costs] == [(2, 7)] * 3 + [(3, 7)] * 3
     with torch.no_grad():
-        predictions, targets = model.detector(*model.preprocess(batch)), model.pack_targets(batch)
+        images = model.preprocess(batch)
+        predictions, targets = model.detector(images), model.pack_targets(batch, images)
         assignment = model.criterion.matcher(predictions.logits, predictions.boxes, targets)
     last_of_second = (assignment.layer == 2) & (assignment.image == 1)
     assert exact(costs[5]).tolist() == assignment.query[last_of_second].tolist()

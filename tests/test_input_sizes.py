@@ -53,12 +53,13 @@ def test_boxes_come_back_to_the_pixels_they_came_from(tmp_path: Path, size: tupl
     cfg = fixed_cfg()
     model = build(cfg)
     given = DetectionMapper(cfg, is_train=True)(record)
-    targets = model.pack_targets([given, given])
+    targets = model.pack_targets([given, given], model.preprocess([given, given]))
     assert targets.boxes.max() <= 1
     logits = torch.full((1, 2, 2, 3), -9.0)
     logits[..., 1] = torch.tensor([5.0, 4.0])
     predictions = Predictions(logits=logits, boxes=targets.boxes.view(1, 2, 2, 4))
-    for result in model.postprocess(predictions, [DetectionMapper(cfg, is_train=False)(record)] * 2):
+    items = [DetectionMapper(cfg, is_train=False)(record)] * 2
+    for result in model.postprocess(predictions, model.preprocess(items), items):
         torch.testing.assert_close(result["instances"].pred_boxes.tensor[:2], torch.tensor(boxes), atol=1e-3, rtol=0)
 
 
@@ -66,8 +67,9 @@ def test_padding_is_a_part_of_the_image() -> None:
     """Without a mask, whatever the sizes; an image that fills the size is none the different for it."""
     model = build(fixed_cfg()).eval()
     batch = make_batch([(64, 40), (30, 96)], [1, 2])
-    images, mask = model.preprocess(batch)
-    assert mask is None and images.shape == (2, 3, *FIXED)
+    padded = model.preprocess(batch)
+    images = padded.images
+    assert padded.padding_mask is None and images.shape == (2, 3, *FIXED)
     assert not images[0, :, :, 40:].any() and not images[1, :, 30:].any()
     expected = (batch[1]["image"] - model.pixel_mean) / model.pixel_std
     assert torch.equal(images[1, :, :30], expected)
@@ -86,7 +88,7 @@ def test_masks_and_losses_of_a_fixed_size(variant: str) -> None:
         item["instances"].gt_masks = BitMasks(torch.ones(len(item["instances"]), *item["image"].shape[1:]).bool())
         item["height"], item["width"] = (2 * side for side in item["image"].shape[1:])
     model = build(cfg)
-    targets = model.pack_targets(batch)
+    targets = model.pack_targets(batch, model.preprocess(batch))
     assert targets.masks.shape == (2, *FIXED) and targets.masks[..., 40:].sum() == 0 and targets.masks[..., :40].all()
     assert all(torch.isfinite(loss) for loss in model.train()(batch).values())
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def patch_model(variant: str, **detr: Any) -> DetectionTransformer:
 @torch.no_grad()
 def raw(model: DetectionTransformer, batch: list[dict]) -> tuple[Tensor, Tensor]:
     """(B, Q, C) probabilities and (B, Q, 4) boxes in inference."""
-    predictions = model.detector(*model.preprocess(batch))
+    predictions = model.detector(model.preprocess(batch))
     logits = predictions.logits[-1]
     return logits.softmax(-1) if isinstance(model.classification, Softmax) else logits.sigmoid(), predictions.boxes[-1]
 
@@ -86,18 +87,19 @@ def test_detections_do_not_depend_on_padding() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_absent_mask_equals_empty_mask(variant: str) -> None:
     model = patch_model(variant)
-    images, mask = model.preprocess(make_batch([LARGE, LARGE], [0, 0]))
-    assert mask is None
+    batch = model.preprocess(make_batch([LARGE, LARGE], [0, 0]))
+    assert batch.padding_mask is None
     with torch.no_grad():
-        without = model.detector(images, None)
-        empty = model.detector(images, torch.zeros(2, *LARGE, dtype=torch.bool))
+        without = model.detector(batch)
+        empty = model.detector(replace(batch, padding_mask=torch.zeros(2, *LARGE, dtype=torch.bool)))
     assert_same((without.logits, without.boxes), (empty.logits, empty.boxes))
 
 
 def test_preprocess_normalises_then_pads() -> None:
     model = patch_model("detr")
     batch = make_batch([SMALL, WIDE], [0, 0])
-    images, mask = model.preprocess(batch)
+    padded = model.preprocess(batch)
+    images, mask = padded.images, padded.padding_mask
     assert images.shape == (2, 3, 48, 96)
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     for i, item in enumerate(batch):
@@ -117,7 +119,7 @@ def test_targets_are_normalised_by_their_own_image() -> None:
     batch[0]["instances"].gt_boxes = Boxes(torch.tensor([[8.0, 4.0, 24.0, 20.0]]))
     batch[0]["instances"].gt_classes = torch.tensor([2])
     batch[2]["instances"].gt_boxes = Boxes(torch.tensor([[0.0, 0.0, 48.0, 48.0], [12.0, 0.0, 24.0, 24.0]]))
-    targets = model.pack_targets(batch)
+    targets = model.pack_targets(batch, model.preprocess(batch))
     expected = [[0.2, 0.3, 0.2, 0.4], [0.5, 0.5, 1.0, 1.0], [0.375, 0.25, 0.25, 0.5]]
     torch.testing.assert_close(targets.boxes, torch.tensor(expected))
     assert targets.image_of.tolist() == [0, 2, 2]
@@ -239,7 +241,7 @@ def test_autocast_keeps_boxes_and_losses_in_fp32(variant: str) -> None:
     batch = make_batch([SMALL, LARGE], [2, 3])
     expected = model(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        predictions = model.detector(*model.preprocess(batch))
+        predictions = model.detector(model.preprocess(batch))
         losses = model(batch)
     assert predictions.logits.dtype == torch.bfloat16
     assert predictions.boxes.dtype == torch.float32

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
-from model_helpers import VARIANTS, build, default_cfg, make_batch, tiny_cfg, tiny_resnet_cfg
+from model_helpers import VARIANTS, as_batch, build, default_cfg, make_batch, tiny_cfg, tiny_resnet_cfg
 from torch import nn
 
 from pair_detr.config_files import config_file
@@ -19,7 +19,7 @@ COUNTS = [2, 0]
 
 def predict(model: DetectionTransformer) -> Predictions:
     torch.manual_seed(1)
-    return model.detector(*model.preprocess(make_batch(SIZES, COUNTS)))
+    return model.detector(model.preprocess(make_batch(SIZES, COUNTS)))
 
 
 def on_meta(name: str, num_classes: int = 91) -> DetectionTransformer:
@@ -265,7 +265,7 @@ def test_pair_detr_refuses_a_decoder_that_nothing_trains() -> None:
 def test_pairs_start_with_a_box_between_them() -> None:
     torch.manual_seed(0)
     detector = build(tiny_cfg(PAIR__BOX_DECODING="pair"), randomize=False).detector
-    boxes = detector(torch.rand(1, 3, 64, 64), None).boxes
+    boxes = detector(as_batch(torch.rand(1, 3, 64, 64))).boxes
     assert boxes.shape == (3, 1, 7, 4)
     assert (boxes[..., 2:] > 0.1).all()
     corner = boxes[..., :2] - boxes[..., 2:] / 2

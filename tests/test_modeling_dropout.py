@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from model_helpers import VARIANTS, build, make_batch, randomize_constants, tiny_cfg
+from model_helpers import VARIANTS, as_batch, build, make_batch, randomize_constants, tiny_cfg
 from torch import Tensor, nn
 
 from pair_detr.modeling.decoder.conditional import (
@@ -58,7 +58,7 @@ def test_sites(
     sites: list[tuple[str, float]], variant: str, options: dict[str, Any], decoders: int, training: bool
 ) -> None:
     model = build(tiny_cfg(variant, DROPOUT=0.3, **options)).train(training)
-    model.detector(torch.randn(1, 3, 32, 40), None)
+    model.detector(as_batch(torch.randn(1, 3, 32, 40)))
     expected = ENCODER_LAYER * ENCODER_LAYERS + DECODER_LAYER * DECODER_LAYERS * decoders
     assert sites == [(site, 0.3 if training else 0.0) for site in expected]
 
@@ -69,13 +69,13 @@ def test_inference_is_that_of_a_model_without_dropout(variant: str) -> None:
     outputs = []
     for dropout in (0.5, 0.5, 0.0):
         model = build(tiny_cfg(variant, DROPOUT=dropout)).eval()
-        outputs.append(model.detector(*model.preprocess(batch)))
+        outputs.append(model.detector(model.preprocess(batch)))
     for output in outputs[1:]:
         assert torch.equal(output.logits, outputs[0].logits)
         assert torch.equal(output.boxes, outputs[0].boxes)
     model = build(tiny_cfg(variant, DROPOUT=0.5)).train()
     images = model.preprocess(batch)
-    assert not torch.equal(model.detector(*images).boxes, model.detector(*images).boxes)
+    assert not torch.equal(model.detector(images).boxes, model.detector(images).boxes)
 
 
 def randomized(module: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ COUNTS = [2, 1]
 
 def predict(model: DetectionTransformer) -> Predictions:
     torch.manual_seed(1)
-    return model.detector(*model.preprocess(make_batch(SIZES, COUNTS)))
+    return model.detector(model.preprocess(make_batch(SIZES, COUNTS)))
 
 
 def gradients_of(module: nn.Module) -> dict[str, Tensor]:
@@ -53,8 +53,9 @@ def test_gradients_equal_transformers(variant: str) -> None:
     ours.detector.input_proj.weight.data *= 0.01
     theirs.load_state_dict(their_state_dict(ours, variant), strict=False)
     batch = make_batch(reference.SIZES, reference.COUNTS)
-    images, padding = ours.preprocess(batch)
-    found, expected = ours.detector(images, padding), theirs(pixel_values=images, pixel_mask=(~padding).long())
+    images = ours.preprocess(batch)
+    pixels = {"pixel_values": images.images, "pixel_mask": (~images.padding_mask).long()}
+    found, expected = ours.detector(images), theirs(**pixels)
     of_boxes, of_logits = torch.randn_like(expected.pred_boxes), torch.randn_like(expected.logits)
     torch.autograd.backward([found.boxes[-1], found.logits[-1]], [of_boxes, of_logits])
     torch.autograd.backward([expected.pred_boxes, expected.logits], [of_boxes, of_logits])

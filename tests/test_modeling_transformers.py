@@ -65,7 +65,7 @@ def test_inference_equals_transformers(pair: tuple[DetectionTransformer, nn.Modu
     ours, theirs = pair
     ours.eval()
     with torch.no_grad():
-        predictions = ours.detector(*ours.preprocess(batch))
+        predictions = ours.detector(ours.preprocess(batch))
         expected = theirs(**their_inputs(batch))
     assert predictions.logits.shape[0] == 1
     torch.testing.assert_close(predictions.logits[0], expected.logits, atol=1e-5, rtol=1e-4)
@@ -80,7 +80,7 @@ def test_all_layers_in_training_equal_transformers(
 ) -> None:
     ours, theirs = pair
     ours.train()
-    predictions = ours.detector(*ours.preprocess(batch))
+    predictions = ours.detector(ours.preprocess(batch))
     logits, boxes = their_layers(theirs, batch)
     torch.testing.assert_close(predictions.logits, logits, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(predictions.boxes, boxes, atol=1e-5, rtol=0)
@@ -100,8 +100,9 @@ def test_losses_equal_transformers(pair: tuple[DetectionTransformer, nn.Module],
 def test_matching_equals_transformers(pair: tuple[DetectionTransformer, nn.Module], batch: list[dict]) -> None:
     ours, theirs = pair
     ours.train()
-    predictions = ours.detector(*ours.preprocess(batch))
-    assignment = ours.criterion.matcher(predictions.logits, predictions.boxes, ours.pack_targets(batch))
+    images = ours.preprocess(batch)
+    predictions, targets = ours.detector(images), ours.pack_targets(batch, images)
+    assignment = ours.criterion.matcher(predictions.logits, predictions.boxes, targets)
 
     if "Conditional" in type(theirs).__name__:
         from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher as Matcher

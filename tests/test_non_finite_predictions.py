@@ -31,9 +31,10 @@ def postprocess(
     model: DetectionTransformer, batch: list[dict[str, Any]], spoil: Callable[[Predictions], Predictions]
 ) -> tuple[list[dict[str, Any]], Predictions]:
     """Results of predictions that were changed, and the predictions as they were."""
-    predictions = model.detector(*model.preprocess(batch))
+    images = model.preprocess(batch)
+    predictions = model.detector(images)
     copies = replace(predictions, logits=predictions.logits.clone(), boxes=predictions.boxes.clone())
-    return model.postprocess(spoil(copies), batch), predictions
+    return model.postprocess(spoil(copies), images, batch), predictions
 
 
 def spoil_two_queries(predictions: Predictions) -> Predictions:

@@ -39,7 +39,7 @@ CHOICES: list[tuple[str, dict[str, Any]]] = [
 
 @torch.no_grad()
 def raw(model: DetectionTransformer, batch: list[dict]) -> tuple[Tensor, Tensor]:
-    predictions = model.eval().detector(*model.preprocess(batch))
+    predictions = model.eval().detector(model.preprocess(batch))
     return predictions.logits[-1], predictions.boxes[-1]
 
 
@@ -91,7 +91,7 @@ def test_the_chosen_decoder_classifies(tmp_path: Path) -> None:
         model = build_text_model(tmp_path, PAIR__CLASS_DECODER=decoder)
         # Its batch norms differ between training and inference.
         model.detector.backbone.eval()
-        logits = model.detector(*model.preprocess(batch)).logits
+        logits = model.detector(model.preprocess(batch)).logits
         logits.square().sum().backward()
         touched = {name for name, p in model.detector.named_parameters() if p.grad is not None and p.grad.any()}
         assert not any(name.startswith(f"{idle}.") for name in touched)
@@ -197,7 +197,7 @@ def test_class_agnostic_models_find_boxes_only(tmp_path: Path) -> None:
     assert model.num_classes == 1
     batch = make_batch(SIZES, (2, 3))
     batch[0]["instances"].gt_classes += 5
-    targets = model.pack_targets(batch)
+    targets = model.pack_targets(batch, model.preprocess(batch))
     assert targets.labels.tolist() == [0] * 5
     assert batch[0]["instances"].gt_classes.min() >= 5
     assert raw(model, batch)[0].shape[-1] == 1

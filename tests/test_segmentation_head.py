@@ -3,7 +3,7 @@
 import pytest
 import torch
 from detectron2.config import CfgNode
-from model_helpers import VARIANTS, build, make_batch, tiny_cfg
+from model_helpers import VARIANTS, as_batch, build, make_batch, tiny_cfg
 from segmentation_helpers import build_sharp, mask_cfg, naive_attention, naive_masks
 from torch import Tensor
 
@@ -20,7 +20,7 @@ SIZES = [(61, 90), (97, 43), (50, 50)]
 def ask(model: DetectionTransformer, sizes: list[tuple[int, int]]) -> MaskQueries:
     """The queries of a batch of random images, for a mask head in fp64: rounding would drown in sharp attention."""
     torch.manual_seed(1)
-    asked = model.eval().detector(*model.preprocess(make_batch(sizes, [0] * len(sizes)))).mask_queries
+    asked = model.eval().detector(model.preprocess(make_batch(sizes, [0] * len(sizes)))).mask_queries
     model.detector.mask_head.double()
     return doubled(asked)
 
@@ -101,8 +101,8 @@ def test_masks_of_an_image_do_not_depend_on_others_of_the_batch(variant: str) ->
     model = build_sharp(mask_cfg(variant)).eval()
     batch = make_batch([(57, 75)] * 3, [0] * 3)
     with torch.no_grad():
-        together = all_masks(model, model.detector(*model.preprocess(batch)).mask_queries)
-        alone = [all_masks(model, model.detector(*model.preprocess([item])).mask_queries) for item in batch]
+        together = all_masks(model, model.detector(model.preprocess(batch)).mask_queries)
+        alone = [all_masks(model, model.detector(model.preprocess([item])).mask_queries) for item in batch]
     assert together.std(0).mean() > 0.01
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-3, rtol=0)
 
@@ -154,7 +154,7 @@ def test_without_masks_the_backbone_emits_the_last_stage_alone() -> None:
     model = build(tiny_cfg("detr"))
     assert list(model.detector.backbone(torch.rand(1, 3, 32, 32))) == ["last"]
     assert model.detector.mask_head is None
-    assert model.eval().detector(torch.rand(1, 3, 32, 32), None).mask_queries is None
+    assert model.eval().detector(as_batch(torch.rand(1, 3, 32, 32))).mask_queries is None
 
 
 def test_pair_detr_asks_with_the_decoder_that_the_config_names() -> None:

@@ -83,8 +83,10 @@ def test_no_masks() -> None:
 
 def test_last_layer_of_an_assignment() -> None:
     """Two queries for three objects of the first image, no object in the second, one in the third; three layers."""
-    rows = [(layer, 0, query, target) for layer in range(3) for query, target in ((layer % 2, 0), (1 - layer % 2, 2))]
-    rows += [(layer, 2, layer, 3) for layer in range(2)] + [(2, 2, 1, 3)]
+    rows = []
+    for layer, query_of_third in enumerate((0, 1, 1)):
+        rows += [(layer, 0, query, target) for query, target in ((layer % 2, 0), (1 - layer % 2, 2))]
+        rows.append((layer, 2, query_of_third, 3))
     last, counts = Assignment(*torch.tensor(rows).T).last_layer([3, 0, 1], num_queries=2)
     assert counts == [2, 0, 1]
     assert torch.stack((last.layer, last.image, last.query, last.target), 1).tolist() == [
@@ -103,8 +105,8 @@ def test_losses_of_a_model(variant: str) -> None:
     model = build(mask_cfg(variant, LOSS__MASK=3.0, LOSS__DICE=0.5)).train()
     batch = make_mask_batch(SIZES, COUNTS)
     losses = model(batch)
-    predictions = model.detector(*model.preprocess(batch))
-    targets = model.pack_targets(batch)
+    images = model.preprocess(batch)
+    predictions, targets = model.detector(images), model.pack_targets(batch, images)
     assignment = model.criterion.matcher(predictions.logits, predictions.boxes, targets)
     masks = naive_masks(model.detector.mask_head, predictions.mask_queries)
     objects = [mask for item in batch for mask in item["instances"].gt_masks.tensor]

@@ -103,7 +103,7 @@ def test_objects_without_masks_are_named() -> None:
 def plain_masks(model: Any, batch: list[dict[str, Any]], image: int, query: int) -> np.ndarray:
     """Upsampled to the batch, cut to the image, resized, thresholded; query by query."""
     with torch.no_grad():
-        logits = naive_masks(model.detector.mask_head, model.detector(*model.preprocess(batch)).mask_queries)
+        logits = naive_masks(model.detector.mask_head, model.detector(model.preprocess(batch)).mask_queries)
     padded = [max(x["image"].shape[i] for x in batch) for i in (1, 2)]
     height, width = batch[image]["image"].shape[1:]
     full = F.interpolate(logits[image, query][None, None], size=padded, mode="bilinear", align_corners=False)
@@ -121,7 +121,7 @@ def test_masks_of_detections(variant: str) -> None:
     batch[1] |= {"height": 55, "width": 21}
     with torch.no_grad():
         results = model(batch)
-        logits = model.detector(*model.preprocess(batch)).logits[-1]
+        logits = model.detector(model.preprocess(batch)).logits[-1]
     _, _, queries = model.classification.detections(logits, model.detections_per_image)
     for i, (item, result) in enumerate(zip(batch, results, strict=True)):
         instances = result["instances"]
@@ -161,7 +161,7 @@ def test_panoptic_outputs(variant: str) -> None:
     batch = make_mask_batch(SIZES, COUNTS)
     with torch.no_grad():
         results = model(batch)
-        predictions = model.detector(*model.preprocess(batch))
+        predictions = model.detector(model.preprocess(batch))
     found = 0
     for i, (item, result) in enumerate(zip(batch, results, strict=True)):
         size = item["height"], item["width"]

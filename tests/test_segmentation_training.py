@@ -72,10 +72,10 @@ def test_masks_do_not_depend_on_the_vocabulary(tmp_path: Path, variant: str) -> 
     model = detic_model(tmp_path, variant).eval()
     batch = make_mask_batch(SIZES, [0, 0])
     with torch.no_grad():
-        before = model.detector(*model.preprocess(batch)).mask_queries
+        before = model.detector(model.preprocess(batch)).mask_queries
         new = make_vocabulary(("owl", "parrot"), seed=1)
         model.set_vocabulary(new.names, new.weights)
-        after = model.detector(*model.preprocess(batch)).mask_queries
+        after = model.detector(model.preprocess(batch)).mask_queries
         query = torch.arange(7).repeat(2)
         found, expected = (model.detector.mask_head(asked, query, [7, 7]) for asked in (after, before))
         instances = model(batch)[0]["instances"]

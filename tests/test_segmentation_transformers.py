@@ -70,7 +70,7 @@ def test_masks_equal_transformers(pair: tuple[nn.Module, nn.Module]) -> None:
     ours, theirs = pair
     batch = make_mask_batch(SIZES, [0, 0, 0])
     expected = theirs(**their_inputs(batch)).pred_masks
-    asked = ours.detector(*ours.preprocess(batch)).mask_queries
+    asked = ours.detector(ours.preprocess(batch)).mask_queries
     found = ours.detector.mask_head(asked, torch.arange(7).repeat(3), [7] * 3).unflatten(0, (3, 7))
     assert expected.shape == found.shape
     error = (found - expected).abs().max() / expected.abs().max()
@@ -138,7 +138,7 @@ def test_from_pretrained_reads_an_export(tmp_path: Path) -> None:
     theirs = transformers.DetrForSegmentation.from_pretrained(tmp_path).eval()
     batch = make_mask_batch([(64, 96)], [0])
     with torch.no_grad():
-        asked = ours.detector(*ours.preprocess(batch)).mask_queries
+        asked = ours.detector(ours.preprocess(batch)).mask_queries
         found = ours.detector.mask_head(asked, torch.arange(7), [7])
         expected = theirs(**their_inputs(batch)).pred_masks[0]
     assert (found - expected).abs().max() / expected.abs().max() < 1e-4

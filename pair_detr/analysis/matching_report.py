@@ -63,13 +63,14 @@ def report_matching(model: DetectionTransformer, item: dict[str, Any]) -> Matchi
         item: with "image" and "instances" as the training's mapper makes them, "height" and "width" of the original.
     """
     matcher = model.criterion.matcher
-    predictions = model.detector(*model.preprocess([item]))
+    batch = model.preprocess([item])
+    predictions = model.detector(batch)
     logits, boxes = predictions.logits[-1:].float(), predictions.boxes[-1:].float()
-    targets = model.pack_targets([item])
+    targets = model.pack_targets([item], batch)
     assignment = matcher(logits, boxes, targets)
     query = torch.full_like(targets.labels, -1)
     query[assignment.target] = assignment.query
-    frame = model.box_frames([item])[0].to(boxes.device).repeat(2)
+    frame = batch.output_frames()[0].to(boxes.device)
     terms = torch.stack(matcher.cost_terms(logits, boxes, targets))[:, 0]
     truth, predicted = (cxcywh_to_xyxy(x) * frame for x in (targets.boxes, boxes[0, 0]))
     return MatchingReport(*(x.cpu().numpy() for x in (terms, query, targets.labels, truth, predicted)))

@@ -12,7 +12,7 @@ from detectron2.modeling import build_backbone
 
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.config.defaults import add_pair_detr_config
-from pair_detr.config.variants import VARIANTS, classification_of
+from pair_detr.config.variants import VARIANTS, classification_of, variant_of
 from pair_detr.losses.classification import build_classification
 from pair_detr.modeling.mask_head import mask_head_factory
 from pair_detr.modeling.text_classifier import classifier_factory
@@ -199,8 +199,7 @@ def needs_of(cfg: CfgNode) -> dict[str, Any]:
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         for key in ("STRIDE_IN_1X1", "RES5_DILATION"):
             needs[f"MODEL.RESNETS.{key}"] = cfg.MODEL.RESNETS[key]
-    if cfg.MODEL.DETR.VARIANT == "pair_detr":
-        needs["MODEL.DETR.PAIR.CLASS_DECODER"] = cfg.MODEL.DETR.PAIR.CLASS_DECODER
+    needs |= variant_of(cfg).required_config(cfg)
     if cfg.MODEL.CLIP.TEXT_WEIGHTS:
         needs["MODEL.CLIP.TEMPERATURE"] = cfg.MODEL.CLIP.TEMPERATURE
     if cfg.MODEL.MASK_ON:

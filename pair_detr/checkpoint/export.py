@@ -11,13 +11,10 @@ from pair_detr.checkpoint.coco_ids import PANOPTIC, THINGS
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.formats.native import PREFIX, is_ours
 from pair_detr.checkpoint.formats.registry import layout_named
+from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_NAMES = {"detr": "DETR", "conditional_detr": "Conditional DETR"}
-_MODELS = {"detr": "Detr", "conditional_detr": "ConditionalDetr"}
-# Pair DETR's second decoder and its heads; a box is predicted by the first alone, which is Conditional DETR's.
-_PAIR_PARTS = ("top_left_", "center_projection.")
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def export_official(
     own = _prepare(state, class_names, keep_classes)
     variant = own.architecture.transformer.VARIANT
     masks = " (with masks)" if own.has_masks else ""
-    layout = f"official{masks} {_NAMES[variant]}"
+    layout = f"official{masks} {VARIANTS[variant].published_name}"
     return Exported(_renamed(own, layout), variant, len(own.class_names))
 
 
@@ -91,8 +88,9 @@ def export_transformers(
     own = _prepare(state, class_names, keep_classes)
     shape = own.architecture.transformer
     kind = "timm" if dilation else "resnet"
+    name = VARIANTS[shape.VARIANT].transformers_name
     config = {
-        "architectures": [f"{_MODELS[shape.VARIANT]}For{'Segmentation' if own.has_masks else 'ObjectDetection'}"],
+        "architectures": [f"{name}For{'Segmentation' if own.has_masks else 'ObjectDetection'}"],
         "model_type": shape.VARIANT,
         "d_model": shape.HIDDEN_DIM,
         "num_queries": shape.NUM_QUERIES,
@@ -110,7 +108,7 @@ def export_transformers(
         **_backbone_config(own.architecture, dilation, own.has_masks),
     }
     processor = {
-        "image_processor_type": f"{_MODELS[shape.VARIANT]}ImageProcessor",
+        "image_processor_type": f"{name}ImageProcessor",
         "format": "coco_panoptic" if len(own.class_names) == PANOPTIC.count else "coco_detection",
         "do_resize": True,
         "size": {"shortest_edge": 800, "longest_edge": 1333},
@@ -123,7 +121,7 @@ def export_transformers(
     }
     # Both releases read the names of release 4.
     masks = ", with masks" if own.has_masks else ""
-    renamed = _renamed(own, f"transformers 4.x ({kind} backbone{masks}) {_NAMES[shape.VARIANT]}")
+    renamed = _renamed(own, f"transformers 4.x ({kind} backbone{masks}) {VARIANTS[shape.VARIANT].published_name}")
     files = {"config.json": config, "preprocessor_config.json": processor}
     return Exported(renamed, shape.VARIANT, len(own.class_names), files)
 
@@ -144,7 +142,9 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
                 "The model is a Pair DETR that decodes boxes from pairs (MODEL.DETR.PAIR.BOX_DECODING pair): no other "
                 "code base can do that. One with BOX_DECODING center becomes a Conditional DETR."
             )
-        own = {key: tensor for key, tensor in own.items() if not key.startswith(_PAIR_PARTS)}
+        # A box is predicted by the other decoder alone, which is Conditional DETR's.
+        extra = VARIANTS["pair_detr"].extra_parts
+        own = {key: tensor for key, tensor in own.items() if key.partition(".")[0] not in extra}
     variant = "detr" if "decoder.layers.0.self_attn.in_proj_weight" in own else "conditional_detr"
     shapes = {key: tensor.shape for key, tensor in own.items()}
     try:

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from pair_detr.checkpoint import PREFIX
 from pair_detr.data.class_matching import normalize_name
+from pair_detr.modeling import Detector
 from pair_detr.utils.messages import counted
 
-# Parts of a model that may start from another one of the weights, where they have none of their own.
-_TWINS = {"top_left_decoder": "decoder", "top_left_head": "box_head"}
-# Parts without which a detector may start: they depend on the data, are trained after it, or belong to one variant.
-_OPTIONAL = {"class_head", "top_left_decoder", "top_left_head", "center_projection", "top_left_projection", "mask_head"}
+# Parts without which any detector may start: they depend on the data, or are trained after it.
+_OPTIONAL = frozenset({"class_head", "mask_head"})
 # What to set for a part to fit.
 _CONFIG = {
     "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH, INPUT.FORMAT",
@@ -57,6 +56,8 @@ def adapt(
     model: Mapping[str, Tensor],
     weights_classes: Sequence[str] | None = None,
     model_classes: Sequence[str] | None = None,
+    *,
+    detector: type[Detector] = Detector,
 ) -> WarmStart:
     """Fits the weights of a detector, or of a backbone alone, to a model that may differ from theirs.
 
@@ -73,6 +74,7 @@ def adapt(
         model: state dict of the model.
         weights_classes: names of the classes of the weights, if known.
         model_classes: names of the model's, if known.
+        detector: of the model; it knows which parts are its own, and what they may start as.
 
     Raises:
         MisfitError: any other difference; the message names the keys and the config entries to look at.
@@ -85,9 +87,9 @@ def adapt(
     misfits: dict[str, list[str]] = defaultdict(list)
     for key, target in model.items():
         part = _part(key)
-        source = _source(key, parts_of_weights)
+        source = _source(key, parts_of_weights, detector.warm_start_aliases)
         if part not in parts_of_weights and source == key:
-            if not only_backbone and part not in _OPTIONAL:
+            if not only_backbone and part not in _OPTIONAL | detector.extra_parts:
                 misfits[part].append(f"{key} is missing")
             else:
                 result.undetermined.append(key)
@@ -133,12 +135,12 @@ def _part(key: str) -> str:
     return key.removeprefix(PREFIX).partition(".")[0]
 
 
-def _source(key: str, parts: set[str]) -> str:
+def _source(key: str, parts: set[str], aliases: Mapping[str, str]) -> str:
     """The key of the weights that a key of the model starts from."""
     part = _part(key)
-    if part in parts or _TWINS.get(part) not in parts:
+    if part in parts or aliases.get(part) not in parts:
         return key
-    return key.replace(f"{PREFIX}{part}.", f"{PREFIX}{_TWINS[part]}.", 1)
+    return key.replace(f"{PREFIX}{part}.", f"{PREFIX}{aliases[part]}.", 1)
 
 
 def _fit(
@@ -169,7 +171,7 @@ def _fit(
         fitted = target.clone()
         fitted[:taken] = tensor[:taken]
         return fitted, f"first {taken} taken" + (", random start of the others" if taken < len(target) else "")
-    if part in ("top_left_head", "box_head") and (len(tensor), len(target)) == (4, 2):
+    if part.endswith("_head") and (len(tensor), len(target)) == (4, 2):
         # The offsets of x and y to the reference point.
         return tensor[:2], "first 2 taken"
     return None, "random start"

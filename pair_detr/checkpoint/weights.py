@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pair_detr.checkpoint import PREFIX, ConversionError, convert, is_ours, misfits, read_checkpoint
 from pair_detr.checkpoint.coco_ids import RAW_IDS
 from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt, require_agreement
+from pair_detr.config.variants import VARIANTS, variant_of
 from pair_detr.data.class_matching import normalize_name
 from pair_detr.utils.finiteness import describe_non_finite
 from pair_detr.utils.messages import counted, join_some
@@ -36,8 +37,6 @@ _SILENT = (
     "MODEL.CLIP.TEMPERATURE",
 )
 _MASK_HEAD = f"{PREFIX}mask_head."
-# One starts from the other, see warm_start.
-_RELATED = {"pair_detr", "conditional_detr"}
 
 
 class CheckpointError(RuntimeError):
@@ -144,12 +143,20 @@ def require_needs(needs: Mapping[str, Any], cfg: CfgNode, subject: str) -> None:
     needs = {key: value for key, value in needs.items() if key.startswith(_SILENT)}
     if not cfg.MODEL.MASK_ON:
         needs = {key: value for key, value in needs.items() if not key.startswith("MODEL.DETR.MASK.")}
-    if {needs.get("MODEL.DETR.VARIANT"), cfg.MODEL.DETR.VARIANT} <= _RELATED:
+    if _is_related(needs.get("MODEL.DETR.VARIANT"), cfg):
         del needs["MODEL.DETR.VARIANT"]
     if found := misfits(needs, cfg):
         raise CheckpointError(
             f"{subject} not fit the config: {'; '.join(found)}. Set these entries, or take other weights."
         )
+
+
+def _is_related(variant: str | None, cfg: CfgNode) -> bool:
+    """Whether one of two variants is the other with more parts, so that either starts from the other."""
+    if variant not in VARIANTS:
+        return False
+    a, b = VARIANTS[variant], variant_of(cfg)
+    return issubclass(a, b) or issubclass(b, a)
 
 
 def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) -> None:
@@ -165,7 +172,13 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
     """
     try:
         state = model.state_dict()
-        start = adapt(weights.state, state, weights.class_names, getattr(model, "class_names", None))
+        start = adapt(
+            weights.state,
+            state,
+            weights.class_names,
+            getattr(model, "class_names", None),
+            detector=type(model.detector),
+        )
         require_agreement(state, start.state)
     except MisfitError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights.path}: {error}") from error

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
+from pair_detr.config.choices import IMAGE_CHANNELS, SAMPLERS
 from pair_detr.config.conflicts import conflicts
 from pair_detr.config.rules import (
     BELOW_ONE,

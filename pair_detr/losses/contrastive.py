@@ -1,8 +1,13 @@
-"""Losses that no library has: the association of Pair DETR's two decoders."""
+"""What Pair DETR adds to the loss (arXiv 2210.16476, section 3.3): top-left corners, and the association of pairs."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.losses.terms import LossTerm, MatchedPredictions
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
@@ -43,3 +48,35 @@ def symmetric_cross_entropy(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 
 
 CONTRASTIVE_LOSSES = {"nt_xent": nt_xent, "cross": symmetric_cross_entropy}
+
+
+class TopLeftTerm(LossTerm):
+    """L1 distance of the top-left corners, under the matching of the boxes."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__(top_left=weight)
+
+    def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
+        """See :class:`LossTerm`."""
+        predicted = matched.assignment.pick(matched.predictions.top_left)
+        targets = cxcywh_to_xyxy(matched.targets.boxes)[matched.assignment.target, :2]
+        return {"top_left": matched.mean_by_layer(F.l1_loss(predicted, targets, reduction="none").sum(-1))}
+
+
+class PairTerm(LossTerm):
+    """The pair association loss: both decoders' embeddings of one query belong together, those of two do not."""
+
+    def __init__(self, weight: float, loss: Callable[[Tensor, Tensor, float], Tensor], temperature: float) -> None:
+        """
+        Args:
+            weight: of the loss.
+            loss: one of :data:`CONTRASTIVE_LOSSES`.
+            temperature: divides the cosines.
+        """
+        super().__init__(pair=weight)
+        self.loss = loss
+        self.temperature = temperature
+
+    def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
+        """See :class:`LossTerm`; the mean over the images of a batch."""
+        return {"pair": self.loss(*matched.predictions.pair_embeddings, self.temperature).mean(-1)}

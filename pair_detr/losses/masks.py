@@ -2,45 +2,31 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import sigmoid_focal_loss
 
-from pair_detr.structures import Assignment, MaskQueries, Targets
+from pair_detr.losses.terms import LossTerm, MatchedPredictions
 
 
-class MaskCriterion(nn.Module):
-    """Focal and dice loss of the masks that the last decoder layer's queries give to their objects."""
+class MaskTerm(LossTerm):
+    """Focal loss, "mask", and dice loss, "dice", of the masks that the last decoder layer gives to its objects."""
+
+    uses_autocast = True
 
     def __init__(self, focal_weight: float, dice_weight: float) -> None:
-        super().__init__()
-        self.focal_weight = focal_weight
-        self.dice_weight = dice_weight
+        super().__init__(mask=focal_weight, dice=dice_weight)
 
-    def forward(
-        self, head: nn.Module, asked: MaskQueries, targets: Targets, assignment: Assignment, num_boxes: Tensor
-    ) -> dict[str, Tensor]:
-        """Predicts the masks of matched queries alone, and computes the weighted losses, in fp32 under autocast, too.
-
-        Args:
-            head: predicts, see :class:`pair_detr.modeling.mask_head.MaskHead`.
-            asked: the queries of the batch.
-            targets: with masks, unless there are no objects.
-            assignment: of all layers.
-            num_boxes: number of objects to normalise with.
-
-        Returns:
-            "loss_mask" and "loss_dice"; without objects zeros that are connected to the graph.
-        """
-        last, counts = assignment.last_layer(targets.counts, asked.states.shape[1])
-        logits = head(asked, last.query, counts)
+    def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
+        """Predicts the masks of matched queries alone; without objects zeros that are connected to the graph."""
+        queries, targets = matched.predictions.mask_queries, matched.targets
+        last, counts = matched.assignment.last_layer(targets.counts, queries.states.shape[1])
+        logits = matched.mask_head(queries, last.query, counts)
         with torch.autocast(logits.device.type, enabled=False):
             masks = logits.new_zeros(0, *logits.shape[-2:]) if targets.masks is None else targets.masks[last.target]
             focal, dice = mask_losses(logits.float(), masks)
-            return {
-                "loss_mask": self.focal_weight * focal.sum() / num_boxes,
-                "loss_dice": self.dice_weight * dice.sum() / num_boxes,
-            }
+            sums = {"mask": focal.sum(0, keepdim=True), "dice": dice.sum(0, keepdim=True)}
+            return {name: loss / matched.num_boxes for name, loss in sums.items()}
 
 
 # Masks at full size that are in memory at a time.

@@ -69,11 +69,11 @@ class HungarianMatcher:
         cost = packed[: cost.numel()].reshape(cost.shape)
         rows = [np.empty((4, 0), dtype=np.int64)]
         stops = np.cumsum(targets.counts)
-        for image, (count, stop) in enumerate(zip(targets.counts, stops, strict=True)):
-            if count == 0:
-                continue
-            for layer, block in enumerate(cost[:, stop - count : stop]):
-                target, query = linear_sum_assignment(block)
+        for layer, of_layer in enumerate(cost):
+            for image, (count, stop) in enumerate(zip(targets.counts, stops, strict=True)):
+                if count == 0:
+                    continue
+                target, query = linear_sum_assignment(of_layer[stop - count : stop])
                 rows.append(
                     np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + stop - count))
                 )

@@ -1,7 +1,7 @@
 """Detectron2's dicts of a batch as tensors: padded images, boxes, labels and masks."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,60 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from pair_detr.structures import Targets
+from pair_detr.structures import Batch, Size, Targets
 from pair_detr.utils.device import upload
 from pair_detr.utils.messages import counted
 
 # The one loss of images with labels, but no boxes.
 IMAGE_LABEL_LOSS = "loss_image"
+
+
+def batch_images(
+    batched_inputs: list[dict[str, Any]],
+    normalize: Callable[[Tensor], Tensor],
+    fixed_size: Size | None = None,
+) -> Batch:
+    """The images of a batch, normalized, and padded with zeros at the right and at the bottom.
+
+    Args:
+        batched_inputs: dicts with "image", (C, H, W), and optionally "height" and "width", the size that boxes and
+            masks are returned for; by default the image's own.
+        normalize: maps an image to what the model takes, on its device.
+        fixed_size: height and width to pad to; the padding then is a part of the image: nothing is masked, and boxes
+            are relative to it. None pads to the largest of the images, and masks that.
+
+    Raises:
+        ValueError: an image is larger than the fixed size.
+    """
+    images = [normalize(item["image"]) for item in batched_inputs]
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    outputs = [
+        (item.get("height", height), item.get("width", width))
+        for item, (height, width) in zip(batched_inputs, sizes, strict=True)
+    ]
+    if fixed_size is not None:
+        height, width = fixed_size
+        if too_large := [size for size in sizes if size[0] > height or size[1] > width]:
+            raise ValueError(
+                f"An image of {too_large[0]} pixels (height, width) is larger than INPUT.FIXED_SIZE {fixed_size}: "
+                "resize it to fit, as pair_detr.data.build_augmentation does."
+            )
+        padded = torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
+        return Batch(padded, None, sizes, outputs, boxes_span_padding=True)
+    padded = ImageList.from_tensors(images).tensor
+    return Batch(padded, _padding_mask(sizes, padded), sizes, outputs)
+
+
+def _padding_mask(sizes: list[Size], padded: Tensor) -> Tensor | None:
+    """(B, H, W) bool, true in the padding; None if there is none."""
+    height, width = padded.shape[-2:]
+    if all(size == (height, width) for size in sizes):
+        return None
+    device = padded.device
+    edges = upload(torch.tensor(sizes), device)
+    below = torch.arange(height, device=device) >= edges[:, :1]
+    beside = torch.arange(width, device=device) >= edges[:, 1:]
+    return below[:, :, None] | beside[:, None, :]
 
 
 def annotation_kind(batched_inputs: list[dict[str, Any]]) -> str:
@@ -44,20 +92,19 @@ def lacks_loss(batched_inputs: list[dict[str, Any]], name: str) -> bool:
 
 
 def pack_boxes(
-    batched_inputs: list[dict[str, Any]], num_queries: int, fixed_size: tuple[int, int] | None, class_agnostic: bool
+    batched_inputs: list[dict[str, Any]], frame_sizes: Sequence[Size], num_queries: int, class_agnostic: bool
 ) -> Targets:
     """Boxes as normalised cxcywh, and classes, on the host. Warns of images with more objects than queries.
 
     Args:
         batched_inputs: dicts with "instances": ``gt_boxes``, xyxy in pixels of the image, and ``gt_classes``.
+        frame_sizes: see :attr:`Batch.frame_sizes`.
         num_queries: of the model.
-        fixed_size: height and width of the padded image that boxes are relative to; None is the image itself.
         class_agnostic: all classes become 0.
     """
     boxes, labels = [], []
-    for item in batched_inputs:
+    for item, (height, width) in zip(batched_inputs, frame_sizes, strict=True):
         instances = item["instances"]
-        height, width = fixed_size or instances.image_size
         scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
         boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
         labels.append(torch.zeros_like(instances.gt_classes) if class_agnostic else instances.gt_classes)
@@ -79,45 +126,13 @@ def pack_image_labels(batched_inputs: list[dict[str, Any]]) -> Targets:
     return Targets.pack_image_labels(labels)
 
 
-def pad_images(images: Sequence[Tensor], fixed_size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor | None]:
-    """Pads with zeros at the right and at the bottom.
-
-    Args:
-        images: (C, H, W) each, on the same device.
-        fixed_size: height and width to pad to, without a mask; None pads to the largest of the images.
-
-    Returns:
-        (B, C, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is to be masked.
-
-    Raises:
-        ValueError: an image is larger than the fixed size.
-    """
-    if fixed_size is not None:
-        height, width = fixed_size
-        if too_large := [tuple(x.shape[-2:]) for x in images if x.shape[-2] > height or x.shape[-1] > width]:
-            raise ValueError(
-                f"An image of {too_large[0]} pixels (height, width) is larger than INPUT.FIXED_SIZE {fixed_size}: "
-                "resize it to fit, as pair_detr.data.build_augmentation does."
-            )
-        return torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images]), None
-    batch = ImageList.from_tensors(list(images))
-    height, width = batch.tensor.shape[-2:]
-    if all(size == (height, width) for size in batch.image_sizes):
-        return batch.tensor, None
-    device = batch.tensor.device
-    sizes = upload(torch.tensor(batch.image_sizes), device)
-    below = torch.arange(height, device=device) >= sizes[:, :1]
-    beside = torch.arange(width, device=device) >= sizes[:, 1:]
-    return batch.tensor, below[:, :, None] | beside[:, None, :]
-
-
-def pack_masks(batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int] | None = None) -> Tensor:
+def pack_masks(batched_inputs: list[dict[str, Any]], padded_size: Size) -> Tensor:
     """The masks of all objects of a batch, image after image.
 
     Args:
         batched_inputs: dicts with "image", (3, H, W), and "instances" with ``gt_masks``, BitMasks of that size. Only
             images without objects may lack them.
-        padded_size: height and width of the padded batch; None is the largest of each.
+        padded_size: height and width of the padded batch.
 
     Returns:
         (T, height, width) bool at the size of the padded batch, false in the padding.
@@ -126,7 +141,7 @@ def pack_masks(batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int
         ValueError: an image has objects, but no masks.
     """
     sizes = [item["image"].shape[-2:] for item in batched_inputs]
-    height, width = padded_size or (max(side) for side in zip(*sizes, strict=True))
+    height, width = padded_size
     packed = [torch.zeros(0, height, width, dtype=torch.bool)]
     for item, (h, w) in zip(batched_inputs, sizes, strict=True):
         instances = item["instances"]

@@ -1,7 +1,8 @@
-"""What all variants share: backbone, position encoding and encoder."""
+"""What all variants share: backbone, encoder, decoder and heads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,104 +13,164 @@ from detectron2.modeling import Backbone, build_backbone
 from torch import Tensor, nn
 
 from pair_detr.layers import sine_position_encoding
-from pair_detr.losses.criterion import SetCriterion
+from pair_detr.losses.classification import Classification
+from pair_detr.losses.federated import ClassSelection
+from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
 from pair_detr.modeling.encoder import TransformerEncoder
-from pair_detr.structures import FeatureMaps, MaskQueries, Memory, Predictions
+from pair_detr.modeling.heads import LocationHead
+from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Targets
 
 # Stages before the encoder's that masks are refined with: DETR's.
 _FINER_STAGES = 3
 
 
-class Detector(nn.Module, ABC):
-    """Backbone, encoder and queries; a variant adds its decoder and heads.
+@dataclass(frozen=True)
+class DetectorOptions:
+    """What all variants are built from.
 
     Attributes:
-        criterion_class: supervises the variant's predictions.
-        published_classification: "focal" or "softmax", what its paper trains with.
-        has_reference_points: whether each query is at a known place.
+        backbone: maps (B, C, H, W) images to feature maps, those of all its stages.
+        classifier: makes the module that maps (..., D) states of a decoder to (..., C) logits, given D.
+        num_queries: Q, the number of object queries.
+        num_encoder_layers: of the encoder.
+        num_decoder_layers: L, of each decoder.
+        dim: D, the width of the transformer.
+        num_heads: of every attention.
+        ffn_dim: hidden units of the feed-forward blocks.
+        dropout: probability.
+        deep_supervision: predict from every decoder layer in training, not from the last alone.
+        mask_head: makes the mask head, given D, the number of heads and the channels of the finer feature maps; None
+            for a model without masks.
     """
 
-    criterion_class: ClassVar[type[SetCriterion]] = SetCriterion
+    backbone: Backbone
+    classifier: Callable[[int], nn.Module]
+    num_queries: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    dim: int
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    deep_supervision: bool
+    mask_head: Callable[[int, int, list[int]], nn.Module] | None = None
+
+    @property
+    def layer(self) -> tuple[int, int, int, float]:
+        """Arguments of every transformer layer."""
+        return self.dim, self.num_heads, self.ffn_dim, self.dropout
+
+
+class Detector(nn.Module, ABC):
+    """Backbone, encoder, queries, decoder and heads; a variant says which decoder, and what else it predicts.
+
+    Attributes:
+        published_classification: "focal" or "softmax", what the variant's paper trains with.
+        has_reference_points: whether each query looks from a known point.
+        decoder_names: attributes that hold decoders, by what they look for.
+        extra_parts: parts beside those that the published model has; weights to start from may lack them.
+        warm_start_aliases: what such a part starts as then, if not at random.
+        published_name: of the model that is left without them, in its authors' words.
+        transformers_name: of the same in the library transformers.
+    """
+
     published_classification: ClassVar[str] = "focal"
     has_reference_points: ClassVar[bool] = True
+    decoder_names: ClassVar[dict[str, str]] = {"center": "decoder"}
+    extra_parts: ClassVar[frozenset[str]] = frozenset()
+    warm_start_aliases: ClassVar[dict[str, str]] = {}
+    published_name: ClassVar[str]
+    transformers_name: ClassVar[str]
 
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        features: Sequence[str],
-        num_queries: int,
-        num_layers: int,
-        dim: int,
-        num_heads: int,
-        ffn_dim: int,
-        dropout: float,
-        deep_supervision: bool,
-        mask_head: Callable[[int, int, list[int]], nn.Module] | None = None,
-    ) -> None:
+    def __init__(self, options: DetectorOptions) -> None:
         """
         Args:
-            backbone: maps (B, 3, H, W) images to feature maps.
-            features: names of the feature maps, the one that enters the encoder first, then those that masks are
-                refined with, from coarse to fine.
-            num_queries: Q, the number of object queries.
-            num_layers: of the encoder.
-            dim: D, the width of the transformer.
-            num_heads: of every attention.
-            ffn_dim: hidden units of the feed-forward blocks.
-            dropout: probability.
-            deep_supervision: predict from every decoder layer in training, not from the last alone.
-            mask_head: makes the mask head, given D, the number of heads and the channels of the finer feature maps;
-                None for a model without masks.
+            options: see :class:`DetectorOptions`.
         """
         super().__init__()
         # The fastest layout for convolutions on CPUs and tensor cores; it leaves parameters and results as they are.
-        self.backbone = backbone.to(memory_format=torch.channels_last)
-        self.in_feature, *finer = features
-        self.finer_features = finer if mask_head else []
-        self.deep_supervision = deep_supervision
-        shapes = backbone.output_shape()
-        self.input_proj = nn.Conv2d(shapes[self.in_feature].channels, dim, kernel_size=1)
-        self.encoder = TransformerEncoder(num_layers, dim, num_heads, ffn_dim, dropout)
-        self.query_embed = nn.Embedding(num_queries, dim)
+        self.backbone = options.backbone.to(memory_format=torch.channels_last)
+        shapes = options.backbone.output_shape()
+        self.in_feature, *finer = _coarse_to_fine(shapes)[: 1 + _FINER_STAGES]
+        self.finer_features = finer if options.mask_head else []
+        self.deep_supervision = options.deep_supervision
+        self.input_proj = nn.Conv2d(shapes[self.in_feature].channels, options.dim, kernel_size=1)
+        self.encoder = TransformerEncoder(options.num_encoder_layers, *options.layer)
+        self.query_embed = nn.Embedding(options.num_queries, options.dim)
         initialize_transformer(self.encoder)
         channels = [shapes[name].channels for name in self.finer_features]
-        self.mask_head = mask_head(dim, num_heads, channels) if mask_head else None
+        self.mask_head = options.mask_head(options.dim, options.num_heads, channels) if options.mask_head else None
+        self.decoder = self.build_decoder(options)
+        initialize_transformer(self.decoder)
+        self.class_head = options.classifier(options.dim)
+        self.box_head = LocationHead(options.dim, 4, zero_init=self.has_reference_points)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Builds the backbone and reads the sizes under MODEL.DETR."""
-        backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
-        return {
-            "backbone": backbone,
-            "features": _coarse_to_fine(shapes)[: 1 + _FINER_STAGES],
-            "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
-            "num_layers": cfg.MODEL.DETR.ENC_LAYERS,
-            "dim": cfg.MODEL.DETR.HIDDEN_DIM,
-            "num_heads": cfg.MODEL.DETR.NUM_HEADS,
-            "ffn_dim": cfg.MODEL.DETR.FFN_DIM,
-            "dropout": cfg.MODEL.DETR.DROPOUT,
-            "deep_supervision": cfg.MODEL.DETR.LOSS.DEEP_SUPERVISION,
-        }
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        classifier: Callable[[int], nn.Module],
+        mask_head: Callable[[int, int, list[int]], nn.Module] | None = None,
+    ) -> dict[str, Any]:
+        """Builds the backbone and reads the sizes under MODEL.DETR; for the rest see :class:`DetectorOptions`."""
+        detr = cfg.MODEL.DETR
+        options = DetectorOptions(
+            backbone=build_backbone(cfg),
+            classifier=classifier,
+            num_queries=detr.NUM_QUERIES,
+            num_encoder_layers=detr.ENC_LAYERS,
+            num_decoder_layers=detr.DEC_LAYERS,
+            dim=detr.HIDDEN_DIM,
+            num_heads=detr.NUM_HEADS,
+            ffn_dim=detr.FFN_DIM,
+            dropout=detr.DROPOUT,
+            deep_supervision=detr.LOSS.DEEP_SUPERVISION,
+            mask_head=mask_head,
+        )
+        return {"options": options}
 
-    def forward(self, images: Tensor, padding_mask: Tensor | None) -> Predictions:
+    @staticmethod
+    @abstractmethod
+    def build_decoder(options: DetectorOptions) -> nn.Module:
+        """A decoder, see :mod:`pair_detr.modeling.decoder`."""
+
+    @classmethod
+    def loss_terms(
+        cls, cfg: CfgNode, classification: Classification, class_selection: ClassSelection | None
+    ) -> list[LossTerm]:
+        """What supervises the variant's predictions, but for masks.
+
+        Args:
+            cfg: config.
+            classification: how logits are read.
+            class_selection: the classes that take part in their loss; None for all.
+        """
+        loss = cfg.MODEL.DETR.LOSS
+        weight = classification.default_weight if loss.CLASS < 0 else loss.CLASS
+        return [ClassTerm(weight, classification, class_selection), BoxTerm(loss.L1, loss.GIOU)]
+
+    @classmethod
+    def required_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Entries of a config that the variant's weights need, and that their tensors do not show."""
+        return {}
+
+    def forward(self, batch: Batch, targets: Targets | None = None) -> Predictions:
         """Detects objects.
 
         Args:
-            images: (B, 3, H, W), normalised, zero in the padding.
-            padding_mask: (B, H, W) bool, true in the padding; None if no image is padded.
+            batch: images.
+            targets: their objects, in training, for decoders with branches that are given these (denoising).
         """
-        return self.decode(self.encode(images, padding_mask))
+        return self.decode(self.encode(batch), targets)
 
-    def encode(self, images: Tensor, padding_mask: Tensor | None) -> Memory:
-        """Arguments as of :meth:`forward`."""
-        images = images.contiguous(memory_format=torch.channels_last)
+    def encode(self, batch: Batch) -> Memory:
+        """From images to the encoder's output."""
+        images = batch.images.contiguous(memory_format=torch.channels_last)
         maps = self.backbone(images)
         features = self.input_proj(maps[self.in_feature])
         dim, height, width = features.shape[1:]
-        key_mask = None
+        key_mask, padding_mask = None, batch.padding_mask
         if padding_mask is not None:
             padding_mask = F.interpolate(padding_mask[None].float(), size=(height, width))[0].bool()
             key_mask = ~padding_mask.flatten(1)[:, None, None]
@@ -119,11 +180,14 @@ class Detector(nn.Module, ABC):
         kept = FeatureMaps(features, [maps[name] for name in self.finer_features]) if self.mask_head else None
         return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept))
 
-    @abstractmethod
-    def decode(self, memory: Memory) -> Predictions:
-        """Predicts objects from the encoder's output."""
+    def decode(self, memory: Memory, targets: Targets | None = None) -> Predictions:
+        """Predicts objects from the encoder's output; ``targets`` as in :meth:`forward`."""
+        states, reference = self.decoder(memory, self.query_embed.weight)
+        states = self.select_output_layers(states)
+        masks = self.mask_queries(states, memory, reference)
+        return Predictions(self.class_head(states), self.box_head(states, reference), states, mask_queries=masks)
 
-    def supervised(self, states: Tensor) -> Tensor:
+    def select_output_layers(self, states: Tensor) -> Tensor:
         """The layers to predict from, of (L, ...) states of all decoder layers: in inference the last alone."""
         return states if self.training and self.deep_supervision else states[-1:]
 
@@ -142,7 +206,7 @@ def _coarse_to_fine(shapes: dict[str, ShapeSpec]) -> list[str]:
 
 
 def initialize_transformer(module: nn.Module) -> None:
-    """Xavier-uniform initialisation of all matrices, as DETR and Conditional DETR initialise their transformer."""
+    """Xavier-uniform initialization of all matrices, as DETR and Conditional DETR initialize their transformer."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

@@ -44,13 +44,14 @@ class LocationHead(nn.Module):
 
         Args:
             states: (..., Q, D).
-            reference: (Q, 2) points that the first two outputs, x and y, start from; 0..1.
+            reference: (Q, 2) or (B, Q, 2) points, or (.., 4) boxes cxcywh, in 0..1, that as many outputs start from.
 
         Returns:
             (..., Q, out_dim) fp32 in 0..1.
         """
         logits = self.mlp(states).float()
         if reference is not None:
-            offset = inverse_sigmoid(reference)
-            logits = torch.cat((logits[..., :2] + offset, logits[..., 2:]), dim=-1)
+            start = inverse_sigmoid(reference[..., : logits.shape[-1]])
+            width = start.shape[-1]
+            logits = torch.cat((logits[..., :width] + start, logits[..., width:]), dim=-1)
         return logits.sigmoid()

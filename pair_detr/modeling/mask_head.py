@@ -113,7 +113,9 @@ class MaskHead(nn.Module):
         image = upload(image, query.device)
         states = asked.states[image, query]
         if self.spatial:
-            states = states + point_encoding(asked.reference, self.dim).to(self.predictor.weight.dtype)[query]
+            points = asked.reference[..., :2]
+            points = points[query] if points.dim() == 2 else points[image, query]
+            states = states + point_encoding(points, self.dim).to(self.predictor.weight.dtype)
         parts = parts or self.image_parts(asked.memory)
         attention = self.attention(states, parts.keys, parts.key_mask, counts)
         first, second, *others = self.blocks

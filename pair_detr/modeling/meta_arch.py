@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
 from pair_detr.config.variants import variant_of
 from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
-from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.losses.classification import Classification, build_classification
 from pair_detr.losses.criterion import SetCriterion
 from pair_detr.losses.image_labels import ImageLabelCriterion, build_image_label_criterion
@@ -23,19 +22,20 @@ from pair_detr.modeling import Detector
 from pair_detr.modeling.batching import (
     IMAGE_LABEL_LOSS,
     annotation_kind,
+    batch_images,
     pack_boxes,
     pack_image_labels,
     pack_masks,
-    pad_images,
 )
 from pair_detr.modeling.class_sampling import build_class_selection
 from pair_detr.modeling.divergence import describe_non_finite_cost, describe_non_finite_queries
 from pair_detr.modeling.mask_head import mask_head_factory
+from pair_detr.modeling.postprocessing.boxes import detect, finite_queries
 from pair_detr.modeling.postprocessing.masks import BatchMasks, segment_instances
 from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, build_panoptic, segment_all
 from pair_detr.modeling.text_classifier import TextClassifier, classifier_factory
 from pair_detr.open_vocabulary import Vocabulary, load_vocabulary
-from pair_detr.structures import Predictions, Targets
+from pair_detr.structures import Batch, Predictions, Targets
 from pair_detr.utils.device import upload
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class DetectionTransformer(nn.Module):
         classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
         return {
             "detector": variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
-            "criterion": variant.criterion_class(cfg, classification, class_selection=build_class_selection(cfg)),
+            "criterion": SetCriterion(cfg, classification, class_selection=build_class_selection(cfg)),
             "classification": classification,
             "num_classes": num_classes,
             "class_names": class_names,
@@ -202,8 +202,8 @@ class DetectionTransformer(nn.Module):
         Returns:
             In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of
             :class:`ImageLabelCriterion` where there is one. In inference one {"instances": Instances} an image, with
-            ``pred_boxes`` (xyxy pixels, not clipped), ``scores`` and ``pred_classes``, best first; with masks also
-            ``pred_masks``, (N, height, width) bool. A panoptic model's instances are things alone; it adds
+            ``pred_boxes`` (xyxy pixels, clipped to the output), ``scores`` and ``pred_classes``, best first; with masks
+            also ``pred_masks``, (N, height, width) bool. A panoptic model's instances are things alone; it adds
             "panoptic_seg", an (height, width) int32 map of segments, 0 for none, with a list of dicts that describe
             them, and "sem_seg", (channels, height, width) scores of classes, both as Detectron2's evaluators and
             ``Visualizer`` take them.
@@ -211,12 +211,12 @@ class DetectionTransformer(nn.Module):
         Raises:
             FloatingPointError: a cost is not finite; the message names file, layer and the tensor at fault.
         """
-        images, padding_mask = self.preprocess(batched_inputs)
+        batch = self.preprocess(batched_inputs)
+        targets = self.pack_targets(batched_inputs, batch) if self.training else None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector):
-            predictions = self.detector(images, padding_mask)
+            predictions = self.detector(batch, targets)
         if not self.training:
-            return self.postprocess(predictions, batched_inputs)
-        targets = self.pack_targets(batched_inputs)
+            return self.postprocess(predictions, batch, batched_inputs)
         try:
             losses = self.criterion(predictions, targets, self.detector.mask_head)
         except NonFiniteCostError as error:
@@ -233,29 +233,29 @@ class DetectionTransformer(nn.Module):
             self.detector.mask_head.train(mode)
         return self
 
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
-        """Normalises and pads the images.
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Batch:
+        """Normalizes and pads the images, see :func:`pair_detr.modeling.batching.batch_images`."""
 
-        Returns:
-            (B, C, H, W), and (B, H, W) bool that is true in the padding, or None if nothing is to be masked.
+        def normalize(image: Tensor) -> Tensor:
+            return (upload(image, self.device) - self.pixel_mean) / self.pixel_std
 
-        Raises:
-            ValueError: an image is larger than the fixed size.
-        """
-        images = [upload(x["image"], self.device) for x in batched_inputs]
-        return pad_images([(x - self.pixel_mean) / self.pixel_std for x in images], self.fixed_size)
+        return batch_images(batched_inputs, normalize, self.fixed_size)
 
-    def pack_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
-        """Ground truth on the model's device, boxes as normalised cxcywh.
+    def pack_targets(self, batched_inputs: list[dict[str, Any]], batch: Batch) -> Targets:
+        """Ground truth on the model's device, boxes as normalized cxcywh.
+
+        Args:
+            batched_inputs: as of :meth:`forward`.
+            batch: their images.
 
         Raises:
             ValueError: the model does not learn from image labels, or the batch has images of both kinds.
         """
         if annotation_kind(batched_inputs) == "box":
             num_queries = self.detector.query_embed.num_embeddings
-            targets = pack_boxes(batched_inputs, num_queries, self.fixed_size, self.class_agnostic)
+            targets = pack_boxes(batched_inputs, batch.frame_sizes, num_queries, self.class_agnostic)
             if self.detector.mask_head is not None:
-                targets.masks = pack_masks(batched_inputs, self.fixed_size)
+                targets.masks = pack_masks(batched_inputs, batch.padded_size)
             return targets.to(self.device)
         if self.image_label_criterion is None:
             raise ValueError(
@@ -264,63 +264,38 @@ class DetectionTransformer(nn.Module):
             )
         return pack_image_labels(batched_inputs).to(self.device)
 
-    def box_frames(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
-        """(B, 2) fp32, on the host: width and height of what normalised boxes are relative to, in output pixels.
-
-        That is the output itself, or with a fixed size the padded image at the scale of the output.
-        """
-        frames = torch.tensor([_output_size(item) for item in batched_inputs], dtype=torch.float32)
-        if self.fixed_size is not None:
-            images = torch.tensor([item["image"].shape[-2:] for item in batched_inputs])
-            frames *= torch.tensor(self.fixed_size) / images
-        return frames.flip(-1)
-
-    def postprocess(self, predictions: Predictions, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+    def postprocess(
+        self, predictions: Predictions, batch: Batch, batched_inputs: list[dict[str, Any]]
+    ) -> list[dict[str, Instances]]:
         """The best detections of the last layer, in pixels of the output size, with masks if the model has them.
 
-        Queries that predict NaN or infinity are left out, with a warning.
+        Queries that predict NaN or infinity are left out, with a warning that names the image; so are empty boxes.
         """
-        logits, boxes = predictions.logits[-1], predictions.boxes[-1]
-        # A sum is finite only if all of its summands are, and takes the device less time than to look at each.
-        finite = (logits.sum(-1, dtype=torch.float32) + boxes.sum(-1, dtype=torch.float32)).isfinite()
-        wanted = finite[..., None]
+        logits = predictions.logits[-1]
+        finite = finite_queries(predictions)
+        allowed = finite[..., None]
         if self.panoptic is not None:
-            is_thing = torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
-            wanted = wanted & is_thing
-        scores, labels, queries = self.classification.detections(logits, self.detections_per_image, wanted)
-        boxes = cxcywh_to_xyxy(boxes).gather(1, queries[..., None].expand(-1, -1, 4))
-        boxes = boxes * upload(self.box_frames(batched_inputs).repeat(1, 2), boxes.device)[:, None]
-        sizes = [_output_size(item) for item in batched_inputs]
-        results = [
-            {"instances": Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)}
-            for size, b, s, c in zip(sizes, boxes, scores, labels, strict=True)
-        ]
+            allowed = allowed & torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
+        best = detect(predictions, batch, self.classification, self.detections_per_image, allowed)
+        results = [{"instances": instances} for instances in best.instances(batch.output_sizes)]
+        kept = best.kept
         if predictions.mask_queries is not None:
-            image_sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
-            masks = BatchMasks(self.detector.mask_head, predictions.mask_queries, image_sizes, sizes, self.fixed_size)
+            masks = BatchMasks(self.detector.mask_head, predictions.mask_queries, batch)
             for i, result in enumerate(results):
                 if self.panoptic is None:
-                    result["instances"].pred_masks = segment_instances(masks, i, queries[i])
+                    result["instances"].pred_masks = segment_instances(masks, i, best.queries[i])
                     continue
                 probs = torch.where(finite[i, :, None], self.classification.probabilities(logits[i]), 0)
-                result |= segment_all(masks, i, queries[i], probs, self.panoptic)
+                result |= segment_all(masks, i, best.queries[i], probs, self.panoptic)
                 result["instances"].pred_masks = result.pop("pred_masks")
             finite = finite & masks.finite
-        kept = finite.gather(1, queries)
-        if self.panoptic is not None:
-            kept &= is_thing[labels]
+            kept = kept & masks.finite.gather(1, best.queries)
         # Waits for the device, which has been given all of its work by now.
-        left_out = (~finite).sum(1).tolist()
+        left_out, is_whole = (~finite).sum(1).tolist(), kept.all(1).tolist()
         if any(left_out) and not self._has_warned:
             logger.warning(describe_non_finite_queries(left_out, finite.shape[1], batched_inputs))
             self._has_warned = True
-        if any(left_out) or self.panoptic is not None:
-            for result, of_image in zip(results, kept, strict=True):
+        for result, of_image, whole in zip(results, kept, is_whole, strict=True):
+            if not whole:
                 result["instances"] = result["instances"][of_image]
         return results
-
-
-def _output_size(item: dict[str, Any]) -> tuple[int, int]:
-    """Height and width in pixels that boxes and masks of an image are returned for."""
-    height, width = item["image"].shape[-2:]
-    return item.get("height", height), item.get("width", width)

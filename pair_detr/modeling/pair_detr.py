@@ -1,19 +1,22 @@
 """Pair DETR (arXiv 2210.16476): two decoders, one for centres and one for top-left corners, tied query by query."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from pair_detr.config.variants import register_variant
-from pair_detr.losses.criterion import PairCriterion
+from pair_detr.losses.classification import Classification
+from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES, PairTerm, TopLeftTerm
+from pair_detr.losses.federated import ClassSelection
+from pair_detr.losses.terms import LossTerm
 from pair_detr.modeling.conditional_detr import ConditionalDETR
 from pair_detr.modeling.decoder import ConditionalDecoder
-from pair_detr.modeling.detector import initialize_transformer
+from pair_detr.modeling.detector import DetectorOptions, initialize_transformer
 from pair_detr.modeling.heads import LocationHead
-from pair_detr.structures import Memory, Predictions
+from pair_detr.structures import Memory, Predictions, Targets
 
 # Logits between a query's centre and corner at the start; mid-image that is a box of a quarter of the image's side.
 _INITIAL_OFFSET = 0.5
@@ -23,11 +26,16 @@ _INITIAL_OFFSET = 0.5
 class PairDETR(ConditionalDETR):
     """Conditional DETR, whose decoder is the centre decoder, with a top-left decoder on the same memory and queries."""
 
-    criterion_class = PairCriterion
+    decoder_names: ClassVar[dict[str, str]] = {"center": "decoder", "top_left": "top_left_decoder"}
+    extra_parts: ClassVar[frozenset[str]] = frozenset(
+        {"top_left_decoder", "top_left_head", "center_projection", "top_left_projection"}
+    )
+    warm_start_aliases: ClassVar[dict[str, str]] = {"top_left_decoder": "decoder", "top_left_head": "box_head"}
 
     @configurable
     def __init__(
         self,
+        options: DetectorOptions,
         *,
         box_decoding: str,
         class_decoder: str,
@@ -35,20 +43,19 @@ class PairDETR(ConditionalDETR):
         contrastive_layers: int,
         projection_dim: int,
         mask_decoder: str = "center",
-        **conditional: Any,
     ) -> None:
         """
         Args:
-            box_decoding: "center" predicts boxes from the centre decoder alone; "pair" assembles them from both points.
+            options: see :class:`DetectorOptions`.
+            box_decoding: "center" predicts boxes from the center decoder alone; "pair" assembles them from both points.
             class_decoder: "center" or "top_left", whose states are classified.
             shared_decoder: both decoders use the same layers.
             contrastive_layers: number of last layers to emit embeddings of, for the pair association loss.
             projection_dim: width of the embeddings; 0 emits the decoders' states.
             mask_decoder: "center" or "top_left", whose states ask for masks.
-            conditional: see :class:`ConditionalDETR`.
         """
-        super().__init__(**conditional)
-        dim = conditional["dim"]
+        super().__init__(options)
+        dim = options.dim
         self.box_decoding = box_decoding
         self.class_decoder = class_decoder
         self.mask_decoder = mask_decoder
@@ -56,16 +63,9 @@ class PairDETR(ConditionalDETR):
         if box_decoding == "pair":
             self.box_head = LocationHead(dim, 2, zero_init=True)
         if shared_decoder:
-            layers = self.decoder.layers
+            self.top_left_decoder = ConditionalDecoder(self.decoder.layers, dim)
         else:
-            layers = ConditionalDecoder.build_layers(
-                conditional["num_decoder_layers"],
-                dim,
-                conditional["num_heads"],
-                conditional["ffn_dim"],
-                conditional["dropout"],
-            )
-        self.top_left_decoder = ConditionalDecoder(layers, dim)
+            self.top_left_decoder = self.build_decoder(options)
         initialize_transformer(self.top_left_decoder)
         if box_decoding == "pair":
             self._relate_reference_points()
@@ -75,8 +75,8 @@ class PairDETR(ConditionalDETR):
         self.top_left_projection = nn.Linear(dim, projection_dim) if project else nn.Identity()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Adds MODEL.DETR.PAIR to what Conditional DETR reads."""
+    def from_config(cls, cfg: CfgNode, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        """Adds MODEL.DETR.PAIR to what all variants read; for other arguments see :meth:`Detector.from_config`."""
         pair = cfg.MODEL.DETR.PAIR
         idle = pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0
         if idle and pair.BOX_DECODING == "center" and pair.CLASS_DECODER == "center":
@@ -85,7 +85,7 @@ class PairDETR(ConditionalDETR):
                 "decoder. Set one of them, or MODEL.DETR.VARIANT to conditional_detr."
             )
         contrastive_layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}[pair.CONTRASTIVE_LAYERS]
-        return super().from_config(cfg) | {
+        return super().from_config(cfg, *arguments, **keywords) | {
             "box_decoding": pair.BOX_DECODING,
             "class_decoder": pair.CLASS_DECODER,
             "shared_decoder": pair.SHARED_DECODER,
@@ -93,6 +93,23 @@ class PairDETR(ConditionalDETR):
             "projection_dim": pair.PROJECTION_DIM,
             "mask_decoder": cfg.MODEL.DETR.MASK.QUERY_DECODER,
         }
+
+    @classmethod
+    def loss_terms(
+        cls, cfg: CfgNode, classification: Classification, class_selection: ClassSelection | None
+    ) -> list[LossTerm]:
+        """Adds the corners and the association of pairs to the terms of Conditional DETR."""
+        pair = cfg.MODEL.DETR.PAIR
+        terms = [*super().loss_terms(cfg, classification, class_selection), TopLeftTerm(pair.TOP_LEFT_WEIGHT)]
+        if pair.CONTRASTIVE_WEIGHT > 0:
+            loss = CONTRASTIVE_LOSSES[pair.CONTRASTIVE_LOSS]
+            terms.append(PairTerm(pair.CONTRASTIVE_WEIGHT, loss, pair.TEMPERATURE))
+        return terms
+
+    @classmethod
+    def required_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """See :meth:`Detector.required_config`."""
+        return {"MODEL.DETR.PAIR.CLASS_DECODER": cfg.MODEL.DETR.PAIR.CLASS_DECODER}
 
     @torch.no_grad()
     def _relate_reference_points(self) -> None:
@@ -105,14 +122,14 @@ class PairDETR(ConditionalDETR):
         corner_head.load_state_dict(self.decoder.ref_point_head.state_dict())
         corner_head.layers[-1].bias -= _INITIAL_OFFSET
 
-    def decode(self, memory: Memory) -> Predictions:
+    def decode(self, memory: Memory, targets: Targets | None = None) -> Predictions:
         """See :meth:`Detector.decode`."""
-        asked = {self.box_decoding, self.class_decoder} | ({self.mask_decoder} if self.mask_head else set())
-        if not self.training and asked == {"center"}:
-            return super().decode(memory)
+        used = {self.box_decoding, self.class_decoder} | ({self.mask_decoder} if self.mask_head else set())
+        if not self.training and used == {"center"}:
+            return super().decode(memory, targets)
         center_states, center_reference = self.decoder(memory, self.query_embed.weight)
         corner_states, corner_reference = self.top_left_decoder(memory, self.query_embed.weight)
-        center_states, corner_states = self.supervised(center_states), self.supervised(corner_states)
+        center_states, corner_states = map(self.select_output_layers, (center_states, corner_states))
 
         boxes = self.box_head(center_states, center_reference)
         top_left = self.top_left_head(corner_states, corner_reference)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pair_detr.layers import cxcywh_to_xyxy
-from pair_detr.modeling import PairDETR
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.meta_arch import DetectionTransformer
 from pair_detr.structures import Predictions
@@ -95,18 +94,18 @@ def report_attention(
     best = _first_of_each(queries)[:num_detections]
     scores, labels, queries = scores[best], labels[best], queries[best]
     size = queries.new_tensor([width, height], dtype=torch.float32)
-    frame = model.box_frames([item])[0].to(queries.device)
-    boxes = cxcywh_to_xyxy(predictions.boxes[-1, 0, queries]).float() * frame.repeat(2)
+    frame = model.preprocess([item]).output_frames()[0].to(queries.device)
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1, 0, queries]).float() * frame
 
     cross, reference = {}, {}
-    for stage, name in (("decoder", CENTER), ("top_left_decoder", TOP_LEFT)):
+    for name, stage in detector.decoder_names.items():
         if (stage, layer, "cross_attn") not in recorder.calls:
             continue
         decoder = getattr(detector, stage)
         cross[name] = _maps(recorder.calls[stage, layer, "cross_attn"], queries, grid, decoder)
         if isinstance(decoder, ConditionalDecoder):
             at = decoder.ref_point_head(detector.query_embed.weight[queries]).float().sigmoid()
-            reference[name] = (at * frame).cpu().numpy()
+            reference[name] = (at * frame[:2]).cpu().numpy()
 
     stride = detector.backbone.output_shape()[detector.in_feature].stride
     scale = width / item["image"].shape[-1], height / item["image"].shape[-2]
@@ -140,12 +139,12 @@ def _record(
     handle = detector.input_proj.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     try:
         with AttentionRecorder(detector) as recorder:
-            images, padding_mask = model.preprocess([item])
-            memory = detector.encode(images, padding_mask)
+            memory = detector.encode(model.preprocess([item]))
             predictions = detector.decode(memory)
-            if isinstance(detector, PairDETR) and ("top_left_decoder", layer, "cross_attn") not in recorder.calls:
-                # Inference leaves it out where boxes need the centre decoder alone.
-                detector.top_left_decoder(memory, detector.query_embed.weight)
+            for stage in detector.decoder_names.values():
+                # Inference leaves out decoders that boxes do not need.
+                if (stage, layer, "cross_attn") not in recorder.calls:
+                    getattr(detector, stage)(memory, detector.query_embed.weight)
     finally:
         handle.remove()
     return recorder, predictions, tuple(shapes[0][-2:])

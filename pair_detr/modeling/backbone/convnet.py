@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 
 class ConvNet(Backbone):
-    """Stages of two 3x3 convolutions with batch norm and ReLU; the first convolution of a stage has stride 2."""
+    """Stages of two 3x3 convolutions with batch norm and ReLU; the first convolution of a stage has stride 2.
 
-    def __init__(self, in_channels: int, channels: Sequence[int], all_stages: bool = False) -> None:
+    It emits all stages, as "stage2", ... and "last"; like ResNets none finer than stride 4.
+    """
+
+    def __init__(self, in_channels: int, channels: Sequence[int]) -> None:
         """
         Args:
             in_channels: of the image.
             channels: of each stage.
-            all_stages: emit those before the last, too, as "stage2", ...; like ResNets none finer than stride 4.
         """
         super().__init__()
         layers: list[nn.Module] = []
@@ -29,7 +31,7 @@ class ConvNet(Backbone):
                 ]
                 in_channels = out_channels
         self.layers = nn.Sequential(*layers)
-        first = min(2, len(channels)) if all_stages else len(channels)
+        first = min(2, len(channels))
         names = [f"stage{i}" for i in range(first, len(channels))] + ["last"]
         self._spec = {name: ShapeSpec(channels=channels[i - 1], stride=2**i) for i, name in enumerate(names, first)}
         # The number of layers after which each feature map is complete.
@@ -52,4 +54,4 @@ class ConvNet(Backbone):
 @BACKBONE_REGISTRY.register()
 def build_convnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ConvNet:
     """Builds the backbone that MODEL.CONVNET describes."""
-    return ConvNet(input_shape.channels, cfg.MODEL.CONVNET.CHANNELS, all_stages=cfg.MODEL.MASK_ON)
+    return ConvNet(input_shape.channels, cfg.MODEL.CONVNET.CHANNELS)

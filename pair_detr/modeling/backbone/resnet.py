@@ -13,18 +13,17 @@ def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     With RES5_DILATION 2 (DC5), Detectron2 dilates all three blocks of res5. torchvision, and so the official DC5
     models, keep dilation 1 in the first: it only drops its stride.
 
-    With MODEL.MASK_ON it emits the stages before the last of OUT_FEATURES, too.
+    It emits the last of OUT_FEATURES and all stages before it: the detector takes those that it needs.
     """
     if cfg.MODEL.RESNETS.RES5_DILATION > 1 and "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
         raise ValueError(
             f"MODEL.RESNETS.RES5_DILATION is {cfg.MODEL.RESNETS.RES5_DILATION}, but MODEL.RESNETS.OUT_FEATURES "
             f"{cfg.MODEL.RESNETS.OUT_FEATURES} leaves out res5. Add it, or set RES5_DILATION 1."
         )
-    if cfg.MODEL.MASK_ON:
-        cfg = cfg.clone()
-        cfg.defrost()
-        last = max(cfg.MODEL.RESNETS.OUT_FEATURES)
-        cfg.MODEL.RESNETS.OUT_FEATURES = [name for name in ("res2", "res3", "res4", "res5") if name <= last]
+    cfg = cfg.clone()
+    cfg.defrost()
+    last = max(cfg.MODEL.RESNETS.OUT_FEATURES)
+    cfg.MODEL.RESNETS.OUT_FEATURES = [name for name in ("res2", "res3", "res4", "res5") if name <= last]
     backbone = build_resnet_backbone(cfg, input_shape)
     if cfg.MODEL.RESNETS.RES5_DILATION > 1:
         first = backbone.res5[0].conv2

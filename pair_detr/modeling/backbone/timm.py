@@ -32,18 +32,17 @@ class TimmBackbone(Backbone):
         frozen_norm: bool = False,
         freeze_at: int = 0,
         kwargs: dict[str, Any] | None = None,
-        all_stages: bool = False,
     ) -> None:
         """
         Args:
             name: of the model in timm.
-            out_indices: stages to emit; negative ones count from the last.
+            out_indices: the last of them is the last stage to emit, after all stages before it; negative ones count
+                from the last of the model.
             weights: local file with a state dict of the whole timm model, read without running code that it may hold;
                 "" starts from random weights.
             frozen_norm: fix the statistics and the affine parameters of all batch norms.
             freeze_at: number of stages, from the image on, whose parameters are fixed.
             kwargs: further arguments of ``timm.create_model``, but for those that name weights.
-            all_stages: emit those before the last of ``out_indices``, too.
 
         Raises:
             ValueError: timm does not know the model or its arguments, the model has no such stage or stages that cannot
@@ -84,10 +83,8 @@ class TimmBackbone(Backbone):
                 f"MODEL.TIMM.OUT_INDICES is {list(out_indices)}, but {name} has stages 0 to {num_stages - 1}."
             )
         self._name = name
-        self.indices = sorted(i % num_stages for i in out_indices)
-        if all_stages:
-            self.indices = list(range(self.indices[-1] + 1))
-        arguments["out_indices"] = tuple(range(self.indices[-1] + 1))
+        self.indices = range(max(i % num_stages for i in out_indices) + 1)
+        arguments["out_indices"] = tuple(self.indices)
         # timm gets tensors, and reads no file: before 1.0.26 it would unpickle whatever one holds.
         state = _read_state(weights) if weights else {}
         if weights:
@@ -223,5 +220,4 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         frozen_norm=options.NORM == "FrozenBN",
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         kwargs=kwargs,
-        all_stages=cfg.MODEL.MASK_ON,
     )

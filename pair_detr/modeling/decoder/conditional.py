@@ -26,12 +26,12 @@ class ConditionalSelfAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, state: Tensor, queries: Tensor) -> Tensor:
-        """(B, Q, D) states, (Q, D) positional queries -> (B, Q, D)."""
+    def forward(self, state: Tensor, queries: Tensor, query_mask: Tensor | None = None) -> Tensor:
+        """(B, Q, D) states, (Q, D) or (B, Q, D) positional queries -> (B, Q, D)."""
         query, key, value = linear_many(state, _parameters(self.qcontent_proj, self.kcontent_proj, self.v_proj))
         query_pos, key_pos = linear_many(queries, _parameters(self.qpos_proj, self.kpos_proj))
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(attend(query + query_pos, key + key_pos, value, self.num_heads, dropout=dropout))
+        return self.out_proj(attend(query + query_pos, key + key_pos, value, self.num_heads, query_mask, dropout))
 
 
 class ConditionalCrossAttention(nn.Module):
@@ -65,7 +65,7 @@ class ConditionalCrossAttention(nn.Module):
 
         Args:
             state: (B, Q, D).
-            queries: (Q, D) positional queries, used by the first layer alone.
+            queries: (Q, D) or (B, Q, D) positional queries, used by the first layer alone.
             spatial_query: (B, Q, D) or (1, Q, D), the transformed encoding of the reference points.
             key_content: (B, M, D), projected.
             key_position: (B, M, D) or (1, M, D), projected.
@@ -103,9 +103,11 @@ class ConditionalDecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, state: Tensor, queries: Tensor, *cross_attention_inputs: Tensor | None) -> Tensor:
+    def forward(
+        self, state: Tensor, queries: Tensor, *cross_attention_inputs: Tensor | None, query_mask: Tensor | None = None
+    ) -> Tensor:
         """(B, Q, D) -> (B, Q, D); the further arguments are those of :class:`ConditionalCrossAttention`."""
-        state = self.norm1(state + self.dropout(self.self_attn(state, queries)))
+        state = self.norm1(state + self.dropout(self.self_attn(state, queries, query_mask)))
         state = self.norm2(state + self.dropout(self.cross_attn(state, queries, *cross_attention_inputs)))
         return self.norm3(state + self.dropout(self.ffn(state)))
 
@@ -132,18 +134,15 @@ class ConditionalDecoder(nn.Module):
             ConditionalDecoderLayer(dim, num_heads, ffn_dim, dropout, is_first=i == 0) for i in range(num_layers)
         )
 
-    def forward(self, memory: Memory, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Decodes learned queries.
-
-        Args:
-            memory: the encoder's output.
-            queries: (Q, D) learned positional queries.
-
-        Returns:
-            (L, B, Q, D) normalised state after each layer, and (Q, 2) fp32 reference points, x and y in 0..1.
-        """
-        reference = self.ref_point_head(queries).float().sigmoid()
-        spatial_query = point_encoding(reference, queries.shape[-1]).to(queries.dtype)
+    def forward(
+        self, memory: Memory, queries: Tensor, query_mask: Tensor | None = None, reference: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Decodes queries; see :mod:`pair_detr.modeling.decoder`. Its own reference points are functions of them."""
+        if reference is None:
+            reference = self.ref_point_head(queries).float().sigmoid()
+        spatial_query = point_encoding(reference[..., :2], queries.shape[-1]).to(queries.dtype)
+        if spatial_query.dim() == 2:
+            spatial_query = spatial_query.unsqueeze(0)
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         attentions = [layer.cross_attn for layer in self.layers]
         contents_and_values = linear_many(
@@ -152,11 +151,11 @@ class ConditionalDecoder(nn.Module):
         positions = linear_many(memory.position, _parameters(*(a.kpos_proj for a in attentions)))
         contents, values = contents_and_values[: len(attentions)], contents_and_values[len(attentions) :]
 
-        state = queries.new_zeros(len(memory.tokens), *queries.shape)
+        state = queries.new_zeros(len(memory.tokens), *queries.shape[-2:])
         states = []
         for layer, content, position, value in zip(self.layers, contents, positions, values, strict=True):
             # The transformation comes from the running state, before the norm that the emitted states pass through.
-            scaled = spatial_query * self.query_scale(state) if states else spatial_query.unsqueeze(0)
-            state = layer(state, queries, scaled, content, position, value, memory.key_mask)
+            scaled = spatial_query * self.query_scale(state) if states else spatial_query
+            state = layer(state, queries, scaled, content, position, value, memory.key_mask, query_mask=query_mask)
             states.append(state)
         return self.norm(torch.stack(states)), reference

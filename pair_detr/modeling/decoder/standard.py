@@ -21,10 +21,18 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, state: Tensor, queries: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        state: Tensor,
+        queries: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None,
+        query_mask: Tensor | None = None,
+    ) -> Tensor:
         """(B, Q, D) -> (B, Q, D); ``key`` and ``value`` are the projected (B, M, D) of the cross-attention."""
-        located = state + queries
-        state = self.norm1(state + self.dropout(self.self_attn(located, located, state)))
+        with_position = state + queries
+        state = self.norm1(state + self.dropout(self.self_attn(with_position, with_position, state, query_mask)))
         query = F.linear(state + queries, *self.cross_attn.projections()[0])
         state = self.norm2(state + self.dropout(self.cross_attn.attend(query, key, value, key_mask)))
         return self.norm3(state + self.dropout(self.ffn(state)))
@@ -38,23 +46,17 @@ class TransformerDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, memory: Memory, queries: Tensor) -> Tensor:
-        """Decodes learned queries.
-
-        Args:
-            memory: the encoder's output.
-            queries: (Q, D) learned positional queries.
-
-        Returns:
-            (L, B, Q, D) normalised state after each layer.
-        """
+    def forward(
+        self, memory: Memory, queries: Tensor, query_mask: Tensor | None = None, reference: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Decodes queries; see :mod:`pair_detr.modeling.decoder`. A reference is passed on, but not looked at."""
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         projections = [layer.cross_attn.projections() for layer in self.layers]
         keys = linear_many(memory.tokens + memory.position, [projection[1] for projection in projections])
         values = linear_many(memory.tokens, [projection[2] for projection in projections])
-        state = queries.new_zeros(len(memory.tokens), *queries.shape)
+        state = queries.new_zeros(len(memory.tokens), *queries.shape[-2:])
         states = []
         for layer, key, value in zip(self.layers, keys, values, strict=True):
-            state = layer(state, queries, key, value, memory.key_mask)
+            state = layer(state, queries, key, value, memory.key_mask, query_mask)
             states.append(state)
-        return self.norm(torch.stack(states))
+        return self.norm(torch.stack(states)), reference

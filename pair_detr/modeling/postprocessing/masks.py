@@ -1,21 +1,19 @@
 """From the queries of a batch to masks at the output size, a few at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pair_detr.modeling.mask_head import MaskHead
-from pair_detr.structures import MaskQueries
+from pair_detr.structures import Batch, MaskQueries, Size
 
 # Masks whose probabilities at the output size are in memory at a time.
 _CHUNK = 16
 
 # Logit of a pixel that is certainly not in a mask.
 _OUTSIDE = -1e4
-
-Size = tuple[int, int]
 
 
 class BatchMasks:
@@ -25,40 +23,31 @@ class BatchMasks:
         finite: (B, Q) bool, false for queries whose mask held NaN or infinity when it was made, and is empty for that.
     """
 
-    def __init__(
-        self,
-        head: MaskHead,
-        asked: MaskQueries,
-        image_sizes: Sequence[Size],
-        output_sizes: Sequence[Size],
-        padded_size: Size | None = None,
-    ) -> None:
+    def __init__(self, head: MaskHead, asked: MaskQueries, batch: Batch) -> None:
         """
         Args:
             head: predicts the masks.
-            asked: the queries of the batch, and the images.
-            image_sizes: height and width in pixels of each image, before it was padded.
-            output_sizes: height and width of the masks of each image.
-            padded_size: height and width that they were padded to; None is the largest of each.
+            asked: the queries of the batch, and the features.
+            batch: the images.
         """
         self._head = head
         self._asked = asked
         self._parts = head.image_parts(asked.memory)
-        self._image_sizes = image_sizes
-        self._output_sizes = output_sizes
+        self._batch = batch
         self.finite = torch.ones(asked.states.shape[:2], dtype=torch.bool, device=asked.states.device)
-        self._padded_size = padded_size or tuple(max(sides) for sides in zip(*image_sizes, strict=True))
 
     def chunks(self, image: int, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The (n,) queries of an image, a few at a time, each time with their (few, height, width) probabilities."""
+        batch = self._batch
         for chunk in queries.split(_CHUNK):
-            counts = [0] * len(self._image_sizes)
+            counts = [0] * len(batch.image_sizes)
             counts[image] = len(chunk)
             logits = self._head(self._asked, chunk, counts, self._parts)
             finite = logits.sum((1, 2), dtype=torch.float32).isfinite()
             self.finite[image, chunk] = finite
             logits = torch.where(finite[:, None, None], logits, _OUTSIDE)
-            yield chunk, resize_masks(logits, self._padded_size, self._image_sizes[image], self._output_sizes[image])
+            sizes = batch.padded_size, batch.image_sizes[image], batch.output_sizes[image]
+            yield chunk, resize_masks(logits, *sizes)
 
 
 def segment_instances(masks: BatchMasks, image: int, queries: Tensor) -> Tensor:

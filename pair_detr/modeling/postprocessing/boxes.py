@@ -1,0 +1,71 @@
+"""The best detections of a batch, as boxes in pixels of the output."""
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.losses.classification import Classification
+from pair_detr.structures import Batch, Predictions
+from pair_detr.utils.device import upload
+
+
+@dataclass
+class Detections:
+    """K detections of each image, best first; some are to be left out.
+
+    Attributes:
+        scores: (B, K) fp32.
+        labels: (B, K) int64 class indices.
+        queries: (B, K) int64, the query of each; one may be detected under several labels.
+        boxes: (B, K, 4) fp32 xyxy in pixels of the output, clipped to it.
+        kept: (B, K) bool, false for those to leave out: empty boxes, and what was not to be detected.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    queries: Tensor
+    boxes: Tensor
+    kept: Tensor
+
+    def instances(self, output_sizes: list[tuple[int, int]]) -> list[Instances]:
+        """Detectron2's form, with the detections that are to be left out."""
+        columns = zip(output_sizes, self.boxes, self.scores, self.labels, strict=True)
+        return [Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c) for size, b, s, c in columns]
+
+
+def finite_queries(predictions: Predictions) -> Tensor:
+    """(B, Q) bool, false for queries of the last layer that predict NaN or infinity."""
+    logits, boxes = predictions.logits[-1], predictions.boxes[-1]
+    # A sum is finite only if all of its summands are, and takes the device less time than to look at each.
+    return (logits.sum(-1, dtype=torch.float32) + boxes.sum(-1, dtype=torch.float32)).isfinite()
+
+
+def detect(
+    predictions: Predictions,
+    batch: Batch,
+    classification: Classification,
+    limit: int,
+    allowed: Tensor,
+) -> Detections:
+    """The best detections of the last layer, clipped as by Detectron2's ``detector_postprocess``.
+
+    Args:
+        predictions: of the detector.
+        batch: what they are predictions for.
+        classification: how logits become scores.
+        limit: at most so many per image.
+        allowed: bool, what is to be detected; (B, Q, 1), or (B, Q, C) without a no-object class.
+    """
+    scores, labels, queries = classification.detections(predictions.logits[-1], limit, allowed)
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
+    device = boxes.device
+    boxes = boxes * upload(batch.output_frames(), device)[:, None]
+    limits = upload(torch.tensor(batch.output_sizes, dtype=boxes.dtype).flip(-1).repeat(1, 2), device)[:, None]
+    boxes = torch.minimum(boxes.clamp(min=0), limits)
+    image = torch.arange(len(queries), device=device)[:, None]
+    column = labels if allowed.shape[-1] > 1 else torch.zeros_like(labels)
+    kept = (boxes[..., 2:] > boxes[..., :2]).all(-1) & allowed[image, queries, column]
+    return Detections(scores, labels, queries, boxes, kept)
