@@ -149,7 +149,9 @@ def test_detections_are_scaled_to_the_output_size(variant: str) -> None:
         torch.testing.assert_close(instances.scores, torch.stack([s for s, _, _ in best]))
         for found, (_, _, query) in zip(instances.pred_boxes.tensor, best, strict=True):
             x, y, w, h = boxes[i, query].tolist()
-            expected = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
+            corners = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
+            # Clipped to the output, as by Detectron2's detector_postprocess.
+            expected = [min(max(side, 0), limit) for side, limit in zip(corners, (width, height) * 2, strict=True)]
             torch.testing.assert_close(found, torch.tensor(expected), atol=1e-3, rtol=1e-5)
 
 
