@@ -13,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffTags
 
 from pair_detr.utils.file_search import search_files, warn_of_hidden
+from pair_detr.utils.regular_files import require_regular_file
 from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
@@ -162,20 +163,6 @@ _SEARCHED_BYTES = 65536
 
 # From there to the number of components, and to the depth of the first; each takes so many bytes.
 _COMPONENTS, _DEPTH, _COMPONENT = 40, 42, 3
-
-
-def require_regular_file(file: str | Path) -> None:
-    """Makes sure that opening a file returns at once, as it does not with a pipe that nobody writes to.
-
-    Args:
-        file: path, where links are followed; one of nothing is left to the reader to complain about.
-
-    Raises:
-        OSError: it is something else than a file.
-    """
-    path = Path(file)
-    if path.exists() and not path.is_file():
-        raise OSError(f"{file} is a folder, a pipe or a device, not a file")
 
 
 def require_8_bits(image: Image.Image, name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2.utils.file_io import PathManager
 
-from pair_detr.data.image_io import require_regular_file
+from pair_detr.utils.regular_files import require_regular_file
 
 # By their first bytes; UTF-32's begin with those of UTF-16.
 _MARKS = (

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pair_detr.data.image_io import refuse_postscript, require_8_bits, require_regular_file
+from pair_detr.data.image_io import refuse_postscript, require_8_bits
+from pair_detr.utils.regular_files import require_regular_file
 
 # Ids have as many bits as the colors of a pixel.
 MAX_SEGMENT_ID = 256**3 - 1
