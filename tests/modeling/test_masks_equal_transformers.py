@@ -8,7 +8,7 @@ import torch
 from conversion_helpers import VARIANTS, assert_same, laid_out, layout_of, official_state
 from model_helpers import build
 from segmentation_helpers import build_sharp, make_mask_batch, mask_cfg
-from test_modeling_transformers import their_model
+from test_equals_transformers import their_model
 from torch import Tensor, nn
 from transformers_helpers import their_inputs
 

@@ -82,7 +82,7 @@ def test_hanging_workers_are_ended_by_their_parent() -> None:
 PARENT = """
 import sys, time
 sys.path[:0] = {paths!r}
-from test_data_workers import Numbers
+from test_loader_workers import Numbers
 from pair_detr.data.loader_workers import SignalSafeLoader
 batches = iter(SignalSafeLoader(Numbers(), num_workers=2, persistent_workers=True))
 print(*(next(batches)[0, 1].item() for _ in range(2)), flush=True)
@@ -91,7 +91,7 @@ time.sleep(300)
 
 
 def test_workers_end_when_the_training_is_killed() -> None:
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
     command = [sys.executable, "-c", PARENT.format(paths=paths)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]

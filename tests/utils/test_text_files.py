@@ -132,7 +132,7 @@ def test_the_locale_does_not_matter(tmp_path: Path) -> None:
         write_json([read_json("a.json"), list(read_class_list("a.txt")), *names], "out.json")
     """
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
     assert read_json(tmp_path / "out.json") == [["猫"]] * 6
 

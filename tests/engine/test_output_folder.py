@@ -13,7 +13,7 @@ from pair_detr.config_files import load_config
 from pair_detr.engine import argument_parser, run
 from pair_detr.engine.output_folder import require_inputs_elsewhere
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
