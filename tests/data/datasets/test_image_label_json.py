@@ -75,9 +75,9 @@ def test_folders_are_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         assert read_image(record["file_name"]).shape[:2] == (record["height"], record["width"])
     assert (dicts[2]["width"], dicts[2]["height"]) == (10, 40)
     for part in (
-        "1 files",
+        "1 file is not an image, and skipped: ",
         "cat/notes.txt",
-        "cannot be read as images",
+        "1 image is unreadable, and skipped: ",
         "cat/broken.jpg",
         "1 class has no images: empty",
     ):
