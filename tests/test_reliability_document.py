@@ -38,10 +38,11 @@ def faults(text: str, folder: Path) -> list[str]:
     """What is wrong with the tests that a document names."""
     found = []
     for file, name in named_tests(text):
-        if not (folder / file).is_file():
+        path = next(folder.rglob(file), None)
+        if path is None:
             found.append(f"{file} does not exist")
             continue
-        tree = ast.parse((folder / file).read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
         if name and name not in functions:
             found.append(f"{file} has no {name}")

@@ -201,7 +201,7 @@ def _check(num_classes: int, name: str, classes: list[str] | None) -> None:
     if classes is None or num_classes == len(classes):
         return
     raise ValueError(
-        f'{counted(num_classes, "class", "classes")} ({_KEY}) do not agree with data set "{name}", which has '
+        f'{_KEY} {num_classes} does not agree with data set "{name}", which has '
         f"{describe_classes(classes)}. "
         f"Set {_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
     )

@@ -271,7 +271,9 @@ def test_number_must_agree_with_the_data() -> None:
     two = classes("two", "cat", "dog")
     assert resolve(2, (two,), (two,)) == 2
     for number in (1, 3):
-        with pytest.raises(ValueError, match=rf'{number} classes .*"two".*2 classes \(cat, dog\).*NUM_CLASSES to 2'):
+        with pytest.raises(
+            ValueError, match=rf'NUM_CLASSES {number} does not .*"two".*2 classes \(cat, dog\).*NUM_CLASSES to 2'
+        ):
             resolve(number, (two,))
         with pytest.raises(ValueError, match='"two"'):
             resolve(number, (), (two,))
