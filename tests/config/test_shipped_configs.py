@@ -15,7 +15,7 @@ from model_helpers import VARIANTS, build, default_cfg, tiny_cfg
 import pair_detr.config
 from pair_detr.config_files import config_file, find_config, load_config
 from pair_detr.data import check_input
-from pair_detr.losses.criterion import PairCriterion, SetCriterion
+from pair_detr.losses.criterion import SetCriterion
 from pair_detr.modeling import DETR, ConditionalDETR, PairDETR
 from pair_detr.modeling.meta_arch import DetectionTransformer
 
@@ -32,9 +32,9 @@ MASK_MODELS = [
 ]
 FIXED_SIZE_MODELS = {"detr/fixed_1024_r50.yaml": (1024, 1024), "detr/voc_fixed_512_r50.yaml": (512, 512)}
 CLASSES = {
-    "pair_detr": (PairDETR, PairCriterion),
-    "conditional_detr": (ConditionalDETR, SetCriterion),
-    "detr": (DETR, SetCriterion),
+    "pair_detr": (PairDETR, ["ClassTerm", "BoxTerm", "TopLeftTerm", "PairTerm"]),
+    "conditional_detr": (ConditionalDETR, ["ClassTerm", "BoxTerm"]),
+    "detr": (DETR, ["ClassTerm", "BoxTerm"]),
 }
 
 
@@ -114,9 +114,11 @@ def test_every_config_builds_every_variant(
         # It takes two decoders.
         cfg.MODEL.DETR.IMAGE_LABELS.LOSS = "first"
     model = build_fast(cfg)
-    detector, criterion = CLASSES[variant]
+    detector, terms = CLASSES[variant]
     assert type(model.detector) is detector
-    assert type(model.criterion) is criterion
+    assert type(model.criterion) is SetCriterion
+    expected = [*terms, "MaskTerm"] if model.detector.mask_head is not None else terms
+    assert [type(term).__name__ for term in model.criterion.terms] == expected
 
 
 @pytest.mark.parametrize("name", COCO_MODELS)
