@@ -1,6 +1,6 @@
 """Pair DETR, Conditional DETR and DETR as a Detectron2 project.
 
-Importing the package registers the meta-architecture, the backbones and the data sets with Detectron2.
+Importing the package registers the meta-architecture, the backbones and the datasets with Detectron2.
 """
 
 try:

@@ -35,8 +35,8 @@ class Predictor:
 
     Attributes:
         model: in evaluation mode, with the weights of MODEL.WEIGHTS.
-        datasets: names of the data sets of the config, which need not be there.
-        category_ids: of the classes in the files of their data, as the checkpoint or a data set of the config says;
+        datasets: names of the datasets of the config, which need not be there.
+        category_ids: of the classes in the files of their data, as the checkpoint or a dataset of the config says;
             None if neither does.
         metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes, and
             ``thing_dataset_id_to_contiguous_id`` has their ids, if known; a panoptic model has ``stuff_classes`` and
@@ -108,7 +108,7 @@ class Predictor:
 
         Args:
             image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order, whatever the INPUT.FORMAT of the
-                model; of grey and RGBA models also arrays in their own channels. See
+                model; of gray and RGBA models also arrays in their own channels. See
                 :func:`pair_detr.data.image_input.as_format`, also for the errors.
 
         Returns:
@@ -129,7 +129,7 @@ class Predictor:
         return {"image": resized, "height": height, "width": width}
 
     def _take_classes(self, weights: Weights | None) -> list[str] | None:
-        """Names of the classes that weights of a linear classifier bring along; the data sets then play no part."""
+        """Names of the classes that weights of a linear classifier bring along; the datasets then play no part."""
         detr = self.cfg.MODEL.DETR
         if not weights or not weights.class_names or self.cfg.MODEL.CLIP.TEXT_WEIGHTS or detr.CLASS_AGNOSTIC:
             return None
@@ -137,7 +137,7 @@ class Predictor:
         if detr.NUM_CLASSES not in (0, len(names)):
             return None
         detr.NUM_CLASSES = len(names)
-        if not detr.PANOPTIC.ENABLED:  # Only the data set tells things from stuff.
+        if not detr.PANOPTIC.ENABLED:  # Only the dataset tells things from stuff.
             self.cfg.DATASETS.TRAIN = self.cfg.DATASETS.TEST = ()
         return names
 

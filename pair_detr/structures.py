@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pair_detr.utils.device import upload
+from pair_detr.utils.device import to_device_async
 
 Size = tuple[int, int]
 
@@ -55,24 +55,26 @@ class ImageLabels:
 
     Attributes:
         labels: (N,) int64 contiguous class indices.
-        image_of: (N,) int64, the image in the batch that a label belongs to.
+        image_index: (N,) int64, the image in the batch that a label belongs to.
         counts: labels of each image, on the host.
     """
 
     labels: Tensor
-    image_of: Tensor
+    image_index: Tensor
     counts: list[int]
 
     @classmethod
     def pack(cls, labels: list[Tensor]) -> "ImageLabels":
         """Packs one (n,) tensor of labels an image, all on the same device."""
         return cls(
-            torch.cat(labels).long(), _image_of([len(x) for x in labels]).to(labels[0].device), list(map(len, labels))
+            torch.cat(labels).long(),
+            _image_index([len(x) for x in labels]).to(labels[0].device),
+            list(map(len, labels)),
         )
 
     def to(self, device: torch.device) -> "ImageLabels":
         """A copy on ``device``; the host does not wait for it."""
-        return ImageLabels(upload(self.labels, device), upload(self.image_of, device), self.counts)
+        return ImageLabels(to_device_async(self.labels, device), to_device_async(self.image_index, device), self.counts)
 
 
 @dataclass
@@ -80,9 +82,9 @@ class Targets:
     """The T objects of all images of a batch, image after image; or only the labels of the images.
 
     Attributes:
-        boxes: (T, 4) fp32 cxcywh, normalised to the unpadded image.
+        boxes: (T, 4) fp32 cxcywh, normalized to the unpadded image.
         labels: (T,) int64 contiguous class indices.
-        image_of: (T,) int64, the image in the batch that an object belongs to.
+        image_index: (T,) int64, the image in the batch that an object belongs to.
         counts: objects of each image, on the host.
         image_labels: None if the objects are known. Otherwise there are no objects here, which says nothing about the
             images: this is all that is known.
@@ -92,7 +94,7 @@ class Targets:
 
     boxes: Tensor
     labels: Tensor
-    image_of: Tensor
+    image_index: Tensor
     counts: list[int]
     image_labels: ImageLabels | None = None
     masks: Tensor | None = None
@@ -102,7 +104,7 @@ class Targets:
         """Packs one (n, 4) tensor of boxes and one (n,) tensor of labels an image, all on the same device."""
         boxes = torch.cat(boxes).float()
         counts = [len(x) for x in labels]
-        return cls(boxes, torch.cat(labels).long(), _image_of(counts).to(boxes.device), counts)
+        return cls(boxes, torch.cat(labels).long(), _image_index(counts).to(boxes.device), counts)
 
     @classmethod
     def pack_image_labels(cls, labels: list[Tensor]) -> "Targets":
@@ -118,18 +120,18 @@ class Targets:
 
     def to(self, device: torch.device) -> "Targets":
         """A copy on ``device``; the host does not wait for it."""
-        boxes, labels, image_of = (upload(x, device) for x in (self.boxes, self.labels, self.image_of))
+        boxes, labels, image_index = (to_device_async(x, device) for x in (self.boxes, self.labels, self.image_index))
         return replace(
             self,
             boxes=boxes,
             labels=labels,
-            image_of=image_of,
+            image_index=image_index,
             image_labels=None if self.image_labels is None else self.image_labels.to(device),
-            masks=None if self.masks is None else upload(self.masks, device),
+            masks=None if self.masks is None else to_device_async(self.masks, device),
         )
 
 
-def _image_of(counts: list[int]) -> Tensor:
+def _image_index(counts: list[int]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
 
 
@@ -217,10 +219,10 @@ class Predictions:
 
     Attributes:
         logits: (L, B, Q, C) class logits; C counts the no-object column where the classifier has one.
-        boxes: (L, B, Q, 4) cxcywh, normalised to the unpadded image.
+        boxes: (L, B, Q, 4) cxcywh, normalized to the unpadded image.
         states: (L, B, Q, D) states of the decoder that the logits were made from.
-        top_left: (L, B, Q, 2) x and y of the top-left corner, normalised alike. Pair DETR in training only.
-        pair_embeddings: two (P, B, Q, E) of the centre and the top-left decoder, of their last P layers. Pair DETR in
+        top_left: (L, B, Q, 2) x and y of the top-left corner, normalized alike. Pair DETR in training only.
+        pair_embeddings: two (P, B, Q, E) of the center and the top-left decoder, of their last P layers. Pair DETR in
             training only.
         mask_queries: of models with masks only.
         auxiliary: predictions of branches beside the main one, by the name of the branch; in training only. A loss term

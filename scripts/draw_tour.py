@@ -14,10 +14,10 @@ from torchvision.ops import masks_to_boxes
 
 from pair_detr.config_files import load_config
 from pair_detr.data.datasets.shapes import draw_image
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "tour.png"
-COLOURS = {"data": "#dbe9f6", "model": "#e3f1dc", "training": "#fbe3d4", "inference": "#ece2f3"}
+COLORS = {"data": "#dbe9f6", "model": "#e3f1dc", "training": "#fbe3d4", "inference": "#ece2f3"}
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     grid = figure.add_gridspec(1, 2, width_ratios=[1, 4.6])
     _draw_image(figure.add_subplot(grid[0]), image, boxes.numpy())
     _draw_flow(figure.add_subplot(grid[1]), tensor_shapes(image))
-    with replacing(OUTPUT) as temporary:
+    with atomic_write(OUTPUT) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -90,7 +90,7 @@ def _draw_flow(axes: Axes, shapes: dict[str, str]) -> None:
                 width,
                 1.0,
                 boxstyle="round,pad=0.04",
-                facecolor=COLOURS[kind],
+                facecolor=COLORS[kind],
                 edgecolor="#555555",
                 linewidth=0.8,
             )
@@ -105,7 +105,7 @@ def _draw_flow(axes: Axes, shapes: dict[str, str]) -> None:
             axes.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.12, label, fontsize=7.5, ha="center")
 
     stage(0.1, 4.6, "mapper", "augmented image,\nInstances", "data")
-    stage(2.6, 4.6, "preprocess", f"normalised, padded, mask\n{shapes['batch']}", "model")
+    stage(2.6, 4.6, "preprocess", f"normalized, padded, mask\n{shapes['batch']}", "model")
     stage(5.1, 4.6, "backbone, projection", f"features\n{shapes['features']}", "model")
     stage(7.6, 4.6, "encoder", f"memory\n{shapes['memory']}", "model", 2.1)
     stage(7.6, 2.9, "decoder", f"states, layers x images x\nqueries x width: {shapes['states']}", "model", 2.1)
@@ -139,7 +139,7 @@ def _draw_flow(axes: Axes, shapes: dict[str, str]) -> None:
         }.items(),
         strict=True,
     ):
-        axes.add_patch(Rectangle((x, 0.35), 0.22, 0.22, facecolor=COLOURS[kind], edgecolor="#555555", linewidth=0.8))
+        axes.add_patch(Rectangle((x, 0.35), 0.22, 0.22, facecolor=COLORS[kind], edgecolor="#555555", linewidth=0.8))
         axes.text(x + 0.3, 0.46, text, fontsize=8, va="center")
 
 

@@ -91,7 +91,7 @@ def project_root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder of data sets and weights that the repository does not hold; skips where it is absent."""
+    """The folder of datasets and weights that the repository does not hold; skips where it is absent."""
     folder = Path(os.environ.get("PAIR_DETR_SHARED", PROJECT_ROOT.parent / "shared")).resolve()
     if not folder.is_dir():
         pytest.skip(f"no shared data in {folder}; PAIR_DETR_SHARED names the folder")

@@ -18,7 +18,7 @@ BACKBONES = [layout for layout in LAYOUTS if layout.variant is None]
 
 @lru_cache
 def tiny_state(variant: str, num_classes: int = 3) -> dict[str, Tensor]:
-    """State dict of a small model with a ResNet-50; constants are randomised."""
+    """State dict of a small model with a ResNet-50; constants are randomized."""
     cfg = tiny_resnet_cfg(variant, NUM_CLASSES=num_classes, NUM_QUERIES=20)
     return {key: tensor.contiguous() for key, tensor in build(cfg).state_dict().items()}
 

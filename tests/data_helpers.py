@@ -1,4 +1,4 @@
-"""Tiny data sets in both layouts, and catalogs that forget what a test registers."""
+"""Tiny datasets in both layouts, and catalogs that forget what a test registers."""
 
 import errno
 import importlib.util
@@ -143,7 +143,7 @@ PANOPTIC_SIZE = (48, 32)
 def write_panoptic(folder: Path) -> dict[str, Path]:
     """Writes two noise images with segments of cat (a thing), sky and grass (stuff).
 
-    The first one has two cats, a crowd of cats, both kinds of stuff and unlabelled pixels, the second one sky alone.
+    The first one has two cats, a crowd of cats, both kinds of stuff and unlabeled pixels, the second one sky alone.
     Category ids are not contiguous, and stuff comes before things.
 
     Returns:
@@ -164,8 +164,8 @@ def write_panoptic(folder: Path) -> dict[str, Path]:
     images, annotations = [], []
     for image_id, ids in enumerate((first, second), start=11):
         write_image(paths["IMAGES"] / f"{image_id}.png", width, height)
-        colours = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
-        Image.fromarray(colours).save(paths["SEGMENTS"] / f"seg{image_id}.png")
+        colors = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
+        Image.fromarray(colors).save(paths["SEGMENTS"] / f"seg{image_id}.png")
         images.append({"id": image_id, "file_name": f"{image_id}.png", "width": width, "height": height})
         segments = []
         for segment in sorted(set(ids.flatten().tolist()) - {0}):

@@ -1,4 +1,4 @@
-"""A data set and a model so small that training them takes milliseconds."""
+"""A dataset and a model so small that training them takes milliseconds."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def default_config() -> CfgNode:
 
 
 def tiny_config(dataset: dict[str, str], output: Path, **changes: Any) -> CfgNode:
-    """The config of :func:`tiny_options`, with its data set registered."""
+    """The config of :func:`tiny_options`, with its dataset registered."""
     cfg = load_config("", tiny_options(dataset, output, **changes))
     register_from_config(cfg)
     return cfg

@@ -143,7 +143,7 @@ def make_batch(sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> list[
 
 
 def make_boxes(*shape: int) -> Tensor:
-    """(*shape, 4) random normalised cxcywh boxes inside the image."""
+    """(*shape, 4) random normalized cxcywh boxes inside the image."""
     size = torch.rand(*shape, 2) * 0.5 + 0.02
     center = size / 2 + torch.rand(*shape, 2) * (1 - size)
     return torch.cat((center, size), dim=-1)

@@ -24,7 +24,7 @@ def mask_cfg(variant: str = "pair_detr", resnet: bool = False, **detr: Any) -> C
 
 
 def panoptic_cfg(variant: str, name: str) -> CfgNode:
-    """A tiny panoptic model of a data set with two things and two stuffs, which is made up here."""
+    """A tiny panoptic model of a dataset with two things and two stuffs, which is made up here."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None:
         metadata.set(

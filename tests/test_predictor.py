@@ -184,8 +184,8 @@ def test_files_of_every_mode_are_read_upright(tmp_path: Path) -> None:
     alpha.putalpha(0)
     alpha.save(tmp_path / "alpha.png")
     assert np.array_equal(as_bgr(tmp_path / "alpha.png"), expected)
-    grey = rgb.convert("L")
-    assert np.array_equal(as_bgr(grey), np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+    gray = rgb.convert("L")
+    assert np.array_equal(as_bgr(gray), np.repeat(np.asarray(gray)[..., None], 3, axis=2))
     palette = rgb.quantize(16)
     assert np.array_equal(as_bgr(palette), np.asarray(palette.convert("RGB"))[:, :, ::-1])
 

@@ -18,7 +18,7 @@ def their_state_dict(model: nn.Module, variant: str, backbone: str = "resnet") -
 
 
 def their_inputs(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Normalised images, zero in the padding, and a mask that is 1 on the image."""
+    """Normalized images, zero in the padding, and a mask that is 1 on the image."""
     height, width = (max(item["image"].shape[i] for item in batch) for i in (1, 2))
     images, mask = torch.zeros(len(batch), 3, height, width), torch.zeros(len(batch), height, width, dtype=torch.long)
     for i, item in enumerate(batch):
@@ -29,7 +29,7 @@ def their_inputs(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def their_labels(batch: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-    """Normalised cxcywh boxes and classes."""
+    """Normalized cxcywh boxes and classes."""
     labels = []
     for item in batch:
         height, width = item["image"].shape[1:]

@@ -18,7 +18,7 @@ class MatchingReport:
     """The matching of T objects with Q queries, by the outputs of the last decoder layer.
 
     Attributes:
-        terms: (3, T, Q) weighted class, L1 and GIoU cost; their sum is what is minimised.
+        terms: (3, T, Q) weighted class, L1 and GIoU cost; their sum is what is minimized.
         query: (T,) the query of each object; -1 where the image has more objects than the model has queries.
         labels: (T,) class indices of the objects.
         truth: (T, 4) xyxy in pixels.

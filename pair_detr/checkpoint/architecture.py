@@ -13,7 +13,7 @@ from detectron2.modeling import build_backbone
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.config.defaults import add_pair_detr_config
 from pair_detr.config.variants import VARIANTS, classification_of, variant_of
-from pair_detr.losses.classification import build_classification
+from pair_detr.losses.classification import build_class_scoring
 from pair_detr.modeling.mask_head import mask_head_factory
 from pair_detr.modeling.text_classifier import classifier_factory
 
@@ -164,15 +164,15 @@ def _shapes(architecture: Architecture) -> Shapes:
     if not cfg.MODEL.MASK_ON:
         # The shapes do not depend on it; the real number need not be known.
         cfg.MODEL.DETR.NUM_HEADS = 1
-    # Nothing is allocated or initialised.
+    # Nothing is allocated or initialized.
     with torch.device("meta"):
         if architecture.transformer is None:
             backbone = build_backbone(cfg)
             return {f"backbone.{key}": tensor.shape for key, tensor in backbone.state_dict().items()}
         variant = VARIANTS[architecture.transformer.VARIANT]
-        classification = build_classification(cfg, default=variant.published_classification)
+        class_scoring = build_class_scoring(cfg, default=variant.published_classification)
         num_classes = architecture.transformer.num_classes
-        classifier = classifier_factory(cfg, classification, num_classes, None)
+        classifier = classifier_factory(cfg, class_scoring, num_classes, None)
         detector = variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg))
     return {key: tensor.shape for key, tensor in detector.state_dict().items()}
 
@@ -186,9 +186,9 @@ def config_of(settings: Mapping[str, Any]) -> CfgNode:
     return cfg
 
 
-def needs_of(cfg: CfgNode) -> dict[str, Any]:
+def required_config(cfg: CfgNode) -> dict[str, Any]:
     """The entries of a config that weights trained with it need, and that their tensors do not show."""
-    needs = {
+    required = {
         "INPUT.FORMAT": cfg.INPUT.FORMAT,
         "MODEL.PIXEL_MEAN": list(cfg.MODEL.PIXEL_MEAN),
         "MODEL.PIXEL_STD": list(cfg.MODEL.PIXEL_STD),
@@ -198,34 +198,34 @@ def needs_of(cfg: CfgNode) -> dict[str, Any]:
     }
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         for key in ("STRIDE_IN_1X1", "RES5_DILATION"):
-            needs[f"MODEL.RESNETS.{key}"] = cfg.MODEL.RESNETS[key]
-    needs |= variant_of(cfg).required_config(cfg)
+            required[f"MODEL.RESNETS.{key}"] = cfg.MODEL.RESNETS[key]
+    required |= variant_of(cfg).required_config(cfg)
     if cfg.MODEL.CLIP.TEXT_WEIGHTS:
-        needs["MODEL.CLIP.TEMPERATURE"] = cfg.MODEL.CLIP.TEMPERATURE
+        required["MODEL.CLIP.TEMPERATURE"] = cfg.MODEL.CLIP.TEMPERATURE
     if cfg.MODEL.MASK_ON:
-        needs |= {f"MODEL.DETR.MASK.{key}": cfg.MODEL.DETR.MASK[key] for key in ("QUERY_DECODER", "SPATIAL_QUERY")}
-    return needs
+        required |= {f"MODEL.DETR.MASK.{key}": cfg.MODEL.DETR.MASK[key] for key in ("QUERY_DECODER", "SPATIAL_QUERY")}
+    return required
 
 
-def misfits(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
+def config_mismatches(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
     """Says which entries of ``cfg`` differ from those that weights need, one sentence an entry.
 
     A class count of 0, which is taken from the data, fits any.
     """
     found = []
-    for key, wanted in settings.items():
+    for key, required in settings.items():
         value: Any = cfg
         for part in key.split("."):
             value = value[part]
         if key == "MODEL.DETR.LOSS.CLASSIFICATION":
             value = classification_of(cfg)
-        if (key == "MODEL.DETR.NUM_CLASSES" and value == 0) or _equal(value, wanted):
+        if (key == "MODEL.DETR.NUM_CLASSES" and value == 0) or _equal(value, required):
             continue
-        found.append(f"{key} is {value}, the weights need {wanted}")
+        found.append(f"{key} is {value}, the weights need {required}")
     return found
 
 
-def _equal(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, (list, tuple)):
-        return len(value) == len(wanted) and all(abs(a - b) < 0.01 for a, b in zip(value, wanted, strict=True))
-    return value == wanted
+def _equal(value: Any, required: Any) -> bool:
+    if isinstance(required, (list, tuple)):
+        return len(value) == len(required) and all(abs(a - b) < 0.01 for a, b in zip(value, required, strict=True))
+    return value == required

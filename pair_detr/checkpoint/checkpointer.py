@@ -19,7 +19,7 @@ from pair_detr.checkpoint.weights import CheckpointError, load_weights, log_exch
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
 from pair_detr.modeling.divergence import DIVERGED
 from pair_detr.tensor_files import TensorFileError, read_tensor_file
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.disk_space import explain_full_disk
 from pair_detr.utils.finiteness import describe_non_finite
 
@@ -40,7 +40,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         model: nn.Module,
         save_dir: str = "",
         *,
-        needs: dict[str, Any] | None = None,
+        required_config: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
@@ -48,12 +48,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
         Args:
             model: the model.
             save_dir: folder of the checkpoints.
-            needs: config entries to save with the weights, see :func:`pair_detr.checkpoint.needs_of`.
+            required_config: config entries to save with the weights, see :func:`pair_detr.checkpoint.required_config`.
             training: what to save about the training, see :func:`pair_detr.engine.resume.training_config`.
             checkpointables: what else to save, by name.
         """
         super().__init__(model, save_dir, **checkpointables)
-        self._needs = needs or {}
+        self._required_config = required_config or {}
         self._training = training
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -141,7 +141,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _metadata(self) -> dict[str, Any]:
         classes = {key: getattr(self.model, key, None) for key in ("class_names", "category_ids")}
-        known = {key: x if x is None else list(x) for key, x in classes.items()} | {"config": self._needs}
+        known = {key: x if x is None else list(x) for key, x in classes.items()} | {"config": self._required_config}
         return known if self._training is None else {**known, "training": self._training}
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 @contextmanager
 def _replace(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file that takes the place of ``path`` once it is complete and on the disk."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

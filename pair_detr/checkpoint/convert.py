@@ -9,7 +9,7 @@ from torch import Tensor
 from pair_detr.checkpoint.coco_ids import RAW_IDS
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.formats.native import PREFIX
-from pair_detr.checkpoint.formats.registry import CAFFE2_PIXELS, Layout, Match, recognise
+from pair_detr.checkpoint.formats.registry import CAFFE2_PIXELS, Layout, Match, recognize
 from pair_detr.checkpoint.state_dicts import METADATA, Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def convert(
 
     Args:
         checkpoint: weights in the layout of a known code base.
-        source: which one; "auto" recognises it.
+        source: which one; "auto" recognizes it.
         num_classes: required number of classes after the conversion; None takes what there is.
         keep_91: keep classifiers over COCO's 91 raw ids (250 of panoptic models) rather than take the 80 (133) classes
             out of them.
@@ -51,7 +51,7 @@ def convert(
         ConversionError: the weights fit no code base exactly, or have another number of classes.
     """
     try:
-        match = recognise(checkpoint.state, source)
+        match = recognize(checkpoint.state, source)
     except ConversionError as error:
         raise ConversionError(f"{error} Looked at {checkpoint.describe()}.") from error
     # Exact matches have an architecture.
@@ -81,8 +81,10 @@ def describe(path: str, converted: Converted) -> str:
     """One line for a log: what the weights are and what they need."""
     metadata = converted.metadata
     values = sum(tensor.numel() for tensor in converted.model.values())
-    needs = ", ".join(f"{key} {value}" for key, value in metadata["config"].items())
-    return f"{path}: {metadata['layout']}, {len(converted.model)} tensors, {values:,} values. It needs {needs}."
+    required_config = ", ".join(f"{key} {value}" for key, value in metadata["config"].items())
+    return (
+        f"{path}: {metadata['layout']}, {len(converted.model)} tensors, {values:,} values. It needs {required_config}."
+    )
 
 
 def _pixels(layout: Layout, checkpoint: Checkpoint) -> dict[str, Any]:

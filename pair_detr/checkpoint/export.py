@@ -9,7 +9,7 @@ from torch import Tensor
 from pair_detr.checkpoint.architecture import Architecture, LackingError, infer_architecture
 from pair_detr.checkpoint.coco_ids import PANOPTIC, THINGS
 from pair_detr.checkpoint.errors import ConversionError
-from pair_detr.checkpoint.formats.native import PREFIX, is_ours
+from pair_detr.checkpoint.formats.native import PREFIX, is_native
 from pair_detr.checkpoint.formats.registry import layout_named
 from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted
@@ -127,7 +127,7 @@ def export_transformers(
 
 
 def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_classes: bool) -> _Own:
-    if not is_ours(state):
+    if not is_native(state):
         raise ConversionError(
             "The weights are not this package's: none of their keys starts with 'detector.'. Convert them first."
         )

@@ -38,12 +38,12 @@ class WarmStart:
 
     Attributes:
         state: what to load; keys of the model that are missing keep their values.
-        undetermined: keys of the model whose values are not, or not wholly, those of the same key.
+        uninitialized: keys of the model whose values are not, or not wholly, those of the same key.
         rows: all that was not taken as it is: key, shape in the weights, shape in the model, what was done.
     """
 
     state: dict[str, Tensor] = field(default_factory=dict)
-    undetermined: list[str] = field(default_factory=list)
+    uninitialized: list[str] = field(default_factory=list)
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def table(self) -> str:
@@ -51,7 +51,7 @@ class WarmStart:
         return tabulate(self.rows, ["key", "weights", "model", ""], tablefmt="github", disable_numparse=True)
 
 
-def adapt(
+def adapt_state_dict(
     weights: Mapping[str, Tensor],
     model: Mapping[str, Tensor],
     weights_classes: Sequence[str] | None = None,
@@ -84,32 +84,32 @@ def adapt(
     parts_of_model = {_part(key) for key in model}
     only_backbone = parts_of_weights == {"backbone"}
     copied: dict[str, list[str]] = defaultdict(list)
-    misfits: dict[str, list[str]] = defaultdict(list)
+    config_mismatches: dict[str, list[str]] = defaultdict(list)
     for key, target in model.items():
         part = _part(key)
         source = _source(key, parts_of_weights, detector.warm_start_aliases)
         if part not in parts_of_weights and source == key:
             if not only_backbone and part not in _OPTIONAL | detector.extra_parts:
-                misfits[part].append(f"{key} is missing")
+                config_mismatches[part].append(f"{key} is missing")
             else:
-                result.undetermined.append(key)
+                result.uninitialized.append(key)
                 copied[f"{part}: random start"].append(key)
             continue
         if source not in weights:
             if part == "class_head":
-                result.undetermined.append(key)
+                result.uninitialized.append(key)
                 result.rows.append((key, "-", _shape(target), "random start"))
             else:
-                misfits[part].append(f"{key} is missing")
+                config_mismatches[part].append(f"{key} is missing")
             continue
         tensor, action = _fit(key, weights[source], target, weights_classes, model_classes)
         if tensor is None and part != "class_head":
-            misfits[part].append(f"{key} is {_shape(weights[source])}, not {_shape(target)}")
+            config_mismatches[part].append(f"{key} is {_shape(weights[source])}, not {_shape(target)}")
             continue
         if tensor is not None:
             result.state[key] = tensor
         if source != key or action not in ("", _ALL_BY_NAME):
-            result.undetermined.append(key)
+            result.uninitialized.append(key)
         if action:
             what = action if source == key else f"{action}, from {source}"
             result.rows.append((key, _shape(weights[source]), _shape(target), what))
@@ -120,9 +120,9 @@ def adapt(
         if part not in parts_of_model or part == "class_head":
             copied[f"{part}: left out"].append(key)
         else:
-            misfits[part].append(f"{key} is left over")
-    if misfits:
-        raise MisfitError(_explain(misfits))
+            config_mismatches[part].append(f"{key} is left over")
+    if config_mismatches:
+        raise MisfitError(_explain(config_mismatches))
     for what, keys in sorted(copied.items()):
         part, _, action = what.partition(": ")
         result.rows.append(
@@ -242,10 +242,10 @@ def _shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "scalar"
 
 
-def _explain(misfits: Mapping[str, Sequence[str]]) -> str:
+def _explain(config_mismatches: Mapping[str, Sequence[str]]) -> str:
     lines = [
         f"{part}: {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}"
         f" (see {_CONFIG.get(part, 'MODEL.DETR.VARIANT, MODEL.DETR.HIDDEN_DIM')})"
-        for part, found in misfits.items()
+        for part, found in config_mismatches.items()
     ]
     return "\n".join(["The weights are of another model:", *lines, "Use the config that they were trained with."])

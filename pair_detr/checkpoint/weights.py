@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from pair_detr.checkpoint import PREFIX, ConversionError, convert, is_ours, misfits, read_checkpoint
+from pair_detr.checkpoint import PREFIX, ConversionError, config_mismatches, convert, is_native, read_checkpoint
 from pair_detr.checkpoint.coco_ids import RAW_IDS
-from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt, require_agreement
+from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt_state_dict, require_agreement
 from pair_detr.config.variants import VARIANTS, variant_of
 from pair_detr.data.class_matching import normalize_name
 from pair_detr.utils.finiteness import describe_non_finite
@@ -25,7 +25,7 @@ _REMEDIES = (
     'MODEL.WEIGHTS "" to start from random weights.'
 )
 # What weights need of a config and their tensors do not show: a mismatch lowers AP without an error.
-_SILENT = (
+_SILENT_KEYS = (
     "INPUT.",
     "MODEL.PIXEL_",
     "MODEL.RESNETS.",
@@ -52,7 +52,7 @@ class Weights:
         layout: whose they were, such as "official DETR".
         state: the state dict of a detector, or of its backbone alone.
         class_names: of its classes, if the file says so.
-        needs: config entries that they were trained with, by their full names, as far as is known.
+        required_config: config entries that they were trained with, by their full names, as far as is known.
         category_ids: of the classes in the files of their data, if the file says so.
     """
 
@@ -60,7 +60,7 @@ class Weights:
     layout: str
     state: dict[str, Tensor]
     class_names: Sequence[str] | None
-    needs: dict[str, Any]
+    required_config: dict[str, Any]
     category_ids: Sequence[int | str] | None = None
 
 
@@ -89,11 +89,11 @@ def _read(weights: str, num_classes: int | None) -> Weights:
     path = _fetch(weights)
     try:
         checkpoint = read_checkpoint(path)
-        if is_ours(checkpoint.state):
+        if is_native(checkpoint.state):
             metadata = checkpoint.hints.get("metadata", {})
-            names, needs = metadata.get("class_names"), metadata.get("config", {})
+            names, required_config = metadata.get("class_names"), metadata.get("config", {})
             ids = metadata.get("category_ids")
-            return Weights(weights, "this package's", checkpoint.state, names, needs, ids)
+            return Weights(weights, "this package's", checkpoint.state, names, required_config, ids)
         converted = convert(checkpoint, keep_91=num_classes in RAW_IDS)
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
@@ -117,9 +117,12 @@ def require_weights(cfg: CfgNode) -> None:
             )
         return
     weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
-    require_needs(weights.needs, cfg, f"MODEL.WEIGHTS {weights.path} do")
+    require_config(weights.required_config, cfg, f"MODEL.WEIGHTS {weights.path} do")
     dilation = "MODEL.RESNETS.RES5_DILATION"
-    if {"MODEL.DETR.VARIANT", "MODEL.RESNETS.DEPTH"} <= weights.needs.keys() and dilation not in weights.needs:
+    if {
+        "MODEL.DETR.VARIANT",
+        "MODEL.RESNETS.DEPTH",
+    } <= weights.required_config.keys() and dilation not in weights.required_config:
         logger.warning(
             "%s do not say whether they are of a dilated model (DC5): %s is %d in the config. With the wrong one AP is "
             "low.",
@@ -129,23 +132,25 @@ def require_weights(cfg: CfgNode) -> None:
         )
 
 
-def require_needs(needs: Mapping[str, Any], cfg: CfgNode, subject: str) -> None:
+def require_config(required_config: Mapping[str, Any], cfg: CfgNode, subject: str) -> None:
     """Makes sure that weights are used as they were trained, where their tensors would not show it.
 
     Args:
-        needs: config entries that they were trained with, by their full names.
+        required_config: config entries that they were trained with, by their full names.
         cfg: config.
         subject: of the message.
 
     Raises:
         CheckpointError: an entry that changes what they compute, but no shape, differs.
     """
-    needs = {key: value for key, value in needs.items() if key.startswith(_SILENT)}
+    required_config = {key: value for key, value in required_config.items() if key.startswith(_SILENT_KEYS)}
     if not cfg.MODEL.MASK_ON:
-        needs = {key: value for key, value in needs.items() if not key.startswith("MODEL.DETR.MASK.")}
-    if _is_related(needs.get("MODEL.DETR.VARIANT"), cfg):
-        del needs["MODEL.DETR.VARIANT"]
-    if found := misfits(needs, cfg):
+        required_config = {
+            key: value for key, value in required_config.items() if not key.startswith("MODEL.DETR.MASK.")
+        }
+    if _is_related(required_config.get("MODEL.DETR.VARIANT"), cfg):
+        del required_config["MODEL.DETR.VARIANT"]
+    if found := config_mismatches(required_config, cfg):
         raise CheckpointError(
             f"{subject} not fit the config: {'; '.join(found)}. Set these entries, or take other weights."
         )
@@ -172,7 +177,7 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
     """
     try:
         state = model.state_dict()
-        start = adapt(
+        start = adapt_state_dict(
             weights.state,
             state,
             weights.class_names,
@@ -182,7 +187,7 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
         require_agreement(state, start.state)
     except MisfitError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights.path}: {error}") from error
-    if complete and start.undetermined:
+    if complete and start.uninitialized:
         raise CheckpointError(
             f"MODEL.WEIGHTS {weights.path} cannot be evaluated with this config, as they are of another model:\n"
             f"{start.table()}\nUse the config that they were trained with (MODEL.DETR.VARIANT, MODEL.DETR.NUM_CLASSES, "
@@ -199,7 +204,7 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
 
 def _require_detector(start: WarmStart, path: str) -> None:
     """What is frozen would keep its random start for ever."""
-    if any(not key.startswith(_MASK_HEAD) for key in start.undetermined):
+    if any(not key.startswith(_MASK_HEAD) for key in start.uninitialized):
         raise CheckpointError(
             f"MODEL.WEIGHTS {path} are not those of the whole detector, which MODEL.DETR.MASK.FREEZE_DETECTOR does not "
             f"train:\n{start.table()}\nTake the weights of a detector with this config's classes and queries, or set "

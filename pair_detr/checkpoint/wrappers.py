@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from pair_detr.checkpoint.errors import ConversionError
-from pair_detr.checkpoint.formats.native import PREFIX, is_inner, is_ours
-from pair_detr.checkpoint.formats.registry import LAYOUTS, recognise
+from pair_detr.checkpoint.formats.native import PREFIX, is_inner, is_native
+from pair_detr.checkpoint.formats.registry import LAYOUTS, recognize
 
 # Of torch.compile, FSDP, activation checkpointing and Lightning's strategies, which may wrap any part of a model.
 _INSERTED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
@@ -51,13 +51,13 @@ def unwrap(state: Mapping[str, Tensor]) -> Unwrapped:
     """
     result = _without_parallel(_without_inserted(Unwrapped(dict(state))))
     candidates = [_completed(result)]
-    while not is_ours(candidates[-1].state) and len(candidates) <= _MAX_DEPTH:
+    while not is_native(candidates[-1].state) and len(candidates) <= _MAX_DEPTH:
         result = _without_component(result)
         if result is None:
             break
         result = _without_parallel(result)
         candidates.append(_completed(result))
-    if is_ours(candidates[-1].state):
+    if is_native(candidates[-1].state):
         return candidates[-1]
     _require_one_model(candidates[-1])
     if len(candidates) == 1:
@@ -75,7 +75,7 @@ def _require_one_model(found: Unwrapped) -> None:
     models = [
         "".join((*found.removed, name))
         for name, state in groups.items()
-        if is_ours(state) or is_inner(state) or _is_known(state)
+        if is_native(state) or is_inner(state) or _is_known(state)
     ]
     if len(models) > 1:
         raise ConversionError(
@@ -139,7 +139,7 @@ def _without_component(found: Unwrapped) -> Unwrapped | None:
 
 def _is_known(state: Mapping[str, Tensor]) -> bool:
     try:
-        recognise(state)
+        recognize(state)
     except ConversionError:
         return False
     return True

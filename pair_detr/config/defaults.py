@@ -31,7 +31,7 @@ def _adapt_detectron2_defaults(cfg: CN) -> None:
     # Detectron2 defaults to "cuda" and fails without a GPU; the same config should run on both.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # torchvision's convention, in which all published DETR checkpoints are trained: RGB, ImageNet statistics in
-    # 0..255, stride in the 3x3 convolution of a bottleneck. Images may also be read as BGR, L (grey), LA, RGBA, HSV or
+    # 0..255, stride in the 3x3 convolution of a bottleneck. Images may also be read as BGR, L (gray), LA, RGBA, HSV or
     # YCbCr, with a value of PIXEL_MEAN and of PIXEL_STD for each channel.
     cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -47,7 +47,7 @@ def _add_model_keys(cfg: CN) -> None:
     # Which detector to build: "pair_detr" (arXiv 2210.16476), "conditional_detr" (arXiv 2108.06152) or "detr"
     # (arXiv 2005.12872). This is the only switch between them; the keys below apply to all unless they say otherwise.
     cfg.MODEL.DETR.VARIANT = "pair_detr"
-    # Number of classes; 0 takes it from the `thing_classes` of the first data set in DATASETS.TRAIN. Own.
+    # Number of classes; 0 takes it from the `thing_classes` of the first dataset in DATASETS.TRAIN. Own.
     cfg.MODEL.DETR.NUM_CLASSES = 0
     # Boxes only: all classes of the data are one, "object", in training and in evaluation.
     cfg.MODEL.DETR.CLASS_AGNOSTIC = False
@@ -67,7 +67,7 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.COST = CN()
     # Weight of the class cost; -1 takes the variant's published one: 2 with sigmoid focal, 1 with softmax.
     cfg.MODEL.DETR.COST.CLASS = -1.0
-    # Weights of the L1 distance of normalised cxcywh boxes and of the negative generalised IoU: DETR's.
+    # Weights of the L1 distance of normalized cxcywh boxes and of the negative generalized IoU: DETR's.
     cfg.MODEL.DETR.COST.L1 = 5.0
     cfg.MODEL.DETR.COST.GIOU = 2.0
 
@@ -77,7 +77,7 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.LOSS.CLASSIFICATION = "auto"
     # Weight of the classification loss; -1 as for COST.CLASS.
     cfg.MODEL.DETR.LOSS.CLASS = -1.0
-    # Weights of the L1 and the generalised IoU loss of matched boxes: DETR's.
+    # Weights of the L1 and the generalized IoU loss of matched boxes: DETR's.
     cfg.MODEL.DETR.LOSS.L1 = 5.0
     cfg.MODEL.DETR.LOSS.GIOU = 2.0
     # Focal loss (arXiv 1708.02002, whose values these are), also the form of the class cost.
@@ -91,10 +91,10 @@ def _add_model_keys(cfg: CN) -> None:
     # DETR's.
     cfg.MODEL.DETR.LOSS.MASK = 1.0
     cfg.MODEL.DETR.LOSS.DICE = 1.0
-    # Federated loss (arXiv 2104.05892), for data sets that annotate a class in some of their images only, as LVIS: the
+    # Federated loss (arXiv 2104.05892), for datasets that annotate a class in some of their images only, as LVIS: the
     # number of classes in the classification loss of a batch, those of its objects and a sample of the others (LVIS:
     # 50; 0 is all), drawn in proportion to the number of their images to the given power (Detic's). Classes without
-    # annotations, the data set's novel ones, are never negatives.
+    # annotations, the dataset's novel ones, are never negatives.
     cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = 0
     cfg.MODEL.DETR.LOSS.FEDERATED_POWER = 0.5
     # Supervise the output of every decoder layer, each with a matching of its own, rather than the last alone
@@ -117,17 +117,17 @@ def _add_model_keys(cfg: CN) -> None:
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
     # differences were mostly within the spread of seeds.
     cfg.MODEL.DETR.PAIR = CN()
-    # "center": the centre decoder predicts cx, cy, w, h and the top-left decoder is trained beside it (and skipped at
+    # "center": the center decoder predicts cx, cy, w, h and the top-left decoder is trained beside it (and skipped at
     # inference). "pair": the box is assembled from the two points, w = 2 (cx - tlx), h = 2 (cy - tly).
     cfg.MODEL.DETR.PAIR.BOX_DECODING = "center"
     # Decoder whose states are classified: "center" or "top_left".
     cfg.MODEL.DETR.PAIR.CLASS_DECODER = "center"
     # Let both decoders use the same layers; they keep their own reference points and heads.
     cfg.MODEL.DETR.PAIR.SHARED_DECODER = False
-    # Weight of the L1 loss on the normalised top-left corner.
+    # Weight of the L1 loss on the normalized top-left corner.
     cfg.MODEL.DETR.PAIR.TOP_LEFT_WEIGHT = 5.0
     # Pair association loss: "nt_xent" (all other 2N - 2 outputs of the image are negatives) or "cross" (symmetric cross
-    # entropy over the N x N matrix of centres and corners).
+    # entropy over the N x N matrix of centers and corners).
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LOSS = "nt_xent"
     # Its weight (0 leaves it out), its temperature, and the decoder layers that it acts on ("last" or "all").
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_WEIGHT = 0.2
@@ -150,7 +150,7 @@ def _add_mask_keys(cfg: CN) -> None:
     # DETR's schedule, whose MODEL.WEIGHTS is the result of the first.
     cfg.MODEL.DETR.MASK.FREEZE_DETECTOR = False
 
-    # Panoptic segmentation from the masks (needs MODEL.MASK_ON, and data sets whose classes are things and stuff).
+    # Panoptic segmentation from the masks (needs MODEL.MASK_ON, and datasets whose classes are things and stuff).
     cfg.MODEL.DETR.PANOPTIC = CN()
     # Whether inference returns "panoptic_seg" and "sem_seg" beside "instances".
     cfg.MODEL.DETR.PANOPTIC.ENABLED = False
@@ -167,7 +167,7 @@ def _add_clip_keys(cfg: CN) -> None:
     # takes other classes by another file, of the same text encoder. "" is a linear classifier.
     cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
     # Names of the rows where no .json file beside TEXT_WEIGHTS tells them: "coco", "lvis", "voc", a registered data
-    # set, a file, or "cat,dog,traffic cone". "" takes those of the data set of the config that has as many classes.
+    # set, a file, or "cat,dog,traffic cone". "" takes those of the dataset of the config that has as many classes.
     cfg.MODEL.CLIP.VOCABULARY = ""
     # Factor of the cosines in the logits.
     cfg.MODEL.CLIP.TEMPERATURE = 50.0
@@ -192,9 +192,9 @@ def _add_backbone_keys(cfg: CN) -> None:
     cfg.MODEL.TIMM.KWARGS = CN(new_allowed=True)
     # Stages to emit, counted from 0 as timm does (negative ones from the end); they are named "stage0", "stage1", ...
     cfg.MODEL.TIMM.OUT_INDICES = [-1]
-    # "FrozenBN" (running statistics and affine parameters fixed, as DETR does for ResNets) or "BN", which normalises by
+    # "FrozenBN" (running statistics and affine parameters fixed, as DETR does for ResNets) or "BN", which normalizes by
     # the images of one process; with several, all take the running statistics of the first. Models without batch
-    # normalisation ignore it. MODEL.BACKBONE.FREEZE_AT, by default 2, is the number of stages, from the image on, whose
+    # normalization ignore it. MODEL.BACKBONE.FREEZE_AT, by default 2, is the number of stages, from the image on, whose
     # parameters are fixed.
     cfg.MODEL.TIMM.NORM = "FrozenBN"
 
@@ -254,9 +254,9 @@ def _add_input_keys(cfg: CN) -> None:
     # things in a COCO JSON file of their own, for their AP. Image labels are {NAME: my_labels,
     # FORMAT: image_labels, JSON: file, IMAGES: folder} or, with one folder a class, {NAME: my_photos, FORMAT:
     # image_folder, ROOT: folder}, optionally with CLASSES ({folder: class name} or a file with such lines). Paths are
-    # relative to the working directory. Detectron2's data sets, bccd_* and shapes_* need no entry. Own.
+    # relative to the working directory. Detectron2's datasets, bccd_* and shapes_* need no entry. Own.
     cfg.DATASETS.REGISTER = []
-    # Evaluator of the test sets: "auto" follows the data set's metadata (`evaluator_type`); "coco", "pascal_voc" (both
+    # Evaluator of the test sets: "auto" follows the dataset's metadata (`evaluator_type`); "coco", "pascal_voc" (both
     # COCO's AP, as "bbox", and Pascal VOC's, as "voc"), "lvis" or "coco_panoptic_seg" forces one. Own.
     cfg.TEST.EVALUATOR = "auto"
     # The most detections of a class in an image (LVIS: of an image) that AP counts; 0 is the evaluator's own limit, 100
@@ -269,17 +269,17 @@ def _add_input_keys(cfg: CN) -> None:
 
 
 def _add_multi_dataset_keys(cfg: CN) -> None:
-    # DATALOADER.SAMPLER_TRAIN = "MultiDatasetSampler" mixes the data sets of DATASETS.TRAIN, with boxes or with image
-    # labels: every batch is of one data set, and all have the classes of the first, found by name. The keys are those
-    # of Detic; each has an entry a data set, or [] for the default.
+    # DATALOADER.SAMPLER_TRAIN = "MultiDatasetSampler" mixes the datasets of DATASETS.TRAIN, with boxes or with image
+    # labels: every batch is of one dataset, and all have the classes of the first, found by name. The keys are those
+    # of Detic; each has an entry a dataset, or [] for the default.
     # "box", or "image" for labels of whole images: pos_category_ids or, where there are none, the classes of the boxes.
-    # Default: what the data set is registered as.
+    # Default: what the dataset is registered as.
     cfg.DATALOADER.DATASET_ANN = []
-    # Images drawn from each data set, in proportion. Default: as many from each.
+    # Images drawn from each dataset, in proportion. Default: as many from each.
     cfg.DATALOADER.DATASET_RATIO = []
     # Images of a batch in one process. Default: SOLVER.IMS_PER_BATCH, divided over the processes.
     cfg.DATALOADER.DATASET_BS = []
-    # INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN of each data set, for example [[480, 800], [240, 400]] and
+    # INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN of each dataset, for example [[480, 800], [240, 400]] and
     # [1333, 667]. Default: those. INPUT.RESIZE_CROP is for boxes only: it might cut off what an image label is about.
     cfg.DATALOADER.DATASET_MIN_SIZES = []
     cfg.DATALOADER.DATASET_MAX_SIZES = []
@@ -294,7 +294,7 @@ def _add_solver_keys(cfg: CN) -> None:
     # SOLVER.REFERENCE_WORLD_SIZE is set.
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
-    # DETR decays normalisation parameters like all others.
+    # DETR decays normalization parameters like all others.
     cfg.SOLVER.WEIGHT_DECAY_NORM = 1e-4
     cfg.SOLVER.WARMUP_ITERS = 0
     # The backbone's learning rate is BASE_LR times this (DETR: 1e-5 beside 1e-4).
@@ -306,15 +306,15 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
     # Gradient accumulation, for batches that do not fit into memory: the SOLVER.IMS_PER_BATCH images of an optimizer
     # step are computed in so many parts, one after the other. Iterations, schedule, learning rate and checkpoints stay
-    # what they are. The losses of a part are normalised by the objects of that part (in all processes), and the
-    # gradients of the parts are averaged; of one large batch, they would be normalised by the objects of all. Own.
+    # what they are. The losses of a part are normalized by the objects of that part (in all processes), and the
+    # gradients of the parts are averaged; of one large batch, they would be normalized by the objects of all. Own.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
     # Autocast type where SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16". Losses and matching stay fp32.
     # Own.
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
     # The schedule in epochs of the training set. Where MAX is set it replaces MAX_ITER, STEPS, CHECKPOINT_PERIOD and
-    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any data set. Own, in DETR's unit.
+    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any dataset. Own, in DETR's unit.
     cfg.SOLVER.EPOCHS = CN()
     # Length of the training; 0 counts in iterations.
     cfg.SOLVER.EPOCHS.MAX = 0

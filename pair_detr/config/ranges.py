@@ -3,7 +3,7 @@
 What keys require of each other is in :mod:`pair_detr.config.conflicts`.
 
 What is left to others: names and files, which the readers of these know; ``DATASETS.REGISTER`` and
-``DATALOADER.DATASET_*``, whose entries belong to data sets (:mod:`pair_detr.data`).
+``DATALOADER.DATASET_*``, whose entries belong to datasets (:mod:`pair_detr.data`).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Data sets: registration, checks, augmentation and loaders."""
+"""Datasets: registration, checks, augmentation and loaders."""
 
 from pair_detr.data.build import build_test_loader, build_train_loader, images_per_process, load_training_dicts
 from pair_detr.data.catalog import class_names_of, datasets_root, load_dataset, panoptic_classes
@@ -7,7 +7,7 @@ from pair_detr.data.checks.validation import DatasetReport, check_dataset
 from pair_detr.data.class_matching import VocabularyMatch, match_classes
 from pair_detr.data.constant_ids import require_constant_ids
 from pair_detr.data.dataset_mapper import DetectionMapper
-from pair_detr.data.datasets import builtin  # noqa: F401  (registers the data sets)
+from pair_detr.data.datasets import builtin  # noqa: F401  (registers the datasets)
 from pair_detr.data.datasets.coco import register_coco
 from pair_detr.data.datasets.coco_panoptic import register_coco_panoptic
 from pair_detr.data.datasets.from_config import register_from_config
@@ -19,7 +19,12 @@ from pair_detr.data.datasets.pascal_voc import register_voc
 from pair_detr.data.datasets.shapes import make_shapes, register_shapes
 from pair_detr.data.datasets.split import register_split
 from pair_detr.data.datasets.yolo import register_yolo
-from pair_detr.data.model_classes import resolve_category_ids, resolve_class_names, resolve_num_classes, sharing_classes
+from pair_detr.data.model_classes import (
+    datasets_in_label_space,
+    resolve_category_ids,
+    resolve_class_names,
+    resolve_num_classes,
+)
 from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
 from pair_detr.data.samplers import MultiDatasetBatchSampler, TrainingBatchSampler
 from pair_detr.data.transforms import build_augmentation
@@ -39,6 +44,7 @@ __all__ = [
     "check_dataset",
     "check_input",
     "class_names_of",
+    "datasets_in_label_space",
     "datasets_root",
     "images_per_process",
     "load_dataset",
@@ -60,5 +66,4 @@ __all__ = [
     "resolve_category_ids",
     "resolve_class_names",
     "resolve_num_classes",
-    "sharing_classes",
 ]

@@ -99,7 +99,7 @@ def usable_part(segmentation: Any) -> tuple[Any, list[str]]:
     return good, [fault for fault in faults if fault is not None]
 
 
-def compressed(segmentation: list | dict[str, Any], height: int, width: int) -> dict[str, Any]:
+def to_rle(segmentation: list | dict[str, Any], height: int, width: int) -> dict[str, Any]:
     """A usable segmentation as compressed run lengths; polygons fill the pixels that COCO's evaluation fills.
 
     Args:

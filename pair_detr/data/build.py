@@ -37,7 +37,7 @@ class SeededDataset(Dataset):
     """Images mapped with random numbers of their own, so that augmentation depends on nothing but the seed.
 
     Args:
-        dicts: images in Detectron2's standard format; serialised, as Python objects shared with the workers would be
+        dicts: images in Detectron2's standard format; serialized, as Python objects shared with the workers would be
             copied there bit by bit, by reference counting.
         mapper: makes the model's input of one.
     """
@@ -63,15 +63,15 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     :func:`pair_detr.data.dataset_mixture.load_source_dicts`.
 
     Raises:
-        KeyError, FileNotFoundError, ValueError: there is no data set, or one cannot be loaded or trained on.
+        KeyError, FileNotFoundError, ValueError: there is no dataset, or one cannot be loaded or trained on.
     """
     if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on.")
+        raise ValueError("DATASETS.TRAIN is empty: name the datasets to train on.")
     if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
         return load_source_dicts(cfg)
-    if labelled := [name for name in cfg.DATASETS.TRAIN if annotation_type_of(name) == "image"]:
+    if labeled := [name for name in cfg.DATASETS.TRAIN if annotation_type_of(name) == "image"]:
         raise ValueError(
-            f"DATASETS.TRAIN: {', '.join(labelled)} has image labels, not boxes. Set DATALOADER.SAMPLER_TRAIN to "
+            f"DATASETS.TRAIN: {', '.join(labeled)} has image labels, not boxes. Set DATALOADER.SAMPLER_TRAIN to "
             f"{MULTI_DATASET_SAMPLER} to train on both, or remove it."
         )
     dicts = list(itertools.chain.from_iterable(_load_training_set(cfg, name) for name in cfg.DATASETS.TRAIN))
@@ -94,7 +94,7 @@ def _load_training_set(cfg: CfgNode, name: str) -> list[dict[str, Any]]:
         return dicts
     if any(mask_file(record) for record in dicts):
         raise ValueError(
-            f'DATASETS.TRAIN: the panoptic data set "{name}" has the classes of "{cfg.DATASETS.TRAIN[0]}" in another '
+            f'DATASETS.TRAIN: the panoptic dataset "{name}" has the classes of "{cfg.DATASETS.TRAIN[0]}" in another '
             "order. Give the categories of both the same ids, things and stuff alike."
         )
     return with_classes(dicts, order)
@@ -124,7 +124,7 @@ def build_train_loader(
 ) -> DataLoader:
     """Endless loader of training batches, lists of dicts as :class:`DetectionMapper` makes them.
 
-    With ``DATALOADER.SAMPLER_TRAIN`` MultiDatasetSampler each batch is of one data set and its dicts are as
+    With ``DATALOADER.SAMPLER_TRAIN`` MultiDatasetSampler each batch is of one dataset and its dicts are as
     :class:`MultiDatasetMapper` makes them.
 
     The batches follow from ``SEED`` and the iteration, whatever the number of workers; with a negative ``SEED`` they
@@ -145,14 +145,14 @@ def build_train_loader(
         )
     images = images_per_process(cfg)
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
-    serialised = DatasetFromList(list(dicts), copy=False, serialize=True)
+    serialized = DatasetFromList(list(dicts), copy=False, serialize=True)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     place = {"rank": comm.get_rank(), "world_size": comm.get_world_size(), "start_batch": start_iter}
     if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
         sampler: Sampler = build_multi_dataset_sampler(cfg, dicts, seed=seed, **place)
         mapper: Callable = MultiDatasetMapper(cfg, source_options(cfg))
     else:
-        mapper = training_mapper(cfg, serialised)
+        mapper = training_mapper(cfg, serialized)
         sampler = TrainingBatchSampler(
             len(dicts),
             images,
@@ -165,7 +165,7 @@ def build_train_loader(
         )
     workers = cfg.DATALOADER.NUM_WORKERS
     return SignalSafeLoader(
-        SeededDataset(serialised, mapper),
+        SeededDataset(serialized, mapper),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=trivial_batch_collator,
@@ -176,7 +176,7 @@ def build_train_loader(
 def training_mapper(
     cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What makes the model's input of an image of one data set.
+    """What makes the model's input of an image of one dataset.
 
     Args:
         cfg: config.
@@ -190,7 +190,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """Loader of one test set, ``TEST.IMS_PER_BATCH`` images at a time; the images are divided over the processes.
 
     Raises:
-        KeyError, FileNotFoundError, ValueError: the data set cannot be loaded, or images are missing.
+        KeyError, FileNotFoundError, ValueError: the dataset cannot be loaded, or images are missing.
     """
     dicts = load_dataset(name)
     check_files(inspect_dicts(name, dicts))

@@ -1,4 +1,4 @@
-"""Data sets and their classes from Detectron2's catalogs, with errors that say what to do."""
+"""Datasets and their classes from Detectron2's catalogs, with errors that say what to do."""
 
 import gc
 import os
@@ -23,7 +23,7 @@ _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python bef
 
 
 def load_dataset(name: str) -> list[dict[str, Any]]:
-    """Loads a data set of the catalog.
+    """Loads a dataset of the catalog.
 
     Files in COCO's format are read by :func:`pair_detr.data.datasets.coco.load_coco`, also those registered with
     Detectron2's ``register_coco_instances``, as its own ``coco_2017_train`` is.
@@ -40,8 +40,8 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         ValueError: the annotations cannot be understood, or there are no images.
     """
     if name not in DatasetCatalog:
-        # Detectron2 registers its own data sets by the dozen: they would drown the names that matter here.
-        raise KeyError(f'Data set "{name}" is not registered: {_WHERE_TO_REGISTER}; or correct the name.')
+        # Detectron2 registers its own datasets by the dozen: they would drown the names that matter here.
+        raise KeyError(f'Dataset "{name}" is not registered: {_WHERE_TO_REGISTER}; or correct the name.')
     # The collector would walk through all of COCO's annotations again and again: half of the time, for nothing.
     with _garbage_collection_paused():
         with _explained(name):
@@ -53,12 +53,12 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         with _explained(name):
             records = with_slashes(name, complete_records(records, MetadataCatalog.get(name)))
     if len(records) == 0:
-        raise ValueError(f'Data set "{name}" has no images: remove it from DATASETS, or correct its annotations.')
+        raise ValueError(f'Dataset "{name}" has no images: remove it from DATASETS, or correct its annotations.')
     return records
 
 
 def _reader(name: str) -> Callable[[], Iterable[dict[str, Any]]]:
-    """What reads a data set: this package's reader in place of Detectron2's of COCO and of LVIS, where it has one."""
+    """What reads a dataset: this package's reader in place of Detectron2's of COCO and of LVIS, where it has one."""
     if is_own_lvis(name):
         return partial(load_own_lvis, MetadataCatalog.get(name))
     return detectron2_reader(name) or DatasetCatalog[name]
@@ -77,16 +77,16 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Errors in the block become errors of the same kind that say which data set it is, and what to do."""
+    """Errors in the block become errors of the same kind that say which dataset it is, and what to do."""
     metadata = MetadataCatalog.get(name)
     try:
         yield
     except OSError as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        raise kind(f'Data set "{name}": {str(error).rstrip(".")}. {_remedy(error, metadata)}'.rstrip()) from error
+        raise kind(f'Dataset "{name}": {str(error).rstrip(".")}. {_remedy(error, metadata)}'.rstrip()) from error
     except ImportError as error:
         raise ImportError(
-            f'Data set "{name}" is read with the package {error.name}, which is not installed: install it with pip.',
+            f'Dataset "{name}" is read with the package {error.name}, which is not installed: install it with pip.',
             name=error.name,
         ) from error
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -98,11 +98,11 @@ def _explained(name: str) -> Iterator[None]:
                 f"{json_file} cannot be understood ({detail}). Correct the file; the format is described at "
                 f"{site}, Data format."
             )
-        raise ValueError(f'Data set "{name}" cannot be loaded: {detail}') from error
+        raise ValueError(f'Dataset "{name}" cannot be loaded: {detail}') from error
 
 
 def datasets_root() -> Path:
-    """Folder of the data sets: the environment's DETECTRON2_DATASETS, by default ``datasets``, as for Detectron2."""
+    """Folder of the datasets: the environment's DETECTRON2_DATASETS, by default ``datasets``, as for Detectron2."""
     return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
@@ -120,20 +120,20 @@ def _remedy(error: OSError, metadata: Metadata) -> str:
     root = datasets_root()
     if any(Path(path).absolute().is_relative_to(root.absolute()) for path in paths if path):
         return (
-            f"Put the data set there, or set the environment's DETECTRON2_DATASETS (now {root}) to the folder that "
-            "holds the data sets."
+            f"Put the dataset there, or set the environment's DETECTRON2_DATASETS (now {root}) to the folder that "
+            "holds the datasets."
         )
     # Messages of this package's own, which have no number, say what to do.
-    return "Correct the path where the data set is registered." if error.errno is not None else ""
+    return "Correct the path where the dataset is registered." if error.errno is not None else ""
 
 
 def class_names_of(name: str) -> list[str] | None:
-    """Names of the classes of a registered data set, in the order of their contiguous ids; things before stuff.
+    """Names of the classes of a registered dataset, in the order of their contiguous ids; things before stuff.
 
     The annotations are loaded only where the metadata are filled by loading, as with ``register_coco_instances``.
 
     Returns:
-        the names, or None if the data set does not say.
+        the names, or None if the dataset does not say.
 
     Raises:
         KeyError, FileNotFoundError, ValueError: as :func:`load_dataset`.
@@ -149,14 +149,14 @@ def class_names_of(name: str) -> list[str] | None:
         return None
     if isinstance(classes, str) or not all(isinstance(own, str) for own in classes):
         raise ValueError(
-            f'Data set "{name}" has thing_classes {classes!r} in its metadata, which must be a list of text: write '
+            f'Dataset "{name}" has thing_classes {classes!r} in its metadata, which must be a list of text: write '
             '["5"] for 5, and ["cat"] for one class.'
         )
     return list(classes)
 
 
 def panoptic_classes(name: str) -> PanopticClasses:
-    """Classes of a registered data set as a panoptic model numbers them: which are things, and their other numbers.
+    """Classes of a registered dataset as a panoptic model numbers them: which are things, and their other numbers.
 
     They are those of the metadata in Detectron2's standard form, where things and stuff share one numbering; in the
     separated form, where each has its own, stuff follows the things. Without stuff, all classes are things. The
@@ -171,5 +171,5 @@ def panoptic_classes(name: str) -> PanopticClasses:
 
 
 def annotation_type_of(name: str) -> str:
-    """Whether a data set has boxes ("box") or is registered as one with labels of whole images ("image")."""
+    """Whether a dataset has boxes ("box") or is registered as one with labels of whole images ("image")."""
     return MetadataCatalog.get(name).get("annotation_type", "box")

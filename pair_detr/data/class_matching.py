@@ -98,10 +98,10 @@ def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
 
 @dataclass
 class VocabularyMatch:
-    """Which class of a data set is which class of the vocabulary.
+    """Which class of a dataset is which class of the vocabulary.
 
     Args:
-        to_vocabulary: index in the vocabulary by the data set's own class index, for those that matched.
+        to_vocabulary: index in the vocabulary by the dataset's own class index, for those that matched.
         by_synonym: "own name = name in the vocabulary" of those that matched by a synonym only.
         unmatched: names without a counterpart.
         ambiguous: "own name = a or b" of names that fit several classes by their synonyms; they do not match either.
@@ -140,7 +140,7 @@ def match_classes(
     """Finds each class in a vocabulary: by its name, else by a synonym on either side.
 
     Args:
-        names: classes of the data set.
+        names: classes of the dataset.
         vocabulary: classes to find them in.
         synonyms: other names of each of ``names``, if known.
         vocabulary_synonyms: other names of each class of the vocabulary, if known.
@@ -154,7 +154,7 @@ def match_classes(
         if key in exact:
             raise ValueError(
                 f'classes {exact[key]} and {index} of the vocabulary have the same name, "{vocabulary[exact[key]]}" '
-                f'and "{name}": labels could be of either. Rename one of them in the data set\'s categories'
+                f'and "{name}": labels could be of either. Rename one of them in the dataset\'s categories'
             )
         exact[key] = index
     known = {key: {index} for key, index in exact.items()}
@@ -180,7 +180,7 @@ def match_classes(
 
 
 def require_class_names(name: str) -> list[str]:
-    """Names of the classes of a registered data set.
+    """Names of the classes of a registered dataset.
 
     Raises:
         ValueError: its metadata have none; further as :func:`pair_detr.data.catalog.class_names_of`.
@@ -188,6 +188,6 @@ def require_class_names(name: str) -> list[str]:
     classes = class_names_of(name)
     if not classes:
         raise ValueError(
-            f'Data set "{name}" has no thing_classes in its metadata: set them, labels are matched by class name.'
+            f'Dataset "{name}" has no thing_classes in its metadata: set them, labels are matched by class name.'
         )
     return classes

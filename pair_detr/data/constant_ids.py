@@ -1,4 +1,4 @@
-"""Whether the images of a data set keep their ids from one loading to the next."""
+"""Whether the images of a dataset keep their ids from one loading to the next."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ _REMEDY = (
 
 
 def require_constant_ids(name: str) -> None:
-    """Makes sure that the images of a data set have the same ids whenever, and wherever, it is loaded.
+    """Makes sure that the images of a dataset have the same ids whenever, and wherever, it is loaded.
 
     Predictions and annotations come from loading it twice, and in several processes, and are matched by these ids. Data
     sets that are read by neither this package nor Detectron2 are loaded twice for it. All processes have to call it
@@ -38,13 +38,13 @@ def require_constant_ids(name: str) -> None:
         file = changed[0][0]
         ids = [str(dict(pairs).get(file, "none")) for pairs in (first, second)]
         raise ValueError(
-            f'Data set "{name}" is another one each time it is loaded: {file} has the image_id {ids[0]} at first, and '
+            f'Dataset "{name}" is another one each time it is loaded: {file} has the image_id {ids[0]} at first, and '
             f"{ids[1]} then, so that predictions would not be those of its image. {_REMEDY}"
         )
     digests = comm.all_gather(hashlib.sha256(repr(first).encode()).hexdigest())
     if len(set(digests)) > 1:
         raise ValueError(
-            f'Data set "{name}" has other ids, or its images in another order, in each of the {len(digests)} '
+            f'Dataset "{name}" has other ids, or its images in another order, in each of the {len(digests)} '
             f"processes, as hash(), a set or an unsorted list of files give them. Sort the files. {_REMEDY}"
         )
 

@@ -1,4 +1,4 @@
-"""From an entry of a data set to the input of the model."""
+"""From an entry of a dataset to the input of the model."""
 
 import copy
 from typing import Any
@@ -12,8 +12,8 @@ from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 from detectron2.structures import BitMasks
 from fvcore.transforms.transform import CropTransform
 
-from pair_detr.data.annotation_masks import compressed
-from pair_detr.data.datasets.panoptic_masks import annotate
+from pair_detr.data.annotation_masks import to_rle
+from pair_detr.data.datasets.panoptic_masks import load_segment_masks
 from pair_detr.data.image_io import read_pixels
 from pair_detr.data.transforms import build_augmentation
 
@@ -51,7 +51,7 @@ class DetectionMapper(DatasetMapper):
             SizeMismatchError: it is of another size than its annotations say; the message names the file.
         """
         if self.is_train:
-            dataset_dict = annotate(dataset_dict, masks=self.use_instance_mask)
+            dataset_dict = load_segment_masks(dataset_dict, masks=self.use_instance_mask)
         record = copy.deepcopy(dataset_dict)
         image = read_pixels(record["file_name"], self.image_format)
         try:
@@ -88,7 +88,7 @@ class DetectionMapper(DatasetMapper):
         if self.use_instance_mask:
             for annotation in dataset_dict["annotations"]:
                 if not annotation.get("iscrowd", 0):
-                    annotation["segmentation"] = compressed(
+                    annotation["segmentation"] = to_rle(
                         annotation["segmentation"], dataset_dict["height"], dataset_dict["width"]
                     )
         super()._transform_annotations(dataset_dict, transforms, image_shape)

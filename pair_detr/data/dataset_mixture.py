@@ -1,4 +1,4 @@
-"""Data sets that are trained on together, with boxes or with image labels (``DATALOADER.DATASET_*``)."""
+"""Datasets that are trained on together, with boxes or with image labels (``DATALOADER.DATASET_*``)."""
 
 import itertools
 import logging
@@ -23,12 +23,12 @@ ANNOTATION_TYPES = ("box", "image")
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How one data set of ``DATASETS.TRAIN`` is used.
+    """How one dataset of ``DATASETS.TRAIN`` is used.
 
     Args:
-        name: the data set.
+        name: the dataset.
         ann_type: "box" or "image", what its annotations are.
-        ratio: images drawn from it, in proportion to the other data sets.
+        ratio: images drawn from it, in proportion to the other datasets.
         batch_size: images of a batch in one process.
         repeat_factors: whether images of rare classes are shown more often.
         min_sizes: as ``INPUT.MIN_SIZE_TRAIN``.
@@ -45,17 +45,17 @@ class SourceOptions:
 
 
 def source_options(cfg: CfgNode) -> list[SourceOptions]:
-    """Reads ``DATALOADER.DATASET_*`` and ``USE_RFS``, an entry a data set of ``DATASETS.TRAIN``.
+    """Reads ``DATALOADER.DATASET_*`` and ``USE_RFS``, an entry a dataset of ``DATASETS.TRAIN``.
 
     Raises:
         ValueError: a key has another number of entries, or an entry makes no sense.
     """
     names = cfg.DATASETS.TRAIN
     if not names:
-        raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on.")
+        raise ValueError("DATASETS.TRAIN is empty: name the datasets to train on.")
     if cfg.SOLVER.EPOCHS.MAX:
         raise ValueError(
-            f"SOLVER.EPOCHS.MAX is {cfg.SOLVER.EPOCHS.MAX}, but data sets that are mixed have no common epoch: set it "
+            f"SOLVER.EPOCHS.MAX is {cfg.SOLVER.EPOCHS.MAX}, but datasets that are mixed have no common epoch: set it "
             "to 0, and SOLVER.MAX_ITER and SOLVER.STEPS."
         )
     world_size = comm.get_world_size()
@@ -97,14 +97,14 @@ def source_options(cfg: CfgNode) -> list[SourceOptions]:
 
 
 def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Images of all data sets in ``DATASETS.TRAIN``, one data set after another, with the classes of the first.
+    """Images of all datasets in ``DATASETS.TRAIN``, one dataset after another, with the classes of the first.
 
-    Each dict says by ``dataset_source`` which data set it is of, and by ``ann_type`` whether it has boxes ("box", in
-    ``annotations``) or labels ("image", in ``pos_category_ids``); class indices are those of the first data set.
+    Each dict says by ``dataset_source`` which dataset it is of, and by ``ann_type`` whether it has boxes ("box", in
+    ``annotations``) or labels ("image", in ``pos_category_ids``); class indices are those of the first dataset.
 
     Raises:
-        KeyError, FileNotFoundError, ValueError: a data set cannot be loaded or trained on, an image-label set has no
-            class in common with the first data set, or one with boxes has classes that the first has not.
+        KeyError, FileNotFoundError, ValueError: a dataset cannot be loaded or trained on, an image-label set has no
+            class in common with the first dataset, or one with boxes has classes that the first has not.
     """
     options = source_options(cfg)
     vocabulary = require_class_names(options[0].name)
@@ -135,13 +135,13 @@ def _match(source: SourceOptions, vocabulary: Sequence[str], vocabulary_name: st
     try:
         match = match_classes(classes, vocabulary, synonyms, vocabulary_synonyms)
     except ValueError as error:
-        raise ValueError(f'Data set "{vocabulary_name}": {error}.') from error
+        raise ValueError(f'Dataset "{vocabulary_name}": {error}.') from error
     if source.name != vocabulary_name:
-        logger.info('Data set "%s", vocabulary of "%s": %s.', source.name, vocabulary_name, match.describe())
+        logger.info('Dataset "%s", vocabulary of "%s": %s.', source.name, vocabulary_name, match.describe())
     if source.ann_type == "box" and len(match.to_vocabulary) < len(classes):
         raise ValueError(
-            f'Data set "{source.name}" has boxes of classes that "{vocabulary_name}", the first of DATASETS.TRAIN, has '
-            f"not: {match.describe()}. Their objects would count as background: put the data set with all the classes "
+            f'Dataset "{source.name}" has boxes of classes that "{vocabulary_name}", the first of DATASETS.TRAIN, has '
+            f"not: {match.describe()}. Their objects would count as background: put the dataset with all the classes "
             "first, or give both the same categories."
         )
     if not match.to_vocabulary:
@@ -160,7 +160,7 @@ def _with_vocabulary(
         same = all(own == index for own, index in match.to_vocabulary.items())
         if not same and any("first_stuff_class" in record for record in images):
             raise ValueError(
-                f'Data set "{source.name}" is in Detectron2\'s separated panoptic form, but not the first of '
+                f'Dataset "{source.name}" is in Detectron2\'s separated panoptic form, but not the first of '
                 "DATASETS.TRAIN, whose classes count: put it first, or use the standard form (without _separated)."
             )
         return [
@@ -181,7 +181,7 @@ def _with_vocabulary(
         raise ValueError(f'No image of "{source.name}" has a label in the vocabulary: {match.describe()}.')
     if len(kept) < len(images):
         logger.warning(
-            'Data set "%s": %d of %d images have no label in the vocabulary, and are left out.',
+            'Dataset "%s": %d of %d images have no label in the vocabulary, and are left out.',
             source.name,
             len(images) - len(kept),
             len(images),
@@ -193,7 +193,7 @@ def _checked(key: str, values: list[Any], names: Sequence[str]) -> list[Any]:
     label = f"DATALOADER.{key}"
     if len(values) != len(names):
         raise ValueError(
-            f"{label} has {len(values)} entries {values} for the {len(names)} data sets of DATASETS.TRAIN "
+            f"{label} has {len(values)} entries {values} for the {len(names)} datasets of DATASETS.TRAIN "
             f"{tuple(names)}: give one for each, or [] for the default."
         )
     requirements = {

@@ -10,7 +10,7 @@ from pair_detr.data.image_io import open_image, require_8_bits, to_pixels
 ImageInput = str | Path | Image.Image | np.ndarray
 
 # Arrays that are not in BGR order, by the format of the model: what their shapes may be, for a message.
-_OTHER_ARRAYS = {"L": ", or (height, width), grey", "RGBA": ", or (height, width, 4), in BGRA order"}
+_OTHER_ARRAYS = {"L": ", or (height, width), gray", "RGBA": ", or (height, width, 4), in BGRA order"}
 
 
 def as_bgr(image: ImageInput) -> np.ndarray:
@@ -56,9 +56,9 @@ def open_file(file: str | Path) -> Image.Image:
 
 def _convert(image: np.ndarray, image_format: str) -> np.ndarray:
     is_bgr = image.ndim == 3 and image.shape[2] == 3
-    is_grey = image_format == "L" and (image.ndim == 2 or image.shape[2:] == (1,))
+    is_gray = image_format == "L" and (image.ndim == 2 or image.shape[2:] == (1,))
     is_bgra = image_format == "RGBA" and image.shape[2:] == (4,)
-    if not (is_bgr or is_grey or is_bgra):
+    if not (is_bgr or is_gray or is_bgra):
         raise ValueError(
             f"the image has the shape {image.shape}; it must be (height, width, 3), in BGR order"
             + _OTHER_ARRAYS.get(image_format, "")
@@ -67,7 +67,7 @@ def _convert(image: np.ndarray, image_format: str) -> np.ndarray:
         raise ValueError(f"the image has the type {image.dtype}; it must be uint8, 0 to 255")
     if image.size == 0:
         raise ValueError(f"the image has no pixels: its shape is {image.shape}")
-    if is_grey:
+    if is_gray:
         return image.reshape(*image.shape[:2], 1)
     if is_bgra:
         return image[:, :, [2, 1, 0, 3]]

@@ -83,7 +83,7 @@ def read_pixels(file: str, image_format: str) -> np.ndarray:
     return to_pixels(open_image(file), image_format, file)
 
 
-def open_image(file: str, remedy: str = "Remove it from the data set or replace the file.") -> Image.Image:
+def open_image(file: str, remedy: str = "Remove it from the dataset or replace the file.") -> Image.Image:
     """Reads an image, turned as its EXIF data say.
 
     Args:
@@ -118,7 +118,7 @@ def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
     Args:
         image: upright.
         image_format: one of ``IMAGE_CHANNELS``. Formats without transparency drop it, RGBA and LA take images without
-            it as opaque, L and LA make colours grey.
+            it as opaque, L and LA make colors gray.
         name: of the image, for a message.
 
     Returns:
@@ -168,8 +168,8 @@ _COMPONENTS, _DEPTH, _COMPONENT = 40, 42, 3
 def require_8_bits(image: Image.Image, name: str) -> None:
     """Makes sure that an image has at most 8 bits a channel.
 
-    Of colours with 16 bits Pillow keeps the upper 8, which are next to nothing where a camera fills the lower 12 alone;
-    grey it would clip at 255, so that almost everything is white.
+    Of colors with 16 bits Pillow keeps the upper 8, which are next to nothing where a camera fills the lower 12 alone;
+    gray it would clip at 255, so that almost everything is white.
 
     Args:
         image: as ``Image.open`` returns it; once its pixels are loaded, their depth in the file is not known any more.

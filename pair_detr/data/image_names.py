@@ -17,7 +17,7 @@ def with_slashes(name: str, dicts: list[dict[str, Any]]) -> list[dict[str, Any]]
     """Images whose file names were written on Windows, with slashes for backslashes where the files exist so.
 
     Args:
-        name: the data set, for a message.
+        name: the dataset, for a message.
         dicts: its images in Detectron2's standard format; left unchanged.
     """
     if os.sep == "\\":
@@ -26,7 +26,7 @@ def with_slashes(name: str, dicts: list[dict[str, Any]]) -> list[dict[str, Any]]
     count = sum(new is not old for new, old in zip(turned, dicts, strict=True))
     if count:
         names = counted(count, "file name has", "file names have")
-        message = f'Data set "{name}": {names} backslashes, which are read as slashes.'
+        message = f'Dataset "{name}": {names} backslashes, which are read as slashes.'
         log_first_n(logging.WARNING, message, key="message", name=__name__)
     return turned
 

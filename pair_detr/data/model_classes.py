@@ -1,4 +1,4 @@
-"""The classes of a model, from its training data, and those of the other data sets of its config."""
+"""The classes of a model, from its training data, and those of the other datasets of its config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from pair_detr.data.catalog import annotation_type_of, class_names_of
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
 from pair_detr.data.datasets.panoptic_classes import category_ids_of
 from pair_detr.data.scalars import id_of
-from pair_detr.utils.messages import counted
 
 _KEY = "MODEL.DETR.NUM_CLASSES"
 
@@ -20,22 +19,22 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     """Number of classes that a model for ``cfg`` predicts.
 
     ``MODEL.DETR.NUM_CLASSES`` if it is set, else the number of ``thing_classes`` of the data in ``DATASETS.TRAIN`` (of
-    ``DATASETS.TEST`` if there are none). A number that is set must be that of every registered data set of the config;
+    ``DATASETS.TEST`` if there are none). A number that is set must be that of every registered dataset of the config;
     without one, these must have the same classes, in any order. A class-agnostic model may be tested on others.
 
     Raises:
-        KeyError: the number is to be taken from a data set that is not registered.
-        ValueError: the number does not agree with a data set, data sets differ in their classes, or neither a number
-            nor a data set with classes is given.
-        FileNotFoundError: the number is to be taken from a data set whose files are missing.
+        KeyError: the number is to be taken from a dataset that is not registered.
+        ValueError: the number does not agree with a dataset, datasets differ in their classes, or neither a number
+            nor a dataset with classes is given.
+        FileNotFoundError: the number is to be taken from a dataset whose files are missing.
     """
     num_classes = cfg.MODEL.DETR.NUM_CLASSES
     if num_classes < 0:
         raise ValueError(f"{_KEY} is {num_classes}; set the number of classes, or 0 to take it from the data.")
     test_sets = () if cfg.MODEL.DETR.CLASS_AGNOSTIC else cfg.DATASETS.TEST
     if num_classes > 0:
-        for name in dict.fromkeys((*sharing_classes(cfg), *test_sets)):
-            _check(num_classes, name, classes_if_at_hand(name))
+        for name in dict.fromkeys((*datasets_in_label_space(cfg), *test_sets)):
+            _check(num_classes, name, class_names_or_none(name))
         return num_classes
 
     sources = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
@@ -43,8 +42,8 @@ def resolve_num_classes(cfg: CfgNode) -> int:
         raise ValueError(f"{_KEY} is 0 and DATASETS.TRAIN and DATASETS.TEST are empty: set one of them.")
     classes = class_names_of(sources[0])
     if not classes:
-        raise ValueError(f'{_KEY} is 0, but data set "{sources[0]}" has no thing_classes in its metadata: set either.')
-    for name in sharing_classes(cfg)[1:]:
+        raise ValueError(f'{_KEY} is 0, but dataset "{sources[0]}" has no thing_classes in its metadata: set either.')
+    for name in datasets_in_label_space(cfg)[1:]:
         match_training_set(sources[0], name)
     for name in test_sets:
         match_test_set(classes, name, f'the classes of "{sources[0]}"')
@@ -56,7 +55,7 @@ def match_training_set(first: str, name: str) -> tuple[int, ...] | None:
 
     Args:
         first: whose classes the model has.
-        name: of the other data set.
+        name: of the other dataset.
 
     Returns:
         the index in ``first`` of each class of ``name``; None if they have the same order, or no names.
@@ -72,7 +71,7 @@ def match_training_set(first: str, name: str) -> tuple[int, ...] | None:
         return match_order(classes or [], expected or [])
     except ClassMismatchError as error:
         raise ValueError(
-            f'DATASETS.TRAIN mixes data sets of different classes: "{name}" has {describe_classes(classes or [])}, '
+            f'DATASETS.TRAIN mixes datasets of different classes: "{name}" has {describe_classes(classes or [])}, '
             f'"{first}" {describe_classes(expected or [])} ({error}). Train on one of them, give both the same '
             f"classes, or set DATALOADER.SAMPLER_TRAIN {MULTI_DATASET_SAMPLER}, which takes the classes of the first."
         ) from error
@@ -93,7 +92,7 @@ def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int,
     Raises:
         ValueError: the classes differ in more than their order, so that detections cannot be compared with objects.
     """
-    found = classes_if_at_hand(name)
+    found = class_names_or_none(name)
     if found is None:
         return None
     try:
@@ -108,7 +107,7 @@ def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int,
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """How the classes of a data set differ from those of another.
+    """How the classes of a dataset differ from those of another.
 
     Attributes:
         text: the difference and what comes of it.
@@ -120,7 +119,7 @@ class ClassDifference:
 
 
 def compare_classes(first: str, name: str) -> ClassDifference | None:
-    """Compares the classes of two data sets, of which a model would have those of the first.
+    """Compares the classes of two datasets, of which a model would have those of the first.
 
     Returns:
         None where they are the same in the same order, or not known.
@@ -146,15 +145,15 @@ def compare_classes(first: str, name: str) -> ClassDifference | None:
 
 
 def resolve_class_names(cfg: CfgNode) -> list[str] | None:
-    """Names of the classes that a model for ``cfg`` predicts; None where no data set of the config can tell."""
+    """Names of the classes that a model for ``cfg`` predicts; None where no dataset of the config can tell."""
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if classes := classes_if_at_hand(name):
+        if classes := class_names_or_none(name):
             return classes
     return None
 
 
 def resolve_category_ids(cfg: CfgNode, names: Sequence[str] | None) -> tuple[int | str, ...] | None:
-    """Ids in the files of the data of classes, such as COCO's 1 to 90; None where no data set of the config can tell.
+    """Ids in the files of the data of classes, such as COCO's 1 to 90; None where no dataset of the config can tell.
 
     Args:
         cfg: config.
@@ -169,7 +168,7 @@ def resolve_category_ids(cfg: CfgNode, names: Sequence[str] | None) -> tuple[int
 
 
 def category_ids_if_at_hand(name: str, names: Sequence[str]) -> tuple[int | str, ...] | None:
-    """Ids of classes in the files of a data set; None if it has other classes, says no ids, or cannot be loaded."""
+    """Ids of classes in the files of a dataset; None if it has other classes, says no ids, or cannot be loaded."""
     try:
         classes, ids = class_names_of(name), category_ids_of(MetadataCatalog.get(name))
         order = match_order(names, classes or [])
@@ -181,15 +180,15 @@ def category_ids_if_at_hand(name: str, names: Sequence[str]) -> tuple[int | str,
     return tuple(map(id_of, ordered))
 
 
-def sharing_classes(cfg: CfgNode) -> tuple[str, ...]:
+def datasets_in_label_space(cfg: CfgNode) -> tuple[str, ...]:
     """The training sets whose class indices are those of the model."""
     # Others that are mixed in are brought to the classes of the first, by name.
     mixed = cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER
     return tuple(cfg.DATASETS.TRAIN[:1] if mixed else cfg.DATASETS.TRAIN)
 
 
-def classes_if_at_hand(name: str) -> list[str] | None:
-    """Classes of a data set that the model could do without: one to evaluate on, or with the number given."""
+def class_names_or_none(name: str) -> list[str] | None:
+    """Classes of a dataset that the model could do without: one to evaluate on, or with the number given."""
     try:
         return class_names_of(name)
     except (KeyError, FileNotFoundError):
@@ -201,7 +200,7 @@ def _check(num_classes: int, name: str, classes: list[str] | None) -> None:
     if classes is None or num_classes == len(classes):
         return
     raise ValueError(
-        f'{_KEY} {num_classes} does not agree with data set "{name}", which has '
+        f'{_KEY} {num_classes} does not agree with dataset "{name}", which has '
         f"{describe_classes(classes)}. "
         f"Set {_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
     )

@@ -10,13 +10,13 @@ from detectron2.structures import BoxMode
 from fvcore.transforms.transform import PadTransform
 from pycocotools import mask as mask_util
 
-from pair_detr.data.annotation_masks import compressed
+from pair_detr.data.annotation_masks import to_rle
 from pair_detr.data.dataset_mapper import DetectionMapper
 from pair_detr.data.transforms import ResizeScale
 
 _TILES = 4
 # Of the canvas where no tile reaches: Detectron2's padding.
-_GREY = 128
+_GRAY = 128
 
 
 class MosaicMapper:
@@ -54,7 +54,7 @@ class MosaicMapper:
         others = np.random.randint(len(self._dicts), size=_TILES - 1)
         parts = [self._mapper.read(x) for x in (dataset_dict, *(self._dicts[int(i)] for i in others))]
         height, width = parts[0][0].shape[:2]
-        canvas = np.full((2 * height, 2 * width, *parts[0][0].shape[2:]), _GREY, dtype=parts[0][0].dtype)
+        canvas = np.full((2 * height, 2 * width, *parts[0][0].shape[2:]), _GRAY, dtype=parts[0][0].dtype)
         center = [round(side * np.random.uniform(*self._center_range)) for side in canvas.shape[:2]]
         annotations: list[dict[str, Any]] = []
         for number, (image, record) in enumerate(parts):
@@ -92,7 +92,7 @@ def _placed(
         if annotation.get("iscrowd", 0):
             continue
         if masks:
-            mask = mask_util.decode(compressed(annotation["segmentation"], record["height"], record["width"]))
+            mask = mask_util.decode(to_rle(annotation["segmentation"], record["height"], record["width"]))
             segmentation = mask_util.encode(np.asfortranarray(transforms.apply_segmentation(mask)))
             box, mode = mask_util.toBbox(segmentation).tolist(), BoxMode.XYWH_ABS
             is_left = mask_util.area(segmentation) > 0

@@ -1,4 +1,4 @@
-"""The loader of several data sets at once: homogeneous batches, with sizes of image and batch for each data set."""
+"""The loader of several datasets at once: homogeneous batches, with sizes of image and batch for each dataset."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from pair_detr.data.samplers import MultiDatasetBatchSampler, TrainingBatchSampl
 
 
 class MultiDatasetMapper:
-    """Maps a dict of :func:`pair_detr.data.dataset_mixture.load_source_dicts` in the way of its data set.
+    """Maps a dict of :func:`pair_detr.data.dataset_mixture.load_source_dicts` in the way of its dataset.
 
     Output is as of :class:`DetectionMapper`, plus ``dataset_source``, ``ann_type`` and, of images with labels,
     ``pos_category_ids``; these have ``instances``, too, without any. They are not cropped, which might leave
@@ -20,7 +20,7 @@ class MultiDatasetMapper:
 
     Args:
         cfg: config.
-        options: of the data sets.
+        options: of the datasets.
     """
 
     def __init__(self, cfg: CfgNode, options: Sequence[SourceOptions]) -> None:
@@ -60,7 +60,7 @@ def build_multi_dataset_sampler(
         TrainingBatchSampler(
             len(part),
             source.batch_size,
-            # Data sets of one size must not be walked through in step.
+            # Datasets of one size must not be walked through in step.
             seed=int(np.random.SeedSequence((seed, number)).generate_state(1)[0]),
             groups=orientations(part) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
             repeat_factors=repeat_factors(cfg, part) if source.repeat_factors else None,

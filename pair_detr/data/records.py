@@ -1,4 +1,4 @@
-"""One form for the images of all data sets, whoever has registered them."""
+"""One form for the images of all datasets, whoever has registered them."""
 
 import logging
 import os
@@ -21,17 +21,17 @@ _BAD_AREA = "an area that is not a positive number: the evaluation computes it"
 _FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 # What annotations of objects are called, in Detectron2's format for detection and in the one for segments.
 _LISTS = ("annotations", "segments_info")
-_REMEDY = "Correct the function that was registered for it; the format is Detectron2's standard one for data sets."
+_REMEDY = "Correct the function that was registered for it; the format is Detectron2's standard one for datasets."
 
 
 def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
-    """Brings the images of a data set to the form that loaders, evaluators and writers rely on.
+    """Brings the images of a dataset to the form that loaders, evaluators and writers rely on.
 
     Paths, NumPy's numbers and arrays, tensors, and floats for whole numbers become Python's own types. Boxes and masks
     that cannot be used stay as they are: :mod:`pair_detr.data.checks.validation` lists them.
 
     Args:
-        name: the data set.
+        name: the dataset.
         records: its images in Detectron2's standard format, in any iterable; left unchanged.
 
     Returns:
@@ -44,7 +44,7 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
         ValueError: something is missing or cannot be understood; the message names the image and the annotation.
     """
     if isinstance(records, (dict, str, bytes)) or not _is_iterable(records):
-        raise ValueError(f'Data set "{name}" is a {type(records).__name__}, not a list of dicts. {_REMEDY}')
+        raise ValueError(f'Dataset "{name}" is a {type(records).__name__}, not a list of dicts. {_REMEDY}')
     normalized = []
     notes: Counter[str] = Counter()
     for index, record in enumerate(records):
@@ -53,11 +53,11 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
         except ValueError as error:
             file = record.get("file_name") if isinstance(record, dict) else None
             where = f"image {index}" if file is None else f"image {index} ({file})"
-            raise ValueError(f'Data set "{name}": {where} {error}. {_REMEDY}') from error
+            raise ValueError(f'Dataset "{name}": {where} {error}. {_REMEDY}') from error
     _complete_ids(name, normalized)
     for level, what in ((logging.INFO, _IGNORED), (logging.WARNING, _BAD_AREA)):
         if notes[what]:
-            log_once(logger, level, f'Data set "{name}": {counted(notes[what], "object has", "objects have")} {what}.')
+            log_once(logger, level, f'Dataset "{name}": {counted(notes[what], "object has", "objects have")} {what}.')
     return normalized
 
 
@@ -193,7 +193,7 @@ def _box_mode(label: str, mode: Any) -> BoxMode:
 
 
 def _complete_ids(name: str, records: Sequence[dict[str, Any]]) -> None:
-    """Gives images ids where the data set has none.
+    """Gives images ids where the dataset has none.
 
     Raises:
         ValueError: some have ids and others not, or an id occurs twice.
@@ -201,7 +201,7 @@ def _complete_ids(name: str, records: Sequence[dict[str, Any]]) -> None:
     without = [index for index, record in enumerate(records) if record.get("image_id") is None]
     if without and len(without) < len(records):
         raise ValueError(
-            f'Data set "{name}": {len(without)} of {len(records)} images have no image_id, as image {without[0]} '
+            f'Dataset "{name}": {len(without)} of {len(records)} images have no image_id, as image {without[0]} '
             f"({records[without[0]]['file_name']}). Give all images an id of their own, or none."
         )
     for index in without:
@@ -212,7 +212,7 @@ def _complete_ids(name: str, records: Sequence[dict[str, Any]]) -> None:
     twice = [f"{own!r} ({join_some(those, 3)})" for own, those in files.items() if len(those) > 1]
     if twice:
         raise ValueError(
-            f'Data set "{name}": {"image_id" if not without else "file_name"} {join_some(twice, 5)} occurs more than '
+            f'Dataset "{name}": {"image_id" if not without else "file_name"} {join_some(twice, 5)} occurs more than '
             "once. Predictions of one could not be told from those of the other: "
             + ("give each image an id of its own." if not without else "give each image an image_id.")
         )

@@ -187,7 +187,7 @@ def orientations(dicts: Sequence[dict[str, Any]]) -> list[int]:
     for record in dicts:
         if "width" not in record or "height" not in record:
             raise ValueError(
-                f"{record['file_name']} has no width and height in its data set: add them, or set "
+                f"{record['file_name']} has no width and height in its dataset: add them, or set "
                 "DATALOADER.ASPECT_RATIO_GROUPING to False."
             )
     return [int(record["width"] > record["height"]) for record in dicts]
@@ -195,10 +195,10 @@ def orientations(dicts: Sequence[dict[str, Any]]) -> list[int]:
 
 def repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Tensor:
     """How often each image is shown in an epoch, by the rarest class that it has as a box or as a label."""
-    labelled = [
+    labeled = [
         {"annotations": [*record["annotations"], *({"category_id": i} for i in record.get("pos_category_ids", ()))]}
         for record in dicts
     ]
     return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        labelled, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+        labeled, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
     )

@@ -16,7 +16,7 @@ _CROP_ASPECT_RATIO = 2
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Augmentations in the order of their application.
 
-    For training: flips; colours (``INPUT.COLOR_JITTER``); with probability ``INPUT.RESIZE_CROP.PROB`` a resize and a
+    For training: flips; colors (``INPUT.COLOR_JITTER``); with probability ``INPUT.RESIZE_CROP.PROB`` a resize and a
     random crop; then the multi-scale resize of ``INPUT.MIN_SIZE_TRAIN``. For testing the resize of
     ``INPUT.MIN_SIZE_TEST`` alone. Of any image at least a pixel is left on each side.
 
@@ -100,7 +100,7 @@ class RandomColorJitter(T.Augmentation):
 
     Args:
         brightness, contrast, saturation: factors are drawn from [1 - value, 1 + value]; 0 leaves it alone.
-        hue: shifts are drawn from [-value, value], in turns of the colour circle; 0.5 at most.
+        hue: shifts are drawn from [-value, value], in turns of the color circle; 0.5 at most.
         image_format: order of the channels, "RGB" or "BGR".
     """
 

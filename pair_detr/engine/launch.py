@@ -27,7 +27,7 @@ from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files, find_
 from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
 from pair_detr.config.validation import check_config, check_values
 from pair_detr.config_files import find_config, load_config
-from pair_detr.data import register_from_config, resolve_num_classes, sharing_classes
+from pair_detr.data import datasets_in_label_space, register_from_config, resolve_num_classes
 from pair_detr.engine.hooks import TrainingInterrupted, handled_signals
 from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
@@ -42,7 +42,7 @@ from pair_detr.engine.user_errors import (
 )
 from pair_detr.evaluation.build import require_test_set
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.text_files import read_text
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Reads the config, registers its data sets and sets up the process: loggers, threads and random numbers.
+    """Reads the config, registers its datasets and sets up the process: loggers, threads and random numbers.
 
     Other runs are kept out of OUTPUT_DIR until the process ends; see :func:`pair_detr.engine.run_lock.claim_folder`.
 
@@ -72,7 +72,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         ValueError: an argument or a value of the config makes no sense; further as :func:`load_config` and the readers
-            of the data sets' files.
+            of the datasets' files.
     """
     if flags := [option for option in args.opts if option.startswith("--")]:
         raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
@@ -102,7 +102,7 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg.MODEL.DETR.NUM_CLASSES = resolve_num_classes(cfg)
     else:
         cfg.MODEL.DETR.NUM_CLASSES = len(vocabulary)
-        check_vocabulary(vocabulary, () if args.eval_only else sharing_classes(cfg), cfg.DATASETS.TEST)
+        check_vocabulary(vocabulary, () if args.eval_only else datasets_in_label_space(cfg), cfg.DATASETS.TEST)
     cfg.freeze()
     # It would log the file's content, but reads it in the encoding of the locale.
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
@@ -142,7 +142,7 @@ def main(args: argparse.Namespace) -> dict:
 
 def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     if args.eval_only and not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a data set.")
+        raise ValueError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate on: name a dataset.")
     resuming = args.resume and require_resumable(cfg, training=not args.eval_only) is not None
     if not resuming:
         require_weights(cfg)
@@ -156,7 +156,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     if not resuming:
         # Not before all is known to fit: whoever mistypes a key wants to resume after all.
         if comm.is_main_process():
-            set_aside(Path(cfg.OUTPUT_DIR))
+            archive_previous_run(Path(cfg.OUTPUT_DIR))
         comm.synchronize()
     return trainer.train()
 
@@ -165,7 +165,7 @@ def _resumes(cfg: CfgNode, args: argparse.Namespace) -> bool:
     return args.resume and any(find_candidates(cfg.OUTPUT_DIR))
 
 
-def set_aside(folder: Path) -> None:
+def archive_previous_run(folder: Path) -> None:
     """Moves checkpoints and metrics of an earlier run into a folder of their own: ``--resume`` would continue that run.
 
     Args:
@@ -282,10 +282,10 @@ def _main_of_worker(args: argparse.Namespace, notes: str) -> None:
             main(args)
     except TrainingInterrupted as error:
         # It ends as others do, as the launcher would kill those that have not ended yet.
-        with replacing(Path(notes, _STOPPED)) as temporary:
+        with atomic_write(Path(notes, _STOPPED)) as temporary:
             temporary.write_text(str(error.code - 128), encoding="utf-8")
     except USER_ERRORS as error:
-        with replacing(Path(notes, f"{comm.get_rank():06d}")) as temporary:
+        with atomic_write(Path(notes, f"{comm.get_rank():06d}")) as temporary:
             temporary.write_text(describe_error(error), encoding="utf-8")
         raise
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.outputs import MARK, is_made_here
 
 CONFIG_FILE = "config.yaml"
@@ -51,7 +51,7 @@ def require_own_config(folder: str | Path) -> None:
 
 def write_config(cfg: CfgNode) -> None:
     """Writes the config of a run into OUTPUT_DIR, marked as such."""
-    with replacing(Path(cfg.OUTPUT_DIR, CONFIG_FILE)) as temporary:
+    with atomic_write(Path(cfg.OUTPUT_DIR, CONFIG_FILE)) as temporary:
         temporary.write_text(f"# {MARK}: the config of a run, replaced by that of the next.\n{cfg.dump()}", "utf-8")
 
 

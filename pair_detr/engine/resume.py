@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from pair_detr.checkpoint.checkpointer import SavedCheckpoint, find_checkpoint, require_class_order
-from pair_detr.checkpoint.weights import CheckpointError, require_needs
+from pair_detr.checkpoint.weights import CheckpointError, require_config
 from pair_detr.config.validation import flatten, has_effect
 from pair_detr.config.variants import classification_of
 from pair_detr.data import resolve_class_names, resolve_num_classes
@@ -138,7 +138,7 @@ def require_resumable(cfg: CfgNode, *, training: bool = True) -> SavedCheckpoint
     if saved is None:
         return None
     if not training:
-        require_needs(saved.metadata.get("config", {}), cfg, f"The checkpoint {saved.path} does")
+        require_config(saved.metadata.get("config", {}), cfg, f"The checkpoint {saved.path} does")
     elif refused := [found for found in differences(saved, training_config(cfg)) if found.is_refused]:
         what = "; ".join(map(str, refused))
         raise ResumeError(explain_refusal(str(saved.path), what, all(found.is_warm_start for found in refused)))

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pair_detr.checkpoint import needs_of
+from pair_detr.checkpoint import required_config
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, CheckpointError, find_checkpoint
 from pair_detr.config.validation import check_config
 from pair_detr.data import build_test_loader, build_train_loader, check_input, images_per_process, load_training_dicts
@@ -62,7 +62,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
-            cfg: config with its data sets registered. The data are read and checked before the model is built.
+            cfg: config with its datasets registered. The data are read and checked before the model is built.
 
         Raises:
             ValueError: a config entry or the data do not fit; the message names it.
@@ -96,7 +96,11 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._training = training_config(cfg) | {"number of training images": len(self._dataset_dicts)}
         self.checkpointer = AtomicCheckpointer(
-            model, cfg.OUTPUT_DIR, needs=needs_of(cfg), training=self._training, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            required_config=required_config(cfg),
+            training=self._training,
+            trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self._lacks_final_checkpoint = False
@@ -217,7 +221,7 @@ class Trainer(DefaultTrainer):
         """Evaluates on ``cfg.DATASETS.TEST``; all processes have to call it together.
 
         Returns:
-            Results by task and metric, or by data set first if there are several.
+            Results by task and metric, or by dataset first if there are several.
 
         Raises:
             FloatingPointError: the model holds NaN or infinity.
@@ -258,7 +262,7 @@ def _distribute(model: nn.Module) -> nn.Module:
             "Several processes with MODEL.DEVICE cpu on a machine with GPUs: hide these from Detectron2, with "
             "CUDA_VISIBLE_DEVICES= in the environment."
         )
-    # Each process normalises its own images. The statistics to evaluate with have to be the same, however: the first
+    # Each process normalizes its own images. The statistics to evaluate with have to be the same, however: the first
     # process's, which are in the checkpoint. SyncBN's are, and FrozenBN has no other buffers that change.
     has_statistics = any(isinstance(module, _BatchNorm) for module in model.modules())
     return create_ddp_model(

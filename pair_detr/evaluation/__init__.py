@@ -1,4 +1,4 @@
-"""Evaluators: average precision, panoptic quality, and what is particular about data sets, classes and models."""
+"""Evaluators: average precision, panoptic quality, and what is particular about datasets, classes and models."""
 
 from pair_detr.evaluation.class_order import ReorderedClassesEvaluator
 from pair_detr.evaluation.coco import COCOEvaluator, OpenVocabularyCOCOEvaluator, ThingsEvaluator

@@ -1,4 +1,4 @@
-"""The evaluator of a data set, chosen by its metadata."""
+"""The evaluator of a dataset, chosen by its metadata."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEva
 
 from pair_detr.data import load_dataset, panoptic_classes, require_constant_ids
 from pair_detr.data.checks.segment_files import require_segment_files
-from pair_detr.data.checks.validation import check_files, inspect_dicts, warn_of_doubts
+from pair_detr.data.checks.validation import check_files, inspect_dicts, warn_of_suspicious
 from pair_detr.data.datasets.panoptic_classes import is_separated
 from pair_detr.data.datasets.panoptic_png import read_stuff
 from pair_detr.data.model_classes import match_test_set, resolve_class_names
@@ -45,19 +45,19 @@ _MAX_DETECTIONS = {"coco": 100, "pascal_voc": 100, "lvis": 300, PANOPTIC_EVALUAT
 
 
 def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -> DatasetEvaluator:
-    """Builds the evaluator that ``TEST.EVALUATOR`` names, or that the data set's ``evaluator_type`` does.
+    """Builds the evaluator that ``TEST.EVALUATOR`` names, or that the dataset's ``evaluator_type`` does.
 
-    The evaluator takes detections with the class indices of the model, whose classes the data set may have in another
+    The evaluator takes detections with the class indices of the model, whose classes the dataset may have in another
     order.
 
     Args:
         cfg: config.
-        name: registered data set.
+        name: registered dataset.
         output_folder: where results go; default ``<OUTPUT_DIR>/inference/<name>``.
 
     Raises:
-        KeyError: the data set is not registered.
-        ValueError: the evaluator is unknown, or lacks something in the data set's metadata; the data set has other
+        KeyError: the dataset is not registered.
+        ValueError: the evaluator is unknown, or lacks something in the dataset's metadata; the dataset has other
             classes than the model, or no object to find.
         ImportError: its package is not installed.
     """
@@ -86,7 +86,7 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
     check_files(report)
     require_constant_ids(name)
     require_segment_files(name, report.bad_segment_files)
-    warn_of_doubts(report)
+    warn_of_suspicious(report)
     test_set.class_order()
     test_set.require_metric()
     if test_set.reads_lvis:
@@ -103,7 +103,7 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
     if cfg.TEST.EXPECTED_RESULTS and not are_annotated(records):
         raise ValueError(
             f'TEST.EXPECTED_RESULTS is set, but test set "{name}" has no annotations to get results with: set it to '
-            "[], or name another data set in DATASETS.TEST."
+            "[], or name another dataset in DATASETS.TEST."
         )
     if test_set.reads_lvis:
         warn_of_evaluation_limit(name, records, test_set.max_detections, per_class=False)
@@ -113,7 +113,7 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
 
 
 class _TestSet:
-    """A data set to evaluate on, as a config says.
+    """A dataset to evaluate on, as a config says.
 
     Attributes:
         kind: of evaluator.
@@ -180,8 +180,8 @@ class _TestSet:
             return
         has_stuff = not all(panoptic_classes(self.name).is_thing)
         raise ValueError(
-            f"{self.name} is panoptic, but the model is not, and the data set has no file with instances of things to "
-            'evaluate it with. Set TEST.EVALUATOR "coco" for the AP of its segments of things, give the data set '
+            f"{self.name} is panoptic, but the model is not, and the dataset has no file with instances of things to "
+            'evaluate it with. Set TEST.EVALUATOR "coco" for the AP of its segments of things, give the dataset '
             + (
                 "INSTANCES in DATASETS.REGISTER, or set MODEL.DETR.PANOPTIC.ENABLED and MODEL.MASK_ON to True."
                 if has_stuff
@@ -203,10 +203,10 @@ class _TestSet:
         return ("bbox", "segm") if self.cfg.MODEL.MASK_ON else ("bbox",)
 
     def class_order(self) -> tuple[int, ...] | None:
-        """The class of the data set that each class of the model is; None where both have the same order.
+        """The class of the dataset that each class of the model is; None where both have the same order.
 
         Raises:
-            ValueError: the data set has other classes; or it has stuff, and another order.
+            ValueError: the dataset has other classes; or it has stuff, and another order.
         """
         cfg, name = self.cfg, self.name
         if cfg.MODEL.DETR.CLASS_AGNOSTIC:
@@ -215,7 +215,7 @@ class _TestSet:
         if vocabulary is not None:
             order = match_test_set(vocabulary.names, name, f"those of {vocabulary.source}")
         elif (classes := resolve_class_names(cfg)) is not None:
-            order = match_test_set(classes, name, "those of the first data set in DATASETS")
+            order = match_test_set(classes, name, "those of the first dataset in DATASETS")
         else:
             return None
         has_stuff = MetadataCatalog.get(name).get("stuff_dataset_id_to_contiguous_id")
@@ -250,7 +250,7 @@ def _coco(test_set: _TestSet) -> DatasetEvaluator:
 
 
 def _pascal_voc(test_set: _TestSet) -> DatasetEvaluator:
-    """COCO's AP as "bbox", as of any other data set, and Pascal VOC's as "voc"."""
+    """COCO's AP as "bbox", as of any other dataset, and Pascal VOC's as "voc"."""
     return DatasetEvaluators([_coco(test_set), VOCEvaluator(test_set.name)])
 
 
@@ -261,7 +261,7 @@ def _lvis(test_set: _TestSet) -> DatasetEvaluator:
 
 
 def _panoptic(test_set: _TestSet) -> DatasetEvaluator:
-    """PQ, and AP of things and mIoU of stuff where the data set has what they need."""
+    """PQ, and AP of things and mIoU of stuff where the dataset has what they need."""
     test_set.require_metric()
     name, folder = test_set.name, test_set.folder
     evaluators: list[DatasetEvaluator] = []

@@ -1,4 +1,4 @@
-"""COCO's average precision (AP) of the boxes and masks of any data set."""
+"""COCO's average precision (AP) of the boxes and masks of any dataset."""
 
 import itertools
 import logging
@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pair_detr.evaluation.coco_ground_truth import are_annotated, make_coco, number_images, without_prints
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.json_files import write_json
 from pair_detr.utils.messages import join_some
 
@@ -29,7 +29,7 @@ _LIMITS = (1, 10, 100)
 
 
 class COCOEvaluator(Detectron2COCOEvaluator):
-    """Detectron2's evaluator, with a ground truth that is made in memory, of the records of a data set.
+    """Detectron2's evaluator, with a ground truth that is made in memory, of the records of a dataset.
 
     The results are those of pycocotools for the file that the records come from. Images may have any ids: they are
     numbered for pycocotools, and have their own ids in what is written. Without predictions AP is 0, where Detectron2's
@@ -51,7 +51,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     ) -> None:
         """
         Args:
-            name: of the data set, for messages.
+            name: of the dataset, for messages.
             records: images in Detectron2's standard format.
             class_names: of its classes.
             category_ids: of the classes in the file of predictions; default: 1, 2, ...
@@ -81,13 +81,13 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         """As Detectron2's.
 
         Raises:
-            ValueError: an image, or the class of a detection, is not one of the data set.
+            ValueError: an image, or the class of a detection, is not one of the dataset.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if image["image_id"] not in self._numbers:
                 raise ValueError(
                     f'Test set "{self._name}": predictions are made for image {image["image_id"]!r} '
-                    f"({image.get('file_name', 'of unknown file')}), which its ground truth has not. If the data set "
+                    f"({image.get('file_name', 'of unknown file')}), which its ground truth has not. If the dataset "
                     "is registered in Python, its function has to give an image the same image_id at each call."
                 )
             classes = output["instances"].pred_classes
@@ -108,7 +108,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             logger.warning('Test set "%s": there are no predictions.', self._name)
             return {}
         if self._output_dir:
-            with replacing(Path(self._output_dir) / "instances_predictions.pth") as file:
+            with atomic_write(Path(self._output_dir) / "instances_predictions.pth") as file:
                 torch.save(predictions, file)
         self._results = {}
         self._eval_predictions(predictions, img_ids)
@@ -239,7 +239,7 @@ class OpenVocabularyCOCOEvaluator(COCOEvaluator):
             options: further arguments.
 
         Raises:
-            ValueError: a novel class is not a class of the data set; further as of :class:`COCOEvaluator`.
+            ValueError: a novel class is not a class of the dataset; further as of :class:`COCOEvaluator`.
         """
         super().__init__(name, records, class_names, **options)
         if unknown := sorted(set(novel_classes) - set(class_names)):

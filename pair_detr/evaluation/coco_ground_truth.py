@@ -1,4 +1,4 @@
-"""The ground truth of COCO's evaluation, made of the records of a data set."""
+"""The ground truth of COCO's evaluation, made of the records of a dataset."""
 
 import io
 import math
@@ -13,9 +13,9 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from pair_detr.data.annotation_masks import MaskFault, compressed, mask_fault
+from pair_detr.data.annotation_masks import MaskFault, mask_fault, to_rle
 from pair_detr.data.checks.invalid_boxes import BoxFault, box_fault, is_box
-from pair_detr.data.datasets.panoptic_masks import annotate
+from pair_detr.data.datasets.panoptic_masks import load_segment_masks
 from pair_detr.data.image_io import image_sizes
 
 _READERS = 8
@@ -30,7 +30,7 @@ def number_images(name: str, records: Sequence[dict[str, Any]]) -> dict[Hashable
     pycocotools puts ids into arrays of 64 bits or of floats, and others, such as hashes, would become one another.
 
     Args:
-        name: data set, for the message.
+        name: dataset, for the message.
         records: its images.
 
     Returns:
@@ -149,7 +149,7 @@ def without_prints(function: Callable[[], Any]) -> Any:
 
 def _with_masks(record: dict[str, Any]) -> dict[str, Any]:
     if "pan_seg_file_name" in record:
-        return annotate(record, masks=True)
+        return load_segment_masks(record, masks=True)
     if "width" not in record or "height" not in record:
         size = image_sizes([Path(record["file_name"])])[0]
         if size is None:
@@ -168,7 +168,7 @@ def _entry(annotation: dict[str, Any], record: dict[str, Any], masks: bool) -> d
     }
     area = max(width, 0) * max(height, 0)
     if masks:
-        entry["segmentation"] = compressed(annotation["segmentation"], record["height"], record["width"])
+        entry["segmentation"] = to_rle(annotation["segmentation"], record["height"], record["width"])
         area = float(mask_util.area(entry["segmentation"]))
     given = annotation.get("area")
     usable = isinstance(given, Real) and math.isfinite(given) and 0 <= given <= _MAX_AREA

@@ -1,4 +1,4 @@
-"""The objects that COCO's AP of a data set is about."""
+"""The objects that COCO's AP of a dataset is about."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class EvaluatedObjects:
-    """What COCO's AP of a data set is computed of.
+    """What COCO's AP of a dataset is computed of.
 
     Attributes:
         records: images; the classes of their annotations are the evaluated ones.
         class_names: of the evaluated classes.
-        category_ids: of these in the files of the data set; None if it does not say.
+        category_ids: of these in the files of the dataset; None if it does not say.
         class_indices: of these among the classes of the model, where it has more, as stuff; None where it has not.
     """
 
@@ -37,18 +37,18 @@ class EvaluatedObjects:
 
 
 def evaluated_objects(name: str, records: Sequence[dict[str, Any]], class_agnostic: bool = False) -> EvaluatedObjects:
-    """The objects of a data set that AP is computed of: all, or its things if it has stuff.
+    """The objects of a dataset that AP is computed of: all, or its things if it has stuff.
 
     Panoptic data may have their things in a file of their own (INSTANCES in DATASETS.REGISTER): segments do not
     overlap, but objects, as COCO's AP takes them, do. Without such a file their segments are the objects.
 
     Args:
-        name: of the data set.
+        name: of the dataset.
         records: its images.
         class_agnostic: make one class, "object", of all.
 
     Raises:
-        OSError, ValueError: the file of things cannot be read, or lacks images; the data set does not say what its
+        OSError, ValueError: the file of things cannot be read, or lacks images; the dataset does not say what its
             classes are, or an object is of none of them.
     """
     classes = panoptic_classes(name)
@@ -87,7 +87,7 @@ def _require_classes(name: str, records: Sequence[dict[str, Any]], num_classes: 
         raise ValueError(
             f'Test set "{name}": {join_some(unknown)}, but its {counted(num_classes, "class has", "classes have")} '
             "the ids 0 to "
-            f"{num_classes - 1}. Correct the annotations, or the data set's thing_classes."
+            f"{num_classes - 1}. Correct the annotations, or the dataset's thing_classes."
         )
 
 

@@ -73,7 +73,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
             if image["image_id"] not in self._lvis_api.imgs:
                 raise ValueError(
                     f"Predictions are made for image {image['image_id']!r} ({image.get('file_name', 'unknown file')}), "
-                    f"which {self._metadata.json_file} has not. Make the data set's images those of the file."
+                    f"which {self._metadata.json_file} has not. Make the dataset's images those of the file."
                 )
         super().process(inputs, outputs)
 
@@ -138,7 +138,7 @@ def require_lvis(name: str) -> None:
     """Makes sure that LVIS's evaluator can be used.
 
     Args:
-        name: of the data set, for the message.
+        name: of the dataset, for the message.
 
     Raises:
         ImportError: a package is not installed.
@@ -149,7 +149,7 @@ def require_lvis(name: str) -> None:
 
 
 def require_lvis_file(name: str) -> None:
-    """Makes sure that LVIS's evaluator will take the annotations of a data set, which it reads by itself.
+    """Makes sure that LVIS's evaluator will take the annotations of a dataset, which it reads by itself.
 
     Raises:
         FileNotFoundError: its file does not exist.

@@ -31,7 +31,7 @@ _NAMED = 3
 
 
 class PanopticEvaluator(COCOPanopticEvaluator):
-    """Detectron2's evaluator, with a ground truth that is made of the records of a data set.
+    """Detectron2's evaluator, with a ground truth that is made of the records of a dataset.
 
     Images and PNG files may have any ids and names. Files whose ids are values of one channel, or numbers of a palette,
     are given to panopticapi as colors, which are all that it reads.
@@ -40,7 +40,7 @@ class PanopticEvaluator(COCOPanopticEvaluator):
     def __init__(self, name: str, records: Sequence[dict[str, Any]], output_dir: str | None = None) -> None:
         """
         Args:
-            name: registered data set.
+            name: registered dataset.
             records: its images.
             output_dir: for ``predictions.json``; None writes none.
 
@@ -57,13 +57,13 @@ class PanopticEvaluator(COCOPanopticEvaluator):
         """As Detectron2's.
 
         Raises:
-            ValueError: an image is not one of the data set.
+            ValueError: an image is not one of the dataset.
         """
         for image in inputs:
             if image["image_id"] not in self._numbers:
                 raise ValueError(
                     f'Test set "{self._name}": predictions are made for image {image["image_id"]!r} '
-                    f"({image['file_name']}), which its ground truth has not. If the data set is registered in Python, "
+                    f"({image['file_name']}), which its ground truth has not. If the dataset is registered in Python, "
                     "its function has to give an image the same image_id at each call."
                 )
         super().process(inputs, outputs)
@@ -150,15 +150,15 @@ class PanopticEvaluator(COCOPanopticEvaluator):
 
 
 def panoptic_annotations(name: str, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Segments of a data set in COCO's panoptic format.
+    """Segments of a dataset in COCO's panoptic format.
 
     Args:
-        name: of the data set.
+        name: of the dataset.
         records: its images. Those of the separated form do not have segments, which are read from ``panoptic_json``.
 
     Returns:
         "image_id", "file_name" (the path of the PNG file) and "segments_info" of each image: "id", "category_id" as in
-        the files of the data set, "iscrowd" and, where it is known, "area".
+        the files of the dataset, "iscrowd" and, where it is known, "area".
 
     Raises:
         OSError, ValueError: ``panoptic_json`` cannot be read, or lacks images.
@@ -194,7 +194,7 @@ def _separated_annotations(name: str, records: Sequence[dict[str, Any]]) -> list
     if missing := [repr(r["image_id"]) for r in records if r["image_id"] not in entries]:
         raise ValueError(
             f'Test set "{name}": {file} has no segments of {len(missing)} of its {len(records)} images: '
-            f"{join_some(missing, _NAMED)}. Add them, or remove the images from the data set."
+            f"{join_some(missing, _NAMED)}. Add them, or remove the images from the dataset."
         )
     return [
         {
@@ -226,10 +226,10 @@ def _complete(annotation: dict[str, Any], in_colors: bool, copy: Path) -> dict[s
 
 
 def require_panoptic_quality(name: str, records: Sequence[dict[str, Any]]) -> None:
-    """Makes sure that the panoptic quality of a data set can be computed.
+    """Makes sure that the panoptic quality of a dataset can be computed.
 
     Args:
-        name: of the data set.
+        name: of the dataset.
         records: its images.
 
     Raises:

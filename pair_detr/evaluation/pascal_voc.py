@@ -1,4 +1,4 @@
-"""Pascal VOC's AP, for data sets of its own layout and for all others."""
+"""Pascal VOC's AP, for datasets of its own layout and for all others."""
 
 import logging
 from typing import Any
@@ -24,7 +24,7 @@ _IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 
 
 class VOCEvaluator(DatasetEvaluator):
-    """AP as Detectron2's ``PascalVOCDetectionEvaluator`` defines it, from the boxes of a registered data set.
+    """AP as Detectron2's ``PascalVOCDetectionEvaluator`` defines it, from the boxes of a registered dataset.
 
     Detectron2's reads the XML files by itself and ends at those without ``pose``, ``truncated`` or ``difficult``, at
     coordinates with a fraction, and at lists of two columns. It also counts a class without objects as AP 0, or as NaN
@@ -34,7 +34,7 @@ class VOCEvaluator(DatasetEvaluator):
     alone (without "annotations") there are no results.
 
     Args:
-        name: registered data set. If its metadata have ``dirname`` and ``split``, :func:`load_voc` reads the
+        name: registered dataset. If its metadata have ``dirname`` and ``split``, :func:`load_voc` reads the
             annotations, as Detectron2's do not say which objects are difficult. ``year``, 2007 or 2012 (the default),
             is the way in which AP is computed.
     """
@@ -75,7 +75,7 @@ class VOCEvaluator(DatasetEvaluator):
             raise ValueError(
                 f'Test set "{self._name}": there are predictions for {counted(len(unknown), "image")} which its '
                 f"ground truth has not: {join_some(unknown, 3)}. An image must have the same image_id whenever the "
-                "data set is loaded."
+                "dataset is loaded."
             )
         aps = []
         for class_id in range(len(class_names)):
@@ -92,7 +92,7 @@ class VOCEvaluator(DatasetEvaluator):
 
         Raises:
             ValueError: there is no object that must be found, though there are annotations.
-            KeyError, OSError: the data set cannot be loaded.
+            KeyError, OSError: the dataset cannot be loaded.
         """
         records = self._records(class_names_of(self._name))
         if are_annotated(records):

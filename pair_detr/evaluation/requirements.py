@@ -23,7 +23,7 @@ def require_objects(name: str, records: Sequence[dict[str, Any]]) -> None:
     """Makes sure that COCO's AP is a number, where there are annotations.
 
     Args:
-        name: of the data set.
+        name: of the dataset.
         records: its images, with the objects that AP is computed of.
 
     Raises:
@@ -49,7 +49,7 @@ def warn_of_objects(name: str, records: Sequence[dict[str, Any]], masks: bool) -
     """Says which objects of a test set no prediction can find, and that there is no ground truth if there is none.
 
     Args:
-        name: of the data set.
+        name: of the dataset.
         records: its images, with the objects that AP is computed of.
         masks: whether masks are to be evaluated.
     """
@@ -92,7 +92,7 @@ def warn_of_evaluation_limit(
     """Says that images have more objects than the evaluation counts detections.
 
     Args:
-        name: of the data set.
+        name: of the dataset.
         records: its images, with the objects that are evaluated.
         max_detections: TEST.MAX_DETECTIONS.
         per_class: whether this is a limit to the detections of each class.

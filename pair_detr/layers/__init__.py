@@ -2,7 +2,7 @@
 
 from pair_detr.layers.attention import MultiHeadAttention, attend
 from pair_detr.layers.boxes import box_iou_pairs, cxcywh_to_xyxy, inverse_sigmoid
-from pair_detr.layers.feed_forward import MLP, FeedForward, linear_many
+from pair_detr.layers.feed_forward import MLP, FeedForward, multi_linear
 from pair_detr.layers.position_encoding import point_encoding, sine_position_encoding
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "box_iou_pairs",
     "cxcywh_to_xyxy",
     "inverse_sigmoid",
-    "linear_many",
+    "multi_linear",
     "point_encoding",
     "sine_position_encoding",
 ]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pair_detr.layers.feed_forward import linear_many
+from pair_detr.layers.feed_forward import multi_linear
 
 
 def attend(
@@ -46,7 +46,7 @@ class MultiHeadAttention(nn.Module):
         """(B, N, E), (B, M, E), (B, M, E) -> (B, N, E); ``key_mask`` as in :func:`attend`."""
         query_proj, key_proj, value_proj = self.projections()
         if query is key:
-            query, key = linear_many(query, [query_proj, key_proj])
+            query, key = multi_linear(query, [query_proj, key_proj])
         else:
             query, key = F.linear(query, *query_proj), F.linear(key, *key_proj)
         return self.attend(query, key, F.linear(value, *value_proj), key_mask)

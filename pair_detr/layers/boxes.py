@@ -6,7 +6,7 @@ from torchvision.ops import box_convert
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre and size -> (..., 4) top-left and bottom-right corner."""
+    """(..., 4) center and size -> (..., 4) top-left and bottom-right corner."""
     return box_convert(boxes, "cxcywh", "xyxy")
 
 
@@ -17,7 +17,7 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def box_iou_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU of aligned boxes; broadcasts.
+    """IoU and generalized IoU of aligned boxes; broadcasts.
 
     :func:`torchvision.ops.generalized_box_iou_loss` indexes with a mask, which waits for the device, and
     :func:`torchvision.ops.generalized_box_iou` compares all with all.
@@ -36,8 +36,8 @@ def box_iou_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
     intersection = overlap.clamp(min=0).prod(-1)
     union = area1 + area2 - intersection
-    hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
-    hull = hull.prod(-1)
+    enclosing = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
+    enclosing = enclosing.prod(-1)
     # Two empty boxes have no union; a tiny floor gives 0 rather than NaN.
     iou = intersection / union.clamp(min=1e-12)
-    return iou, iou - (hull - union) / hull.clamp(min=1e-12)
+    return iou, iou - (enclosing - union) / enclosing.clamp(min=1e-12)

@@ -37,7 +37,7 @@ class FeedForward(nn.Module):
         return self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
 
 
-def linear_many(x: Tensor, linears: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+def multi_linear(x: Tensor, linears: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
     """Applies several linear maps to the same input in one matrix product.
 
     Args:

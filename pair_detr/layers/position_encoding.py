@@ -12,7 +12,7 @@ def point_encoding(points: Tensor, dim: int) -> Tensor:
     """Sine encoding of points.
 
     Args:
-        points: (..., 2) x and y, normalised to 0..1.
+        points: (..., 2) x and y, normalized to 0..1.
         dim: width of the encoding, divisible by 4.
 
     Returns:
@@ -28,7 +28,7 @@ def point_encoding(points: Tensor, dim: int) -> Tensor:
 def sine_position_encoding(
     height: int, width: int, dim: int, padding_mask: Tensor | None, device: torch.device
 ) -> Tensor:
-    """Sine encoding of the cells of a feature map; positions are counted in, and normalised to, the unpadded area.
+    """Sine encoding of the cells of a feature map; positions are counted in, and normalized to, the unpadded area.
 
     Args:
         height: rows of the feature map.

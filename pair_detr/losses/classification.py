@@ -15,11 +15,11 @@ from pair_detr.structures import Assignment, Targets
 from pair_detr.utils.distributed import mean_over_processes
 
 
-class Classification(ABC):
+class ClassScoring(ABC):
     """The interface of both readings.
 
     Attributes:
-        prior_prob: probability of every class at the start of the training, None for torch's default initialisation.
+        prior_prob: probability of every class at the start of the training, None for torch's default initialization.
         default_weight: published weight of the class cost and the class loss.
     """
 
@@ -49,7 +49,7 @@ class Classification(ABC):
             logits: (L, B, Q, C) fp32.
             assignment: which query has which object.
             targets: the objects.
-            num_boxes: number of objects to normalise with.
+            num_boxes: number of objects to normalize with.
             selected: bool, true for the classes that take part, those of the objects among them: (K,), or one that can
                 be expanded to (L, B, Q, K), for the K classes without a no-object class. None: all.
 
@@ -66,13 +66,13 @@ class Classification(ABC):
         """(..., C) logits -> (..., K) log odds of each class against all else, without a no-object class."""
 
     @abstractmethod
-    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The best detections of each image.
 
         Args:
             logits: (B, Q, C).
             limit: at most so many an image.
-            wanted: bool, true for what is to be detected; all else gets a score of 0. (K,) for the K classes without a
+            allowed: bool, true for what is to be detected; all else gets a score of 0. (K,) for the K classes without a
                 no-object class, or what can be expanded to (B, Q, K). None: all.
 
         Returns:
@@ -80,7 +80,7 @@ class Classification(ABC):
         """
 
 
-class SigmoidFocal(Classification):
+class SigmoidFocal(ClassScoring):
     """Independent sigmoids with focal loss (arXiv 1708.02002), as in Conditional DETR."""
 
     default_weight = 2.0
@@ -91,13 +91,13 @@ class SigmoidFocal(Classification):
         self.prior_prob = prior_prob
 
     def num_logits(self, num_classes: int) -> int:
-        """See :class:`Classification`."""
+        """See :class:`ClassScoring`."""
         return num_classes
 
     def cost(self, logits: Tensor, targets: Targets) -> Tensor:
         """Focal loss if the label is given, less the focal loss if it is not."""
         # Indices on both sides of a slice put the objects first: (T, L, Q).
-        prob = logits[:, targets.image_of, :, targets.labels].transpose(0, 1).sigmoid()
+        prob = logits[:, targets.image_index, :, targets.labels].transpose(0, 1).sigmoid()
         positive = self.alpha * (1 - prob) ** self.gamma * -(prob + 1e-8).log()
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         return positive - negative
@@ -126,16 +126,16 @@ class SigmoidFocal(Classification):
         """The logits themselves."""
         return logits
 
-    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of query and class; a query can be detected under several labels."""
         num_classes = logits.shape[-1]
         scores = self.probabilities(logits)
-        scores = _select(scores, wanted).flatten(1)
+        scores = _select(scores, allowed).flatten(1)
         scores, index = scores.topk(min(limit, scores.shape[1]), dim=1)
         return scores, index % num_classes, index // num_classes
 
 
-class Softmax(Classification):
+class Softmax(ClassScoring):
     """One softmax over the classes and a last no-object class, as in DETR."""
 
     default_weight = 1.0
@@ -145,12 +145,12 @@ class Softmax(Classification):
         self.no_object_weight = no_object_weight
 
     def num_logits(self, num_classes: int) -> int:
-        """See :class:`Classification`."""
+        """See :class:`ClassScoring`."""
         return num_classes + 1
 
     def cost(self, logits: Tensor, targets: Targets) -> Tensor:
         """Negative probability of the label."""
-        return -logits.softmax(-1)[:, targets.image_of, :, targets.labels].transpose(0, 1)
+        return -logits.softmax(-1)[:, targets.image_index, :, targets.labels].transpose(0, 1)
 
     def loss(
         self,
@@ -181,19 +181,19 @@ class Softmax(Classification):
         log_prob = logits.log_softmax(-1)[..., :-1].clamp(max=-1e-6)
         return log_prob - (-log_prob.expm1()).log()
 
-    def detections(self, logits: Tensor, limit: int, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Each query under its best label."""
-        scores, labels = _select(self.probabilities(logits)[..., :-1], wanted).max(-1)
+        scores, labels = _select(self.probabilities(logits)[..., :-1], allowed).max(-1)
         scores, query = scores.topk(min(limit, scores.shape[1]), dim=1)
         return scores, labels.gather(1, query), query
 
 
-def _select(scores: Tensor, wanted: Tensor | None) -> Tensor:
+def _select(scores: Tensor, allowed: Tensor | None) -> Tensor:
     # A product would leave NaN, which is above all scores.
-    return scores if wanted is None else torch.where(wanted, scores, 0)
+    return scores if allowed is None else torch.where(allowed, scores, 0)
 
 
-def build_classification(cfg: CfgNode, default: str) -> Classification:
+def build_class_scoring(cfg: CfgNode, default: str) -> ClassScoring:
     """Builds what MODEL.DETR.LOSS.CLASSIFICATION names; ``default`` stands for "auto"."""
     loss = cfg.MODEL.DETR.LOSS
     name = default if loss.CLASSIFICATION == "auto" else loss.CLASSIFICATION

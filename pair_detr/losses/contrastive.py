@@ -11,12 +11,12 @@ from pair_detr.losses.terms import LossTerm, MatchedPredictions
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross entropy between the 2 N embeddings of each image.
+    """Normalized temperature-scaled cross entropy between the 2 N embeddings of each image.
 
     The positive of ``a[i]`` is ``b[i]`` and the other way round; the 2 N - 2 others of the image are negatives.
 
     Args:
-        a: (..., N, E) embeddings of any length; they are L2-normalised here.
+        a: (..., N, E) embeddings of any length; they are L2-normalized here.
         b: (..., N, E).
         temperature: divides the cosines.
 

@@ -9,8 +9,8 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from pair_detr.config.variants import variant_of
-from pair_detr.losses.classification import Classification
-from pair_detr.losses.federated import ClassSelection
+from pair_detr.losses.classification import ClassScoring
+from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.masks import MaskTerm
 from pair_detr.losses.matcher import HungarianMatcher
 from pair_detr.losses.terms import LossTerm, MatchedPredictions
@@ -34,16 +34,16 @@ class SetCriterion(nn.Module):
 
     @classmethod
     def from_config(
-        cls, cfg: CfgNode, classification: Classification, class_selection: ClassSelection | None = None
+        cls, cfg: CfgNode, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None = None
     ) -> dict[str, Any]:
         """Builds the matcher, and the terms of the variant that MODEL.DETR.VARIANT names."""
         cost, loss = cfg.MODEL.DETR.COST, cfg.MODEL.DETR.LOSS
         terms = [MaskTerm(loss.MASK, loss.DICE)] if cfg.MODEL.MASK_ON else []
         if not (cfg.MODEL.MASK_ON and cfg.MODEL.DETR.MASK.FREEZE_DETECTOR):
             # USER: a term of your own can be added here, for all variants.
-            terms = [*variant_of(cfg).loss_terms(cfg, classification, class_selection), *terms]
-        class_weight = classification.default_weight if cost.CLASS < 0 else cost.CLASS
-        return {"matcher": HungarianMatcher(classification, class_weight, cost.L1, cost.GIOU), "terms": terms}
+            terms = [*variant_of(cfg).loss_terms(cfg, class_scoring, federated_sampler), *terms]
+        class_weight = class_scoring.default_weight if cost.CLASS < 0 else cost.CLASS
+        return {"matcher": HungarianMatcher(class_scoring, class_weight, cost.L1, cost.GIOU), "terms": terms}
 
     def forward(
         self, predictions: Predictions, targets: Targets, mask_head: nn.Module | None = None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class ClassSelection(nn.Module):
+class FederatedLossSampler(nn.Module):
     """Leaves out classes that are not annotated, and of many classes all but a sample.
 
     A class without annotations may be in any image: that a query has no box of it says nothing. And where the objects

@@ -1,7 +1,7 @@
 """Supervision by labels of whole images: one query of each decoder layer takes a label (Detic, arXiv 2201.02605).
 
 Which query it is, is what the losses differ in. All of them are functions of predictions, whose ``logits`` are those of
-one binary classifier a class (see :meth:`Classification.binary_logits`), and of the N labels of the batch; they return
+one binary classifier a class (see :meth:`ClassScoring.binary_logits`), and of the N labels of the batch; they return
 the (L, N) binary cross entropy, summed over all classes, of each label in each layer. The label is the positive class
 and all others, other labels of the image included, are negative, as in Detic. The choice has no gradient: of the
 predictions only the logits of the chosen query get one, the boxes never.
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from pair_detr.config.choices import MULTI_DATASET_SAMPLER
 from pair_detr.layers import cxcywh_to_xyxy
-from pair_detr.losses.classification import Classification
+from pair_detr.losses.classification import ClassScoring
 from pair_detr.structures import ImageLabels, Predictions, Targets
-from pair_detr.utils.device import upload
+from pair_detr.utils.device import to_device_async
 
 # Keeps quotients and the logarithm of WSDDN's sums finite.
 _EPSILON = 1e-6
@@ -30,7 +30,7 @@ _EPSILON = 1e-6
 def max_size(predictions: Predictions, labels: ImageLabels) -> Tensor:
     """The query with the largest box takes all labels of the image."""
     area = predictions.boxes[..., 2] * predictions.boxes[..., 3]
-    return _loss_of_best(predictions.logits, area[:, labels.image_of], labels)
+    return _loss_of_best(predictions.logits, area[:, labels.image_index], labels)
 
 
 def max_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
@@ -44,13 +44,13 @@ def first(predictions: Predictions, labels: ImageLabels) -> Tensor:
     Detic takes the first proposal, that of the highest objectness. A DETR has no score of objectness: it is the highest
     score for any class here.
     """
-    return _loss_of_best(predictions.logits, predictions.logits.amax(-1)[:, labels.image_of], labels)
+    return _loss_of_best(predictions.logits, predictions.logits.amax(-1)[:, labels.image_index], labels)
 
 
 def min_loss(predictions: Predictions, labels: ImageLabels) -> Tensor:
     """The query whose loss is the least takes the label: few other classes count as well as a high score for it."""
     # The binary cross entropy, but for its part that is the label's.
-    negatives = F.softplus(predictions.logits).sum(-1)[:, labels.image_of]
+    negatives = F.softplus(predictions.logits).sum(-1)[:, labels.image_index]
     return _loss_of_best(predictions.logits, _of_label(predictions.logits, labels) - negatives, labels)
 
 
@@ -64,7 +64,7 @@ def pair_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
     boxes = predictions.boxes
     distance = (predictions.top_left - cxcywh_to_xyxy(boxes)[..., :2]).abs().sum(-1)
     disagreement = distance / boxes[..., 2:].sum(-1).clamp(min=_EPSILON)
-    return _loss_of_best(predictions.logits, -disagreement[:, labels.image_of], labels)
+    return _loss_of_best(predictions.logits, -disagreement[:, labels.image_index], labels)
 
 
 def image(predictions: Predictions, labels: ImageLabels) -> Tensor:
@@ -73,7 +73,7 @@ def image(predictions: Predictions, labels: ImageLabels) -> Tensor:
     Detic classifies a box of the whole image. A DETR cannot classify a given box: the mean over the queries' logits
     stands for it, and so every query gets a gradient.
     """
-    return _binary_cross_entropy(predictions.logits.mean(2)[:, labels.image_of], labels)
+    return _binary_cross_entropy(predictions.logits.mean(2)[:, labels.image_index], labels)
 
 
 def wsddn(predictions: Predictions, labels: ImageLabels) -> Tensor:
@@ -84,7 +84,7 @@ def wsddn(predictions: Predictions, labels: ImageLabels) -> Tensor:
     """
     logits = predictions.logits
     score = (logits.sigmoid() * logits.softmax(2)).sum(2).clamp(_EPSILON, 1 - _EPSILON)
-    return _binary_cross_entropy(score.logit()[:, labels.image_of], labels)
+    return _binary_cross_entropy(score.logit()[:, labels.image_index], labels)
 
 
 IMAGE_LABEL_LOSSES: dict[str, Callable[[Predictions, ImageLabels], Tensor]] = {
@@ -107,24 +107,24 @@ class ImageLabelCriterion(nn.Module):
         *,
         loss: Callable[[Predictions, ImageLabels], Tensor],
         weight: float,
-        classification: Classification,
+        class_scoring: ClassScoring,
         classifier_only: bool = False,
     ) -> None:
         """
         Args:
             loss: one of :data:`IMAGE_LABEL_LOSSES`.
             weight: of the loss.
-            classification: how the logits are read.
+            class_scoring: how the logits are read.
             classifier_only: train the classifier alone, and not what it classifies.
         """
         super().__init__()
         self.loss = loss
         self.weight = weight
-        self.classification = classification
+        self.class_scoring = class_scoring
         self.classifier_only = classifier_only
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, classification: Classification) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, class_scoring: ClassScoring) -> dict[str, Any]:
         """Reads MODEL.DETR.IMAGE_LABELS."""
         options = cfg.MODEL.DETR.IMAGE_LABELS
         if options.LOSS not in IMAGE_LABEL_LOSSES:
@@ -149,7 +149,7 @@ class ImageLabelCriterion(nn.Module):
             "loss": IMAGE_LABEL_LOSSES[options.LOSS],
             "weight": options.WEIGHT,
             "classifier_only": options.CLASSIFIER_ONLY,
-            "classification": classification,
+            "class_scoring": class_scoring,
         }
 
     def forward(self, predictions: Predictions, targets: Targets, classifier: Callable[[Tensor], Tensor]) -> Tensor:
@@ -169,14 +169,14 @@ class ImageLabelCriterion(nn.Module):
             return predictions.logits[..., :0].float().sum()
         logits = classifier(predictions.states.detach()) if self.classifier_only else predictions.logits
         with torch.autocast(predictions.boxes.device.type, enabled=False):
-            logits = self.classification.binary_logits(logits.float())
+            logits = self.class_scoring.binary_logits(logits.float())
             by_label = self.loss(replace(predictions, logits=logits), labels)
-            counts = upload(torch.tensor(labels.counts, dtype=torch.float32), logits.device)
-            return self.weight * (by_label / counts[labels.image_of]).sum() / len(counts)
+            counts = to_device_async(torch.tensor(labels.counts, dtype=torch.float32), logits.device)
+            return self.weight * (by_label / counts[labels.image_index]).sum() / len(counts)
 
 
-def build_image_label_criterion(cfg: CfgNode, classification: Classification) -> ImageLabelCriterion | None:
-    """The criterion of a training on data sets of both kinds; None for others.
+def build_image_label_criterion(cfg: CfgNode, class_scoring: ClassScoring) -> ImageLabelCriterion | None:
+    """The criterion of a training on datasets of both kinds; None for others.
 
     Raises:
         ValueError: a key under MODEL.DETR.IMAGE_LABELS has a value that it cannot have.
@@ -184,20 +184,20 @@ def build_image_label_criterion(cfg: CfgNode, classification: Classification) ->
     mixed = cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER
     # With a single class an image label says nothing, and to masks neither.
     useless = cfg.MODEL.DETR.CLASS_AGNOSTIC or cfg.MODEL.DETR.MASK.FREEZE_DETECTOR
-    return ImageLabelCriterion(cfg, classification) if mixed and not useless else None
+    return ImageLabelCriterion(cfg, class_scoring) if mixed and not useless else None
 
 
 def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:
     """(L, B, Q, C) -> (L, N, Q), the logits for each label of the queries of its image."""
     # Indices on both sides of a slice put the labels first.
-    return logits[:, labels.image_of, :, labels.labels].transpose(0, 1)
+    return logits[:, labels.image_index, :, labels.labels].transpose(0, 1)
 
 
 def _loss_of_best(logits: Tensor, scores: Tensor, labels: ImageLabels) -> Tensor:
     """(L, B, Q, C) logits -> (L, N) loss of the query with the highest of the (L, N, Q) scores."""
     query = scores.argmax(-1)
     layer = torch.arange(len(logits), device=logits.device)[:, None]
-    return _binary_cross_entropy(logits[layer, labels.image_of, query], labels)
+    return _binary_cross_entropy(logits[layer, labels.image_index, query], labels)
 
 
 def _binary_cross_entropy(logits: Tensor, labels: ImageLabels) -> Tensor:

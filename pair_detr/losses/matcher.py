@@ -8,9 +8,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
-from pair_detr.losses.classification import Classification
+from pair_detr.losses.classification import ClassScoring
 from pair_detr.structures import Assignment, Targets
-from pair_detr.utils.device import upload
+from pair_detr.utils.device import to_device_async
 
 
 class NonFiniteCostError(FloatingPointError):
@@ -19,16 +19,16 @@ class NonFiniteCostError(FloatingPointError):
     Attributes:
         layer: decoder layer, counted from 0.
         image: index in the batch.
-        culprit: "class logits", "predicted boxes", "ground-truth boxes" or "cost".
+        source: "class logits", "predicted boxes", "ground-truth boxes" or "cost".
     """
 
-    def __init__(self, layer: int, image: int, culprit: str) -> None:
+    def __init__(self, layer: int, image: int, source: str) -> None:
         super().__init__(
-            f"Matching cost of decoder layer {layer}, image {image} of the batch is not finite: see the {culprit}."
+            f"Matching cost of decoder layer {layer}, image {image} of the batch is not finite: see the {source}."
         )
         self.layer = layer
         self.image = image
-        self.culprit = culprit
+        self.source = source
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class HungarianMatcher:
     """Matches the objects of each image with its queries at the least total cost, for all decoder layers.
 
     Attributes:
-        classification: gives the class cost.
+        class_scoring: gives the class cost.
         class_weight: weight of the class cost.
-        l1_weight: weight of the L1 distance of normalised cxcywh boxes.
-        giou_weight: weight of the negative generalised IoU.
+        l1_weight: weight of the L1 distance of normalized cxcywh boxes.
+        giou_weight: weight of the negative generalized IoU.
     """
 
-    classification: Classification
+    class_scoring: ClassScoring
     class_weight: float
     l1_weight: float
     giou_weight: float
@@ -53,7 +53,7 @@ class HungarianMatcher:
 
         Args:
             logits: (L, B, Q, C).
-            boxes: (L, B, Q, 4) cxcywh, normalised.
+            boxes: (L, B, Q, 4) cxcywh, normalized.
             targets: the ground truth. Of an image with more than Q objects, the Q that fit best are matched.
 
         Raises:
@@ -77,14 +77,14 @@ class HungarianMatcher:
                 rows.append(
                     np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + stop - count))
                 )
-        return Assignment(*upload(torch.from_numpy(np.concatenate(rows, axis=1)), logits.device))
+        return Assignment(*to_device_async(torch.from_numpy(np.concatenate(rows, axis=1)), logits.device))
 
     def pairwise_cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
         """Cost of every object with every query of its own image.
 
         Args:
             logits: (L, B, Q, C) fp32.
-            boxes: (L, B, Q, 4) fp32 cxcywh, normalised.
+            boxes: (L, B, Q, 4) fp32 cxcywh, normalized.
             targets: T objects.
 
         Returns:
@@ -94,21 +94,21 @@ class HungarianMatcher:
         return class_cost + l1 + giou
 
     def cost_terms(self, logits: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted class, L1 and generalised IoU terms of :meth:`pairwise_cost`; arguments and shapes as there."""
-        candidates = boxes[:, targets.image_of]
-        wanted = targets.boxes[:, None]
-        l1 = (candidates - wanted).abs().sum(-1)
-        _, giou = box_iou_pairs(cxcywh_to_xyxy(candidates), cxcywh_to_xyxy(wanted))
-        class_cost = self.classification.cost(logits, targets)
+        """The weighted class, L1 and generalized IoU terms of :meth:`pairwise_cost`; arguments and shapes as there."""
+        candidates = boxes[:, targets.image_index]
+        target_boxes = targets.boxes[:, None]
+        l1 = (candidates - target_boxes).abs().sum(-1)
+        _, giou = box_iou_pairs(cxcywh_to_xyxy(candidates), cxcywh_to_xyxy(target_boxes))
+        class_cost = self.class_scoring.cost(logits, targets)
         return self.class_weight * class_cost, self.l1_weight * l1, -self.giou_weight * giou
 
     def _explain(self, cost: Tensor, logits: Tensor, boxes: Tensor, targets: Targets) -> NonFiniteCostError:
-        for culprit, tensor in (("class logits", logits), ("predicted boxes", boxes)):
+        for source, tensor in (("class logits", logits), ("predicted boxes", boxes)):
             broken = (~tensor.isfinite()).nonzero()
             if len(broken):
                 layer, image = broken[0, :2].tolist()
-                return NonFiniteCostError(layer, image, culprit)
+                return NonFiniteCostError(layer, image, source)
         broken = (~cost.isfinite()).nonzero()
         layer, target = broken[0, :2].tolist()
-        culprit = "cost" if targets.boxes[target].isfinite().all() else "ground-truth boxes"
-        return NonFiniteCostError(layer, int(targets.image_of[target]), culprit)
+        source = "cost" if targets.boxes[target].isfinite().all() else "ground-truth boxes"
+        return NonFiniteCostError(layer, int(targets.image_index[target]), source)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
-from pair_detr.losses.classification import Classification
-from pair_detr.losses.federated import ClassSelection
+from pair_detr.losses.classification import ClassScoring
+from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.matcher import HungarianMatcher
 from pair_detr.structures import Assignment, Predictions, Targets
 
@@ -61,27 +61,27 @@ class LossTerm(nn.Module, ABC):
 
 
 class ClassTerm(LossTerm):
-    """Classification of all queries, "class"."""
+    """ClassScoring of all queries, "class"."""
 
     def __init__(
-        self, weight: float, classification: Classification, class_selection: ClassSelection | None = None
+        self, weight: float, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None = None
     ) -> None:
         """
         Args:
             weight: of the loss.
-            classification: gives the loss.
-            class_selection: the classes that take part; None for all.
+            class_scoring: gives the loss.
+            federated_sampler: the classes that take part; None for all.
         """
         super().__init__(**{"class": weight})
-        self.classification = classification
-        self.class_selection = class_selection
+        self.class_scoring = class_scoring
+        self.federated_sampler = federated_sampler
 
     def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
         """See :class:`LossTerm`."""
         targets = matched.targets
-        selected = None if self.class_selection is None else self.class_selection(targets.labels)
+        selected = None if self.federated_sampler is None else self.federated_sampler(targets.labels)
         logits = matched.predictions.logits.float()
-        loss = self.classification.loss(logits, matched.assignment, targets, matched.num_boxes, selected)
+        loss = self.class_scoring.loss(logits, matched.assignment, targets, matched.num_boxes, selected)
         return {"class": loss}
 
 

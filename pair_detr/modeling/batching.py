@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from pair_detr.structures import Batch, Size, Targets
-from pair_detr.utils.device import upload
+from pair_detr.utils.device import to_device_async
 from pair_detr.utils.messages import counted
 
 # The one loss of images with labels, but no boxes.
@@ -61,7 +61,7 @@ def _padding_mask(sizes: list[Size], padded: Tensor) -> Tensor | None:
     if all(size == (height, width) for size in sizes):
         return None
     device = padded.device
-    edges = upload(torch.tensor(sizes), device)
+    edges = to_device_async(torch.tensor(sizes), device)
     below = torch.arange(height, device=device) >= edges[:, :1]
     beside = torch.arange(width, device=device) >= edges[:, 1:]
     return below[:, :, None] | beside[:, None, :]
@@ -94,7 +94,7 @@ def lacks_loss(batched_inputs: list[dict[str, Any]], name: str) -> bool:
 def pack_boxes(
     batched_inputs: list[dict[str, Any]], frame_sizes: Sequence[Size], num_queries: int, class_agnostic: bool
 ) -> Targets:
-    """Boxes as normalised cxcywh, and classes, on the host. Warns of images with more objects than queries.
+    """Boxes as normalized cxcywh, and classes, on the host. Warns of images with more objects than queries.
 
     Args:
         batched_inputs: dicts with "instances": ``gt_boxes``, xyxy in pixels of the image, and ``gt_classes``.

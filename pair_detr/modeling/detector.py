@@ -13,8 +13,8 @@ from detectron2.modeling import Backbone, build_backbone
 from torch import Tensor, nn
 
 from pair_detr.layers import sine_position_encoding
-from pair_detr.losses.classification import Classification
-from pair_detr.losses.federated import ClassSelection
+from pair_detr.losses.classification import ClassScoring
+from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
@@ -137,18 +137,18 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     def loss_terms(
-        cls, cfg: CfgNode, classification: Classification, class_selection: ClassSelection | None
+        cls, cfg: CfgNode, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None
     ) -> list[LossTerm]:
         """What supervises the variant's predictions, but for masks.
 
         Args:
             cfg: config.
-            classification: how logits are read.
-            class_selection: the classes that take part in their loss; None for all.
+            class_scoring: how logits are read.
+            federated_sampler: the classes that take part in their loss; None for all.
         """
         loss = cfg.MODEL.DETR.LOSS
-        weight = classification.default_weight if loss.CLASS < 0 else loss.CLASS
-        return [ClassTerm(weight, classification, class_selection), BoxTerm(loss.L1, loss.GIOU)]
+        weight = class_scoring.default_weight if loss.CLASS < 0 else loss.CLASS
+        return [ClassTerm(weight, class_scoring, federated_sampler), BoxTerm(loss.L1, loss.GIOU)]
 
     @classmethod
     def required_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -17,8 +17,8 @@ def describe_non_finite_cost(error: NonFiniteCostError, batched_inputs: list[dic
     """Names file, tensor, layer and iteration of a cost that is not finite, and says what to do."""
     image = _name(batched_inputs, error.image)
     iteration = f" at iteration {get_event_storage().iter}" if has_event_storage() else ""
-    remedy = "Correct or remove the annotation." if error.culprit == "ground-truth boxes" else DIVERGED
-    return f"{image}: the {error.culprit} of decoder layer {error.layer} are not finite{iteration}. {remedy}"
+    remedy = "Correct or remove the annotation." if error.source == "ground-truth boxes" else DIVERGED
+    return f"{image}: the {error.source} of decoder layer {error.layer} are not finite{iteration}. {remedy}"
 
 
 def describe_non_finite_queries(counts: list[int], num_queries: int, batched_inputs: list[dict[str, Any]]) -> str:

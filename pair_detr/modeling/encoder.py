@@ -9,7 +9,7 @@ from pair_detr.structures import Memory
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward block, normalised after each residual."""
+    """Self-attention and feed-forward block, normalized after each residual."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
@@ -21,8 +21,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor, position: Tensor, key_mask: Tensor | None) -> Tensor:
         """(B, M, D) -> (B, M, D)."""
-        located = tokens + position
-        tokens = self.norm1(tokens + self.dropout(self.self_attn(located, located, tokens, key_mask)))
+        with_position = tokens + position
+        tokens = self.norm1(tokens + self.dropout(self.self_attn(with_position, with_position, tokens, key_mask)))
         return self.norm2(tokens + self.dropout(self.ffn(tokens)))
 
 

@@ -15,7 +15,7 @@ def classification_head(dim: int, num_classes: int, prior_prob: float | None) ->
         dim: width of the decoder's states.
         num_classes: rows, with the no-object class if there is one.
         prior_prob: every class's probability at the start, for sigmoid classifiers (arXiv 1708.02002, section 4.1);
-            None keeps torch's initialisation.
+            None keeps torch's initialization.
     """
     head = nn.Linear(dim, num_classes)
     if prior_prob is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pair_detr.config.variants import variant_of
 from pair_detr.layers import point_encoding
 from pair_detr.structures import MaskQueries, Memory
-from pair_detr.utils.device import upload
+from pair_detr.utils.device import to_device_async
 
 
 class ConvBlock(nn.Module):
@@ -97,11 +97,13 @@ class MaskHead(nn.Module):
             adapted=[adapter(finer) for adapter, finer in zip(self.adapters, maps.finer, strict=True)],
         )
 
-    def forward(self, asked: MaskQueries, query: Tensor, counts: list[int], parts: ImageParts | None = None) -> Tensor:
+    def forward(
+        self, mask_queries: MaskQueries, query: Tensor, counts: list[int], parts: ImageParts | None = None
+    ) -> Tensor:
         """Predicts masks.
 
         Args:
-            asked: the queries of a batch, and the images.
+            mask_queries: the queries of a batch, and the images.
             query: (N,) int64, the chosen queries, image after image.
             counts: how many of them each image has; no image and all images may have none.
             parts: of the batch, where they are at hand.
@@ -110,13 +112,13 @@ class MaskHead(nn.Module):
             (N, H, W) logits at the stride of the finest feature map.
         """
         image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
-        image = upload(image, query.device)
-        states = asked.states[image, query]
+        image = to_device_async(image, query.device)
+        states = mask_queries.states[image, query]
         if self.spatial:
-            points = asked.reference[..., :2]
+            points = mask_queries.reference[..., :2]
             points = points[query] if points.dim() == 2 else points[image, query]
             states = states + point_encoding(points, self.dim).to(self.predictor.weight.dtype)
-        parts = parts or self.image_parts(asked.memory)
+        parts = parts or self.image_parts(mask_queries.memory)
         attention = self.attention(states, parts.keys, parts.key_mask, counts)
         first, second, *others = self.blocks
         x = F.conv2d(
@@ -133,7 +135,7 @@ class MaskHead(nn.Module):
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-    # DETR's initialisation.
+    # DETR's initialization.
     nn.init.kaiming_uniform_(conv.weight, a=1)
     nn.init.zeros_(conv.bias)
     return conv

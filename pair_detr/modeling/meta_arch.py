@@ -14,7 +14,7 @@ from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
 from pair_detr.config.variants import variant_of
 from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
-from pair_detr.losses.classification import Classification, build_classification
+from pair_detr.losses.classification import ClassScoring, build_class_scoring
 from pair_detr.losses.criterion import SetCriterion
 from pair_detr.losses.image_labels import ImageLabelCriterion, build_image_label_criterion
 from pair_detr.losses.matcher import NonFiniteCostError
@@ -27,7 +27,7 @@ from pair_detr.modeling.batching import (
     pack_image_labels,
     pack_masks,
 )
-from pair_detr.modeling.class_sampling import build_class_selection
+from pair_detr.modeling.class_sampling import build_federated_sampler
 from pair_detr.modeling.divergence import describe_non_finite_cost, describe_non_finite_queries
 from pair_detr.modeling.mask_head import mask_head_factory
 from pair_detr.modeling.postprocessing.boxes import detect, finite_queries
@@ -36,7 +36,7 @@ from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, build_pa
 from pair_detr.modeling.text_classifier import TextClassifier, classifier_factory
 from pair_detr.open_vocabulary import Vocabulary, load_vocabulary
 from pair_detr.structures import Batch, Predictions, Targets
-from pair_detr.utils.device import upload
+from pair_detr.utils.device import to_device_async
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class DetectionTransformer(nn.Module):
         *,
         detector: Detector,
         criterion: SetCriterion,
-        classification: Classification,
+        class_scoring: ClassScoring,
         num_classes: int,
         pixel_mean: list[float],
         pixel_std: list[float],
@@ -68,7 +68,7 @@ class DetectionTransformer(nn.Module):
         Args:
             detector: the network.
             criterion: its losses.
-            classification: how the network's logits are read.
+            class_scoring: how the network's logits are read.
             num_classes: labels of the training data must be below it.
             class_names: of the classes, if known; they are saved with the weights.
             category_ids: of the classes in the files of their data, if known; saved, too.
@@ -85,7 +85,7 @@ class DetectionTransformer(nn.Module):
         super().__init__()
         self.detector = detector
         self.criterion = criterion
-        self.classification = classification
+        self.class_scoring = class_scoring
         self.num_classes = num_classes
         self.class_names = class_names
         self.category_ids = category_ids
@@ -111,7 +111,7 @@ class DetectionTransformer(nn.Module):
             vocabulary: in place of the one that MODEL.CLIP describes.
 
         Raises:
-            ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the data sets.
+            ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the datasets.
         """
         check_values(cfg, *ARCHITECTURE)
         variant = variant_of(cfg)
@@ -128,12 +128,12 @@ class DetectionTransformer(nn.Module):
             num_classes, class_names = 1, None
         else:
             num_classes, class_names = resolve_num_classes(cfg), resolve_class_names(cfg)
-        classification = build_classification(cfg, default=variant.published_classification)
-        classifier = classifier_factory(cfg, classification, num_classes, vocabulary)
+        class_scoring = build_class_scoring(cfg, default=variant.published_classification)
+        classifier = classifier_factory(cfg, class_scoring, num_classes, vocabulary)
         return {
             "detector": variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
-            "criterion": SetCriterion(cfg, classification, class_selection=build_class_selection(cfg)),
-            "classification": classification,
+            "criterion": SetCriterion(cfg, class_scoring, federated_sampler=build_federated_sampler(cfg)),
+            "class_scoring": class_scoring,
             "num_classes": num_classes,
             "class_names": class_names,
             "category_ids": resolve_category_ids(cfg, class_names),
@@ -141,7 +141,7 @@ class DetectionTransformer(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "class_agnostic": class_agnostic,
-            "image_label_criterion": build_image_label_criterion(cfg, classification),
+            "image_label_criterion": build_image_label_criterion(cfg, class_scoring),
             "panoptic": build_panoptic(cfg, num_classes),
             "freeze_detector": cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
             "fixed_size": tuple(cfg.INPUT.FIXED_SIZE) or None,
@@ -237,7 +237,7 @@ class DetectionTransformer(nn.Module):
         """Normalizes and pads the images, see :func:`pair_detr.modeling.batching.batch_images`."""
 
         def normalize(image: Tensor) -> Tensor:
-            return (upload(image, self.device) - self.pixel_mean) / self.pixel_std
+            return (to_device_async(image, self.device) - self.pixel_mean) / self.pixel_std
 
         return batch_images(batched_inputs, normalize, self.fixed_size)
 
@@ -276,7 +276,7 @@ class DetectionTransformer(nn.Module):
         allowed = finite[..., None]
         if self.panoptic is not None:
             allowed = allowed & torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
-        best = detect(predictions, batch, self.classification, self.detections_per_image, allowed)
+        best = detect(predictions, batch, self.class_scoring, self.detections_per_image, allowed)
         results = [{"instances": instances} for instances in best.instances(batch.output_sizes)]
         kept = best.kept
         if predictions.mask_queries is not None:
@@ -285,7 +285,7 @@ class DetectionTransformer(nn.Module):
                 if self.panoptic is None:
                     result["instances"].pred_masks = segment_instances(masks, i, best.queries[i])
                     continue
-                probs = torch.where(finite[i, :, None], self.classification.probabilities(logits[i]), 0)
+                probs = torch.where(finite[i, :, None], self.class_scoring.probabilities(logits[i]), 0)
                 result |= segment_all(masks, i, best.queries[i], probs, self.panoptic)
                 result["instances"].pred_masks = result.pop("pred_masks")
             finite = finite & masks.finite

@@ -1,4 +1,4 @@
-"""Pair DETR (arXiv 2210.16476): two decoders, one for centres and one for top-left corners, tied query by query."""
+"""Pair DETR (arXiv 2210.16476): two decoders, one for centers and one for top-left corners, tied query by query."""
 
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -8,9 +8,9 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from pair_detr.config.variants import register_variant
-from pair_detr.losses.classification import Classification
+from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES, PairTerm, TopLeftTerm
-from pair_detr.losses.federated import ClassSelection
+from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import LossTerm
 from pair_detr.modeling.conditional_detr import ConditionalDETR
 from pair_detr.modeling.decoder import ConditionalDecoder
@@ -18,13 +18,13 @@ from pair_detr.modeling.detector import DetectorOptions, initialize_transformer
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.structures import Memory, Predictions, Targets
 
-# Logits between a query's centre and corner at the start; mid-image that is a box of a quarter of the image's side.
+# Logits between a query's center and corner at the start; mid-image that is a box of a quarter of the image's side.
 _INITIAL_OFFSET = 0.5
 
 
 @register_variant("pair_detr")
 class PairDETR(ConditionalDETR):
-    """Conditional DETR, whose decoder is the centre decoder, with a top-left decoder on the same memory and queries."""
+    """Conditional DETR, whose decoder is the center decoder, with a top-left decoder on the same memory and queries."""
 
     decoder_names: ClassVar[dict[str, str]] = {"center": "decoder", "top_left": "top_left_decoder"}
     extra_parts: ClassVar[frozenset[str]] = frozenset(
@@ -96,11 +96,11 @@ class PairDETR(ConditionalDETR):
 
     @classmethod
     def loss_terms(
-        cls, cfg: CfgNode, classification: Classification, class_selection: ClassSelection | None
+        cls, cfg: CfgNode, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None
     ) -> list[LossTerm]:
         """Adds the corners and the association of pairs to the terms of Conditional DETR."""
         pair = cfg.MODEL.DETR.PAIR
-        terms = [*super().loss_terms(cfg, classification, class_selection), TopLeftTerm(pair.TOP_LEFT_WEIGHT)]
+        terms = [*super().loss_terms(cfg, class_scoring, federated_sampler), TopLeftTerm(pair.TOP_LEFT_WEIGHT)]
         if pair.CONTRASTIVE_WEIGHT > 0:
             loss = CONTRASTIVE_LOSSES[pair.CONTRASTIVE_LOSS]
             terms.append(PairTerm(pair.CONTRASTIVE_WEIGHT, loss, pair.TEMPERATURE))
@@ -113,7 +113,7 @@ class PairDETR(ConditionalDETR):
 
     @torch.no_grad()
     def _relate_reference_points(self) -> None:
-        """Lets each query's corner start up and left of its centre.
+        """Lets each query's corner start up and left of its center.
 
         With independent heads most pairs of points would start without a box between them, where the size of the box
         has no gradient.
@@ -151,11 +151,11 @@ class PairDETR(ConditionalDETR):
 
 
 def assemble_box(center: Tensor, top_left: Tensor) -> Tensor:
-    """The box between a top-left corner and its reflection in the centre.
+    """The box between a top-left corner and its reflection in the center.
 
     Args:
         center: (..., 2) x and y.
-        top_left: (..., 2), the same unit. Where it is not above and left of the centre the box is empty.
+        top_left: (..., 2), the same unit. Where it is not above and left of the center the box is empty.
 
     Returns:
         (..., 4) cxcywh.

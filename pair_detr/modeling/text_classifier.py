@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from pair_detr.losses.classification import Classification
+from pair_detr.losses.classification import ClassScoring
 from pair_detr.modeling.heads import classification_head
 from pair_detr.open_vocabulary.vocabulary import Vocabulary
 
@@ -32,7 +32,7 @@ class TextClassifier(nn.Module):
     logit for all classes, and a loss 30 times (COCO) to 500 times (LVIS) that of a linear classifier. W starts almost
     perpendicular to the directions that most of the texts lie in: all logits start near b, as a linear classifier's.
 
-    Source: Detic (arXiv 2201.02605), section 3.2, for the form; the initialisation is this project's.
+    Source: Detic (arXiv 2201.02605), section 3.2, for the form; the initialization is this project's.
     """
 
     def __init__(
@@ -106,26 +106,26 @@ class TextClassifier(nn.Module):
 
 
 def classifier_factory(
-    cfg: CfgNode, classification: Classification, num_classes: int, vocabulary: Vocabulary | None
+    cfg: CfgNode, class_scoring: ClassScoring, num_classes: int, vocabulary: Vocabulary | None
 ) -> Callable[[int], nn.Module]:
     """What makes the classifier, called with the width of the decoder's states.
 
     Args:
         cfg: config.
-        classification: how the logits will be read.
+        class_scoring: how the logits will be read.
         num_classes: of a linear classifier.
         vocabulary: of a text classifier; None makes a linear one.
     """
     if vocabulary is None:
         return partial(
             classification_head,
-            num_classes=classification.num_logits(num_classes),
-            prior_prob=classification.prior_prob,
+            num_classes=class_scoring.num_logits(num_classes),
+            prior_prob=class_scoring.prior_prob,
         )
     return partial(
         TextClassifier,
         vocabulary=vocabulary,
         temperature=cfg.MODEL.CLIP.TEMPERATURE,
-        prior_prob=classification.prior_prob,
-        no_object=classification.num_logits(len(vocabulary)) > len(vocabulary),
+        prior_prob=class_scoring.prior_prob,
+        no_object=class_scoring.num_logits(len(vocabulary)) > len(vocabulary),
     )

@@ -2,7 +2,7 @@
 
 from pair_detr.open_vocabulary.class_lists import ClassList, class_list, read_class_list
 from pair_detr.open_vocabulary.from_config import check_vocabulary, load_vocabulary
-from pair_detr.open_vocabulary.random_text_weights import random_texts
+from pair_detr.open_vocabulary.random_text_weights import random_text_weights
 from pair_detr.open_vocabulary.text_encoders import TextEncoder, build_text_encoder, encode_classes
 from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, require_output
 
@@ -16,7 +16,7 @@ __all__ = [
     "class_list",
     "encode_classes",
     "load_vocabulary",
-    "random_texts",
+    "random_text_weights",
     "read_class_list",
     "require_output",
 ]

@@ -22,7 +22,7 @@ from pair_detr.utils.text_files import read_text
 # Class name -> all words for it, those that are encoded; in the order of the classes.
 ClassList = dict[str, tuple[str, ...]]
 
-# Detectron2 has no names of these: they are in the data sets' annotations, below the folder of the data sets; the names
+# Detectron2 has no names of these: they are in the datasets' annotations, below the folder of the datasets; the names
 # of files are Detic's, then the original ones.
 _ANNOTATIONS = {
     "objects365": tuple(
@@ -57,7 +57,7 @@ def _from_annotations(name: str) -> ClassList:
         raise FileNotFoundError(
             f'The class names of "{name}" are in its annotations, and there is none of '
             f"{', '.join(map(str, candidates))}. Set the environment's DETECTRON2_DATASETS to the folder with the "
-            f'data set; or give a file in place of "{name}": any .json file with its categories, or a .txt file with a '
+            f'dataset; or give a file in place of "{name}": any .json file with its categories, or a .txt file with a '
             "class a line."
         )
     categories = sorted(read_json(path)["categories"], key=lambda category: category["id"])
@@ -99,7 +99,7 @@ def read_class_list(source: str) -> ClassList:
 
     Args:
         source: "coco", "lvis" (v1) or "voc"; "objects365" or "openimages", whose names are in their annotations, in the
-            folder that the environment's DETECTRON2_DATASETS names; a data set in Detectron2's catalog; a file; or
+            folder that the environment's DETECTRON2_DATASETS names; a dataset in Detectron2's catalog; a file; or
             names with commas between them, "cat,dog,traffic cone". A .txt file has a class a line; a .json file is a
             list of names, an annotation file with "categories" (ordered by their ids, with "synonyms" if they have
             any), or what is written beside text weights. In text, "|" separates synonyms: "sofa|couch". The first one

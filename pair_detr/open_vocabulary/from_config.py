@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from pair_detr.data.class_matching import ClassMismatchError, match_order
-from pair_detr.data.model_classes import classes_if_at_hand, match_test_set
+from pair_detr.data.model_classes import class_names_or_none, match_test_set
 from pair_detr.open_vocabulary.class_lists import read_class_list
 from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary
 
@@ -17,7 +17,7 @@ def load_vocabulary(cfg: CfgNode) -> Vocabulary | None:
     """The vocabulary in MODEL.CLIP.TEXT_WEIGHTS; None if that is empty, and the classifier linear.
 
     The names of its classes are those that MODEL.CLIP.VOCABULARY or the .json file beside it tells. For a file that has
-    neither they are those of a data set of the config that has as many classes.
+    neither they are those of a dataset of the config that has as many classes.
 
     Raises:
         FileNotFoundError, ValueError: see :meth:`Vocabulary.load`.
@@ -31,30 +31,30 @@ def load_vocabulary(cfg: CfgNode) -> Vocabulary | None:
         return Vocabulary.load(clip.TEXT_WEIGHTS)
     except UnnamedClassesError as error:
         for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-            if len(classes := (classes_if_at_hand(name) or [])) == error.count:
+            if len(classes := (class_names_or_none(name) or [])) == error.count:
                 logger.info("%s has no names of its own: its classes are those of %s.", clip.TEXT_WEIGHTS, name)
                 return Vocabulary.load(clip.TEXT_WEIGHTS, classes)
         raise
 
 
 def check_vocabulary(vocabulary: Vocabulary | None, training: Sequence[str], test: Sequence[str]) -> None:
-    """Makes sure that labels mean the same in the vocabulary and in data sets.
+    """Makes sure that labels mean the same in the vocabulary and in datasets.
 
     Args:
         vocabulary: of the model; None if it has a linear classifier.
-        training: data sets whose class indices are the model's, see :func:`pair_detr.data.sharing_classes`.
-        test: data sets to evaluate on.
+        training: datasets whose class indices are the model's, see :func:`pair_detr.data.datasets_in_label_space`.
+        test: datasets to evaluate on.
 
     Raises:
-        ValueError: a data set has other classes, or the first one to train on the same in another order, which all
+        ValueError: a dataset has other classes, or the first one to train on the same in another order, which all
             others may have.
     """
     if vocabulary is None:
         return
     for number, name in enumerate(training):
-        classes = classes_if_at_hand(name)
+        classes = class_names_or_none(name)
         if classes and (number == 0 or not _is_reordered(vocabulary.names, classes)):
-            vocabulary.require_names(classes, f'Data set "{name}"')
+            vocabulary.require_names(classes, f'Dataset "{name}"')
     for name in test:
         try:
             match_test_set(vocabulary.names, name, f"those of {vocabulary.source}")

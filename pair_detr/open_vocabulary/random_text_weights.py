@@ -11,7 +11,7 @@ from pair_detr.open_vocabulary.vocabulary import Vocabulary
 _COSINE = 0.8
 
 
-def random_texts(names: Sequence[str], dim: int = 64) -> Vocabulary:
+def random_text_weights(names: Sequence[str], dim: int = 64) -> Vocabulary:
     """Directions that have nothing to do with the names, as alike as CLIP's texts are; the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     common, *own = F.normalize(torch.randn(1 + len(names), dim, generator=generator), dim=1)

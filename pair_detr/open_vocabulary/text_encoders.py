@@ -87,8 +87,8 @@ def encode_classes(
 ) -> Vocabulary:
     """Text weights of classes, averaged over prompts and over synonyms.
 
-    For each word its prompts are encoded, normalised, averaged and normalised; then the words of a class are averaged
-    and normalised.
+    For each word its prompts are encoded, normalized, averaged and normalized; then the words of a class are averaged
+    and normalized.
 
     Args:
         encoder: encodes.

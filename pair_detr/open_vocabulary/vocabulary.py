@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pair_detr.data.class_matching import normalize_name
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.json_files import read_json, write_json
 from pair_detr.utils.messages import counted
 from pair_detr.utils.outputs import require_outputs
@@ -144,7 +144,7 @@ class Vocabulary:
         """
         path = Path(path)
         require_output(path, overwrite)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             np.save(temporary, self.weights.numpy())
             content = {
                 "names": list(self.names),

@@ -38,7 +38,7 @@ def training_batches(cfg: CfgNode, num_images: int) -> list[list[dict[str, Any]]
     """The first images of the training set with the training's augmentation.
 
     Raises:
-        KeyError, OSError, ValueError: the data set cannot be read.
+        KeyError, OSError, ValueError: the dataset cannot be read.
     """
     dicts = load_training_dicts(cfg)
     mapper = training_mapper(cfg, dicts)

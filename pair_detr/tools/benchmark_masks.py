@@ -41,19 +41,19 @@ def make_queries(images: int, size: tuple[int, int], queries: int, device: torch
     return MaskQueries(torch.randn(images, queries, _DIM, device=device), memory)
 
 
-def our_loss(head: MaskHead, asked: MaskQueries, matched: int, targets: Tensor) -> Tensor:
+def our_loss(head: MaskHead, mask_queries: MaskQueries, matched: int, targets: Tensor) -> Tensor:
     """Masks of the first ``matched`` queries of every image."""
-    images = len(asked.states)
+    images = len(mask_queries.states)
     query = torch.arange(matched, device=targets.device).repeat(images)
-    focal, dice = mask_losses(head(asked, query, [matched] * images), targets)
+    focal, dice = mask_losses(head(mask_queries, query, [matched] * images), targets)
     return focal.sum() + dice.sum()
 
 
-def plain_loss(head: MaskHead, asked: MaskQueries, matched: int, targets: Tensor) -> Tensor:
+def plain_loss(head: MaskHead, mask_queries: MaskQueries, matched: int, targets: Tensor) -> Tensor:
     """Masks of all queries, for each of which the features are copied, as in the official code."""
-    images, queries = asked.states.shape[:2]
-    memory, maps = asked.memory, asked.memory.maps
-    attention = head.attention(asked.states.flatten(0, 1), memory.tokens, None, [queries] * images)
+    images, queries = mask_queries.states.shape[:2]
+    memory, maps = mask_queries.memory, mask_queries.memory.maps
+    attention = head.attention(mask_queries.states.flatten(0, 1), memory.tokens, None, [queries] * images)
     attention = attention.unflatten(-1, maps.projected.shape[-2:])
     x = torch.cat((maps.projected.repeat_interleave(queries, 0), attention), dim=1)
     first, second, *others = head.blocks
@@ -63,8 +63,8 @@ def plain_loss(head: MaskHead, asked: MaskQueries, matched: int, targets: Tensor
         x = block(adapted + F.interpolate(x, size=adapted.shape[-2:], mode="nearest"))
     logits = head.predictor(x).unflatten(0, (images, queries))[:, :matched].flatten(0, 1)
     logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear").flatten(1)
-    wanted = targets.flatten(1).to(logits.dtype)
-    return sigmoid_focal_loss(logits, wanted).mean(1).sum() + dice_loss(logits, wanted).sum()
+    expected = targets.flatten(1).to(logits.dtype)
+    return sigmoid_focal_loss(logits, expected).mean(1).sum() + dice_loss(logits, expected).sum()
 
 
 def peak_bytes(loss: Callable[[], Tensor]) -> int:
@@ -82,12 +82,12 @@ def _measure(
     loss: Callable[..., Tensor], images: int, size: tuple[int, int], queries: int, matched: int, device: str
 ) -> str:
     """GiB of a training step on a device: what is kept for the backward pass on "meta", the peak on "cuda"."""
-    asked = make_queries(images, size, queries, torch.device(device))
+    mask_queries = make_queries(images, size, queries, torch.device(device))
     head = MaskHead(_DIM, _HEADS, _CHANNELS).to(device)
     targets = torch.zeros(matched * images, *size, dtype=torch.bool, device=device)
-    step = partial(loss, head, asked, matched, targets)
-    maps = asked.memory.maps
-    inputs = [asked.states, asked.memory.tokens, maps.projected, *maps.finer, targets, *head.parameters()]
+    step = partial(loss, head, mask_queries, matched, targets)
+    maps = mask_queries.memory.maps
+    inputs = [mask_queries.states, mask_queries.memory.tokens, maps.projected, *maps.finer, targets, *head.parameters()]
     try:
         count = saved_bytes(step, inputs) if device == "meta" else peak_bytes(step)
     except torch.cuda.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""Counts classes of data sets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
+"""Counts classes of datasets, lists what is wrong with them: ``python -m pair_detr.tools.check_dataset NAME ...``."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from pair_detr.config_files import load_config
-from pair_detr.data import DatasetReport, check_dataset, load_dataset, register_from_config, sharing_classes
+from pair_detr.data import DatasetReport, check_dataset, datasets_in_label_space, load_dataset, register_from_config
 from pair_detr.data.checks.segment_files import absent_segments
 from pair_detr.data.checks.validation import unreadable_images
 from pair_detr.data.model_classes import compare_classes
@@ -25,19 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool.
 
     Returns:
-        the exit status: 1 if training would stop at one of the data sets, or at the classes of two of them.
+        the exit status: 1 if training would stop at one of the datasets, or at the classes of two of them.
     """
     parser = tool_parser(
         "Counts boxes, crowds and images of every class, and lists missing images, unknown classes, degenerate boxes, "
         "crowds, missing and malformed masks, duplicates and images without objects or labels. Compares the "
-        "classes of all data sets with those of the first. Exits with 1 if training would stop at one of the data "
+        "classes of all datasets with those of the first. Exits with 1 if training would stop at one of the data "
         "sets, or at the classes of two of them.",
         "check_dataset my_train my_val --config-file my.yaml --open-images",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="registered data set; without one, all in DATASETS.TRAIN and TEST"
+        "names", nargs="*", metavar="NAME", help="registered dataset; without one, all in DATASETS.TRAIN and TEST"
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="config that registers the data sets")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="config that registers the datasets")
     parser.add_argument("--open-images", action="store_true", help="also read every image, which takes its time")
     args = parser.parse_args(arguments)
     setup_logger(name="pair_detr")
@@ -47,19 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         register_from_config(cfg)
         names = names or list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
         # Their classes need not be those of the first.
-        free = set(names) if cfg.MODEL.DETR.CLASS_AGNOSTIC else {*cfg.DATASETS.TRAIN} - {*sharing_classes(cfg)}
+        free = set(names) if cfg.MODEL.DETR.CLASS_AGNOSTIC else {*cfg.DATASETS.TRAIN} - {*datasets_in_label_space(cfg)}
     if not names:
-        parser.error("name data sets, or a config whose DATASETS.TRAIN and TEST do, with --config-file")
+        parser.error("name datasets, or a config whose DATASETS.TRAIN and TEST do, with --config-file")
     sound = [check(name, args.open_images) for name in names]
     sound += [compare(names[0], name) for name in names[1:] if name not in free]
     return 0 if all(sound) else 1
 
 
 def check(name: str, open_images: bool) -> bool:
-    """Says what is in a data set and what is wrong with it; whether it can be trained on.
+    """Says what is in a dataset and what is wrong with it; whether it can be trained on.
 
     Args:
-        name: of the data set.
+        name: of the dataset.
         open_images: also read every image.
     """
     try:
@@ -89,11 +89,11 @@ def check(name: str, open_images: bool) -> bool:
 
 
 def compare(first: str, name: str) -> bool:
-    """Says how the classes of a data set differ from those of another; whether a run may use both.
+    """Says how the classes of a dataset differ from those of another; whether a run may use both.
 
     Args:
         first: whose classes a model would have.
-        name: of the data set to compare with it.
+        name: of the dataset to compare with it.
     """
     difference = compare_classes(first, name)
     if difference is None:
@@ -113,7 +113,7 @@ def _log_faults(report: DatasetReport) -> None:
         ("dropped", report.degenerate),
         ("bad mask", report.bad_masks),
         ("more than once", report.duplicate_files),
-        ("without label", report.unlabelled),
+        ("without label", report.unlabeled),
     ):
         for item in items:
             logger.info("%s: %s: %s", report.name, title, item)
@@ -139,12 +139,12 @@ def _log_faults(report: DatasetReport) -> None:
 
 
 def class_table(report: DatasetReport) -> str:
-    """A line a class: its usable boxes, the images that have some, its crowds, and the images labelled with it.
+    """A line a class: its usable boxes, the images that have some, its crowds, and the images labeled with it.
 
     Where there are objects that Pascal VOC calls difficult, it says how many of the boxes these are.
     """
-    headers = ["class", "boxes", "images with boxes", "crowds", "labelled images"]
-    rows = [[one_line(name), x.boxes, x.box_images, x.crowds, x.labelled_images] for name, x in report.classes.items()]
+    headers = ["class", "boxes", "images with boxes", "crowds", "labeled images"]
+    rows = [[one_line(name), x.boxes, x.box_images, x.crowds, x.labeled_images] for name, x in report.classes.items()]
     if report.num_difficult:
         headers.insert(2, "of them difficult")
         for row, count in zip(rows, report.classes.values(), strict=True):

@@ -130,5 +130,5 @@ def load_predictor(args: argparse.Namespace, vocabulary: Sequence[str] | None = 
         register_from_config(cfg)
     except FileNotFoundError as error:
         # The checkpoint knows its classes: a model can be used where its training data are not.
-        logging.getLogger("pair_detr").warning("A data set of the config is left out. %s", error)
+        logging.getLogger("pair_detr").warning("A dataset of the config is left out. %s", error)
     return Predictor(cfg, vocabulary)

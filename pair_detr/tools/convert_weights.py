@@ -18,21 +18,21 @@ from pair_detr.checkpoint import (
     Checkpoint,
     ConversionError,
     Exported,
+    config_mismatches,
     convert,
     describe,
     export_official,
     export_transformers,
-    is_ours,
-    misfits,
-    needs_of,
+    is_native,
     read_checkpoint,
+    required_config,
 )
 from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
 from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import load_config
 from pair_detr.tools.common import run, tool_logger, tool_parser
-from pair_detr.utils.atomic import replacing_any
+from pair_detr.utils.atomic import atomic_replace
 from pair_detr.utils.finiteness import describe_non_finite
 from pair_detr.utils.outputs import require_writable
 from pair_detr.utils.text_files import read_text
@@ -58,7 +58,7 @@ def convert_file(
         ConversionError: see :func:`pair_detr.checkpoint.convert`, or the weights do not fit ``cfg``; or they are this
             package's, where it looks for them.
     """
-    if is_ours(checkpoint.state):
+    if is_native(checkpoint.state):
         if checkpoint.is_plain:
             raise ConversionError(
                 f"{input_path} holds this package's weights already. Use them as they are, or --reverse."
@@ -69,7 +69,7 @@ def convert_file(
     converted = convert(checkpoint, source=source, num_classes=num_classes, keep_91=keep_91)
     if cfg is not None:
         config = converted.metadata["config"]
-        if found := misfits(config, cfg):
+        if found := config_mismatches(config, cfg):
             raise ConversionError(
                 f"{input_path} ({converted.metadata['layout']}) does not fit --config-file:\n" + "\n".join(found)
             )
@@ -100,7 +100,7 @@ def reverse(
     metadata = checkpoint.hints.get("metadata", {})
     known = metadata.get("config", {})
     if cfg is not None:
-        known = needs_of(cfg)
+        known = required_config(cfg)
     usual = TORCHVISION_PIXELS | {"MODEL.DETR.MASK.QUERY_DECODER": "center", "MODEL.DETR.MASK.SPATIAL_QUERY": False}
     if variant := known.get("MODEL.DETR.VARIANT"):
         usual["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[variant].published_classification
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ConversionError(f"{args.input} is not converted: {fault}. Take an earlier checkpoint, or other weights.")
     if args.reverse is None:
         content = convert_file(checkpoint, args.input, args.source, args.num_classes, args.keep_91, cfg)
-        with replacing_any(args.output) as path:
+        with atomic_replace(args.output) as path:
             torch.save(content, path)
         logger.info("Wrote %s.", args.output)
         return
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.class_names:
         class_names = [line.strip() for line in read_text(args.class_names).splitlines() if line.strip()]
     exported = reverse(checkpoint, args.reverse, cfg, class_names, args.keep_classes)
-    with replacing_any(args.output) as path:
+    with atomic_replace(args.output) as path:
         if args.reverse == "official":
             torch.save({"model": exported.state}, path)
         else:
@@ -194,7 +194,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write; a folder for transformers")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument(
-        "--source", default="auto", choices=("auto", *SOURCES), help="code base of INPUT; auto recognises it"
+        "--source", default="auto", choices=("auto", *SOURCES), help="code base of INPUT; auto recognizes it"
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="fail unless OUTPUT is for N classes")
     parser.add_argument(

@@ -44,7 +44,7 @@ class Demo:
         self.results = CocoResults(names, predictor.category_ids)
         if predictor.category_ids is None:
             logger.info(
-                "Category ids in %s are 1 to %d: neither the checkpoint nor a data set of the config says which ids "
+                "Category ids in %s are 1 to %d: neither the checkpoint nor a dataset of the config says which ids "
                 "the classes have in their data.",
                 RESULTS,
                 len(names),

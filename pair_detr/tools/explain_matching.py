@@ -31,10 +31,10 @@ logger = tool_logger("explain_matching")
 
 
 def find_image(dataset: str, image: str) -> dict[str, Any]:
-    """The entry of a data set's image, by file name, id or position.
+    """The entry of a dataset's image, by file name, id or position.
 
     Raises:
-        KeyError, OSError, ValueError: the data set cannot be loaded, has no such image, or the image has no objects.
+        KeyError, OSError, ValueError: the dataset cannot be loaded, has no such image, or the image has no objects.
     """
     records = validate(dataset, load_dataset(dataset))
     named = [r for r in records if image in (r["file_name"], Path(r["file_name"]).name, str(r["image_id"]))]
@@ -74,7 +74,7 @@ def prepare(predictor: Predictor, record: dict[str, Any], dataset: str) -> dict[
         if unknown := sorted({names[c] for c in instances.gt_classes.tolist()} - index.keys()):
             raise ValueError(
                 f'{record["file_name"]} of "{dataset}" has objects of {", ".join(unknown)}, which the model does not '
-                f"know ({', '.join(known[:5])}, ...): choose a data set with its classes."
+                f"know ({', '.join(known[:5])}, ...): choose a dataset with its classes."
             )
         instances.gt_classes = torch.tensor([index[names[c]] for c in instances.gt_classes.tolist()])
     return item | {"instances": instances, "file_name": record["file_name"]}
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool.
 
     Raises:
-        OSError, KeyError, ValueError: the model, the data set or the image; the message names it.
+        OSError, KeyError, ValueError: the model, the dataset or the image; the message names it.
     """
     parser = tool_parser(
         "For an image with annotated objects: the cost of each object with each query, which query the matching chose, "
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     predictor = load_predictor(args)
     dataset = args.dataset or next(iter(predictor.datasets), None)
     if dataset is None:
-        raise ValueError("The config names no data set: name one with --dataset.")
+        raise ValueError("The config names no dataset: name one with --dataset.")
     record = find_image(dataset, args.image)
     report = report_matching(predictor.model, prepare(predictor, record, dataset))
     names = list(predictor.metadata.thing_classes)

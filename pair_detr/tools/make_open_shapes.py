@@ -9,7 +9,7 @@ from pair_detr.data import datasets_root
 from pair_detr.data.datasets.open_shapes import make_open_shapes
 from pair_detr.data.datasets.shapes import CLASS_NAMES, ensure_shapes
 from pair_detr.data.datasets.shapes_folder import TEXTS
-from pair_detr.open_vocabulary import Vocabulary, random_texts, require_output
+from pair_detr.open_vocabulary import Vocabulary, random_text_weights, require_output
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 
 logger = tool_logger("make_open_shapes")
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logger.info("%s: %d images", file, count)
     # A text encoder's may have taken the place of the random ones.
     if args.overwrite or not texts.exists() or Vocabulary.load(texts).names != CLASS_NAMES:
-        random_texts(CLASS_NAMES).save(texts, args.overwrite)
+        random_text_weights(CLASS_NAMES).save(texts, args.overwrite)
     logger.info("text weights: MODEL.CLIP.TEXT_WEIGHTS %s", texts)
 
 

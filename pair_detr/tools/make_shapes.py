@@ -1,4 +1,4 @@
-"""Makes the data set of generated shapes: ``python -m pair_detr.tools.make_shapes``."""
+"""Makes the dataset of generated shapes: ``python -m pair_detr.tools.make_shapes``."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     default = datasets_root() / "shapes"
     parser = tool_parser(
-        "Makes the data sets shapes_train and shapes_val: circles, rectangles and triangles on noise, with boxes and "
+        "Makes the datasets shapes_train and shapes_val: circles, rectangles and triangles on noise, with boxes and "
         "masks, for the quick start and to try things with.",
         "make_shapes --output datasets/shapes --train 8000 --val 200",
     )

@@ -9,7 +9,7 @@ from detectron2.utils.logger import setup_logger
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 from pair_detr.utils.file_search import find_files
 from pair_detr.utils.outputs import require_outputs, writing
-from pair_detr.visualization.training_curves import Published, Run, read_published, read_run, summarise
+from pair_detr.visualization.training_curves import Published, Run, read_published, read_run, summarize
 from pair_detr.visualization.training_figure import draw_training
 
 logger = tool_logger("plot_training")
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for output in outputs:
         with writing(output) as temporary:
             figure.savefig(temporary, dpi=110)
-    logger.info("%s\n%s", " ".join(map(str, outputs)), summarise(groups, args.threshold))
+    logger.info("%s\n%s", " ".join(map(str, outputs)), summarize(groups, args.threshold))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--vocabulary",
         required=True,
         help="coco, lvis, voc; objects365 or openimages (if their annotations are in DETECTRON2_DATASETS); a "
-        'registered data set, a .txt or .json file, or "cat,dog,traffic cone"; "sofa|couch" are synonyms',
+        'registered dataset, a .txt or .json file, or "cat,dog,traffic cone"; "sofa|couch" are synonyms',
     )
     parser.add_argument("--encoder", default="clip:ViT-B/32", help="clip:MODEL or open_clip:MODEL")
     parser.add_argument("--checkpoint", default="", help="the encoder's weights: TorchScript archive or state dict")

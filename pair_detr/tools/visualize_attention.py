@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         type=_point,
         metavar="X,Y",
-        help="pixels whose self-attention in the encoder is drawn, instead of the centres of the boxes",
+        help="pixels whose self-attention in the encoder is drawn, instead of the centers of the boxes",
     )
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)

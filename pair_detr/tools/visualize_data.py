@@ -1,4 +1,4 @@
-"""Draws data sets, as annotated or as the model gets them: ``python -m pair_detr.tools.visualize_data NAME ...``."""
+"""Draws datasets, as annotated or as the model gets them: ``python -m pair_detr.tools.visualize_data NAME ...``."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ def select(records: Sequence[dict[str, Any]], images: Sequence[str], start: int,
     """Positions of the images to draw.
 
     Args:
-        records: of the data set.
+        records: of the dataset.
         images: ids, file names or ends of paths; none of them takes ``count`` images from ``start`` on.
         start: position of the first one.
         count: at most so many; 0 takes all.
@@ -56,7 +56,7 @@ def select(records: Sequence[dict[str, Any]], images: Sequence[str], start: int,
 
 
 def annotated(name: str, records: Sequence[dict[str, Any]], positions: Sequence[int]) -> Iterator[Picture]:
-    """File names of pictures, and functions that draw the annotations of a data set."""
+    """File names of pictures, and functions that draw the annotations of a dataset."""
     names = class_names_of(name) or []
     for position in positions:
         record = records[position]
@@ -90,11 +90,11 @@ def augmented(
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = tool_parser(
-        "Draws images of data sets with their boxes, masks and labels: to see that classes, boxes and turned images "
+        "Draws images of datasets with their boxes, masks and labels: to see that classes, boxes and turned images "
         "are right, and with --augmented what the model is trained on. Exits with 1 if images cannot be read.",
         "visualize_data my_train --config-file my.yaml --augmented --views 4 --count 5 --output pictures",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="registered data set; none takes DATASETS.TRAIN")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="registered dataset; none takes DATASETS.TRAIN")
     parser.add_argument("--config-file", default="", metavar="FILE", help="config that registers it, and augments")
     parser.add_argument("--augmented", action="store_true", help="draw the training's input, not the annotations")
     parser.add_argument("--views", type=int, default=1, metavar="N", help="pictures of each image with --augmented")
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit status: 1 if images could not be read.
 
     Raises:
-        KeyError, OSError, ValueError: a data set cannot be loaded, or has not the images that were asked for.
+        KeyError, OSError, ValueError: a dataset cannot be loaded, or has not the images that were asked for.
         ImportError: OpenCV is not installed.
     """
     args = parse(arguments)
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     register_from_config(cfg)
     names = args.names or list(cfg.DATASETS.TRAIN)
     if not names:
-        raise ValueError("There is nothing to draw: name a data set, or a config with DATASETS.TRAIN.")
+        raise ValueError("There is nothing to draw: name a dataset, or a config with DATASETS.TRAIN.")
     albums: dict[str, list[Picture]] = {}
     summaries = {}
     for name in names:

@@ -20,7 +20,7 @@ _cleaned: set[Path] = set()
 
 
 @contextmanager
-def replacing(file: str | Path) -> Iterator[Path]:
+def atomic_write(file: str | Path) -> Iterator[Path]:
     """Yields a path to write to, which takes the place of ``file`` when the block ends without an error.
 
     It is that of an empty file with the suffix of ``file``, from which many writers tell the format. The folder of
@@ -39,7 +39,7 @@ def replacing(file: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_any(path: str | Path) -> Iterator[Path]:
+def atomic_replace(path: str | Path) -> Iterator[Path]:
     """As :func:`replacing`, but nothing is at the path, so that the block may also make a folder there.
 
     What it replaces may be a folder as well.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on ``device``; the tensor itself where it is there already.
 
     From pageable memory the driver may wait for all work queued on the device before it copies, hence the detour

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.text_files import read_text
 
 
@@ -24,5 +24,5 @@ def read_json(file: str | Path) -> Any:
 
 def write_json(content: Any, file: str | Path) -> None:
     """Writes a file, which is complete or as it was at any time; its folder is made if need be."""
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")

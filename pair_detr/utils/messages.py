@@ -24,7 +24,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def log_once(logger: logging.Logger, level: int, message: str) -> None:
-    """Logs a message that loading a data set gives, which happens several times in a run.
+    """Logs a message that loading a dataset gives, which happens several times in a run.
 
     A program may load data before it sets up logging; then it is said again.
     """

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.json_files import read_json, write_json
 
 MARK = "Made by pair_detr"
@@ -82,7 +82,7 @@ def writing(file: str | Path) -> Iterator[Path]:
     Args:
         file: PNG, JPEG, SVG, MP4 or NPZ, by its suffix; one of another kind has to hold :data:`MARK` by itself.
     """
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         yield temporary
         if mark := _MARKS.get(temporary.suffix.lower()):
             mark(temporary)

@@ -1,4 +1,4 @@
-"""Pictures of data sets, as annotated and as the model gets them, drawn by Detectron2's Visualizer."""
+"""Pictures of datasets, as annotated and as the model gets them, drawn by Detectron2's Visualizer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from pair_detr.data.annotation_masks import compressed, mask_fault
+from pair_detr.data.annotation_masks import mask_fault, to_rle
 from pair_detr.data.checks.invalid_boxes import box_fault
-from pair_detr.data.datasets.panoptic_masks import annotate, mask_file
+from pair_detr.data.datasets.panoptic_masks import load_segment_masks, mask_file
 from pair_detr.data.image_io import read_pixels, to_rgb
 from pair_detr.visualization.detections import class_colors
 from pair_detr.visualization.opencv import readable_visualizer
@@ -19,7 +19,7 @@ def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarra
     """Draws an image with its annotations; boxes and masks that cannot be used are left out.
 
     Args:
-        record: of a data set, in Detectron2's standard format.
+        record: of a dataset, in Detectron2's standard format.
         class_names: in the order of their ids.
 
     Returns:
@@ -32,7 +32,7 @@ def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarra
     image = read_pixels(record["file_name"], "RGB")
     height, width = image.shape[:2]
     if mask_file(record):
-        record = annotate({"height": height, "width": width, **record}, masks=True)
+        record = load_segment_masks({"height": height, "width": width, **record}, masks=True)
     boxes, classes, masks, notes = [], [], [], []
     for annotation in record.get("annotations", ()):
         if box_fault(annotation.get("bbox"), annotation.get("bbox_mode"), (width, height)):
@@ -41,7 +41,7 @@ def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarra
         usable = mask_fault(segmentation, (width, height)) is None
         boxes.append(BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS))
         classes.append(annotation["category_id"])
-        masks.append(compressed(segmentation, height, width) if usable else None)
+        masks.append(to_rle(segmentation, height, width) if usable else None)
         notes.append(" ".join(f"({key})" for key in ("iscrowd", "difficult") if annotation.get(key)))
     return _draw(image, boxes, classes, masks, notes, record.get("pos_category_ids", ()), class_names)
 

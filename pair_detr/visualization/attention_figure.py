@@ -20,7 +20,7 @@ _NAMES = 1.05
 _MAP_TITLE = 2.2
 # Characters of the caption that fit into an inch.
 _CAPTION_DENSITY = 12
-_TITLES = {CENTER: "Centre decoder", TOP_LEFT: "Top-left decoder"}
+_TITLES = {CENTER: "Center decoder", TOP_LEFT: "Top-left decoder"}
 _KINDS = {
     "spatial": "spatial\n(where)",
     "content": "content\n(what)",
@@ -141,7 +141,7 @@ def _draw_detection(
 
 
 def _draw_map(axis: Axes, image: np.ndarray, weights: np.ndarray, extent: tuple[float, float]) -> None:
-    # The image stays visible as shades of grey below the colours.
+    # The image stays visible as shades of gray below the colors.
     axis.imshow(image.mean(2), cmap="gray", vmin=0, vmax=255)
     relative = weights / weights.max()
     axis.imshow(

@@ -71,7 +71,7 @@ def report_attention(
         item: input of the model, with "height" and "width" of the image, see :meth:`pair_detr.Predictor.prepare`.
         num_detections: at most so many, of different queries, best first.
         layer: of the decoder; negative ones count from the last.
-        points: x and y in pixels of the image, for the encoder's self-attention; None takes the centres of the boxes.
+        points: x and y in pixels of the image, for the encoder's self-attention; None takes the centers of the boxes.
 
     Raises:
         ValueError: there is no such layer, or a point lies outside of the image.
@@ -90,7 +90,7 @@ def report_attention(
 
     recorder, predictions, grid = _record(model, item, layer)
     limit = predictions.logits.shape[2] * predictions.logits.shape[3]
-    scores, labels, queries = (x[0] for x in model.classification.detections(predictions.logits[-1], limit))
+    scores, labels, queries = (x[0] for x in model.class_scoring.detections(predictions.logits[-1], limit))
     best = _first_of_each(queries)[:num_detections]
     scores, labels, queries = scores[best], labels[best], queries[best]
     size = queries.new_tensor([width, height], dtype=torch.float32)

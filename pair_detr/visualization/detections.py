@@ -13,7 +13,7 @@ from pair_detr.visualization.text import drawable, set_fonts
 
 
 def class_colors(count: int) -> np.ndarray:
-    """(count, 3) RGB colours, 0..1, the same for a class in every picture."""
+    """(count, 3) RGB colors, 0..1, the same for a class in every picture."""
     return np.resize(colormap(rgb=True, maximum=1), (count, 3))
 
 

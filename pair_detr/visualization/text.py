@@ -81,5 +81,5 @@ def _charset(family: str) -> frozenset[str]:
         file = font_manager.findfont(font_manager.FontProperties(family=[family]))
         return frozenset(map(chr, font_manager.get_font(file).get_charmap()))
     except (OSError, RuntimeError):
-        # Fonts of bitmaps, as those of coloured emoji.
+        # Fonts of bitmaps, as those of colored emoji.
         return frozenset()

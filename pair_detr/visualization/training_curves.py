@@ -89,7 +89,7 @@ def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
     if points:
         ap = _curve(points)
     else:
-        logger.warning("%s has no %s: train with TEST.EVAL_PERIOD set and a data set in DATASETS.TEST.", path, metric)
+        logger.warning("%s has no %s: train with TEST.EVAL_PERIOD set and a dataset in DATASETS.TEST.", path, metric)
     lengths = [(row["iteration"] + 1) / row["epoch"] for row in rows if row.get("epoch")]
     return Run(ap, losses, float(np.median(lengths)) if lengths else None)
 
@@ -161,7 +161,7 @@ def common_part(curves: Sequence[Curve]) -> list[Curve]:
     return [Curve(steps, curve.values[np.isin(curve.steps, steps)]) for curve in curves]
 
 
-def summarise(groups: dict[str, list[Run]], threshold: float) -> str:
+def summarize(groups: dict[str, list[Run]], threshold: float) -> str:
     """A table in Markdown: iterations to ``threshold`` and final AP of each group, a value a seed and their mean."""
     rows = []
     for name, runs in groups.items():

@@ -5,7 +5,7 @@ import torch
 from conversion_helpers import assert_same, laid_out, layout_of, theirs, tiny_state
 from model_helpers import tiny_resnet_cfg
 
-from pair_detr.checkpoint import Checkpoint, ConversionError, convert, misfits
+from pair_detr.checkpoint import Checkpoint, ConversionError, config_mismatches, convert
 from pair_detr.checkpoint.coco_ids import COCO_IDS, COCO_NAMES
 
 
@@ -60,13 +60,13 @@ def test_the_number_of_classes_can_be_required() -> None:
 def test_misfits_with_a_config() -> None:
     cfg = tiny_resnet_cfg("conditional_detr", NUM_QUERIES=20)
     settings = convert(Checkpoint(theirs("conditional_detr", "conditional_detr"))).metadata["config"]
-    assert misfits(settings, cfg) == []
+    assert config_mismatches(settings, cfg) == []
     cfg.MODEL.DETR.NUM_CLASSES = 0
-    assert misfits(settings, cfg) == []
+    assert config_mismatches(settings, cfg) == []
     cfg.INPUT.FORMAT = "BGR"
     cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
     cfg.MODEL.RESNETS.DEPTH = 101
-    assert misfits(settings, cfg) == [
+    assert config_mismatches(settings, cfg) == [
         "INPUT.FORMAT is BGR, the weights need RGB",
         "MODEL.PIXEL_STD is [1.0, 1.0, 1.0], the weights need [58.395, 57.12, 57.375]",
         "MODEL.RESNETS.DEPTH is 101, the weights need 50",

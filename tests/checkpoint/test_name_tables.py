@@ -17,7 +17,7 @@ from conversion_helpers import (
 from torch import nn
 
 from pair_detr.checkpoint import Checkpoint, convert
-from pair_detr.checkpoint.formats.registry import Layout, recognise
+from pair_detr.checkpoint.formats.registry import Layout, recognize
 from pair_detr.modeling.decoder.standard import TransformerDecoder
 from pair_detr.modeling.encoder import EncoderLayer
 
@@ -42,7 +42,7 @@ def test_official_files_are_filled_exactly(variant: str, depth: int, entries: in
     assert len(state) == entries
     parameters = [tensor for key, tensor in state.items() if ".bn" not in key and "downsample.1" not in key]
     assert values is None or sum(tensor.numel() for tensor in parameters) == values
-    match = recognise(state)
+    match = recognize(state)
     assert (match.layout.sources, match.layout.variant) == ((variant,), variant)
     assert len(match.renamed) == entries
     settings = match.architecture.settings()
@@ -63,7 +63,7 @@ def test_official_files_are_filled_exactly(variant: str, depth: int, entries: in
 @pytest.mark.parametrize(("source", "list_keys"), [("mmdet", mmdet_keys), ("detrex", detrex_keys)])
 def test_keys_of_other_code_bases(source: str, list_keys: object, variant: str) -> None:
     official = official_state(variant, 50)
-    ours = {f"detector.{key}": tensor for key, tensor in recognise(official).renamed.items()}
+    ours = {f"detector.{key}": tensor for key, tensor in recognize(official).renamed.items()}
     theirs = laid_out(ours, layout_of(source, variant))
     backbone = {key for key in theirs if key.startswith("backbone.")}
     assert theirs.keys() - backbone == set(list_keys(variant))
@@ -147,13 +147,13 @@ def test_keys_of_other_code_bases(source: str, list_keys: object, variant: str) 
 )
 def test_single_names(source: str, variant: str | None, theirs: str, ours: str) -> None:
     names = layout_of(source, variant).names
-    assert names.to_ours(theirs) == (ours, 0, 1)
-    assert names.to_theirs(ours) == [theirs]
+    assert names.to_native(theirs) == (ours, 0, 1)
+    assert names.to_foreign(ours) == [theirs]
 
 
 def test_joined_projections_are_in_the_order_of_torch() -> None:
     names = layout_of("transformers", "detr").names
-    theirs = names.to_theirs("decoder.layers.0.cross_attn.in_proj_bias")
+    theirs = names.to_foreign("decoder.layers.0.cross_attn.in_proj_bias")
     assert theirs == [f"model.decoder.layers.0.encoder_attn.{part}_proj.bias" for part in "qkv"]
     parts = dict(zip(reversed(theirs), torch.arange(6.0).split(2), strict=True))
     renamed, unknown = names.rename_to_ours(parts)
@@ -193,7 +193,7 @@ def test_official_layers_compute_what_torch_computes() -> None:
 def test_all_layouts_lead_to_the_same_tensors(layout: Layout) -> None:
     ours = tiny_state(layout.variant)
     theirs = laid_out(ours, layout)
-    assert recognise(theirs).layout is layout
+    assert recognize(theirs).layout is layout
     for source in layout.sources:
         converted = convert(Checkpoint(theirs), source=source).model
         assert converted.keys() == ours.keys()
@@ -224,7 +224,7 @@ def test_torchvision_backbones(depth: int) -> None:
     state = {
         key: tensor for key, tensor in model.state_dict().items() if "layer" in key or key.startswith(("conv", "bn"))
     }
-    match = recognise(model.state_dict())
+    match = recognize(model.state_dict())
     assert match.layout.name == "torchvision's ResNet"
     assert len(match.renamed) == sum("num_batches_tracked" not in key for key in state)
     assert match.architecture.settings()["MODEL.RESNETS.DEPTH"] == depth
@@ -234,7 +234,7 @@ def test_torchvision_backbones(depth: int) -> None:
 def test_resnext_groups() -> None:
     with torch.device("meta"):
         state = torchvision.models.resnext50_32x4d().state_dict()
-    settings = recognise(state).architecture.settings()
+    settings = recognize(state).architecture.settings()
     assert settings["MODEL.RESNETS.NUM_GROUPS"] == 32
     assert settings["MODEL.RESNETS.WIDTH_PER_GROUP"] == 4
 
@@ -243,7 +243,7 @@ def test_timm_backbone_is_that_of_torchvision() -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         state = timm.create_model("resnet50", pretrained=False).state_dict()
-    assert recognise(state, "timm").architecture.settings()["MODEL.RESNETS.DEPTH"] == 50
+    assert recognize(state, "timm").architecture.settings()["MODEL.RESNETS.DEPTH"] == 50
 
 
 def test_folded_statistics_leave_the_function_as_it_is() -> None:

@@ -10,7 +10,7 @@ from model_helpers import build, default_cfg, make_batch, tiny_resnet_cfg
 from torch import nn
 from transformers_helpers import their_inputs, their_losses, their_state_dict
 
-from pair_detr.checkpoint import METADATA, ConversionError, Exported, export_transformers, misfits
+from pair_detr.checkpoint import METADATA, ConversionError, Exported, config_mismatches, export_transformers
 from pair_detr.checkpoint.coco_ids import COCO_IDS, COCO_NAMES
 from pair_detr.config_files import config_file
 from pair_detr.modeling import DETR
@@ -34,7 +34,7 @@ def _no_logger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def their_model(exported: Exported) -> nn.Module:
-    """What the exported config describes, freshly initialised and without dropout."""
+    """What the exported config describes, freshly initialized and without dropout."""
     model_class = MODELS[exported.variant]
     return model_class(model_class.config_class(**exported.files["config.json"] | {"dropout": 0.0}))
 
@@ -91,7 +91,7 @@ def test_what_transformers_writes(tmp_path: Path, theirs: nn.Module, release: in
     metadata = checkpoint[METADATA]
     assert metadata["layout"].startswith(f"transformers {release}.x (resnet backbone)")
     cfg = tiny(metadata["variant"])
-    assert misfits(metadata["config"], cfg) == []
+    assert config_mismatches(metadata["config"], cfg) == []
     ours = build(cfg)
     ours.load_state_dict(checkpoint["model"])
     assert_equal_outputs(ours, theirs)
@@ -164,7 +164,7 @@ def published(name: str, variant: str) -> CfgNode:
     cfg = default_cfg()
     cfg.merge_from_file(str(config_file(f"{variant}/{name}")))
     cfg.MODEL.DEVICE = "cpu"
-    # The rows of the published files; COCO's data sets have only 80 classes.
+    # The rows of the published files; COCO's datasets have only 80 classes.
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     cfg.MODEL.DETR.NUM_CLASSES = 91
     cfg.MODEL.DETR.DROPOUT = 0.0
@@ -218,6 +218,6 @@ def test_published_sizes(tmp_path: Path, name: str, variant: str) -> None:
     kind = "timm" if is_dc5 else "resnet"
     assert back[METADATA]["layout"].startswith(f"transformers 4.x ({kind} backbone)")
     assert back[METADATA]["config"]["MODEL.RESNETS.RES5_DILATION"] == 1 + is_dc5
-    assert misfits(back[METADATA]["config"], cfg) == []
+    assert config_mismatches(back[METADATA]["config"], cfg) == []
     assert back["model"].keys() == ours.state_dict().keys()
     assert all(torch.equal(back["model"][key], tensor) for key, tensor in ours.state_dict().items())

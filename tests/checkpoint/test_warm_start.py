@@ -151,7 +151,7 @@ def test_classes_without_a_common_name_do_not_determine_a_model() -> None:
     weights, model = weights_of(tiny_cfg()), build(tiny_cfg()).state_dict()
     result = adapt(weights, model, ["a", "b", "c"], ["x", "y", "z"])
     assert torch.equal(result.state["detector.class_head.weight"], weights["detector.class_head.weight"])
-    assert "detector.class_head.weight" in result.undetermined
+    assert "detector.class_head.weight" in result.uninitialized
 
 
 def test_two_decoders_do_not_become_one_in_silence() -> None:

@@ -11,7 +11,7 @@ from model_helpers import build, default_cfg, make_batch, tiny_cfg, tiny_resnet_
 from open_vocabulary_helpers import text_cfg
 from torch import Tensor, nn
 
-from pair_detr.checkpoint import export_official, needs_of
+from pair_detr.checkpoint import export_official, required_config
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
 from pair_detr.checkpoint.weights import CheckpointError, load_weights, read_weights, require_weights
 
@@ -183,7 +183,7 @@ def test_weights_that_cannot_be_reached(weights: str, monkeypatch: pytest.Monkey
 
 def test_own_weights_say_what_they_need(tmp_path: Path) -> None:
     cfg = tiny_resnet_cfg("conditional_detr")
-    AtomicCheckpointer(build(cfg), str(tmp_path), needs=needs_of(cfg)).save("model")
+    AtomicCheckpointer(build(cfg), str(tmp_path), needs=required_config(cfg)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     require_weights(cfg)
     for key, value in {"MODEL.DETR.LOSS.CLASSIFICATION": "softmax", "INPUT.FORMAT": "BGR"}.items():
@@ -200,7 +200,7 @@ def test_own_weights_say_what_they_need(tmp_path: Path) -> None:
 
 def test_own_weights_of_text_classifiers_say_what_they_need(tmp_path: Path) -> None:
     cfg = text_cfg(tmp_path, PAIR__CLASS_DECODER="top_left")
-    AtomicCheckpointer(build(cfg), str(tmp_path), needs=needs_of(cfg)).save("model")
+    AtomicCheckpointer(build(cfg), str(tmp_path), needs=required_config(cfg)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     require_weights(cfg)
     for key, value in {"MODEL.CLIP.TEMPERATURE": 10.0, "MODEL.DETR.PAIR.CLASS_DECODER": "center"}.items():
@@ -209,7 +209,7 @@ def test_own_weights_of_text_classifiers_say_what_they_need(tmp_path: Path) -> N
         with pytest.raises(CheckpointError, match=f"{key} is {value}, the weights need"):
             require_weights(other)
     # Neither says anything about other models.
-    assert not {"MODEL.CLIP.TEMPERATURE", "MODEL.DETR.PAIR.CLASS_DECODER"} & needs_of(tiny_cfg("detr")).keys()
+    assert not {"MODEL.CLIP.TEMPERATURE", "MODEL.DETR.PAIR.CLASS_DECODER"} & required_config(tiny_cfg("detr")).keys()
 
 
 def test_ninety_one_own_classes(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def with_values(values: dict[str, Any]) -> CfgNode:
     return cfg
 
 
-def needs_of(key: str) -> dict[str, Any]:
+def required_config(key: str) -> dict[str, Any]:
     return {name: value for start, needs in NEEDS.items() if key.startswith(start) for name, value in needs.items()}
 
 
@@ -46,10 +46,10 @@ def needs_of(key: str) -> dict[str, Any]:
 def test_edges_of_every_range(key: str) -> None:
     wrong, right = EDGES[key]
     for value in right:
-        check_values(with_values({**needs_of(key), key: value}))
+        check_values(with_values({**required_config(key), key: value}))
     for value in wrong:
         with pytest.raises(ValueError, match=key.rpartition(".")[2]) as raised:
-            check_values(with_values({**needs_of(key), key: value}))
+            check_values(with_values({**required_config(key), key: value}))
         # In its range alone, but not together with another key; the message has both.
         together = RULES[key].accepts(value)
         assert str(raised.value).startswith(f"{key} is {value!r}; it must be ") or together, value
@@ -61,7 +61,7 @@ def test_every_rule_has_its_edges() -> None:
 
 
 def test_every_number_and_choice_is_in_the_table() -> None:
-    """What is not: names, files, the data sets' own lists, and what has never an effect."""
+    """What is not: names, files, the datasets' own lists, and what has never an effect."""
     idle = {
         key
         for key in flatten(default_config())
@@ -129,7 +129,7 @@ def test_gpus_of_this_machine(count: int, device: str, good: bool, monkeypatch: 
 
 
 def test_all_entry_points_check_before_they_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No data set exists here, which would be the next error; and no folder is made."""
+    """No dataset exists here, which would be the next error; and no folder is made."""
     options = ["DATASETS.TRAIN", "('nowhere',)", "DATASETS.TEST", "('nowhere',)", "OUTPUT_DIR", str(tmp_path / "out")]
     message = r"^SOLVER\.CHECKPOINT_PERIOD is 0; it must be a whole number, 1 or more\.$"
     wrong = ["SOLVER.CHECKPOINT_PERIOD", "0"]
@@ -157,7 +157,7 @@ def test_all_entry_points_check_before_they_work(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("key", ["MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"])
 def test_statistics_of_other_channels_are_noticed_before_the_data_are_read(key: str, tmp_path: Path) -> None:
-    """No data set exists here, which would be the next error."""
+    """No dataset exists here, which would be the next error."""
     options = ["DATASETS.TEST", "('nowhere',)", "OUTPUT_DIR", str(tmp_path / "out"), key, "[1.0, 1.0]"]
     message = rf"^{key} has 2 values, but INPUT\.FORMAT 'RGB' needs 3, one for each channel: correct "
     with pytest.raises(ValueError, match=message):

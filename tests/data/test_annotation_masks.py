@@ -16,7 +16,7 @@ from pycocotools import mask as mask_util
 from torchvision.ops import masks_to_boxes
 
 from pair_detr.data import DetectionMapper, check_dataset, load_training_dicts, register_coco
-from pair_detr.data.annotation_masks import compressed, mask_fault
+from pair_detr.data.annotation_masks import mask_fault, to_rle
 from pair_detr.data.checks.validation import validate
 from pair_detr.tools import check_dataset as tool
 
@@ -185,7 +185,7 @@ def test_compressed_forms_agree() -> None:
     mask = disc(20, 20, 12)
     forms = [uncompressed(mask), mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))]
     for form in forms:
-        assert np.array_equal(mask_util.decode(compressed(form, HEIGHT, WIDTH)).astype(bool), mask)
+        assert np.array_equal(mask_util.decode(to_rle(form, HEIGHT, WIDTH)).astype(bool), mask)
 
 
 @pytest.mark.parametrize(

@@ -123,5 +123,5 @@ def test_two_folders_of_one_class(tmp_path: Path) -> None:
 def test_metadata_of_a_data_set_in_python(classes: Any) -> None:
     DatasetCatalog.register("own", list)
     MetadataCatalog.get("own").thing_classes = classes
-    with pytest.raises(ValueError, match=r'Data set "own" has thing_classes .* in its metadata, which must be a list'):
+    with pytest.raises(ValueError, match=r'Dataset "own" has thing_classes .* in its metadata, which must be a list'):
         class_names_of("own")

@@ -1,4 +1,4 @@
-"""Images as people have them: turned, transparent, with a palette, grey, broken, without objects."""
+"""Images as people have them: turned, transparent, with a palette, gray, broken, without objects."""
 
 import itertools
 import os
@@ -18,9 +18,9 @@ from pair_detr.data.image_names import missing_files
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "L", "LA", "1", "CMYK", "YCbCr", "HSV"])
 def test_every_mode_of_8_bits_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    colour = (255, 255, 255) if mode in ("1", "L", "LA") else (255, 0, 0)
+    color = (255, 255, 255) if mode in ("1", "L", "LA") else (255, 0, 0)
     suffix = {"CMYK": "tif", "YCbCr": "tif", "HSV": "tif", "PA": "tif"}.get(mode, "png")
-    image = Image.new("RGB", (6, 4), colour)
+    image = Image.new("RGB", (6, 4), color)
     image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
     try:
         image.save(tmp_path / f"image.{suffix}")
@@ -28,7 +28,7 @@ def test_every_mode_of_8_bits_becomes_rgb(tmp_path: Path, mode: str) -> None:
         pytest.skip(f"this Pillow cannot write {mode}")
     pixels = read_pixels(str(tmp_path / f"image.{suffix}"), "RGB")
     assert pixels.shape == (4, 6, 3) and pixels.dtype == np.uint8
-    assert np.abs(pixels[0, 0].astype(int) - colour).max() <= 3
+    assert np.abs(pixels[0, 0].astype(int) - color).max() <= 3
     assert np.array_equal(read_pixels(str(tmp_path / f"image.{suffix}"), "BGR")[..., ::-1], pixels)
 
 
@@ -52,7 +52,7 @@ def test_more_than_8_bits_are_named(tmp_path: Path, mode: str, suffix: str) -> N
 
 
 @pytest.mark.parametrize("file", ["a.png", "transparent.png", "a.tif", "uncompressed.tif", "a.ppm", "a.jp2"])
-def test_colours_of_more_than_8_bits_are_named(tmp_path: Path, file: str) -> None:
+def test_colors_of_more_than_8_bits_are_named(tmp_path: Path, file: str) -> None:
     """Pillow would keep the upper 8 bits: of a camera's 12 next to nothing."""
     cv2 = pytest.importorskip("cv2")
     pixels = np.random.default_rng(0).integers(0, 4096, (64, 80, 4 if "transparent" in file else 3), dtype=np.uint16)
@@ -116,7 +116,7 @@ def test_boxes_are_those_of_the_turned_image(tmp_path: Path, orientation: int) -
 @pytest.mark.parametrize("annotations", [[], [{"bbox": [0, 0, 9, 9], "bbox_mode": 0, "category_id": 0, "iscrowd": 1}]])
 @pytest.mark.parametrize("masks", [False, True])
 def test_images_without_objects(tmp_path: Path, annotations: list[dict], masks: bool) -> None:
-    """None at all, or a crowd alone, which nothing is learnt from."""
+    """None at all, or a crowd alone, which nothing is learned from."""
     Image.new("L", (30, 20)).save(tmp_path / "empty.png")
     cfg = make_cfg()
     cfg.MODEL.MASK_ON = masks
@@ -127,14 +127,14 @@ def test_images_without_objects(tmp_path: Path, annotations: list[dict], masks: 
 
 
 def test_the_training_loader_takes_them_all(tmp_path: Path) -> None:
-    """Colours of each kind, a turned image, one without objects and a crowd, in the batches of an epoch."""
+    """Colors of each kind, a turned image, one without objects and a crowd, in the batches of an epoch."""
     with restored_catalogs():
         modes = ("RGBA", "P", "L", "RGB", "RGB", "RGB")
         turned, empty, crowd = 4, 5, 6
         boxes = [{"image_id": i, "bbox": [0, 0, 10, 10]} for i in range(1, 7) if i != empty]
         boxes[-1]["iscrowd"] = 1
         file = write_coco(tmp_path, boxes, [(40, 30)] * 6)
-        # A colour that Pillow's palette has.
+        # A color that Pillow's palette has.
         for number, mode in enumerate(modes, start=1):
             exif = Image.Exif()
             exif[0x0112] = 6 if number == turned else 1

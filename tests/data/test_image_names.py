@@ -1,4 +1,4 @@
-"""Files that a data set names and that are not there: which, what their names get wrong, and what to do."""
+"""Files that a dataset names and that are not there: which, what their names get wrong, and what to do."""
 
 import errno
 import json
@@ -104,7 +104,7 @@ def test_backslashes_are_read_as_slashes(tmp_path: Path, caplog: pytest.LogCaptu
         assert names == [str(root / name) for name in ("train/a.png", "b\\c.png", "d.png")]
         assert len(load_training_dicts(make_cfg(TRAIN=("windows",)))) == 3
     found = [message for message in caplog.messages if "backslashes" in message]
-    assert found == ['Data set "windows": 1 file name has backslashes, which are read as slashes.']
+    assert found == ['Dataset "windows": 1 file name has backslashes, which are read as slashes.']
 
 
 @pytest.mark.parametrize("address", ["http://a.b/c/1.jpg", "https://a.b/1.jpg", "ftp://a.b/1.jpg"])
@@ -149,19 +149,19 @@ def test_remedies_have_to_do_with_the_error(tmp_path: Path, monkeypatch: pytest.
     for name, path in (("gone", folder / "gone.json"), ("folder", folder), ("below", file / "x.json")):
         register_coco_instances(name, {}, str(path), str(folder))
     for name, remedy in (
-        ("gone", "Correct the path where the data set is registered."),
+        ("gone", "Correct the path where the dataset is registered."),
         ("folder", "It is a folder: register the file with the annotations."),
-        ("below", "Correct the path where the data set is registered."),
+        ("below", "Correct the path where the dataset is registered."),
     ):
         with pytest.raises(OSError) as error:
             load_dataset(name)
         assert str(error.value).endswith(remedy) and "DETECTRON2_DATASETS" not in str(error.value)
-    # Detectron2's own, and whatever is registered below the folder of the data sets.
+    # Detectron2's own, and whatever is registered below the folder of the datasets.
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=rf"DETECTRON2_DATASETS \(now {tmp_path}\) to the folder that holds"):
         load_dataset("gone")
     register_voc("voc", str(tmp_path.parent / "voc"), "train", ["cat"])
-    with pytest.raises(FileNotFoundError, match=r"voc.*; correct the data set's folder\.$"):
+    with pytest.raises(FileNotFoundError, match=r"voc.*; correct the dataset's folder\.$"):
         load_dataset("voc")
 
 

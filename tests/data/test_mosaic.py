@@ -67,7 +67,7 @@ def mosaic(cfg: CfgNode, dicts: list[dict], seed: int) -> dict:
 
 
 def found_mask(image: torch.Tensor, class_id: int) -> torch.Tensor:
-    # The grey of the canvas has green in it; interpolated edges are of no class or of another one.
+    # The gray of the canvas has green in it; interpolated edges are of no class or of another one.
     return (image[0] == 100 + class_id) & (image[1] == 0)
 
 
@@ -101,7 +101,7 @@ def test_what_is_annotated_is_what_is_seen(cfg: CfgNode, dicts: list[dict], mask
                 left, top, right, bottom = (int(value) for value in box)
                 inside[top:bottom, left:right] = True
                 assert not (mask & ~inside).any()
-                # A box that reached into a neighbour would hold more than the corners of the disc and black.
+                # A box that reached into a neighbor would hold more than the corners of the disc and black.
                 assert ((image[0] == 0) | mask)[inside].all()
     assert cut > 5 and whole > 5
 
@@ -119,7 +119,7 @@ def test_scales(cfg: CfgNode, dicts: list[dict]) -> None:
             if mask.sum() < 60:
                 continue
             red = mapped["image"][0].float()
-            # Most of the mask has the disc's colour: nearest and bilinear resizing differ at its rim alone.
+            # Most of the mask has the disc's color: nearest and bilinear resizing differ at its rim alone.
             assert ((red[mask] - 100 - class_id).abs() < 1).float().mean() > 0.6
             left, top, right, bottom = (int(value) for value in box)
             assert mask[top:bottom, left:right].sum() == mask.sum()
@@ -128,13 +128,13 @@ def test_scales(cfg: CfgNode, dicts: list[dict]) -> None:
 
 
 def test_tiles_meet_at_the_point(cfg: CfgNode, dicts: list[dict]) -> None:
-    """At the least scale no tile reaches the border of the canvas; grey is around, and never between."""
+    """At the least scale no tile reaches the border of the canvas; gray is around, and never between."""
     cfg.INPUT.MOSAIC.SCALE_RANGE, cfg.INPUT.MOSAIC.CENTER_RANGE = [0.5, 0.5], [0.5, 0.5]
     image = mosaic(cfg, dicts, 1)["image"]
-    grey = (image == 128).all(0)
-    inside = torch.zeros_like(grey)
+    gray = (image == 128).all(0)
+    inside = torch.zeros_like(gray)
     inside[HEIGHT // 2 : 3 * HEIGHT // 2, WIDTH // 2 : 3 * WIDTH // 2] = True
-    assert torch.equal(~grey, inside)
+    assert torch.equal(~gray, inside)
 
 
 def test_other_augmentation_comes_after_it(cfg: CfgNode, dicts: list[dict]) -> None:

@@ -1,4 +1,4 @@
-"""Several data sets in one stream of batches: shares, homogeneity, resuming, processes."""
+"""Several datasets in one stream of batches: shares, homogeneity, resuming, processes."""
 
 import collections
 import itertools
@@ -203,14 +203,14 @@ def test_grouping_can_be_switched_off(cfg: CfgNode) -> None:
 def test_the_first_source_gives_the_classes(cfg: CfgNode) -> None:
     assert resolve_num_classes(cfg) == 2
     cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
-    with pytest.raises(ValueError, match="mixes data sets of different classes"):
+    with pytest.raises(ValueError, match="mixes datasets of different classes"):
         resolve_num_classes(cfg)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("DATASET_RATIO", [1], r"DATASET_RATIO has 1 entries \[1\] for the 2 data sets"),
+        ("DATASET_RATIO", [1], r"DATASET_RATIO has 1 entries \[1\] for the 2 datasets"),
         ("DATASET_RATIO", [1, 0], r"DATASET_RATIO is 0 for photos; it must be positive"),
         ("DATASET_RATIO", [1, "4"], r"DATASET_RATIO is '4' for photos; it must be positive"),
         ("DATASET_RATIO", [1, float("inf")], r"DATASET_RATIO is inf for photos; it must be positive"),
@@ -239,7 +239,7 @@ def test_image_labels_of_a_single_class_are_refused(cfg: CfgNode) -> None:
 
 def test_epochs_are_refused(cfg: CfgNode) -> None:
     cfg.SOLVER.EPOCHS.MAX = 3
-    with pytest.raises(ValueError, match=r"EPOCHS\.MAX is 3, but data sets that are mixed have no common epoch"):
+    with pytest.raises(ValueError, match=r"EPOCHS\.MAX is 3, but datasets that are mixed have no common epoch"):
         load_training_dicts(cfg)
 
 

@@ -1,4 +1,4 @@
-"""Data sets that people register in Python: what is accepted, and what is refused by image and annotation."""
+"""Datasets that people register in Python: what is accepted, and what is refused by image and annotation."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_what_is_changed_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert [entry["iscrowd"] for entry in record["annotations"]] == [1, 1, 0, 0]
     assert not any("area" in entry for entry in record["annotations"])
     ignored, area = caplog.messages
-    assert ignored.startswith('Data set "said": 1 object has ignore 1') and "1 object has an area that is" in area
+    assert ignored.startswith('Dataset "said": 1 object has ignore 1') and "1 object has an area that is" in area
 
 
 def test_masks_as_arrays() -> None:
@@ -182,7 +182,7 @@ def test_degenerate_boxes_are_left_to_validation(caplog: pytest.LogCaptureFixtur
 )
 def test_what_is_refused(records: Any, message: str) -> None:
     DatasetCatalog.register("own", lambda: records)
-    with pytest.raises(ValueError, match=f'Data set "own".* {message}'):
+    with pytest.raises(ValueError, match=f'Dataset "own".* {message}'):
         load_dataset("own")
 
 

@@ -224,7 +224,7 @@ def test_unreadable_image_is_named(cfg: CfgNode, tmp_path: Path, content: str) -
     elif content != "missing":
         file.write_text("not an image" if content == "text" else "")
     for is_train in (True, False):
-        with pytest.raises(OSError, match=r"victim\.jpg cannot be read as an image .*Remove it from the data set"):
+        with pytest.raises(OSError, match=r"victim\.jpg cannot be read as an image .*Remove it from the dataset"):
             DetectionMapper(cfg, is_train)(record(file, [], (64, 64)))
 
 

@@ -29,7 +29,7 @@ def mixed_cfg(variant: str = "pair_detr", **detr: Any) -> CfgNode:
     return cfg
 
 
-def make_labelled(labels: tuple[list[int], ...] = ([1], [0, 2])) -> list[dict[str, Any]]:
+def make_labeled(labels: tuple[list[int], ...] = ([1], [0, 2])) -> list[dict[str, Any]]:
     batch = make_batch(SIZES, [0] * len(SIZES))
     return [item | {"ann_type": "image", "pos_category_ids": x} for item, x in zip(batch, labels, strict=True)]
 
@@ -52,10 +52,10 @@ CHOICES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("variant", "options"), CHOICES)
 def test_only_the_image_label_loss_acts(variant: str, options: dict[str, Any]) -> None:
     model = build(mixed_cfg(variant, **options))
-    losses = model(make_labelled())
+    losses = model(make_labeled())
     assert losses.pop("loss_image") > 0
     assert all(loss == 0 for loss in losses.values())
-    found = gradients(model, make_labelled())
+    found = gradients(model, make_labeled())
     # What predicts boxes, corners and pairs is not used for classes.
     idle = re.compile(r"detector\.(box_head|top_left_head|top_left_decoder|(center|top_left)_projection)\.")
     for name, gradient in found.items():
@@ -65,7 +65,7 @@ def test_only_the_image_label_loss_acts(variant: str, options: dict[str, Any]) -
         assert not (idle.match(name) and gradient.any()), name
     assert all(found[f"detector.{name}"].any() for name in ("class_head.weight", "input_proj.weight"))
     # The gradient is that of this loss alone.
-    batch = make_labelled()
+    batch = make_labeled()
     found = {name: gradient.clone() for name, gradient in gradients(model, batch).items()}
     model.zero_grad(set_to_none=False)
     model(batch)["loss_image"].backward()
@@ -77,7 +77,7 @@ def test_only_the_image_label_loss_acts(variant: str, options: dict[str, Any]) -
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training_the_classifier_alone(variant: str, options: dict[str, Any]) -> None:
     """It gets the gradient that it gets otherwise; nothing else gets one."""
-    batch = make_labelled()
+    batch = make_labeled()
     expected = gradients(build(mixed_cfg(variant, **options)), batch)
     found = gradients(build(mixed_cfg(variant, IMAGE_LABELS__CLASSIFIER_ONLY=True, **options)), batch)
     for name, gradient in found.items():
@@ -94,7 +94,7 @@ def test_batches_with_boxes_train_as_without_image_labels(variant: str) -> None:
     mixed, plain = build(mixed_cfg(variant)), build(tiny_cfg(variant))
     batch = make_batch(SIZES, [2, 1])
     losses = mixed(batch)
-    assert losses.keys() == mixed(make_labelled()).keys()
+    assert losses.keys() == mixed(make_labeled()).keys()
     assert losses.pop("loss_image") == 0
     assert losses == plain(batch)
     expected = gradients(plain, batch)
@@ -105,18 +105,18 @@ def test_batches_with_boxes_train_as_without_image_labels(variant: str) -> None:
 def test_batches_that_cannot_be_learned_from() -> None:
     for cfg in (tiny_cfg(), mixed_cfg(CLASS_AGNOSTIC=True)):
         with pytest.raises(ValueError, match=r"SAMPLER_TRAIN MultiDatasetSampler; MODEL\.DETR\.CLASS_AGNOSTIC"):
-            build(cfg)(make_labelled())
+            build(cfg)(make_labeled())
     with pytest.raises(ValueError, match=r"mixes images of the kinds \['box', 'image'\]"):
-        build(mixed_cfg())(make_labelled()[:1] + make_batch(SIZES[:1], [1]))
+        build(mixed_cfg())(make_labeled()[:1] + make_batch(SIZES[:1], [1]))
 
 
 # Which of two processes has image labels, step by step.
 STEPS = [(True, False), (False, True), (True, True), (False, False), (True, False)]
 
 
-def _batch(labelled: bool, step: int, rank: int) -> list[dict[str, Any]]:
+def _batch(labeled: bool, step: int, rank: int) -> list[dict[str, Any]]:
     torch.manual_seed(10 * step + rank)
-    return make_labelled() if labelled else make_batch(SIZES, [2, rank])
+    return make_labeled() if labeled else make_batch(SIZES, [2, rank])
 
 
 DISTRIBUTED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -134,9 +134,9 @@ def _train(rank: int, folder: str) -> None:
         for name, (variant, options) in DISTRIBUTED.items():
             # Unused parameters are an error here.
             model = DistributedDataParallel(build(mixed_cfg(variant, **options)))
-            for step, labelled in enumerate(STEPS):
+            for step, labeled in enumerate(STEPS):
                 model.zero_grad(set_to_none=True)
-                sum(model(_batch(labelled[rank], step, rank)).values()).backward()
+                sum(model(_batch(labeled[rank], step, rank)).values()).backward()
                 result[name, step] = {key: p.grad.clone() for key, p in model.module.named_parameters()}
         torch.save(result, Path(folder) / f"{rank}.pth")
     finally:
@@ -151,13 +151,13 @@ def test_processes_with_batches_of_different_kinds(tmp_path: Path) -> None:
     for setting, step in found[0]:
         first, second = (x[setting, step] for x in found)
         assert all(torch.equal(gradient, second[name]) for name, gradient in first.items())
-        labelled = STEPS[step]
-        if labelled == (False, False):
-            # The normaliser is that of both together.
+        labeled = STEPS[step]
+        if labeled == (False, False):
+            # The normalizer is that of both together.
             continue
         variant, options = DISTRIBUTED[setting]
         model = build(mixed_cfg(variant, **options))
-        each = [gradients(model, _batch(labelled[rank], step, rank)) for rank in (0, 1)]
+        each = [gradients(model, _batch(labeled[rank], step, rank)) for rank in (0, 1)]
         for name, gradient in first.items():
             torch.testing.assert_close(gradient, (each[0][name] + each[1][name]) / 2, atol=1e-5, rtol=1e-4)
 
@@ -196,10 +196,10 @@ def test_training_on_data_sets_of_both_kinds(tmp_path: Path, loss: str) -> None:
         return trainer.recorded
 
     whole = train(tmp_path / "whole")
-    labelled = ["loss_image" in step for step in whole]
-    assert 2 <= sum(labelled) <= 4
-    for step, is_labelled in zip(whole, labelled, strict=True):
-        if is_labelled:
+    labeled = ["loss_image" in step for step in whole]
+    assert 2 <= sum(labeled) <= 4
+    for step, is_labeled in zip(whole, labeled, strict=True):
+        if is_labeled:
             assert step.keys() == {"loss_image", "total_loss"}
         else:
             assert {"loss_class", "loss_box_aux", "loss_top_left"} < step.keys()

@@ -121,7 +121,7 @@ def two_steps(dataset: dict[str, str], output: Path, variant: str, processes: in
     changes |= {
         "MODEL__DETR__VARIANT": variant,
         "MODEL__DETR__DROPOUT": 0.0,
-        # Batch normalisation would see half of the batch.
+        # Batch normalization would see half of the batch.
         "MODEL__BACKBONE__NAME": "build_resnet_backbone",
         "MODEL__RESNETS__DEPTH": 18,
         "MODEL__RESNETS__RES2_OUT_CHANNELS": 64,
@@ -144,7 +144,7 @@ def two_steps(dataset: dict[str, str], output: Path, variant: str, processes: in
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["pair_detr", "conditional_detr", "detr"])
 def test_two_processes_equal_one(dataset: dict[str, str], tmp_path: Path, variant: str) -> None:
-    """Images have one or two objects: the losses are normalised by the number in both processes' halves."""
+    """Images have one or two objects: the losses are normalized by the number in both processes' halves."""
     torch.manual_seed(0)
     assert_same_two_steps(dataset, tmp_path, variant)
 

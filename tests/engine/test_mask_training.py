@@ -30,7 +30,7 @@ def detic_model(folder: Path, variant: str = "pair_detr", **detr: Any) -> Detect
     return build(cfg).train()
 
 
-def make_labelled() -> list[dict[str, Any]]:
+def make_labeled() -> list[dict[str, Any]]:
     batch = make_batch(SIZES, [0, 0])
     for item, labels in zip(batch, ([1], [0, 2]), strict=True):
         del item["instances"]
@@ -41,24 +41,24 @@ def make_labelled() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_image_labels_teach_classes_and_no_masks(tmp_path: Path, variant: str) -> None:
     model = detic_model(tmp_path, variant)
-    boxed, labelled = model(make_mask_batch(SIZES, [2, 1])), model(make_labelled())
-    assert boxed.keys() == labelled.keys()
+    boxed, labeled = model(make_mask_batch(SIZES, [2, 1])), model(make_labeled())
+    assert boxed.keys() == labeled.keys()
     assert boxed["loss_mask"] > 0
     assert boxed["loss_dice"] > 0
-    assert labelled["loss_mask"] == labelled["loss_dice"] == 0
-    assert labelled["loss_image"] > 0
-    sum(labelled.values()).backward()
+    assert labeled["loss_mask"] == labeled["loss_dice"] == 0
+    assert labeled["loss_image"] > 0
+    sum(labeled.values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert "mask_head" not in name or not parameter.grad.any(), name
 
 
 def test_the_second_stage_has_no_use_for_image_labels(tmp_path: Path) -> None:
-    """Neither for a batch of them, nor for a data set, which is said before any is loaded."""
+    """Neither for a batch of them, nor for a dataset, which is said before any is loaded."""
     model = detic_model(tmp_path, MASK__FREEZE_DETECTOR=True)
     assert set(model(make_mask_batch(SIZES, [2, 1]))) == {"loss_mask", "loss_dice"}
     with pytest.raises(ValueError, match=r"MODEL\.DETR\.MASK\.FREEZE_DETECTOR must be False"):
-        model(make_labelled())
+        model(make_labeled())
     cfg = mask_cfg(MASK__FREEZE_DETECTOR=True)
     cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.DATASET_ANN = "MultiDatasetSampler", ["box", "image"]
     cfg.DATASETS.TRAIN = ("some_boxes", "some_labels")
@@ -121,7 +121,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def _batch(counts: tuple[int, int] | None, step: int, rank: int) -> list[dict[str, Any]]:
     torch.manual_seed(10 * step + rank)
-    return make_labelled() if counts is None else make_mask_batch(SIZES, counts)
+    return make_labeled() if counts is None else make_mask_batch(SIZES, counts)
 
 
 def _train(rank: int, folder: str) -> None:
@@ -148,7 +148,7 @@ def _train(rank: int, folder: str) -> None:
 
 @pytest.mark.usefixtures("warm_start")
 def test_two_processes_with_empty_images_and_image_labels(tmp_path: Path) -> None:
-    """None waits for another; both have the same losses' names and gradients; the normaliser is that of both."""
+    """None waits for another; both have the same losses' names and gradients; the normalizer is that of both."""
     mp.start_processes(_train, (str(tmp_path),), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
     assert len(first) == len(VARIANTS) * len(STEPS) + 4

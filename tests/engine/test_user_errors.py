@@ -66,7 +66,7 @@ def test_errors_of_the_user_are_the_line_that_says_what_is_wrong(tmp_path: Path)
     """Python prints a text that a process ends with, and makes its status 1."""
     for main, line in (
         (lambda: config_file("no_such"), r"error: no config file 'no_such' in .*\bquickstart\.yaml.*"),
-        (lambda: check_dataset("no_such"), r'error: Data set "no_such" is not registered.*correct the name\.'),
+        (lambda: check_dataset("no_such"), r'error: Dataset "no_such" is not registered.*correct the name\.'),
         (lambda: (tmp_path / "absent").read_text(), r"error: \[Errno 2\] No such file or directory: '.*absent'"),
     ):
         assert re.fullmatch(line, status_of(main))
@@ -105,7 +105,7 @@ def test_a_message_that_was_not_written_for_users_says_where_it_is_from() -> Non
 
 
 class _Unreadable:
-    """A data set for workers; what fails is this package's, or not."""
+    """A dataset for workers; what fails is this package's, or not."""
 
     def __init__(self, by_package: bool) -> None:
         self._by_package = by_package
@@ -120,7 +120,7 @@ class _Unreadable:
 @pytest.mark.parametrize(
     ("by_package", "line"),
     [
-        (True, 'Data set "the "other"\nset" is not registered: '),
+        (True, 'Dataset "the "other"\nset" is not registered: '),
         (False, "invalid literal for int() with base 10: 'many' (Val"),
     ],
 )

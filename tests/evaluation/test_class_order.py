@@ -179,7 +179,7 @@ def test_panoptic_data_in_another_order_stop(tmp_path: Path) -> None:
     ):
         require_test_set(cfg, "turned")
     cfg.DATASETS.TRAIN = ("train", "turned")
-    with pytest.raises(ValueError, match=r'panoptic data set "turned" has the classes of "train" in another order'):
+    with pytest.raises(ValueError, match=r'panoptic dataset "turned" has the classes of "train" in another order'):
         load_training_dicts(cfg)
 
 
@@ -197,7 +197,7 @@ def test_training_sets_in_another_order_are_mapped(tmp_path: Path) -> None:
         cfg = make_cfg(TRAIN=("train", "other"))
         cfg.MODEL.DETR.NUM_CLASSES = number
         with pytest.raises(
-            ValueError, match=r'mixes data sets of different classes: "other" has 2 classes \(dog, owl\)'
+            ValueError, match=r'mixes datasets of different classes: "other" has 2 classes \(dog, owl\)'
         ):
             load_training_dicts(cfg)
 
@@ -281,7 +281,7 @@ def test_the_tool_compares_data_sets(
     assert caplog.messages[-1] == "turned: classes: those of train in another order; they are matched by name"
     assert tool.main(["train", "other"]) == 1
     assert "it has 2 classes (cat, owl), train 2 classes (cat, dog) (in the first alone: owl; in" in caplog.messages[-1]
-    # What is no data set has been said before.
+    # What is no dataset has been said before.
     assert tool.main(["nowhere", "train"]) == 1
     assert "classes: " not in caplog.messages[-1]
     entry = {"FORMAT": "coco", "JSON": str(tmp_path / "train" / "annotations.json"), "IMAGES": str(tmp_path / "train")}

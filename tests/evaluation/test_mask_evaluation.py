@@ -128,7 +128,7 @@ class KnownMasks:
 def panoptic_output(record: dict[str, Any], name: str) -> dict[str, Any]:
     """What a model returns that has one sure query a segment, crowds included, in no order; from its mask head on.
 
-    It sees the image at twice its size, and padded. Some query wins in every pixel, so that one for the unlabelled ones
+    It sees the image at twice its size, and padded. Some query wins in every pixel, so that one for the unlabeled ones
     is needed: they count for nothing.
     """
     classes = panoptic_classes(name)

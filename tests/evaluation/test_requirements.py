@@ -38,7 +38,7 @@ def change(file: str, **lists: Any) -> None:
 
 
 def found_by(evaluator: Any, name: str, noise: float = 0) -> dict[str, dict[str, float]]:
-    """Results of detections that are the objects of a data set, or near them."""
+    """Results of detections that are the objects of a dataset, or near them."""
     records = load_dataset(name)
     inputs, outputs = predict(
         [r | {"annotations": [a for a in r["annotations"] if not a.get("iscrowd")]} for r in records], noise

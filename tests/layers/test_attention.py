@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pair_detr.layers import FeedForward, MultiHeadAttention, attend, linear_many
+from pair_detr.layers import FeedForward, MultiHeadAttention, attend, multi_linear
 
 BATCH, DIM, HEADS = 3, 16, 4
 
@@ -67,7 +67,7 @@ def test_loads_the_parameters_of_torch() -> None:
     torch.testing.assert_close(ours(query, memory, memory), theirs(query, memory, memory)[0], atol=1e-6, rtol=1e-5)
 
 
-def test_initialisation_is_that_of_torch() -> None:
+def test_initialization_is_that_of_torch() -> None:
     theirs, ours = torch.nn.MultiheadAttention(64, 4), MultiHeadAttention(64, 4)
     # Xavier of the stacked matrix: its bound counts the rows of all three.
     bound = (6 / (64 + 3 * 64)) ** 0.5
@@ -116,7 +116,7 @@ def test_attend_with_values_narrower_than_keys() -> None:
 def test_linear_many_equals_one_linear_each() -> None:
     linears = [torch.nn.Linear(6, width) for width in (3, 5, 1)]
     x = torch.randn(2, 4, 6)
-    outs = linear_many(x, [(linear.weight, linear.bias) for linear in linears])
+    outs = multi_linear(x, [(linear.weight, linear.bias) for linear in linears])
     assert len(outs) == 3
     for out, linear in zip(outs, linears, strict=True):
         torch.testing.assert_close(out, linear(x), atol=1e-6, rtol=1e-5)

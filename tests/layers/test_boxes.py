@@ -60,7 +60,7 @@ def test_conversion_and_back() -> None:
     torch.testing.assert_close(box_convert(corners, "xyxy", "cxcywh"), boxes)
 
 
-def test_assembled_box_has_its_corner_and_its_centre() -> None:
+def test_assembled_box_has_its_corner_and_its_center() -> None:
     boxes = make_boxes(4, 6)
     assembled = assemble_box(boxes[..., :2], cxcywh_to_xyxy(boxes)[..., :2])
     torch.testing.assert_close(assembled, boxes)
@@ -68,7 +68,7 @@ def test_assembled_box_has_its_corner_and_its_centre() -> None:
     torch.testing.assert_close(by_hand, torch.tensor([0.5, 0.4, 0.6, 0.2]))
 
 
-def test_assembled_box_is_empty_where_the_corner_is_beyond_the_centre() -> None:
+def test_assembled_box_is_empty_where_the_corner_is_beyond_the_center() -> None:
     box = assemble_box(torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.3]))
     torch.testing.assert_close(box, torch.tensor([0.5, 0.5, 0.0, 0.4]))
 

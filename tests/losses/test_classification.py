@@ -9,7 +9,7 @@ from model_helpers import default_cfg, make_predictions, make_targets
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax, build_classification
+from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax, build_class_scoring
 from pair_detr.structures import Assignment, Targets
 
 # Two layers, three images of 5 queries; the second image is empty, the first object is matched differently in layer 1.
@@ -69,11 +69,11 @@ def test_softmax_loss_equals_torch(assignment: Assignment, targets: Targets, no_
         torch.testing.assert_close(loss[layer], expected)
 
 
-@pytest.mark.parametrize("classification", [SigmoidFocal(), Softmax()], ids=["focal", "softmax"])
-def test_cost_falls_with_the_probability_of_the_label(classification: Classification, targets: Targets) -> None:
-    logits = torch.zeros(2, 3, 5, classification.num_logits(3))
+@pytest.mark.parametrize("class_scoring", [SigmoidFocal(), Softmax()], ids=["focal", "softmax"])
+def test_cost_falls_with_the_probability_of_the_label(class_scoring: ClassScoring, targets: Targets) -> None:
+    logits = torch.zeros(2, 3, 5, class_scoring.num_logits(3))
     logits[1, 2, 4, 1] = 3.0
-    cost = classification.cost(logits, targets)
+    cost = class_scoring.cost(logits, targets)
     assert cost.shape == (2, 3, 5)
     # Object 2 has label 1 and lies in image 2; the others do not see that logit.
     assert cost[1, 2].argmin() == 4
@@ -112,9 +112,9 @@ def test_softmax_detections_are_one_a_query_and_never_no_object() -> None:
     assert labels.tolist() == [[0, 1, 1]]
 
 
-@pytest.mark.parametrize("classification", [SigmoidFocal(), Softmax()], ids=["focal", "softmax"])
-def test_limit_above_the_number_of_candidates(classification: Classification) -> None:
-    scores, labels, queries = classification.detections(torch.randn(2, 3, classification.num_logits(2)), limit=100)
+@pytest.mark.parametrize("class_scoring", [SigmoidFocal(), Softmax()], ids=["focal", "softmax"])
+def test_limit_above_the_number_of_candidates(class_scoring: ClassScoring) -> None:
+    scores, labels, queries = class_scoring.detections(torch.randn(2, 3, class_scoring.num_logits(2)), limit=100)
     assert scores.shape == labels.shape == queries.shape
     assert (scores[:, :-1] >= scores[:, 1:]).all()
     assert labels.max() < 2
@@ -129,17 +129,17 @@ def test_limit_above_the_number_of_candidates(classification: Classification) ->
         ("softmax", "focal", Softmax),
     ],
 )
-def test_config_chooses(value: str, default: str, expected: type[Classification]) -> None:
+def test_config_chooses(value: str, default: str, expected: type[ClassScoring]) -> None:
     cfg = default_cfg()
     cfg.MODEL.DETR.LOSS.CLASSIFICATION = value
-    assert type(build_classification(cfg, default)) is expected
+    assert type(build_class_scoring(cfg, default)) is expected
 
 
 def test_config_reaches_the_parameters() -> None:
     cfg = default_cfg()
     loss = cfg.MODEL.DETR.LOSS
     loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB, loss.NO_OBJECT_WEIGHT = 0.3, 1.5, 0.05, 0.2
-    focal, softmax = build_classification(cfg, "focal"), build_classification(cfg, "softmax")
+    focal, softmax = build_class_scoring(cfg, "focal"), build_class_scoring(cfg, "softmax")
     assert (focal.alpha, focal.gamma, focal.prior_prob) == (0.3, 1.5, 0.05)
     assert softmax.no_object_weight == 0.2
     assert (focal.default_weight, softmax.default_weight) == (2.0, 1.0)

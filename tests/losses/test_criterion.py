@@ -139,7 +139,7 @@ def test_batch_without_objects(pair: bool) -> None:
         assert loss.requires_grad
         if any(term in name for term in ("box", "giou", "top_left")):
             assert loss == 0
-    # With no object to divide by, the normaliser is 1.
+    # With no object to divide by, the normalizer is 1.
     negatives = sigmoid_focal_loss(empty.logits[-1], torch.zeros(3, QUERIES, CLASSES), 0.25, 2.0, reduction="sum")
     torch.testing.assert_close(losses["loss_class"], 2 * negatives)
     sum(losses.values()).backward()
@@ -164,14 +164,14 @@ def test_unmatched_boxes_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("classification", "weight"), [(SigmoidFocal(), 2.0), (Softmax(), 1.0)], ids=["focal", "softmax"]
+    ("class_scoring", "weight"), [(SigmoidFocal(), 2.0), (Softmax(), 1.0)], ids=["focal", "softmax"]
 )
-def test_published_class_weight_unless_set(classification: SigmoidFocal | Softmax, weight: float) -> None:
+def test_published_class_weight_unless_set(class_scoring: SigmoidFocal | Softmax, weight: float) -> None:
     cfg = plain_cfg()
-    criterion = SetCriterion(cfg, classification)
+    criterion = SetCriterion(cfg, class_scoring)
     assert (weights_of(criterion)["class"], criterion.matcher.class_weight) == (weight, weight)
     cfg.MODEL.DETR.LOSS.CLASS, cfg.MODEL.DETR.COST.CLASS = 3.0, 0.0
-    criterion = SetCriterion(cfg, classification)
+    criterion = SetCriterion(cfg, class_scoring)
     assert (weights_of(criterion)["class"], criterion.matcher.class_weight) == (3.0, 0.0)
 
 
@@ -192,7 +192,7 @@ def test_softmax_loss_of_an_empty_batch_is_the_mean_over_no_object() -> None:
 
 
 class RecordingFocal(SigmoidFocal):
-    """Remembers the normaliser that it was given."""
+    """Remembers the normalizer that it was given."""
 
     num_boxes = 0.0
 
@@ -208,18 +208,18 @@ class RecordingFocal(SigmoidFocal):
         return super().loss(logits, assignment, targets, num_boxes, selected)
 
 
-def normaliser(targets: Targets) -> float:
-    classification = RecordingFocal()
-    SetCriterion(plain_cfg(), classification)(make_predictions(2, 1, QUERIES, CLASSES), targets)
-    return classification.num_boxes
+def normalizer(targets: Targets) -> float:
+    class_scoring = RecordingFocal()
+    SetCriterion(plain_cfg(), class_scoring)(make_predictions(2, 1, QUERIES, CLASSES), targets)
+    return class_scoring.num_boxes
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1.0), (1, 1.0), (5, 5.0)])
-def test_normaliser_of_one_process(count: int, expected: float) -> None:
-    assert normaliser(make_targets([count])) == expected
+def test_normalizer_of_one_process(count: int, expected: float) -> None:
+    assert normalizer(make_targets([count])) == expected
 
 
-def test_normaliser_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_normalizer_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pair_detr.utils.distributed.comm.get_world_size", lambda: 2)
 
     def other_process(*summands: float) -> None:
@@ -228,21 +228,21 @@ def test_normaliser_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) 
 
     labels = Targets.pack_image_labels([torch.tensor([0])])
     other_process(2, 1)
-    assert normaliser(make_targets([5])) == 3.5
+    assert normalizer(make_targets([5])) == 3.5
     # One process without objects does not count as one with one.
     other_process(4, 1)
-    assert normaliser(make_targets([0])) == 2
+    assert normalizer(make_targets([0])) == 2
     # With fewer objects than processes, their sum over the processes is that of one process with the whole batch.
     other_process(0, 1)
-    assert normaliser(make_targets([1])) == normaliser(make_targets([0])) == 0.5
+    assert normalizer(make_targets([1])) == normalizer(make_targets([0])) == 0.5
     other_process(1, 1)
-    assert normaliser(make_targets([0])) == 0.5
+    assert normalizer(make_targets([0])) == 0.5
     other_process(4, 1)
     # One that has image labels does not count at all, neither as this process nor as the other.
-    assert normaliser(labels) == 4
+    assert normalizer(labels) == 4
     other_process(0, 0)
-    assert normaliser(make_targets([5])) == 5
-    assert normaliser(labels) == 1
+    assert normalizer(make_targets([5])) == 5
+    assert normalizer(labels) == 1
 
 
 def test_losses_are_fp32_under_autocast() -> None:

@@ -9,12 +9,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from model_helpers import default_cfg, make_boxes, make_targets
 from torch import Tensor
 
-from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
+from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
 from pair_detr.losses.criterion import SetCriterion
-from pair_detr.losses.federated import ClassSelection
+from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.matcher import HungarianMatcher
 from pair_detr.losses.terms import ClassTerm
-from pair_detr.modeling.class_sampling import build_class_selection
+from pair_detr.modeling.class_sampling import build_federated_sampler
 from pair_detr.structures import Predictions
 
 NAMES = ["cat", "dog", "owl", "newt"]
@@ -23,7 +23,7 @@ DATASET = "class_selection_test"
 
 @pytest.fixture
 def cfg() -> Iterator[CfgNode]:
-    """The config of a data set of four classes, whose metadata the test completes."""
+    """The config of a dataset of four classes, whose metadata the test completes."""
     DatasetCatalog.register(DATASET, list)
     MetadataCatalog.get(DATASET).set(thing_classes=NAMES)
     cfg = default_cfg()
@@ -33,26 +33,26 @@ def cfg() -> Iterator[CfgNode]:
     MetadataCatalog.pop(DATASET)
 
 
-def select(selection: ClassSelection, *labels: int) -> list[int]:
+def select(selection: FederatedLossSampler, *labels: int) -> list[int]:
     return selection(torch.tensor(labels, dtype=torch.int64)).nonzero()[:, 0].tolist()
 
 
 def test_all_classes_of_ordinary_data(cfg: CfgNode) -> None:
-    assert build_class_selection(cfg) is None
-    assert build_class_selection(default_cfg()) is None
+    assert build_federated_sampler(cfg) is None
+    assert build_federated_sampler(default_cfg()) is None
     cfg.DATASETS.TRAIN = ("of another machine",)
-    assert build_class_selection(cfg) is None
+    assert build_federated_sampler(cfg) is None
 
 
 def test_novel_classes_are_left_out(cfg: CfgNode) -> None:
     MetadataCatalog.get(DATASET).novel_classes = ["dog"]
-    selection = build_class_selection(cfg)
+    selection = build_federated_sampler(cfg)
     assert select(selection) == select(selection, 2) == [0, 2, 3]
     # An object of the class is not hidden.
     assert select(selection, 1) == [0, 1, 2, 3]
     assert not selection.state_dict()
     cfg.MODEL.DETR.CLASS_AGNOSTIC = True
-    assert build_class_selection(cfg) is None
+    assert build_federated_sampler(cfg) is None
 
 
 def test_classes_without_images_are_left_out(cfg: CfgNode) -> None:
@@ -61,51 +61,51 @@ def test_classes_without_images_are_left_out(cfg: CfgNode) -> None:
     MetadataCatalog.get(DATASET).class_image_count = [*counts, {"id": 1, "image_count": 3}]
     for power in (0.5, 0.0):
         cfg.MODEL.DETR.LOSS.FEDERATED_POWER = power
-        assert select(build_class_selection(cfg)) == [0, 1, 2]
+        assert select(build_federated_sampler(cfg)) == [0, 1, 2]
     cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = 2
-    torch.testing.assert_close(build_class_selection(cfg).weights, torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    torch.testing.assert_close(build_federated_sampler(cfg).weights, torch.tensor([1.0, 1.0, 1.0, 0.0]))
     cfg.MODEL.DETR.LOSS.FEDERATED_POWER = 0.5
-    torch.testing.assert_close(build_class_selection(cfg).weights, torch.tensor([3.0, 5.0, 7.0, 0.0]).sqrt())
+    torch.testing.assert_close(build_federated_sampler(cfg).weights, torch.tensor([3.0, 5.0, 7.0, 0.0]).sqrt())
 
 
 def test_rare_classes_of_lvis_are_novel() -> None:
     cfg = default_cfg()
     cfg.DATASETS.TRAIN = ("lvis_v1_train_norare",)
-    selection = build_class_selection(cfg)
+    selection = build_federated_sampler(cfg)
     assert len(select(selection)) == 866
     cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = 50
-    assert len(select(build_class_selection(cfg), 3, 5, 3)) == 50
+    assert len(select(build_federated_sampler(cfg), 3, 5, 3)) == 50
 
 
 def test_federated_loss_needs_frequencies(cfg: CfgNode) -> None:
     cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = 2
-    with pytest.raises(ValueError, match=rf'FEDERATED_CLASSES is 2, but data set "{DATASET}" has no class_image_count'):
-        build_class_selection(cfg)
+    with pytest.raises(ValueError, match=rf'FEDERATED_CLASSES is 2, but dataset "{DATASET}" has no class_image_count'):
+        build_federated_sampler(cfg)
 
 
 def test_negative_limit(cfg: CfgNode) -> None:
     cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = -5
     with pytest.raises(ValueError, match=r"FEDERATED_CLASSES is -5; it must be 0"):
-        build_class_selection(cfg)
+        build_federated_sampler(cfg)
 
 
 def test_unknown_novel_class(cfg: CfgNode) -> None:
     MetadataCatalog.get(DATASET).novel_classes = ["dog", "cow"]
     with pytest.raises(ValueError, match=rf'"{DATASET}": the novel classes cow are not among its classes'):
-        build_class_selection(cfg)
+        build_federated_sampler(cfg)
 
 
 def test_sample_is_in_proportion_to_the_weights() -> None:
     """One class beside that of the batch: its probability is known."""
     weights = torch.tensor([4.0, 1.0, 0.0, 2.0, 1.0])
-    selection, draws = ClassSelection(weights, 2), 4000
+    selection, draws = FederatedLossSampler(weights, 2), 4000
     drawn = torch.stack([selection(torch.tensor([0])) for _ in range(draws)]).float()
     assert (drawn.sum(1) == 2).all()
     torch.testing.assert_close(drawn.mean(0), torch.tensor([1.0, 0.25, 0.0, 0.5, 0.25]), atol=0.03, rtol=0)
 
 
 def test_sample_follows_from_the_seed() -> None:
-    selection = ClassSelection(torch.rand(100), 20)
+    selection = FederatedLossSampler(torch.rand(100), 20)
 
     def draw(seed: int) -> list[int]:
         torch.manual_seed(seed)
@@ -116,26 +116,26 @@ def test_sample_follows_from_the_seed() -> None:
 
 def test_more_objects_or_fewer_classes_than_the_limit() -> None:
     weights = torch.tensor([1.0, 0.0, 1.0, 1.0])
-    assert select(ClassSelection(weights, 2), 0, 1, 3) == [0, 1, 3]
-    assert select(ClassSelection(weights, 4), 0) == [0, 2, 3]
-    assert select(ClassSelection(weights, 9)) == [0, 2, 3]
+    assert select(FederatedLossSampler(weights, 2), 0, 1, 3) == [0, 1, 3]
+    assert select(FederatedLossSampler(weights, 4), 0) == [0, 2, 3]
+    assert select(FederatedLossSampler(weights, 9)) == [0, 2, 3]
 
 
-@pytest.mark.parametrize("classification", [SigmoidFocal(), Softmax()], ids=["focal", "softmax"])
-def test_hidden_classes_are_no_negatives(classification: Classification) -> None:
+@pytest.mark.parametrize("class_scoring", [SigmoidFocal(), Softmax()], ids=["focal", "softmax"])
+def test_hidden_classes_are_no_negatives(class_scoring: ClassScoring) -> None:
     targets, boxes = make_targets([2, 0]), make_boxes(2, 2, 5)
     targets.labels[:] = torch.tensor([0, 3])
     # Softmax's matching sees the logits of all classes: the boxes decide here.
-    matcher = HungarianMatcher(classification, 0.0, 5.0, 2.0)
+    matcher = HungarianMatcher(class_scoring, 0.0, 5.0, 2.0)
 
-    def loss_of(logits: Tensor, class_selection: ClassSelection | None = None) -> Tensor:
-        terms = [ClassTerm(1.0, classification, class_selection)]
+    def loss_of(logits: Tensor, federated_sampler: FederatedLossSampler | None = None) -> Tensor:
+        terms = [ClassTerm(1.0, class_scoring, federated_sampler)]
         losses = SetCriterion(matcher=matcher, terms=terms)(Predictions(logits, boxes), targets)
         return losses["loss_class"] + losses["loss_class_aux"]
 
-    logits = torch.randn(2, 2, 5, classification.num_logits(4), requires_grad=True)
-    selection = ClassSelection(torch.tensor([1.0, 1.0, 0.0, 1.0]))
-    loss = loss_of(logits, class_selection=selection)
+    logits = torch.randn(2, 2, 5, class_scoring.num_logits(4), requires_grad=True)
+    selection = FederatedLossSampler(torch.tensor([1.0, 1.0, 0.0, 1.0]))
+    loss = loss_of(logits, federated_sampler=selection)
     loss.backward()
     assert not logits.grad[..., 2].any()
     assert logits.grad[..., [0, 1, 3]].all()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from model_helpers import default_cfg, make_boxes
 from torch import Tensor, nn
 
-from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
+from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
 from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES, ImageLabelCriterion
 from pair_detr.structures import ImageLabels, Predictions, Targets
 
@@ -136,7 +136,7 @@ def test_classes_can_be_in_any_order(name: str) -> None:
     order = torch.tensor([2, 0, 3, 1])
     permuted = replace(predictions, logits=predictions.logits[..., order])
     labels = targets.image_labels
-    moved = ImageLabels(order.argsort()[labels.labels], labels.image_of, labels.counts)
+    moved = ImageLabels(order.argsort()[labels.labels], labels.image_index, labels.counts)
     loss = IMAGE_LABEL_LOSSES[name]
     torch.testing.assert_close(loss(permuted, moved), loss(predictions, labels))
 
@@ -152,11 +152,11 @@ def test_extreme_logits_stay_finite(name: str) -> None:
 
 
 def criterion(
-    name: str = "max_size", weight: float = 0.1, classification: Classification | None = None
+    name: str = "max_size", weight: float = 0.1, class_scoring: ClassScoring | None = None
 ) -> ImageLabelCriterion:
     cfg = default_cfg()
     cfg.MODEL.DETR.IMAGE_LABELS.LOSS, cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = name, weight
-    return ImageLabelCriterion(cfg, classification or SigmoidFocal())
+    return ImageLabelCriterion(cfg, class_scoring or SigmoidFocal())
 
 
 def no_classifier(states: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def test_the_classifier_alone(name: str) -> None:
 
 
 def test_softmax_is_read_as_one_binary_classifier_a_class() -> None:
-    """The no-object column raises the loss, and is not a class that could be labelled."""
+    """The no-object column raises the loss, and is not a class that could be labeled."""
     predictions, targets = make_predictions(CLASSES + 1), make_targets()
     loss = criterion("max_size", 1.0, Softmax())(predictions, targets, no_classifier)
     probability = predictions.logits.softmax(-1)[..., :-1]

@@ -36,7 +36,7 @@ def test_focal_by_hand() -> None:
     torch.testing.assert_close(focal, torch.tensor([expected]))
 
 
-def test_masks_are_upsampled_between_the_centres_of_pixels() -> None:
+def test_masks_are_upsampled_between_the_centers_of_pixels() -> None:
     """Twice the size: the new pixels are 3/4 of the nearest and 1/4 of the next, the outer ones those at the border."""
     logits = torch.tensor([[[-4.0, 4.0]]])
     target = torch.tensor([[[False, False, True, True]]]).expand(1, 2, 4)

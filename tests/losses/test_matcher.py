@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
+from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
 from pair_detr.losses.matcher import HungarianMatcher, NonFiniteCostError
 from pair_detr.structures import Assignment, Targets
 
@@ -24,19 +24,19 @@ def matches_of(assignment: Assignment) -> list[Match]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def class_cost(classification: Classification, logits: Tensor, label: int) -> float:
+def class_cost(class_scoring: ClassScoring, logits: Tensor, label: int) -> float:
     """The formulas of Conditional DETR and DETR for one query, (C,)."""
-    if isinstance(classification, Softmax):
+    if isinstance(class_scoring, Softmax):
         return -math.exp(logits[label]) / sum(math.exp(x) for x in logits.tolist())
     p = 1 / (1 + math.exp(-logits[label]))
-    alpha, gamma = classification.alpha, classification.gamma
+    alpha, gamma = class_scoring.alpha, class_scoring.gamma
     positive = -alpha * (1 - p) ** gamma * math.log(p + 1e-8)
     negative = -(1 - alpha) * p**gamma * math.log(1 - p + 1e-8)
     return positive - negative
 
 
 def cost_matrix(
-    classification: Classification, logits: Tensor, boxes: Tensor, labels: Tensor, wanted: Tensor
+    class_scoring: ClassScoring, logits: Tensor, boxes: Tensor, labels: Tensor, wanted: Tensor
 ) -> np.ndarray:
     """(Q, T) cost of one image in one layer."""
     weight_class, weight_l1, weight_giou = WEIGHTS
@@ -46,21 +46,21 @@ def cost_matrix(
         for t in range(len(wanted)):
             l1 = sum(abs(a - b) for a, b in zip(boxes[q].tolist(), wanted[t].tolist(), strict=True))
             matrix[q, t] = (
-                weight_class * class_cost(classification, logits[q], int(labels[t]))
+                weight_class * class_cost(class_scoring, logits[q], int(labels[t]))
                 + weight_l1 * l1
                 - weight_giou * float(giou[q, t])
             )
     return matrix
 
 
-def expected_matches(classification: Classification, logits: Tensor, boxes: Tensor, targets: Targets) -> list[Match]:
+def expected_matches(class_scoring: ClassScoring, logits: Tensor, boxes: Tensor, targets: Targets) -> list[Match]:
     matches = []
     for layer in range(len(logits)):
         start = 0
         for image, count in enumerate(targets.counts):
             mine = slice(start, start + count)
             matrix = cost_matrix(
-                classification, logits[layer, image], boxes[layer, image], targets.labels[mine], targets.boxes[mine]
+                class_scoring, logits[layer, image], boxes[layer, image], targets.labels[mine], targets.boxes[mine]
             )
             matches += [
                 (layer, image, int(q), int(t) + start) for q, t in zip(*linear_sum_assignment(matrix), strict=True)
@@ -70,16 +70,16 @@ def expected_matches(classification: Classification, logits: Tensor, boxes: Tens
 
 
 @pytest.mark.parametrize(
-    "classification", [SigmoidFocal(), SigmoidFocal(0.4, 1.5), Softmax()], ids=["focal", "other_focal", "softmax"]
+    "class_scoring", [SigmoidFocal(), SigmoidFocal(0.4, 1.5), Softmax()], ids=["focal", "other_focal", "softmax"]
 )
 @pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 2], [9, 0, 12, 6], [6]])
-def test_equals_scipy_on_each_image_and_layer(classification: Classification, counts: list[int]) -> None:
+def test_equals_scipy_on_each_image_and_layer(class_scoring: ClassScoring, counts: list[int]) -> None:
     queries, num_classes = 6, 4
-    predictions = make_predictions(3, len(counts), queries, classification.num_logits(num_classes))
+    predictions = make_predictions(3, len(counts), queries, class_scoring.num_logits(num_classes))
     targets = make_targets(counts, num_classes)
-    matcher = HungarianMatcher(classification, *WEIGHTS)
+    matcher = HungarianMatcher(class_scoring, *WEIGHTS)
     found = matches_of(matcher(predictions.logits, predictions.boxes, targets))
-    assert sorted(found) == sorted(expected_matches(classification, predictions.logits, predictions.boxes, targets))
+    assert sorted(found) == sorted(expected_matches(class_scoring, predictions.logits, predictions.boxes, targets))
     # More objects than queries: as many as there are queries are matched, all else is one-to-one.
     assert len(found) == 3 * sum(min(count, queries) for count in counts)
     assert len({match[:3] for match in found}) == len(found)
@@ -133,29 +133,29 @@ def test_weights_reach_their_terms() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("culprit", ["class logits", "predicted boxes", "ground-truth boxes"])
-def test_non_finite_cost_names_layer_image_and_culprit(culprit: str, bad: float) -> None:
+@pytest.mark.parametrize("source", ["class logits", "predicted boxes", "ground-truth boxes"])
+def test_non_finite_cost_names_layer_image_and_culprit(source: str, bad: float) -> None:
     predictions, targets = make_predictions(3, 4, 6, 3), make_targets([2, 0, 1, 3])
     layer, image = 1, 2
-    if culprit == "class logits":
+    if source == "class logits":
         # Infinite logits have a finite probability, as have infinite scores: NaN is the case that a training meets.
         predictions.logits[layer, image, 4] = math.nan
-    elif culprit == "predicted boxes":
+    elif source == "predicted boxes":
         predictions.boxes[layer, image, 4, 1] = bad
     else:
         layer = 0
         targets.boxes[2, 3] = bad
-    with pytest.raises(NonFiniteCostError, match=rf"layer {layer}, image {image}\b.*{culprit}") as caught:
+    with pytest.raises(NonFiniteCostError, match=rf"layer {layer}, image {image}\b.*{source}") as caught:
         HungarianMatcher(SigmoidFocal(), *WEIGHTS)(predictions.logits, predictions.boxes, targets)
-    assert (caught.value.layer, caught.value.image, caught.value.culprit) == (layer, image, culprit)
+    assert (caught.value.layer, caught.value.image, caught.value.source) == (layer, image, source)
 
 
-@pytest.mark.parametrize("culprit", ["class logits", "predicted boxes"])
-def test_non_finite_predictions_that_no_object_meets_are_found(culprit: str) -> None:
+@pytest.mark.parametrize("source", ["class logits", "predicted boxes"])
+def test_non_finite_predictions_that_no_object_meets_are_found(source: str) -> None:
     predictions, targets = make_predictions(2, 2, 4, 3), make_targets([2, 0])
-    tensor = predictions.logits if culprit == "class logits" else predictions.boxes
+    tensor = predictions.logits if source == "class logits" else predictions.boxes
     tensor[1, 1, 3, 0] = math.nan
-    with pytest.raises(NonFiniteCostError, match=f"layer 1, image 1 .*{culprit}"):
+    with pytest.raises(NonFiniteCostError, match=f"layer 1, image 1 .*{source}"):
         HungarianMatcher(SigmoidFocal(), *WEIGHTS)(predictions.logits, predictions.boxes, targets)
     predictions = make_predictions(1, 1, 4, 3)
     targets = make_targets([2], num_classes=2)

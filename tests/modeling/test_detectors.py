@@ -1,4 +1,4 @@
-"""Structure, initialisation and size of the three detectors."""
+"""Structure, initialization and size of the three detectors."""
 
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def test_training_starts_at_the_reference_points_with_the_prior(variant: str) ->
         assert (corner - reference).abs().max() > 1e-2
 
 
-def test_detr_starts_with_torchs_initialisation() -> None:
+def test_detr_starts_with_torchs_initialization() -> None:
     model = build(tiny_cfg("detr"), randomize=False)
     assert model.detector.box_head.mlp.layers[-1].weight.any()
     assert model.detector.class_head.bias.abs().max() < 32**-0.5

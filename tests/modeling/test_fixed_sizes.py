@@ -1,4 +1,4 @@
-"""Fixed sizes, large-scale jitter and colours: from the image to the model and back."""
+"""Fixed sizes, large-scale jitter and colors: from the image to the model and back."""
 
 from pathlib import Path
 from typing import Any
@@ -136,10 +136,10 @@ def test_large_scale_jitter_moves_boxes_with_the_pixels() -> None:
     assert augment(cfg, image, is_train=False)[0].shape == (64, 85, 3)
 
 
-# ---- colours ----
+# ---- colors ----
 
 
-def test_colours_change_as_torchvision_changes_them() -> None:
+def test_colors_change_as_torchvision_changes_them() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     jitter = RandomColorJitter(0.4, 0.0, 0.0, 0.0, "RGB")
     torch.manual_seed(3)
@@ -165,7 +165,7 @@ def test_channels_in_reverse_order_change_likewise() -> None:
     assert not np.array_equal(results[0], image)
 
 
-def test_colours_by_config() -> None:
+def test_colors_by_config() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     changed = []
     for prob in (0.0, 1.0):

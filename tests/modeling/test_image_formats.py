@@ -1,4 +1,4 @@
-"""INPUT.FORMAT: models for grey images, for colors with a fourth channel, and for other orders of channels."""
+"""INPUT.FORMAT: models for gray images, for colors with a fourth channel, and for other orders of channels."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pair_detr.predictor import Predictor
 RGB = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 ALPHA = np.random.default_rng(1).integers(0, 256, (60, 80, 1), dtype=np.uint8)
 # ITU-R 601-2, as Pillow documents it.
-GREY = (RGB @ np.array([299, 587, 114]) / 1000)[..., None]
+GRAY = (RGB @ np.array([299, 587, 114]) / 1000)[..., None]
 
 
 def set_format(cfg: CfgNode, image_format: str) -> CfgNode:
@@ -42,7 +42,7 @@ def test_images_of_every_mode_become_every_format(image_format: str, mode: str) 
     assert pixels.shape == (4, 6, IMAGE_CHANNELS[image_format]) and pixels.dtype == np.uint8
     shown = to_rgb(pixels, image_format)
     colorless = mode in ("L", "LA", "1") or image_format in ("L", "LA")
-    # A bilevel image rounds the grey of red, 76, to black, with a pattern.
+    # A bilevel image rounds the gray of red, 76, to black, with a pattern.
     expected = image.convert("RGB").convert("L").getpixel((0, 0)) if colorless else None
     assert np.abs(shown[0, 0].astype(int) - ([expected] * 3 if colorless else [255, 0, 0])).max() <= 3
 
@@ -50,16 +50,16 @@ def test_images_of_every_mode_become_every_format(image_format: str, mode: str) 
 def test_arrays_in_the_models_own_channels() -> None:
     bgr, rgba = RGB[..., ::-1], np.concatenate((RGB, ALPHA), axis=2)
     assert np.array_equal(as_format(bgr, "RGB"), RGB) and np.array_equal(as_format(bgr, "BGR"), bgr)
-    assert np.abs(as_format(bgr, "L") - GREY).max() <= 1
-    for grey in (ALPHA, ALPHA[..., 0]):
-        assert np.array_equal(as_format(grey, "L"), ALPHA)
+    assert np.abs(as_format(bgr, "L") - GRAY).max() <= 1
+    for gray in (ALPHA, ALPHA[..., 0]):
+        assert np.array_equal(as_format(gray, "L"), ALPHA)
     assert np.array_equal(as_format(rgba[..., [2, 1, 0, 3]], "RGBA"), rgba)
     opaque = as_format(bgr, "RGBA")
     assert np.array_equal(opaque[..., :3], RGB) and (opaque[..., 3] == 255).all()
     for image, image_format, message in (
         (ALPHA[..., 0], "RGB", r"shape \(60, 80\); it must be \(height, width, 3\), in BGR order$"),
         (rgba, "RGB", r"shape \(60, 80, 4\)"),
-        (rgba, "L", r"in BGR order, or \(height, width\), grey$"),
+        (rgba, "L", r"in BGR order, or \(height, width\), gray$"),
         (ALPHA, "RGBA", r"in BGR order, or \(height, width, 4\), in BGRA order$"),
         (ALPHA.astype(np.float32), "L", "type float32; it must be uint8"),
         (ALPHA[:0], "L", "has no pixels"),
@@ -164,11 +164,11 @@ def test_backbones_take_other_numbers_of_channels(image_format: str, tmp_path: P
 def test_files_are_read_in_every_format(tmp_path: Path) -> None:
     Image.fromarray(np.concatenate((RGB, ALPHA), axis=2)).save(tmp_path / "image.png")
     assert np.array_equal(read_pixels(str(tmp_path / "image.png"), "RGBA")[..., 3:], ALPHA)
-    assert np.abs(read_pixels(str(tmp_path / "image.png"), "L") - GREY).max() <= 1
+    assert np.abs(read_pixels(str(tmp_path / "image.png"), "L") - GRAY).max() <= 1
     assert make_cfg().INPUT.FORMAT in IMAGE_CHANNELS
 
 
-def test_weights_of_three_channels_on_grey_images_are_refused_by_key(tmp_path: Path) -> None:
+def test_weights_of_three_channels_on_gray_images_are_refused_by_key(tmp_path: Path) -> None:
     cfg = set_format(tiny_cfg(), "L")
     save_model(tmp_path)
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")

@@ -178,11 +178,11 @@ def test_spatial_queries_and_keys_are_located(variant: str) -> None:
     model = build_sharp(mask_cfg(variant, MASK__SPATIAL_QUERY=True))
     asked = ask(model, SIZES)
     memory = asked.memory
-    located = MaskQueries(
+    with_position = MaskQueries(
         asked.states + point_encoding(asked.reference, 32),
         Memory(memory.tokens + memory.position, memory.position, memory.key_mask, memory.maps),
     )
-    expected = naive_masks(model.detector.mask_head, located)
+    expected = naive_masks(model.detector.mask_head, with_position)
     torch.testing.assert_close(all_masks(model, asked), expected, atol=1e-8, rtol=0)
 
 

@@ -122,7 +122,7 @@ def test_masks_of_detections(variant: str) -> None:
     with torch.no_grad():
         results = model(batch)
         logits = model.detector(model.preprocess(batch)).logits[-1]
-    _, _, queries = model.classification.detections(logits, model.detections_per_image)
+    _, _, queries = model.class_scoring.detections(logits, model.detections_per_image)
     for i, (item, result) in enumerate(zip(batch, results, strict=True)):
         instances = result["instances"]
         assert result.keys() == {"instances"}
@@ -184,7 +184,7 @@ def test_panoptic_outputs(variant: str) -> None:
         assert bool(info) == bool(len(confident))
         assert not info or max(x["score"] for x in info) == pytest.approx(float(confident.max()))
         found += len(info)
-        _, labels, queries = model.classification.detections(logits[None], model.detections_per_image)
+        _, labels, queries = model.class_scoring.detections(logits[None], model.detections_per_image)
         expected = masks[queries[0][labels[0] < 2]]
         certain = (expected - 0.5).abs() > 1e-3
         assert ((expected > 0.5) == instances.pred_masks)[certain].all()

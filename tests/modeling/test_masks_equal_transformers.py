@@ -14,7 +14,7 @@ from transformers_helpers import their_inputs
 
 from pair_detr.checkpoint import Checkpoint, convert, export_official, export_transformers
 from pair_detr.checkpoint.coco_ids import COCO_IDS, PANOPTIC
-from pair_detr.checkpoint.formats.registry import layout_named, recognise
+from pair_detr.checkpoint.formats.registry import layout_named, recognize
 from pair_detr.checkpoint.weights import Weights, load_weights
 
 transformers = pytest.importorskip("transformers")
@@ -83,7 +83,7 @@ def test_masks_equal_transformers(pair: tuple[nn.Module, nn.Module]) -> None:
 @pytest.mark.parametrize(("num_classes", "ids"), [(91, COCO_IDS), (250, PANOPTIC.ids)])
 def test_official_files_are_filled_exactly(num_classes: int, ids: list[int]) -> None:
     state = official_masks(num_classes)
-    match = recognise(state)
+    match = recognize(state)
     assert match.layout.name == "official (with masks) DETR"
     assert len(match.renamed) == len(state)
     settings = match.architecture.settings()
@@ -92,7 +92,7 @@ def test_official_files_are_filled_exactly(num_classes: int, ids: list[int]) -> 
     # Inside of the wrapper for Detectron2 there is one more level.
     wrapped = laid_out(match.renamed, layout_named("DETR's wrapper for Detectron2 (with masks)"))
     assert {"detr.mask_head.lay1.weight", "detr.detr.query_embed.weight"} <= wrapped.keys()
-    assert recognise(wrapped).layout.name == "DETR's wrapper for Detectron2 (with masks)"
+    assert recognize(wrapped).layout.name == "DETR's wrapper for Detectron2 (with masks)"
     assert len(ids) == {91: 80, 250: 133}[num_classes]
 
 

@@ -32,7 +32,7 @@ def raw(model: DetectionTransformer, batch: list[dict]) -> tuple[Tensor, Tensor]
     """(B, Q, C) probabilities and (B, Q, 4) boxes in inference."""
     predictions = model.detector(model.preprocess(batch))
     logits = predictions.logits[-1]
-    return logits.softmax(-1) if isinstance(model.classification, Softmax) else logits.sigmoid(), predictions.boxes[-1]
+    return logits.softmax(-1) if isinstance(model.class_scoring, Softmax) else logits.sigmoid(), predictions.boxes[-1]
 
 
 def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
@@ -95,7 +95,7 @@ def test_absent_mask_equals_empty_mask(variant: str) -> None:
     assert_same((without.logits, without.boxes), (empty.logits, empty.boxes))
 
 
-def test_preprocess_normalises_then_pads() -> None:
+def test_preprocess_normalizes_then_pads() -> None:
     model = patch_model("detr")
     batch = make_batch([SMALL, WIDE], [0, 0])
     padded = model.preprocess(batch)
@@ -113,7 +113,7 @@ def test_preprocess_normalises_then_pads() -> None:
         assert mask[i].sum() == 48 * 96 - h * w
 
 
-def test_targets_are_normalised_by_their_own_image() -> None:
+def test_targets_are_normalized_by_their_own_image() -> None:
     model = patch_model("detr")
     batch = make_batch([(40, 80), (64, 32), (48, 48)], [1, 0, 2])
     batch[0]["instances"].gt_boxes = Boxes(torch.tensor([[8.0, 4.0, 24.0, 20.0]]))
@@ -122,7 +122,7 @@ def test_targets_are_normalised_by_their_own_image() -> None:
     targets = model.pack_targets(batch, model.preprocess(batch))
     expected = [[0.2, 0.3, 0.2, 0.4], [0.5, 0.5, 1.0, 1.0], [0.375, 0.25, 0.25, 0.5]]
     torch.testing.assert_close(targets.boxes, torch.tensor(expected))
-    assert targets.image_of.tolist() == [0, 2, 2]
+    assert targets.image_index.tolist() == [0, 2, 2]
     assert targets.counts == [1, 0, 2]
     assert targets.labels[0] == 2
 
@@ -281,7 +281,7 @@ def test_explicit_construction_needs_no_config() -> None:
     model = DetectionTransformer(
         detector=built.detector,
         criterion=built.criterion,
-        classification=built.classification,
+        class_scoring=built.class_scoring,
         num_classes=3,
         pixel_mean=[0.0, 0.0, 0.0],
         pixel_std=[255.0, 255.0, 255.0],

@@ -46,12 +46,12 @@ def spoil_two_queries(predictions: Predictions) -> Predictions:
 
 
 @pytest.mark.parametrize("limit", [2, 100])
-@pytest.mark.parametrize("classification", [SigmoidFocal(), Softmax()], ids=["focal", "softmax"])
+@pytest.mark.parametrize("class_scoring", [SigmoidFocal(), Softmax()], ids=["focal", "softmax"])
 def test_queries_that_are_not_finite_are_left_out(
-    classification: SigmoidFocal | Softmax, limit: int, caplog: pytest.LogCaptureFixture
+    class_scoring: SigmoidFocal | Softmax, limit: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All others are detected, and none of them has to make way."""
-    kind = "focal" if isinstance(classification, SigmoidFocal) else "softmax"
+    kind = "focal" if isinstance(class_scoring, SigmoidFocal) else "softmax"
     model = build(tiny_cfg("detr", LOSS__CLASSIFICATION=kind)).eval()
     model.detections_per_image = limit
     batch = make_batch(SIZES, [0, 0])

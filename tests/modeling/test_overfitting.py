@@ -19,7 +19,7 @@ COLORS = [(220, 40, 40), (40, 200, 60), (50, 80, 230)]
 
 
 def rectangles(count: int, rng: np.random.Generator) -> dict:
-    """An image with ``count`` filled rectangles, apart from each other, whose colour is their class."""
+    """An image with ``count`` filled rectangles, apart from each other, whose color is their class."""
     image = torch.full((3, SIZE, SIZE), 128, dtype=torch.uint8)
     boxes, labels = [], []
     # One a quadrant.

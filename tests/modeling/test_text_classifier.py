@@ -11,7 +11,7 @@ from model_helpers import make_boxes
 from open_vocabulary_helpers import NAMES, PUBLISHED, make_vocabulary
 from torch import Tensor, nn
 
-from pair_detr.losses.classification import Classification, SigmoidFocal, Softmax
+from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
 from pair_detr.modeling.heads import classification_head
 from pair_detr.modeling.text_classifier import TextClassifier
 from pair_detr.open_vocabulary import Vocabulary
@@ -114,13 +114,13 @@ def test_texts_move_with_the_model() -> None:
         assert TextClassifier(8, vocabulary, no_object=True).texts.device.type == "meta"
 
 
-def first_loss(head: nn.Module, states: Tensor, classification: Classification) -> float:
-    """Classification loss of 7 boxes, matched with 7 queries at random."""
+def first_loss(head: nn.Module, states: Tensor, class_scoring: ClassScoring) -> float:
+    """ClassScoring loss of 7 boxes, matched with 7 queries at random."""
     logits = head(states)[None, None]
     targets = Targets.pack([make_boxes(7)], [torch.randint(3, (7,))])
     none = torch.zeros(7, dtype=torch.int64)
     assignment = Assignment(none, none, torch.randperm(states.shape[0])[:7], torch.arange(7))
-    return classification.loss(logits, assignment, targets, torch.tensor(7.0)).item()
+    return class_scoring.loss(logits, assignment, targets, torch.tensor(7.0)).item()
 
 
 def states_of(alike: bool) -> Tensor:
@@ -135,19 +135,19 @@ def test_first_loss_is_that_of_a_linear_classifier(shared_dir: Path, name: str, 
     file, count = PUBLISHED[name]
     texts = np.load(shared_dir / "clip_text_weights" / file)
     vocabulary = Vocabulary([str(i) for i in range(count)], texts)
-    for classification in (SigmoidFocal(), Softmax()):
+    for class_scoring in (SigmoidFocal(), Softmax()):
         linear, text = [], []
         for _ in range(2):
             states = states_of(alike)
-            rows, prior = classification.num_logits(count), classification.prior_prob
-            linear.append(first_loss(classification_head(256, rows, prior), states, classification))
+            rows, prior = class_scoring.num_logits(count), class_scoring.prior_prob
+            linear.append(first_loss(classification_head(256, rows, prior), states, class_scoring))
             head = TextClassifier(256, vocabulary, prior_prob=prior, no_object=rows > count)
-            text.append(first_loss(head, states, classification))
-        assert max(text) < 1.5 * min(linear), (classification, linear, text)
+            text.append(first_loss(head, states, class_scoring))
+        assert max(text) < 1.5 * min(linear), (class_scoring, linear, text)
 
 
 def test_first_loss_would_be_thirty_times_that_with_a_random_projection(shared_dir: Path) -> None:
-    """What the initialisation is for; notes: 39.8 with the bias, and 1.1 for a linear classifier."""
+    """What the initialization is for; notes: 39.8 with the bias, and 1.1 for a linear classifier."""
     texts = np.load(shared_dir / "clip_text_weights" / PUBLISHED["coco"][0])
     head = TextClassifier(256, Vocabulary([str(i) for i in range(80)], texts))
     states = states_of(alike=False)
@@ -171,13 +171,13 @@ def test_it_learns_classes_whose_texts_are_alike(shared_dir: Path) -> None:
     texts = np.load(shared_dir / "clip_text_weights" / PUBLISHED["coco"][0])[[15, 16]]
     head = TextClassifier(32, Vocabulary(["cat", "dog"], texts))
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
-    centres = torch.randn(3, 32)
+    centers = torch.randn(3, 32)
     for _ in range(80):
         labels = torch.randint(3, (64,))
-        states = F.layer_norm(centres[labels] + 0.5 * torch.randn(64, 32), (32,))
+        states = F.layer_norm(centers[labels] + 0.5 * torch.randn(64, 32), (32,))
         loss = F.binary_cross_entropy_with_logits(head(states), F.one_hot(labels, 3)[:, :2].float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    prob = head(F.layer_norm(centres, (32,))).sigmoid()
+    prob = head(F.layer_norm(centers, (32,))).sigmoid()
     torch.testing.assert_close(prob, torch.eye(3)[:, :2], atol=0.1, rtol=0)

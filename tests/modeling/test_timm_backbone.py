@@ -215,7 +215,7 @@ def test_timm_families_emit_nchw_maps(name: str, kwargs: dict[str, Any], stages:
 
 @pytest.mark.parametrize(("name", "kwargs"), [(SWIN, SMALL_SWIN | ANY_SIZE), (VIT, SMALL_VIT | ANY_SIZE)])
 def test_timm_transformers_compute_what_timm_computes(name: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
-    """From weights in a file; the last map is what the whole model makes before its last normalisation."""
+    """From weights in a file; the last map is what the whole model makes before its last normalization."""
     whole = timm.create_model(name, num_classes=0, **kwargs).eval()
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     backbone = TimmBackbone(name, [-1], weights=str(tmp_path / "weights.pth"), kwargs=kwargs).eval()

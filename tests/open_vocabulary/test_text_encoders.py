@@ -187,7 +187,7 @@ def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 class TableEncoder(TextEncoder):
-    """Random vectors: those of a class have little in common, so that each normalisation makes a difference."""
+    """Random vectors: those of a class have little in common, so that each normalization makes a difference."""
 
     name = "table"
 

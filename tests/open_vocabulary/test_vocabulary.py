@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog
 from model_helpers import tiny_cfg
 from open_vocabulary_helpers import NAMES, PUBLISHED, make_texts, make_vocabulary
 
-from pair_detr.data import sharing_classes
+from pair_detr.data import datasets_in_label_space
 from pair_detr.open_vocabulary import (
     UnnamedClassesError,
     Vocabulary,
@@ -99,7 +99,7 @@ def test_bad_lists(tmp_path: Path, source: str, message: str) -> None:
         read_class_list(str(tmp_path / "nowhere.txt"))
 
 
-def test_weights_are_normalised_whatever_they_are_given_as() -> None:
+def test_weights_are_normalized_whatever_they_are_given_as() -> None:
     texts = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
     expected = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
     for weights in (texts.astype(np.float16), torch.from_numpy(texts), texts.tolist()):
@@ -264,6 +264,6 @@ def test_data_have_the_classes_of_the_vocabulary() -> None:
 def test_data_sets_that_are_mixed_by_name_may_differ_from_the_vocabulary() -> None:
     cfg = tiny_cfg()
     cfg.DATASETS.TRAIN = ("first", "second")
-    assert sharing_classes(cfg) == ("first", "second")
+    assert datasets_in_label_space(cfg) == ("first", "second")
     cfg.DATALOADER.SAMPLER_TRAIN = "MultiDatasetSampler"
-    assert sharing_classes(cfg) == ("first",)
+    assert datasets_in_label_space(cfg) == ("first",)

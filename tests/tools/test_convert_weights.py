@@ -10,7 +10,7 @@ import torch
 from conversion_helpers import theirs, tiny_state
 from model_helpers import build, tiny_resnet_cfg
 
-from pair_detr.checkpoint import METADATA, ConversionError, needs_of
+from pair_detr.checkpoint import METADATA, ConversionError, required_config
 from pair_detr.checkpoint.coco_ids import COCO_IDS
 from pair_detr.tools import convert_weights
 from pair_detr.tools.convert_weights import main
@@ -107,7 +107,7 @@ def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
 def test_models_that_other_code_bases_cannot_have(tmp_path: Path, key: str, value: str, message: str) -> None:
     cfg = tiny_resnet_cfg("conditional_detr")
     cfg.merge_from_list([key, value])
-    needs = needs_of(cfg)
+    needs = required_config(cfg)
     torch.save({"model": tiny_state("conditional_detr"), METADATA: {"config": needs}}, tmp_path / "a.pth")
     for target in ("official", "transformers"):
         with pytest.raises(ConversionError, match=message):

@@ -80,7 +80,7 @@ def test_images_and_videos_go_on_beside_a_broken_file(tmp_path: Path) -> None:
 
 
 def test_category_ids_are_those_of_the_data_set(tmp_path: Path) -> None:
-    """As the metadata of a data set of the config have them, in any order of its classes."""
+    """As the metadata of a dataset of the config have them, in any order of its classes."""
     with restored_catalogs():
         MetadataCatalog.get("pets").set(
             thing_classes=["Owl", "cat", "dog"], thing_dataset_id_to_contiguous_id={90: 0, 17: 1, 18: 2}
@@ -131,7 +131,7 @@ def test_category_ids_are_those_of_the_training(tmp_path: Path, data: str) -> No
 def test_category_ids_that_nobody_knows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pair_detr")
     shown = demo.Demo(pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2]), 0.5)
-    assert "Category ids in results.json are 1 to 3: neither the checkpoint nor a data set" in caplog.text
+    assert "Category ids in results.json are 1 to 3: neither the checkpoint nor a dataset" in caplog.text
     shown.results.write(tmp_path / "results.json")
     assert [x["id"] for x in json.loads((tmp_path / "results.json").read_text())["categories"]] == [1, 2, 3]
 
@@ -157,7 +157,7 @@ def test_results_hold_masks(tmp_path: Path) -> None:
     assert content.getAnnIds(imgIds=[2]) == []
 
 
-def test_colours_are_those_of_the_image_and_of_the_video(tmp_path: Path) -> None:
+def test_colors_are_those_of_the_image_and_of_the_video(tmp_path: Path) -> None:
     blue = np.zeros((480, 640, 3), np.uint8)
     blue[..., 0] = 255  # In BGR order.
     outputs = {"instances": make_instances((480, 640), [[2, 2, 9, 9]], [0])}

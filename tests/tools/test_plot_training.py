@@ -15,7 +15,7 @@ from tool_helpers import write_metrics
 
 from pair_detr.engine import Trainer
 from pair_detr.tools import plot_training
-from pair_detr.visualization.training_curves import read_published, read_run, summarise
+from pair_detr.visualization.training_curves import read_published, read_run, summarize
 from pair_detr.visualization.training_figure import draw_training
 
 
@@ -43,7 +43,7 @@ def test_summary_names_seeds_that_do_not_reach_the_threshold(tmp_path: Path) -> 
     good = read_run(write_metrics(tmp_path / "a", {100: 0.0, 200: 1.0}))
     bad = read_run(write_metrics(tmp_path / "b", {100: 0.0, 200: 0.2}))
     none = read_run(write_rows(tmp_path / "c", [{"iteration": 19, "total_loss": 1.0}]))
-    table = summarise({"both": [good, bad], "good": [good, good], "none": [none]}, 0.5)
+    table = summarize({"both": [good, bad], "good": [good, good], "none": [none]}, 0.5)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert rows == [
         ["both", "150 / -", "not by all", "1.000 / 0.200", "0.600"],

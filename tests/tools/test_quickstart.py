@@ -128,7 +128,7 @@ def test_pictures(tmp_path: Path) -> None:
     quickstart.draw_predictions(images, tmp_path / "results.json", metadata, tmp_path / "pictures.png")
 
     drawn = np.asarray(Image.open(tmp_path / "pictures.png").convert("RGB")).astype(int)
-    orange = np.abs(drawn - (255, 127, 14)).max(-1) < 10  # the second colour of matplotlib's cycle
+    orange = np.abs(drawn - (255, 127, 14)).max(-1) < 10  # the second color of matplotlib's cycle
     counts = [part.sum() for part in np.array_split(orange, 4, axis=1)]
     assert min(counts[:3]) > 500 and counts[3] == 0
     # A label is wider with its score; the frames themselves are the same.
@@ -137,7 +137,7 @@ def test_pictures(tmp_path: Path) -> None:
 
 
 def test_pictures_of_masks(tmp_path: Path) -> None:
-    """A mask colours its pixels, half of the box, on both sides."""
+    """A mask colors its pixels, half of the box, on both sides."""
     metadata = Metadata(name="masks", thing_classes=["a"], thing_dataset_id_to_contiguous_id={1: 0})
     Image.new("RGB", (60, 60)).save(tmp_path / "1.png")
     half = [[10, 10, 50, 10, 50, 30, 10, 30]]
@@ -155,15 +155,15 @@ def test_pictures_of_masks(tmp_path: Path) -> None:
         truth = image | {"annotations": [annotation]}
         quickstart.draw_predictions([truth], tmp_path / "results.json", metadata, output)
         drawn = np.asarray(Image.open(output).convert("RGB")).astype(int)
-        # The first colour of matplotlib's cycle over black; the frame has it undiluted.
+        # The first color of matplotlib's cycle over black; the frame has it undiluted.
         blue = np.abs(drawn - 0.45 * np.array((31, 119, 180))).max(-1) < 3
         black = drawn.max(-1) < 3
         areas[name] = [[part.sum() for part in np.array_split(x, 4, axis=1)] for x in (blue, black)]
     for side in (0, 1):
-        coloured, dark = (parts[side] for parts in areas["masks"])
-        assert areas["boxes"][0][side] < 0.01 * coloured
+        colored, dark = (parts[side] for parts in areas["masks"])
+        assert areas["boxes"][0][side] < 0.01 * colored
         # 40 x 20 of 60 x 60 pixels, some of them below the frame.
-        assert coloured / (coloured + dark) == pytest.approx(800 / 3600, rel=0.15)
+        assert colored / (colored + dark) == pytest.approx(800 / 3600, rel=0.15)
 
 
 @pytest.mark.parametrize("model", quickstart.MODELS)

@@ -1,4 +1,4 @@
-"""Pictures of data sets: of every kind, as annotated and as trained on, of what was asked for."""
+"""Pictures of datasets: of every kind, as annotated and as trained on, of what was asked for."""
 
 import json
 from collections.abc import Iterator
@@ -137,7 +137,7 @@ def test_every_kind_is_drawn_as_trained_on(config: tuple[str, Path]) -> None:
     # A label is not made a mosaic of, and a black image's flip is black.
     varied = data_format != "image_folder"
     assert np.array_equal(before[0], before[1]) != varied
-    # The padding, below what 48x32 pixels or a mosaic of them fill, has the colour of the mean.
+    # The padding, below what 48x32 pixels or a mosaic of them fill, has the color of the mean.
     padding = [124, 116, 104]
     assert all(np.abs(picture[-40:, -40:] - padding).max() < 8 for picture in before)
     status, files = draw(file, *arguments)

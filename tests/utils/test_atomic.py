@@ -10,7 +10,7 @@ import pytest
 from process_helpers import kill, running
 
 from pair_detr.utils import atomic
-from pair_detr.utils.atomic import replacing, replacing_any, temporary_folder
+from pair_detr.utils.atomic import atomic_replace, atomic_write, temporary_folder
 
 
 @pytest.fixture(autouse=True)
@@ -20,17 +20,17 @@ def _nothing_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "new" / "a.txt"
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         assert temporary.suffix == ".txt" and temporary.parent == file.parent
         temporary.write_text("first")
         assert not file.exists()
-    with pytest.raises(KeyboardInterrupt), replacing(file) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(file) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert [(path.name, path.read_text()) for path in file.parent.iterdir()] == [("a.txt", "first")]
     umask = os.umask(0o027)
     try:
-        with replacing(file) as temporary:
+        with atomic_write(file) as temporary:
             temporary.write_text("second")
     finally:
         os.umask(umask)
@@ -39,9 +39,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
     """Nor do processes of two containers, which may have the same number."""
-    with replacing(tmp_path / "a.txt") as first:
+    with atomic_write(tmp_path / "a.txt") as first:
         first.write_text("first")
-        with replacing(tmp_path / "a.txt") as second:
+        with atomic_write(tmp_path / "a.txt") as second:
             assert second != first
             second.write_text("second")
         assert (tmp_path / "a.txt").read_text() == "second"
@@ -50,16 +50,16 @@ def test_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> Non
 
 def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     file = tmp_path / f"{'n' * 251}.txt"
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text("text")
-    with replacing_any(file) as temporary:
+    with atomic_replace(file) as temporary:
         temporary.mkdir()
     assert file.is_dir() and list(tmp_path.iterdir()) == [file]
 
 
 def test_what_killed_processes_left_is_removed_and_what_is_in_use_stays(tmp_path: Path) -> None:
     def write(pipe: Connection) -> None:
-        with replacing(tmp_path / "a.txt") as file, temporary_folder(tmp_path) as folder:
+        with atomic_write(tmp_path / "a.txt") as file, temporary_folder(tmp_path) as folder:
             file.write_text("half")
             (folder / "new" / "deep").mkdir(parents=True)
             pipe.send((file, folder))
@@ -71,12 +71,12 @@ def test_what_killed_processes_left_is_removed_and_what_is_in_use_stays(tmp_path
     with running(write) as (dead, first), running(write) as (_, second):
         left, used = first.recv(), second.recv()
         kill(dead)
-        with replacing(tmp_path / "b.txt") as temporary:
+        with atomic_write(tmp_path / "b.txt") as temporary:
             temporary.write_text("whole")
         assert not any(path.exists() for path in left)
         assert all(path.exists() for path in used)
         assert all(path.exists() for path in own)
-    with replacing(tmp_path / "c.txt"):
+    with atomic_write(tmp_path / "c.txt"):
         pass
     # Once for each process and folder.
     assert all(path.exists() for path in used)
@@ -91,9 +91,9 @@ def test_without_locks_nothing_is_taken_for_abandoned(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuse)
-    with replacing(tmp_path / "a.txt") as first, temporary_folder(tmp_path) as folder:
+    with atomic_write(tmp_path / "a.txt") as first, temporary_folder(tmp_path) as folder:
         atomic._cleaned.clear()
-        with replacing(tmp_path / "a.txt") as second:
+        with atomic_write(tmp_path / "a.txt") as second:
             second.write_text("second")
         assert first.exists() and folder.exists()
         first.write_text("first")

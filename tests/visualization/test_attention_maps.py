@@ -141,8 +141,8 @@ def test_report_of_a_fixed_size_is_in_pixels_of_the_image(tmp_path: Path) -> Non
     best = list(dict.fromkeys(map(tuple, found.round(decimals=2).tolist())))[:2]
     np.testing.assert_allclose(report.boxes, best, atol=0.01)
     assert report.extent == (80, 80)
-    centres = (report.boxes[:, :2] + report.boxes[:, 2:]) / 2
-    np.testing.assert_allclose(report.encoder_points, centres.clip(0, [79, 39]), rtol=1e-5)
+    centers = (report.boxes[:, :2] + report.boxes[:, 2:]) / 2
+    np.testing.assert_allclose(report.encoder_points, centers.clip(0, [79, 39]), rtol=1e-5)
     detector = predictor.model.detector
     reference = detector.decoder.ref_point_head(detector.query_embed.weight[report.queries]).sigmoid().detach()
     np.testing.assert_allclose(report.reference["center"], reference * 80, atol=1e-3)
@@ -187,7 +187,7 @@ def test_panels_show_the_maps_of_their_titles_where_they_belong(tmp_path: Path) 
     report = report_attention(predictor.model, predictor.prepare(tmp_path / "x.png"), 1)
     figure = draw_attention(np.zeros((64, 80, 3), np.uint8), report, predictor.metadata.thing_classes)
     panels = iter(figure.axes[2:])
-    for decoder, title in (("center", "Centre decoder"), ("top_left", "Top-left decoder")):
+    for decoder, title in (("center", "Center decoder"), ("top_left", "Top-left decoder")):
         for kind in ("spatial", "content", "combined"):
             for head in range(4):
                 axis = next(panels)

@@ -1,10 +1,10 @@
 """Names in detrex."""
 
 from pair_detr.checkpoint.formats import resnets
-from pair_detr.checkpoint.formats.name_table import Names, under
+from pair_detr.checkpoint.formats.name_table import Names, with_prefix
 
 _ATTENTION: Names = {"attn.in_proj_{p}": "in_proj_{p}", "attn.out_proj.{p}": "out_proj.{p}"}
-_SELF_ATTENTION = under("attentions.0.", "self_attn.", _ATTENTION)
+_SELF_ATTENTION = with_prefix("attentions.0.", "self_attn.", _ATTENTION)
 _CONDITIONAL_ATTENTION: Names = {
     "query_content_proj.{p}": "qcontent_proj.{p}",
     "query_pos_proj.{p}": "qpos_proj.{p}",
@@ -23,27 +23,27 @@ _LAYER: Names = {
 }
 
 _SHARED: Names = {
-    **under("backbone.", "backbone.", resnets.DETECTRON2),
+    **with_prefix("backbone.", "backbone.", resnets.DETECTRON2),
     "input_proj.{p}": "input_proj.{p}",
     "query_embed.weight": "query_embed.weight",
     "class_embed.{p}": "class_head.{p}",
     "bbox_embed.layers.{i}.{p}": "box_head.mlp.layers.{i}.{p}",
     "transformer.decoder.post_norm_layer.{p}": "decoder.norm.{p}",
-    **under("transformer.encoder.layers.{i}.", "encoder.layers.{i}.", _LAYER | _SELF_ATTENTION),
+    **with_prefix("transformer.encoder.layers.{i}.", "encoder.layers.{i}.", _LAYER | _SELF_ATTENTION),
 }
-DETR = _SHARED | under(
+DETR = _SHARED | with_prefix(
     "transformer.decoder.layers.{i}.",
     "decoder.layers.{i}.",
-    _LAYER | _SELF_ATTENTION | under("attentions.1.", "cross_attn.", _ATTENTION),
+    _LAYER | _SELF_ATTENTION | with_prefix("attentions.1.", "cross_attn.", _ATTENTION),
 )
 CONDITIONAL_DETR = _SHARED | {
     "transformer.decoder.ref_point_head.layers.{i}.{p}": "decoder.ref_point_head.layers.{i}.{p}",
     "transformer.decoder.query_scale.layers.{i}.{p}": "decoder.query_scale.layers.{i}.{p}",
-    **under(
+    **with_prefix(
         "transformer.decoder.layers.{i}.",
         "decoder.layers.{i}.",
         _LAYER
-        | under("attentions.0.", "self_attn.", _CONDITIONAL_ATTENTION)
-        | under("attentions.1.", "cross_attn.", _CONDITIONAL_ATTENTION),
+        | with_prefix("attentions.0.", "self_attn.", _CONDITIONAL_ATTENTION)
+        | with_prefix("attentions.1.", "cross_attn.", _CONDITIONAL_ATTENTION),
     ),
 }

@@ -1,7 +1,7 @@
 """Names in transformers. Releases 4 and 5 differ in memory, but both write the names of release 4 into files."""
 
 from pair_detr.checkpoint.formats import resnets
-from pair_detr.checkpoint.formats.name_table import Names, under
+from pair_detr.checkpoint.formats.name_table import Names, with_prefix
 
 
 def _attention(out_proj: str) -> Names:
@@ -13,7 +13,7 @@ def _attention(out_proj: str) -> Names:
 
 def _encoder_layer(out_proj: str, mlp: str) -> Names:
     return {
-        **under("self_attn.", "self_attn.", _attention(out_proj)),
+        **with_prefix("self_attn.", "self_attn.", _attention(out_proj)),
         f"{mlp}fc{{n}}.{{p}}": "ffn.linear{n}.{p}",
         "self_attn_layer_norm.{p}": "norm1.{p}",
         "final_layer_norm.{p}": "norm2.{p}",
@@ -36,17 +36,17 @@ def _shared(out_proj: str, mlp: str) -> Names:
         "class_labels_classifier.{p}": "class_head.{p}",
         "bbox_predictor.layers.{i}.{p}": "box_head.mlp.layers.{i}.{p}",
         "model.decoder.layernorm.{p}": "decoder.norm.{p}",
-        **under("model.encoder.layers.{i}.", "encoder.layers.{i}.", _encoder_layer(out_proj, mlp)),
+        **with_prefix("model.encoder.layers.{i}.", "encoder.layers.{i}.", _encoder_layer(out_proj, mlp)),
     }
 
 
 def _detr(out_proj: str, mlp: str) -> Names:
-    return _shared(out_proj, mlp) | under(
+    return _shared(out_proj, mlp) | with_prefix(
         "model.decoder.layers.{i}.",
         "decoder.layers.{i}.",
         _decoder_layer(mlp)
-        | under("self_attn.", "self_attn.", _attention(out_proj))
-        | under("encoder_attn.", "cross_attn.", _attention(out_proj)),
+        | with_prefix("self_attn.", "self_attn.", _attention(out_proj))
+        | with_prefix("encoder_attn.", "cross_attn.", _attention(out_proj)),
     )
 
 
@@ -54,7 +54,7 @@ def _conditional(out_proj: str, mlp: str, attention: Names) -> Names:
     return _shared(out_proj, mlp) | {
         "model.decoder.ref_point_head.layers.{i}.{p}": "decoder.ref_point_head.layers.{i}.{p}",
         "model.decoder.query_scale.layers.{i}.{p}": "decoder.query_scale.layers.{i}.{p}",
-        **under(
+        **with_prefix(
             "model.decoder.layers.{i}.",
             "decoder.layers.{i}.",
             _decoder_layer(mlp)
@@ -77,7 +77,7 @@ _ATTENTION_5: Names = {
 }
 # By release and backbone: timm's models keep timm's names inside.
 BACKBONES: dict[tuple[int, str], Names] = {
-    (release, kind): under(prefix, "backbone.", names)
+    (release, kind): with_prefix(prefix, "backbone.", names)
     for release, prefix in ((4, "model.backbone.conv_encoder.model."), (5, "model.backbone.model."))
     for kind, names in (("timm", resnets.TORCHVISION), ("resnet", resnets.TRANSFORMERS))
 }
@@ -91,6 +91,7 @@ CONDITIONAL_DETR: dict[int, Names] = {
     5: _conditional(
         "o_proj",
         "mlp.",
-        under("self_attn.", "self_attn.", _ATTENTION_5) | under("encoder_attn.", "cross_attn.", _ATTENTION_5),
+        with_prefix("self_attn.", "self_attn.", _ATTENTION_5)
+        | with_prefix("encoder_attn.", "cross_attn.", _ATTENTION_5),
     ),
 }

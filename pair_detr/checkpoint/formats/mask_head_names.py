@@ -1,6 +1,6 @@
 """Names of the mask head in the official code, and in transformers, whose releases differ as for the detector."""
 
-from pair_detr.checkpoint.formats.name_table import Names, under
+from pair_detr.checkpoint.formats.name_table import Names, with_prefix
 
 _OFFICIAL: Names = {
     "bbox_attention.q_linear.{p}": "mask_head.attention.query_proj.{p}",
@@ -33,4 +33,4 @@ def with_masks(detector: Names, prefix: str = "detr.", release: int = 4) -> Name
         prefix: of the detector there.
         release: of transformers; the official code is as release 4.
     """
-    return under(prefix, "", detector) | MASK_HEADS[release]
+    return with_prefix(prefix, "", detector) | MASK_HEADS[release]

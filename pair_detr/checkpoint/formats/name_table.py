@@ -21,7 +21,7 @@ _PLACEHOLDERS = {
 }
 
 
-def under(theirs: str, ours: str, names: Names) -> Names:
+def with_prefix(theirs: str, ours: str, names: Names) -> Names:
     """Puts prefixes (ending in a dot, or empty) before all names."""
     return {
         tuple(theirs + part for part in key) if isinstance(key, tuple) else theirs + key: ours + name
@@ -41,14 +41,14 @@ class NameTable:
         ]
         self._ours = [(_compile(name), parts) for parts, name in self._rules]
 
-    def to_ours(self, key: str) -> tuple[str, int, int] | None:
+    def to_native(self, key: str) -> tuple[str, int, int] | None:
         """Our name of one of their keys, and which of how many parts of it that key is; None if it is not known."""
         for pattern, number, count, name in self._theirs:
             if match := pattern.fullmatch(key):
                 return name.format(**match.groupdict()), number, count
         return None
 
-    def to_theirs(self, key: str) -> list[str] | None:
+    def to_foreign(self, key: str) -> list[str] | None:
         """Their name, or the names of the parts, of one of our keys; None if it is not known."""
         for pattern, parts in self._ours:
             if match := pattern.fullmatch(key):
@@ -65,7 +65,7 @@ class NameTable:
         counts: dict[str, int] = {}
         unknown = []
         for key, tensor in state.items():
-            found = self.to_ours(key)
+            found = self.to_native(key)
             if found is None:
                 unknown.append(key)
             else:
@@ -87,7 +87,7 @@ class NameTable:
         renamed: dict[str, Tensor] = {}
         unknown = []
         for key, tensor in state.items():
-            names = self.to_theirs(key)
+            names = self.to_foreign(key)
             if names is None:
                 unknown.append(key)
             else:

@@ -19,7 +19,7 @@ _FOREIGN_PARTS = {
 }
 
 
-def is_ours(keys: Iterable[str]) -> bool:
+def is_native(keys: Iterable[str]) -> bool:
     """Whether the keys, or those of a state dict, are of this package's models."""
     parts = {key.split(".")[1] for key in keys if key.startswith(PREFIX)}
     return bool(parts) and (_OWN_PART in parts or not parts & _FOREIGN_PARTS)

@@ -12,7 +12,7 @@ from pair_detr.checkpoint.architecture import Architecture, LackingError, infer_
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.formats import detrex, huggingface, mmdet, official, resnets
 from pair_detr.checkpoint.formats.mask_head_names import with_masks
-from pair_detr.checkpoint.formats.name_table import Names, NameTable, under
+from pair_detr.checkpoint.formats.name_table import Names, NameTable, with_prefix
 
 TORCHVISION_PIXELS: dict[str, Any] = {
     "INPUT.FORMAT": "RGB",
@@ -57,7 +57,7 @@ class Layout:
 
     def count_unknown(self, keys: Iterable[str]) -> int:
         """How many of the keys the layout does not have."""
-        return sum(not self.is_ignored(key) and self.names.to_ours(key) is None for key in keys)
+        return sum(not self.is_ignored(key) and self.names.to_native(key) is None for key in keys)
 
     def rename(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The tensors under our names, and the keys that the layout does not have."""
@@ -80,7 +80,7 @@ def _detectors(name: str, source: str, detr: Names, conditional: Names, **option
 
 
 def _backbone(name: str, sources: tuple[str, ...], names: Names, **options: Any) -> Layout:
-    return Layout(name, sources, None, NameTable(under("", "backbone.", names)), **options)
+    return Layout(name, sources, None, NameTable(with_prefix("", "backbone.", names)), **options)
 
 
 _CAFFE2_IGNORED = (r"(fc1000|pred)_[wb]", "conv1_b", r".*_momentum")
@@ -208,7 +208,7 @@ def match_layout(state: Mapping[str, Tensor], layout: Layout) -> Match:
         architecture = infer_architecture(shapes, layout.variant)
         expected = architecture.shapes()
     except LackingError as error:
-        missing = [name for key in error.keys for name in layout.names.to_theirs(key) or []]
+        missing = [name for key in error.keys for name in layout.names.to_foreign(key) or []]
         return Match(layout, renamed, None, missing, unexpected)
     except (ValueError, AssertionError) as error:
         # Sizes that no model can have, say a width that is not divisible by 4.
@@ -217,11 +217,11 @@ def match_layout(state: Mapping[str, Tensor], layout: Layout) -> Match:
         name
         for key in expected
         if key not in shapes
-        for name in layout.names.to_theirs(key) or [f"(our {key})"]
+        for name in layout.names.to_foreign(key) or [f"(our {key})"]
         if name not in state
     ]
     # Renamed well, but of no use to the model: the projection of a positional query in a later layer, for instance.
-    unexpected += [name for key in shapes if key not in expected for name in layout.names.to_theirs(key) or []]
+    unexpected += [name for key in shapes if key not in expected for name in layout.names.to_foreign(key) or []]
     wrong = [
         f"{key} is {tuple(shape)}, expected {tuple(expected[key])}"
         for key, shape in shapes.items()
@@ -231,7 +231,7 @@ def match_layout(state: Mapping[str, Tensor], layout: Layout) -> Match:
     return Match(layout, renamed, architecture, missing, unexpected, problem)
 
 
-def recognise(state: Mapping[str, Tensor], source: str = "auto") -> Match:
+def recognize(state: Mapping[str, Tensor], source: str = "auto") -> Match:
     """Finds the layout that a state dict has.
 
     Args:
@@ -253,7 +253,7 @@ def recognise(state: Mapping[str, Tensor], source: str = "auto") -> Match:
             return match
         matches.append(match)
     matches = [match for match in matches if match.renamed]
-    if source != "auto" and (other := _recognised(state)):
+    if source != "auto" and (other := _recognized(state)):
         raise ConversionError(f"The weights are not {source}'s. They are {other}'s: leave out --source {source}.")
     if not matches:
         whose = "of no known source" if source == "auto" else f"not of source {source}"
@@ -267,8 +267,8 @@ def recognise(state: Mapping[str, Tensor], source: str = "auto") -> Match:
     )
 
 
-def _recognised(state: Mapping[str, Tensor]) -> str:
+def _recognized(state: Mapping[str, Tensor]) -> str:
     try:
-        return recognise(state).layout.name
+        return recognize(state).layout.name
     except ConversionError:
         return ""

@@ -1,1 +1,1 @@
-"""Checks of data sets: what is in them, and what is wrong with it."""
+"""Checks of datasets: what is in them, and what is wrong with it."""

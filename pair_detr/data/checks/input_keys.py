@@ -37,7 +37,7 @@ def _check_sizes(cfg: CfgNode) -> None:
 def _check_jitter(cfg: CfgNode) -> None:
     if cfg.INPUT.COLOR_JITTER.ENABLED and cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ValueError(
-            f"INPUT.COLOR_JITTER needs colours, but INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: set it to RGB or BGR, or "
+            f"INPUT.COLOR_JITTER needs colors, but INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: set it to RGB or BGR, or "
             "INPUT.COLOR_JITTER.ENABLED to False."
         )
 
@@ -45,8 +45,8 @@ def _check_jitter(cfg: CfgNode) -> None:
 def _check_mosaic(cfg: CfgNode) -> None:
     if cfg.INPUT.MOSAIC.ENABLED and cfg.DATALOADER.SAMPLER_TRAIN == "MultiDatasetSampler":
         raise ValueError(
-            "INPUT.MOSAIC joins images of one data set, but DATALOADER.SAMPLER_TRAIN is MultiDatasetSampler, whose "
-            "data sets differ in what is annotated: set INPUT.MOSAIC.ENABLED to False, or another sampler."
+            "INPUT.MOSAIC joins images of one dataset, but DATALOADER.SAMPLER_TRAIN is MultiDatasetSampler, whose "
+            "datasets differ in what is annotated: set INPUT.MOSAIC.ENABLED to False, or another sampler."
         )
 
 

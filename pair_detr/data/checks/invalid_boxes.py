@@ -74,12 +74,12 @@ def box_fault(bbox: Any, mode: Any, image_size: tuple[float, float] | None = Non
 
 
 def warn_of_dropped(name: str, faults: Sequence[BoxFault | MaskFault]) -> None:
-    """Logs one warning for all the boxes of the data set ``name`` dropped for themselves or their masks, if any."""
+    """Logs one warning for all the boxes of the dataset ``name`` dropped for themselves or their masks, if any."""
     if not faults:
         return
     shown = "; ".join(map(str, faults[:_NAMED_IN_A_MESSAGE])) + ("; ..." if len(faults) > _NAMED_IN_A_MESSAGE else "")
     logger.warning(
-        'Data set "%s": %s. Dropped %s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if '
+        'Dataset "%s": %s. Dropped %s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if '
         "a config registers it) lists all.",
         name,
         shown,

@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it."""
+"""What is in a dataset and what is wrong with it."""
 
 import logging
 from collections import Counter
@@ -12,8 +12,8 @@ from pair_detr.data.annotation_masks import MaskFault
 from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.checks.invalid_boxes import BoxFault
 from pair_detr.data.checks.missing_files import explain_missing
-from pair_detr.data.checks.segment_files import inspect_segment_files, unannotated_doubts
-from pair_detr.data.checks.suspicious import doubts_of
+from pair_detr.data.checks.segment_files import inspect_segment_files, unannotated_suspicions
+from pair_detr.data.checks.suspicious import suspicions_of
 from pair_detr.data.checks.usable_boxes import BoxCount, faulty_boxes, name_crowd
 from pair_detr.data.checks.usable_masks import faulty_masks
 from pair_detr.data.datasets.panoptic_masks import mask_file
@@ -32,33 +32,33 @@ class ClassCount:
         box_images: images with such a box.
         crowds: its crowds.
         difficult: those of its usable boxes that Pascal VOC calls difficult.
-        labelled_images: images with its label.
+        labeled_images: images with its label.
     """
 
     boxes: int = 0
     box_images: int = 0
     crowds: int = 0
     difficult: int = 0
-    labelled_images: int = 0
+    labeled_images: int = 0
 
 
 @dataclass
 class DatasetReport:
-    """What is wrong with a data set.
+    """What is wrong with a dataset.
 
     Args:
-        name: the data set.
+        name: the dataset.
         num_images: its images.
         annotation_type: "box", or "image" if its annotations are labels of whole images.
         num_boxes: its usable boxes; crowds are none.
         num_difficult: those of them that Pascal VOC calls difficult; they are trained on.
         num_labels: its image labels.
-        classes: occurrences by class name, in the order of the classes; empty where the data set does not name them.
+        classes: occurrences by class name, in the order of the classes; empty where the dataset does not name them.
         num_masks: usable boxes with a mask; those of panoptic data, whose masks are in files, all have one.
         missing_masks: usable boxes without a mask; an error where masks are trained on.
         bad_masks: masks, or polygons of them, that cannot be used.
         crowds: annotations that mark a group of objects, which nothing is learned from.
-        degenerate: boxes that training drops.
+        invalid_boxes: boxes that training drops.
         without_objects: images that are annotated to have none, or are not annotated.
         crowds_alone: images whose only usable annotations are crowds.
         unusable_alone: images whose boxes are all dropped.
@@ -67,8 +67,8 @@ class DatasetReport:
         missing_hint: what their names get wrong, if that can be told.
         bad_segment_files: PNG files whose segments cannot be read; an error where masks are trained on.
         duplicate_files: images that occur more than once.
-        unlabelled: images without a label, where labels are what there should be.
-        doubts: what can be trained on, but looks like a mistake: names of classes that occur twice, boxes that are
+        unlabeled: images without a label, where labels are what there should be.
+        suspicious: what can be trained on, but looks like a mistake: names of classes that occur twice, boxes that are
             probably in another format than declared, objects that are mostly crowds, panoptic images without an entry,
             segments without a pixel.
     """
@@ -84,7 +84,7 @@ class DatasetReport:
     bad_masks: list[MaskFault] = field(default_factory=list)
     classes: dict[str, ClassCount] = field(default_factory=dict)
     crowds: list[str] = field(default_factory=list)
-    degenerate: list[BoxFault] = field(default_factory=list)
+    invalid_boxes: list[BoxFault] = field(default_factory=list)
     without_objects: list[str] = field(default_factory=list)
     crowds_alone: list[str] = field(default_factory=list)
     unusable_alone: list[str] = field(default_factory=list)
@@ -93,8 +93,8 @@ class DatasetReport:
     missing_hint: str = ""
     bad_segment_files: list[str] = field(default_factory=list)
     duplicate_files: list[str] = field(default_factory=list)
-    unlabelled: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
+    unlabeled: list[str] = field(default_factory=list)
+    suspicious: list[str] = field(default_factory=list)
 
     @property
     def trainable(self) -> bool:
@@ -108,7 +108,7 @@ class DatasetReport:
     @property
     def box_count(self) -> BoxCount:
         """Its boxes by what training makes of them."""
-        return BoxCount(self.num_boxes, len(self.crowds), len(self.degenerate), len(self.without_objects))
+        return BoxCount(self.num_boxes, len(self.crowds), len(self.invalid_boxes), len(self.without_objects))
 
     def describe(self) -> str:
         """Images, boxes and labels in numbers, such as "10 images (1 without objects), 25 boxes, 2 crowds"."""
@@ -128,16 +128,16 @@ class DatasetReport:
 
 
 def check_dataset(name: str) -> DatasetReport:
-    """Loads a registered data set and looks for everything that training would stumble on; images are not opened.
+    """Loads a registered dataset and looks for everything that training would stumble on; images are not opened.
 
-    What looks like a mistake (``doubts``) is logged as a warning.
+    What looks like a mistake (``suspicious``) is logged as a warning.
 
     Raises:
-        KeyError, FileNotFoundError, ValueError: the data set cannot be loaded at all, see
+        KeyError, FileNotFoundError, ValueError: the dataset cannot be loaded at all, see
             :func:`pair_detr.data.catalog.load_dataset`.
     """
     report = inspect_dicts(name, load_dataset(name), masks=True)
-    warn_of_doubts(report)
+    warn_of_suspicious(report)
     return report
 
 
@@ -147,7 +147,7 @@ def inspect_dicts(
     """As :func:`check_dataset`, for images already loaded in Detectron2's standard format.
 
     Args:
-        name: the data set.
+        name: the dataset.
         dicts: its images.
         annotation_type: "box" or "image", whether labels are the classes of an image's boxes where it has no
             ``pos_category_ids``; by default what the metadata say.
@@ -166,7 +166,7 @@ def inspect_dicts(
         labels = image_labels_of(record) if report.annotation_type == "image" else record.get("pos_category_ids", [])
         report.num_labels += len(labels)
         if report.annotation_type == "image" and not labels:
-            report.unlabelled.append(record["file_name"])
+            report.unlabeled.append(record["file_name"])
         if classes is None:
             continue
         known = range(len(classes))
@@ -181,17 +181,17 @@ def inspect_dicts(
             if label not in known
         )
         for label in set(labels).intersection(known):
-            counts[label].labelled_images += 1
+            counts[label].labeled_images += 1
     report.classes = dict(zip(_told_apart(classes or ()), counts, strict=True))
     occurrences = Counter(record["file_name"] for record in dicts)
     report.missing_files = missing_files([*occurrences, *filter(None, map(mask_file, dicts))])
     if report.missing_files:
         report.missing_hint = explain_missing(report.missing_files, metadata.get("image_root"))
     report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
-    report.doubts = [*doubts_of(dicts, classes or ()), *unannotated_doubts(metadata)]
+    report.suspicious = [*suspicions_of(dicts, classes or ()), *unannotated_suspicions(metadata)]
     if masks and not report.missing_files:
-        report.bad_segment_files, doubts = inspect_segment_files(dicts)
-        report.doubts.extend(doubts)
+        report.bad_segment_files, suspicious = inspect_segment_files(dicts)
+        report.suspicious.extend(suspicious)
     return report
 
 
@@ -202,10 +202,10 @@ def image_labels_of(record: dict[str, Any]) -> list[int]:
     return sorted({annotation["category_id"] for annotation in record.get("annotations", ())})
 
 
-def warn_of_doubts(report: DatasetReport) -> None:
+def warn_of_suspicious(report: DatasetReport) -> None:
     """Logs a warning for each of a report's doubts."""
-    for doubt in report.doubts:
-        logger.warning('Data set "%s": %s.', report.name, doubt)
+    for doubt in report.suspicious:
+        logger.warning('Dataset "%s": %s.', report.name, doubt)
 
 
 def _inspect_boxes(
@@ -219,7 +219,7 @@ def _inspect_boxes(
     usable = [(i, a) for i, a in enumerate(record.get("annotations", ())) if i not in faults]
     boxes = [annotation for _, annotation in usable if not annotation.get("iscrowd")]
     crowds = [(index, annotation) for index, annotation in usable if annotation.get("iscrowd")]
-    report.degenerate.extend(dropped)
+    report.invalid_boxes.extend(dropped)
     report.num_boxes += len(boxes)
     report.num_difficult += sum(bool(annotation.get("difficult")) for annotation in boxes)
     known = range(len(classes))

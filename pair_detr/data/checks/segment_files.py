@@ -37,15 +37,15 @@ def inspect_segment_files(records: Sequence[dict[str, Any]]) -> tuple[list[str],
 
 
 def require_segment_files(name: str, faults: Sequence[str]) -> None:
-    """Raises a ValueError if there are faults of :func:`inspect_segment_files` in the data set ``name``."""
+    """Raises a ValueError if there are faults of :func:`inspect_segment_files` in the dataset ``name``."""
     if faults:
         raise ValueError(
-            f'Data set "{name}": {counted(len(faults), "PNG file")} with segments cannot be used: '
+            f'Dataset "{name}": {counted(len(faults), "PNG file")} with segments cannot be used: '
             f"{join_some(faults, _NAMED)}"
         )
 
 
-def unannotated_doubts(metadata: Metadata) -> list[str]:
+def unannotated_suspicions(metadata: Metadata) -> list[str]:
     """Says that images have no entry with segments, if some have none."""
     files = unannotated_images(metadata)
     if not files:
@@ -102,7 +102,7 @@ def _header_faults(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _sampled_faults(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    """Of a few files, spread over the data set: those without any of their segments, and those that lack some."""
+    """Of a few files, spread over the dataset: those without any of their segments, and those that lack some."""
     records = [record for record in records if "pan_seg_file_name" in record and record["segments_info"]]
     chosen = np.unique(np.linspace(0, len(records) - 1, _SAMPLES).astype(int)) if records else []
     found = list(absent_segments(records[index] for index in chosen))

@@ -15,7 +15,7 @@ _REACH = 1.1
 _NAMED = 3
 
 
-def doubts_of(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> list[str]:
+def suspicions_of(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> list[str]:
     """Names of classes that occur twice, boxes that are probably in another format than declared, too many crowds.
 
     Args:
@@ -47,31 +47,31 @@ def _doubtful_boxes(dicts: Sequence[dict[str, Any]]) -> list[str]:
         return []
     ends = np.array(corners)[:, 2:]
     outside = [labels[i] for i in np.flatnonzero((ends > _REACH * np.array(sizes)).any(axis=1))]
-    doubts = []
+    suspicious = []
     if outside:
         named = join_some([f"annotation {index} of {file}" for index, file in outside], _NAMED)
-        doubts.append(
+        suspicious.append(
             f"{len(outside)} of {len(labels)} boxes end far beyond their image ({named}); correct them, or their "
             "format: [x, y, width, height] in COCO's JSON, two corners in Pascal VOC's XML, pixels of the turned image"
         )
     if ends.max() <= 1:
-        doubts.append("all boxes are within the first pixel; they look like fractions of the image: write pixels")
-    return doubts
+        suspicious.append("all boxes are within the first pixel; they look like fractions of the image: write pixels")
+    return suspicious
 
 
 def _doubtful_marks(dicts: Sequence[dict[str, Any]]) -> list[str]:
     """Marks that are for a few objects, on most of them."""
     annotations = [annotation for record in dicts for annotation in record.get("annotations", ())]
     crowds, difficult = (sum(bool(a.get(key)) for a in annotations) for key in ("iscrowd", "difficult"))
-    doubts = []
+    suspicious = []
     if 2 * crowds > len(annotations):
-        doubts.append(
+        suspicious.append(
             f"{crowds} of {len(annotations)} annotations are crowds (iscrowd 1), which nothing is learned from and no "
             "AP asks for; a converter has probably marked them all: set iscrowd to 0 for single objects"
         )
     if 2 * difficult > len(annotations):
-        doubts.append(
+        suspicious.append(
             f"{difficult} of {len(annotations)} objects are difficult, which Pascal VOC's AP does not ask for; a "
             "converter has probably marked them all: set <difficult> to 0"
         )
-    return doubts
+    return suspicious

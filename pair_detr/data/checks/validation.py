@@ -1,4 +1,4 @@
-"""What a data set has to pass before it is trained or evaluated on."""
+"""What a dataset has to pass before it is trained or evaluated on."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from pair_detr.data.checks.report import (
     check_dataset,
     image_labels_of,
     inspect_dicts,
-    warn_of_doubts,
+    warn_of_suspicious,
 )
 from pair_detr.data.checks.segment_files import require_segment_files
 from pair_detr.data.checks.usable_boxes import count_boxes, faulty_boxes
@@ -35,7 +35,7 @@ __all__ = [
     "require_boxes",
     "unreadable_images",
     "validate",
-    "warn_of_doubts",
+    "warn_of_suspicious",
 ]
 
 logger = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ _MISSING_REMEDY = "Restore them, correct the image folder, or remove them from t
 def validate(
     name: str, dicts: Sequence[dict[str, Any]], annotation_type: str | None = None, masks: bool = False
 ) -> list[dict[str, Any]]:
-    """Makes sure that a data set can be trained on.
+    """Makes sure that a dataset can be trained on.
 
     Degenerate boxes, and with ``masks`` unusable masks with their boxes, are dropped, with one warning that counts
     them, and another one for polygons that a mask is left without; files that occur twice are a warning. What is in the
-    data set is logged in numbers.
+    dataset is logged in numbers.
 
     Args:
-        name: the data set.
+        name: the dataset.
         dicts: its images in Detectron2's standard format; left unchanged.
         annotation_type: as of :func:`inspect_dicts`.
         masks: whether every box needs a mask.
@@ -64,37 +64,37 @@ def validate(
 
     Raises:
         FileNotFoundError: images are missing.
-        ValueError: annotations have classes that the data set's metadata do not know, or lack a mask; or files with
+        ValueError: annotations have classes that the dataset's metadata do not know, or lack a mask; or files with
             segments cannot be used.
     """
     masks = masks and (annotation_type or annotation_type_of(name)) == "box"
     report = inspect_dicts(name, dicts, annotation_type, masks)
     check_files(report)
     require_segment_files(name, report.bad_segment_files)
-    logger.info('Data set "%s": %s.', name, report.describe())
-    warn_of_doubts(report)
+    logger.info('Dataset "%s": %s.', name, report.describe())
+    warn_of_suspicious(report)
     if report.annotation_type == "box" and not any("annotations" in record for record in dicts):
         logger.warning(
-            'Data set "%s": its images have no annotations at all, as those of a test set; training takes them for '
+            'Dataset "%s": its images have no annotations at all, as those of a test set; training takes them for '
             "images without objects. Remove it from DATASETS.TRAIN unless they are.",
             name,
         )
     if report.unknown_classes:
         classes = MetadataCatalog.get(name).thing_classes
         raise ValueError(
-            f'Data set "{name}": {join_some(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
+            f'Dataset "{name}": {join_some(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
             f"to {len(classes) - 1} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}). Correct the "
-            "annotations, or the data set's thing_classes."
+            "annotations, or the dataset's thing_classes."
         )
     if report.missing_masks:
         raise ValueError(
-            f'Data set "{name}": {join_some(list(map(str, report.missing_masks)))}, but MODEL.MASK_ON needs a mask for '
+            f'Dataset "{name}": {join_some(list(map(str, report.missing_masks)))}, but MODEL.MASK_ON needs a mask for '
             f"each of its {report.num_boxes} boxes. Add the masks to the annotations (segmentation: polygons or run "
             "lengths, in COCO's format), or set MODEL.MASK_ON to False."
         )
     if report.duplicate_files:
         logger.warning(
-            'Data set "%s": %s more than once, each with annotations of its own: %s. Merge the entries '
+            'Dataset "%s": %s more than once, each with annotations of its own: %s. Merge the entries '
             "unless this is intended.",
             name,
             counted(len(report.duplicate_files), "image occurs", "images occur"),
@@ -114,7 +114,7 @@ def validate(
     warn_of_dropped(name, dropped)
     if masks and (polygons := [str(fault) for record in dicts for fault in record.get("bad_polygons", ())]):
         logger.warning(
-            'Data set "%s": %s. Left %s out of masks that have others. "python -m '
+            'Dataset "%s": %s. Left %s out of masks that have others. "python -m '
             'pair_detr.tools.check_dataset %s" lists all.',
             name,
             join_some(polygons, 3),
@@ -158,7 +158,7 @@ def check_files(report: DatasetReport) -> None:
     """Raises a FileNotFoundError that names the missing images, if any."""
     if report.missing_files:
         raise FileNotFoundError(
-            f'Data set "{report.name}": {len(report.missing_files)} of {report.num_images} images do not exist: '
+            f'Dataset "{report.name}": {len(report.missing_files)} of {report.num_images} images do not exist: '
             f"{join_some(report.missing_files)}. {report.missing_hint or _MISSING_REMEDY} "
             f'"python -m pair_detr.tools.check_dataset {report.name}" (with --config-file if a config registers it) '
             "lists all."

@@ -1,4 +1,4 @@
-"""Registers the project's own data sets where Detectron2 looks for its own; nothing is read before it is used."""
+"""Registers the project's own datasets where Detectron2 looks for its own; nothing is read before it is used."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Data sets in COCO's JSON format."""
+"""Datasets in COCO's JSON format."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pair_detr.data.datasets.coco_json import read_coco_json
 
 
 def register_coco(name: str, json_file: str, image_root: str, **metadata: Any) -> None:
-    """Registers data in COCO's JSON format; nothing is read until the data set is used, see :func:`load_coco`.
+    """Registers data in COCO's JSON format; nothing is read until the dataset is used, see :func:`load_coco`.
 
     Args:
         name: name in the catalogs.
@@ -29,7 +29,7 @@ def register_coco(name: str, json_file: str, image_root: str, **metadata: Any) -
 
 
 def load_coco(name: str, json_file: str, image_root: str) -> list[dict[str, Any]]:
-    """Reads images and objects, and puts the classes into the metadata of the data set ``name``.
+    """Reads images and objects, and puts the classes into the metadata of the dataset ``name``.
 
     As Detectron2's ``load_coco_json``, but it takes what :func:`pair_detr.data.datasets.coco_json.read_coco_json` does,
     keeps objects whose polygons are of no use, and reads no keypoints.
@@ -70,7 +70,7 @@ def load_coco(name: str, json_file: str, image_root: str) -> list[dict[str, Any]
 
 
 def detectron2_reader(name: str) -> Callable[[], list[dict[str, Any]]] | None:
-    """What reads a data set in COCO's format in place of Detectron2, if Detectron2's functions have registered it.
+    """What reads a dataset in COCO's format in place of Detectron2, if Detectron2's functions have registered it.
 
     These are ``register_coco_instances``, and ``register_coco_panoptic_separated``, whose things are in such a file.
     """

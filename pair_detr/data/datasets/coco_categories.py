@@ -21,7 +21,7 @@ _USES_CATEGORY_0 = re.compile(rb'"category_id"\s*:\s*0\s*[,}]')
 
 
 def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> dict[int | str, int]:
-    """Puts the classes of a file into the metadata of its data set, in the order of the ids of its categories.
+    """Puts the classes of a file into the metadata of its dataset, in the order of the ids of its categories.
 
     Args:
         metadata: they get ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``, as from Detectron2. Where they
@@ -57,7 +57,7 @@ def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> 
         difference = f"have the ids {list(contiguous)}, but thing_dataset_id_to_contiguous_id is {dict(known_ids)}"
     raise ValueError(
         f"{json_file}: its categories, in the order of their ids, {difference}. Correct the file or the metadata, or "
-        "register the data set without them: the file has the classes."
+        "register the dataset without them: the file has the classes."
     )
 
 

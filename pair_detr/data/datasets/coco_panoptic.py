@@ -122,7 +122,7 @@ def complete_records(records: list[dict[str, Any]], metadata: Metadata) -> list[
 
 
 def unannotated_images(metadata: Metadata) -> list[str]:
-    """Images of the JSON file of a data set in the standard form that no entry has segments for; known once loaded."""
+    """Images of the JSON file of a dataset in the standard form that no entry has segments for; known once loaded."""
     return metadata.get("unannotated_images") or []
 
 

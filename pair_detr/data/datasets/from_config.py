@@ -1,4 +1,4 @@
-"""Data sets that a config brings along (``DATASETS.REGISTER``)."""
+"""Datasets that a config brings along (``DATASETS.REGISTER``)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,7 +35,7 @@ _registered: dict[str, dict[str, Any]] = {}
 
 
 def register_from_config(cfg: CfgNode) -> None:
-    """Registers the data sets listed in ``DATASETS.REGISTER``; doing it again changes nothing.
+    """Registers the datasets listed in ``DATASETS.REGISTER``; doing it again changes nothing.
 
     An entry is one of (keys in parentheses may be left out, paths are relative to the working directory)
 
@@ -56,7 +56,7 @@ def register_from_config(cfg: CfgNode) -> None:
     "train" in data.yaml, or of the named split that a further key, ``OF``, says.
 
     Raises:
-        ValueError: an entry is malformed, or its name is taken by another data set.
+        ValueError: an entry is malformed, or its name is taken by another dataset.
         FileNotFoundError: a file or folder does not exist, or is the other of the two.
     """
     for position, entry in enumerate(cfg.DATASETS.REGISTER):
@@ -89,7 +89,7 @@ def _register(key: str, entry: Mapping[str, Any]) -> None:
         return
     for taken in (name, *(f"{name}_{part}" for part in PARTS if split)):
         if taken in DatasetCatalog:
-            raise ValueError(f'{key}: "{taken}" is the name of a data set registered elsewhere; choose another NAME.')
+            raise ValueError(f'{key}: "{taken}" is the name of a dataset registered elsewhere; choose another NAME.')
     _REGISTER[data_format](key, name, entry)
     if split:
         register_split(name, split["VAL"], split.get("SEED", 0))

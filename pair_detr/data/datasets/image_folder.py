@@ -23,7 +23,7 @@ def register_image_folder(
     class_names: Mapping[str, str | Sequence[str]] | str | Path | None = None,
     **metadata: Any,
 ) -> None:
-    """Registers a folder with one sub-folder a class; nothing is read until the data set is used.
+    """Registers a folder with one sub-folder a class; nothing is read until the dataset is used.
 
     Args:
         name: name in the catalogs.
@@ -82,10 +82,10 @@ def load_image_folder(name: str, root: Path, folders: Sequence[str]) -> list[dic
     ):
         if skipped:
             what = counted(len(skipped), one, several)
-            logger.warning('Data set "%s": in %s %s, and skipped: %s', name, root, what, join_some(skipped))
+            logger.warning('Dataset "%s": in %s %s, and skipped: %s', name, root, what, join_some(skipped))
     if empty:
         classes = counted(len(empty), "class has", "classes have")
-        logger.warning('Data set "%s": %s no images: %s', name, classes, join_some(empty))
+        logger.warning('Dataset "%s": %s no images: %s', name, classes, join_some(empty))
     return [
         {
             "file_name": str(path),
@@ -107,7 +107,7 @@ def _warn_of_the_rest(name: str, root: Path, folders: Sequence[str], hidden: Seq
     loose = search_files(root, IMAGE_SUFFIXES, recursive=False).files
     if loose and "." not in folders:
         logger.warning(
-            'Data set "%s": %s in no folder of a class, and left out: %s. Move each into one.',
+            'Dataset "%s": %s in no folder of a class, and left out: %s. Move each into one.',
             name,
             counted(len(loose), "image is", "images are"),
             join_some([path.name for path in loose]),

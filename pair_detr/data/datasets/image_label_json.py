@@ -19,7 +19,7 @@ _IMAGE_FIELDS = ("id", "width", "height", "pos_category_ids")
 
 
 def register_image_labels(name: str, json_file: str | Path, image_root: str | Path, **metadata: Any) -> None:
-    """Registers images with labels, but no boxes; nothing is read until the data set is used.
+    """Registers images with labels, but no boxes; nothing is read until the dataset is used.
 
     Args:
         name: name in the catalogs.

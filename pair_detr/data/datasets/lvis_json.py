@@ -1,6 +1,6 @@
 """Data of one's own in LVIS's JSON format, as registered by Detectron2's ``register_lvis_instances``.
 
-Detectron2 reads every such file with the classes of LVIS v1 or v0.5, by the name of the data set, and none of another
+Detectron2 reads every such file with the classes of LVIS v1 or v0.5, by the name of the dataset, and none of another
 name. Here the classes are the categories of the file.
 """
 
@@ -34,7 +34,7 @@ _OFFICIAL = {name for splits in getattr(builtin, "_PREDEFINED_SPLITS_LVIS", {}).
 
 
 def is_own_lvis(name: str) -> bool:
-    """Whether somebody has registered a data set by ``register_lvis_instances``, other than Detectron2 itself."""
+    """Whether somebody has registered a dataset by ``register_lvis_instances``, other than Detectron2 itself."""
     return name not in _OFFICIAL and getattr(DatasetCatalog[name], "__module__", None) == lvis.__name__
 
 
@@ -61,7 +61,7 @@ def load_own_lvis(metadata: Metadata) -> list[dict[str, Any]]:
     given = metadata.get("thing_classes")
     if given is not None and list(given) != classes["thing_classes"]:
         raise ValueError(
-            f"{json_file} has the categories {join_some(classes['thing_classes'], 5)}, but the data set's "
+            f"{json_file} has the categories {join_some(classes['thing_classes'], 5)}, but the dataset's "
             f"thing_classes are {join_some(list(given), 5)}: leave these out of the metadata, or correct the file"
         )
     metadata.set(**classes | ({} if given is None else {"thing_classes": given}))

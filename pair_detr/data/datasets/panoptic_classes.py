@@ -43,7 +43,7 @@ def classes_from_metadata(metadata: Metadata) -> PanopticClasses:
     """
     things = tuple(metadata.get("thing_classes") or ())
     if not things:
-        raise ValueError(f'Data set "{metadata.name}" has no thing_classes in its metadata: its classes are unknown.')
+        raise ValueError(f'Dataset "{metadata.name}" has no thing_classes in its metadata: its classes are unknown.')
     own = tuple(range(len(things)))
     stuff_ids: Mapping[int, int] = metadata.get("stuff_dataset_id_to_contiguous_id") or {}
     if not stuff_ids:
@@ -63,14 +63,14 @@ def classes_from_metadata(metadata: Metadata) -> PanopticClasses:
                 channels=(0,) * len(things) + stuff_own,
             )
     raise ValueError(
-        f'Data set "{metadata.name}": its thing_dataset_id_to_contiguous_id and stuff_dataset_id_to_contiguous_id are '
+        f'Dataset "{metadata.name}": its thing_dataset_id_to_contiguous_id and stuff_dataset_id_to_contiguous_id are '
         "in none of Detectron2's two forms. In the standard one they number thing_classes together, in the separated "
         "one stuff 0 is all things together. Correct the metadata."
     )
 
 
 def category_ids_of(metadata: Metadata) -> tuple[Hashable, ...] | None:
-    """Ids of the classes in the files of a data set, in the order of a model's classes, from complete metadata.
+    """Ids of the classes in the files of a dataset, in the order of a model's classes, from complete metadata.
 
     Returns:
         the ids, such as COCO's 1 to 90; None if the metadata do not say.

@@ -28,7 +28,7 @@ def mask_file(record: dict[str, Any]) -> str | None:
     return record.get("pan_seg_file_name") or (record["sem_seg_file_name"] if "first_stuff_class" in record else None)
 
 
-def annotate(record: dict[str, Any], masks: bool) -> dict[str, Any]:
+def load_segment_masks(record: dict[str, Any], masks: bool) -> dict[str, Any]:
     """Annotations of an image of ``coco_panoptic.complete_records``, completed from its PNG file.
 
     Segments without a pixel are left out, with a warning for the first images.

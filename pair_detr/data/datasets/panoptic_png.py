@@ -146,7 +146,7 @@ def _open(file: str) -> Image.Image:
     except _UNREADABLE as error:
         raise OSError(
             f"{file} cannot be read as a picture of segments ({type(error).__name__}: {error}). Restore the file, or "
-            "remove its image from the data set."
+            "remove its image from the dataset."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Data sets in the folder layout of Pascal VOC, with classes of their own."""
+"""Datasets in the folder layout of Pascal VOC, with classes of their own."""
 
 import logging
 import xml.etree.ElementTree as ET
@@ -26,7 +26,7 @@ def register_voc(
     year: int = 2012,
     **metadata: Any,
 ) -> None:
-    """Registers a folder in Pascal VOC's layout; nothing is read until the data set is used.
+    """Registers a folder in Pascal VOC's layout; nothing is read until the dataset is used.
 
     The metadata serve :class:`pair_detr.evaluation.pascal_voc.VOCEvaluator` (which ``evaluator_type`` asks for) and
     Detectron2's COCOEvaluator.
@@ -44,9 +44,9 @@ def register_voc(
         ValueError: ``year`` is neither of the two, or a class name occurs twice.
     """
     if year not in (2007, 2012):
-        raise ValueError(f'Data set "{name}": YEAR is {year}, but Pascal VOC defines AP for 2007 and 2012 only.')
+        raise ValueError(f'Dataset "{name}": YEAR is {year}, but Pascal VOC defines AP for 2007 and 2012 only.')
     if class_names is not None and len(set(class_names)) != len(class_names):
-        raise ValueError(f'Data set "{name}": a class occurs twice in {list(class_names)}; name every class once.')
+        raise ValueError(f'Dataset "{name}": a class occurs twice in {list(class_names)}; name every class once.')
 
     def load() -> list[dict[str, Any]]:
         classes = infer_class_names(root) if class_names is None else list(class_names)
@@ -116,7 +116,7 @@ def _read_image(image: AnnotatedImage, class_ids: dict[str, int]) -> dict[str, A
         class_name = _text(obj, "name", annotation_file)
         if class_name not in class_ids:
             raise ValueError(
-                f'{annotation_file}: object {index} is of class "{class_name}", which is not among the data set\'s '
+                f'{annotation_file}: object {index} is of class "{class_name}", which is not among the dataset\'s '
                 f"classes {list(class_ids)}. Add it to CLASSES, or correct the name in the file."
             )
         corners = [_number(obj, f"bndbox/{corner}", annotation_file) for corner in _CORNERS]

@@ -42,7 +42,7 @@ def annotation_files(root: Path) -> list[Path]:
     folder = root / _ANNOTATIONS
     files = find_files(folder, {_XML}) if folder.is_dir() else []
     if not files:
-        raise FileNotFoundError(f"no .xml files in {folder}; correct the data set's folder")
+        raise FileNotFoundError(f"no .xml files in {folder}; correct the dataset's folder")
     return files
 
 
@@ -113,7 +113,7 @@ def _read_list(file: Path, folder: _Folder) -> dict[str, set[Path]]:
         splits = sorted(other.stem for other in file.parent.glob("*.txt") if not is_hidden(other.name))
         raise FileNotFoundError(
             f'there is no {file} that lists the images of split "{file.stem}" (splits: {splits}); '
-            + ("name one of these" if splits else "correct the data set's folder")
+            + ("name one of these" if splits else "correct the dataset's folder")
         )
     lines = list(filter(None, map(str.strip, read_text(file).splitlines())))
     chosen: dict[str, set[Path]] = {}

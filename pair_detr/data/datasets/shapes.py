@@ -1,4 +1,4 @@
-"""Generated images of coloured shapes: a detection problem that is learnt in minutes and needs no download."""
+"""Generated images of colored shapes: a detection problem that is learned in minutes and needs no download."""
 
 import logging
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def register_shapes(root: str, prefix: str = "shapes") -> None:
 
 
 def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int = 0) -> bool:
-    """Writes the data set into a folder, which is complete or absent at any time; waits for processes that do the same.
+    """Writes the dataset into a folder, which is complete or absent at any time; waits for processes that do the same.
 
     Image i of a split depends on the seed, the split and i alone; training and validation images never coincide.
 
@@ -94,7 +94,7 @@ def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int 
 
 
 def ensure_shapes(root: str) -> bool:
-    """Makes the data set if there is none in a folder; one of any numbers and seed stays.
+    """Makes the dataset if there is none in a folder; one of any numbers and seed stays.
 
     Returns, raises:
         as :func:`make_shapes`.
@@ -153,13 +153,13 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     inside = padded[1:-1, 1:-1]
     # Directed edges with the mask to their right, by their start: a vertex where two parts touch has two.
     edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for neighbour, start, step in (
+    for neighbor, start, step in (
         (padded[:-2, 1:-1], (0, 0), (1, 0)),
         (padded[1:-1, 2:], (1, 0), (0, 1)),
         (padded[2:, 1:-1], (1, 1), (-1, 0)),
         (padded[1:-1, :-2], (0, 1), (0, -1)),
     ):
-        rows, columns = np.nonzero(inside & ~neighbour)
+        rows, columns = np.nonzero(inside & ~neighbor)
         for x, y in zip((columns + start[0]).tolist(), (rows + start[1]).tolist(), strict=True):
             edges.setdefault((x, y), []).append(step)
     polygons = []
@@ -191,7 +191,7 @@ def _draw_shape(class_id: int, rng: np.random.Generator) -> np.ndarray:
         return np.ones((height, width), dtype=bool)
     if name == "circle":
         height = width
-    # Centres of the pixels, from -1 to 1 across the box.
+    # Centers of the pixels, from -1 to 1 across the box.
     x = (np.arange(width) + 0.5) / width * 2 - 1
     y = (np.arange(height)[:, None] + 0.5) / height * 2 - 1
     if name == "circle":

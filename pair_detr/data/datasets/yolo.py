@@ -1,4 +1,4 @@
-"""Data sets in the layout of YOLO: images, a text file with fractions of the image's size for each, and a data.yaml."""
+"""Datasets in the layout of YOLO: images, a text file with fractions of the image's size for each, and a data.yaml."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def register_yolo(name: str, root: str | Path, split: str = "train", **metadata: Any) -> None:
-    """Registers data in YOLO's layout; nothing is read until the data set is used.
+    """Registers data in YOLO's layout; nothing is read until the dataset is used.
 
     Args:
         name: name in the catalogs.
@@ -41,7 +41,7 @@ def register_yolo(name: str, root: str | Path, split: str = "train", **metadata:
 
 
 def yolo_file(root: str | Path) -> Path:
-    """The YAML file of a data set, given by that or by its folder."""
+    """The YAML file of a dataset, given by that or by its folder."""
     root = Path(root).expanduser()
     return root / "data.yaml" if root.is_dir() else root
 

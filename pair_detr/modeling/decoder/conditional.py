@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pair_detr.layers import MLP, FeedForward, attend, linear_many, point_encoding
+from pair_detr.layers import MLP, FeedForward, attend, multi_linear, point_encoding
 from pair_detr.structures import Memory
 
 
@@ -28,8 +28,8 @@ class ConditionalSelfAttention(nn.Module):
 
     def forward(self, state: Tensor, queries: Tensor, query_mask: Tensor | None = None) -> Tensor:
         """(B, Q, D) states, (Q, D) or (B, Q, D) positional queries -> (B, Q, D)."""
-        query, key, value = linear_many(state, _parameters(self.qcontent_proj, self.kcontent_proj, self.v_proj))
-        query_pos, key_pos = linear_many(queries, _parameters(self.qpos_proj, self.kpos_proj))
+        query, key, value = multi_linear(state, _parameters(self.qcontent_proj, self.kcontent_proj, self.v_proj))
+        query_pos, key_pos = multi_linear(queries, _parameters(self.qpos_proj, self.kpos_proj))
         dropout = self.dropout if self.training else 0.0
         return self.out_proj(attend(query + query_pos, key + key_pos, value, self.num_heads, query_mask, dropout))
 
@@ -79,19 +79,19 @@ class ConditionalCrossAttention(nn.Module):
         if self.qpos_proj is not None:
             query = query + self.qpos_proj(queries)
             key_content = key_content + key_position
-        query = self._beside(query, self.qpos_sine_proj(spatial_query))
-        key = self._beside(key_content, key_position)
+        query = self._concat_per_head(query, self.qpos_sine_proj(spatial_query))
+        key = self._concat_per_head(key_content, key_position)
         dropout = self.dropout if self.training else 0.0
         return self.out_proj(attend(query, key, value, self.num_heads, key_mask, dropout))
 
-    def _beside(self, content: Tensor, position: Tensor) -> Tensor:
+    def _concat_per_head(self, content: Tensor, position: Tensor) -> Tensor:
         """(B, N, D), (B or 1, N, D) -> (B, N, 2 D), each head's content next to its position."""
         content, position = (x.unflatten(-1, (self.num_heads, -1)) for x in (content, position))
         return torch.cat((content, position.expand_as(content)), dim=-1).flatten(2)
 
 
 class ConditionalDecoderLayer(nn.Module):
-    """Conditional self-attention, conditional cross-attention, feed-forward block; normalised after each."""
+    """Conditional self-attention, conditional cross-attention, feed-forward block; normalized after each."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, is_first: bool) -> None:
         super().__init__()
@@ -145,10 +145,10 @@ class ConditionalDecoder(nn.Module):
             spatial_query = spatial_query.unsqueeze(0)
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         attentions = [layer.cross_attn for layer in self.layers]
-        contents_and_values = linear_many(
+        contents_and_values = multi_linear(
             memory.tokens, _parameters(*(a.kcontent_proj for a in attentions), *(a.v_proj for a in attentions))
         )
-        positions = linear_many(memory.position, _parameters(*(a.kpos_proj for a in attentions)))
+        positions = multi_linear(memory.position, _parameters(*(a.kpos_proj for a in attentions)))
         contents, values = contents_and_values[: len(attentions)], contents_and_values[len(attentions) :]
 
         state = queries.new_zeros(len(memory.tokens), *queries.shape[-2:])

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pair_detr.layers import FeedForward, MultiHeadAttention, linear_many
+from pair_detr.layers import FeedForward, MultiHeadAttention, multi_linear
 from pair_detr.structures import Memory
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, cross-attention to the memory, feed-forward block; normalised after each."""
+    """Self-attention among queries, cross-attention to the memory, feed-forward block; normalized after each."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class TransformerDecoder(nn.Module):
         """Decodes queries; see :mod:`pair_detr.modeling.decoder`. A reference is passed on, but not looked at."""
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         projections = [layer.cross_attn.projections() for layer in self.layers]
-        keys = linear_many(memory.tokens + memory.position, [projection[1] for projection in projections])
-        values = linear_many(memory.tokens, [projection[2] for projection in projections])
+        keys = multi_linear(memory.tokens + memory.position, [projection[1] for projection in projections])
+        values = multi_linear(memory.tokens, [projection[2] for projection in projections])
         state = queries.new_zeros(len(memory.tokens), *queries.shape[-2:])
         states = []
         for layer, key, value in zip(self.layers, keys, values, strict=True):

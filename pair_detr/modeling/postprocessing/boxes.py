@@ -7,9 +7,9 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from pair_detr.layers import cxcywh_to_xyxy
-from pair_detr.losses.classification import Classification
+from pair_detr.losses.classification import ClassScoring
 from pair_detr.structures import Batch, Predictions
-from pair_detr.utils.device import upload
+from pair_detr.utils.device import to_device_async
 
 
 @dataclass
@@ -46,7 +46,7 @@ def finite_queries(predictions: Predictions) -> Tensor:
 def detect(
     predictions: Predictions,
     batch: Batch,
-    classification: Classification,
+    class_scoring: ClassScoring,
     limit: int,
     allowed: Tensor,
 ) -> Detections:
@@ -55,15 +55,15 @@ def detect(
     Args:
         predictions: of the detector.
         batch: what they are predictions for.
-        classification: how logits become scores.
+        class_scoring: how logits become scores.
         limit: at most so many per image.
         allowed: bool, what is to be detected; (B, Q, 1), or (B, Q, C) without a no-object class.
     """
-    scores, labels, queries = classification.detections(predictions.logits[-1], limit, allowed)
+    scores, labels, queries = class_scoring.detections(predictions.logits[-1], limit, allowed)
     boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
     device = boxes.device
-    boxes = boxes * upload(batch.output_frames(), device)[:, None]
-    limits = upload(torch.tensor(batch.output_sizes, dtype=boxes.dtype).flip(-1).repeat(1, 2), device)[:, None]
+    boxes = boxes * to_device_async(batch.output_frames(), device)[:, None]
+    limits = to_device_async(torch.tensor(batch.output_sizes, dtype=boxes.dtype).flip(-1).repeat(1, 2), device)[:, None]
     boxes = torch.minimum(boxes.clamp(min=0), limits)
     image = torch.arange(len(queries), device=device)[:, None]
     column = labels if allowed.shape[-1] > 1 else torch.zeros_like(labels)

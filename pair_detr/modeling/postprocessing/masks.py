@@ -23,18 +23,18 @@ class BatchMasks:
         finite: (B, Q) bool, false for queries whose mask held NaN or infinity when it was made, and is empty for that.
     """
 
-    def __init__(self, head: MaskHead, asked: MaskQueries, batch: Batch) -> None:
+    def __init__(self, head: MaskHead, mask_queries: MaskQueries, batch: Batch) -> None:
         """
         Args:
             head: predicts the masks.
-            asked: the queries of the batch, and the features.
+            mask_queries: the queries of the batch, and the features.
             batch: the images.
         """
         self._head = head
-        self._asked = asked
-        self._parts = head.image_parts(asked.memory)
+        self._mask_queries = mask_queries
+        self._parts = head.image_parts(mask_queries.memory)
         self._batch = batch
-        self.finite = torch.ones(asked.states.shape[:2], dtype=torch.bool, device=asked.states.device)
+        self.finite = torch.ones(mask_queries.states.shape[:2], dtype=torch.bool, device=mask_queries.states.device)
 
     def chunks(self, image: int, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The (n,) queries of an image, a few at a time, each time with their (few, height, width) probabilities."""
@@ -42,7 +42,7 @@ class BatchMasks:
         for chunk in queries.split(_CHUNK):
             counts = [0] * len(batch.image_sizes)
             counts[image] = len(chunk)
-            logits = self._head(self._asked, chunk, counts, self._parts)
+            logits = self._head(self._mask_queries, chunk, counts, self._parts)
             finite = logits.sum((1, 2), dtype=torch.float32).isfinite()
             self.finite[image, chunk] = finite
             logits = torch.where(finite[:, None, None], logits, _OUTSIDE)

@@ -158,7 +158,7 @@ def build_panoptic(cfg: CfgNode, num_classes: int) -> PanopticOptions | None:
     """What MODEL.DETR.PANOPTIC describes, with the classes of the first test set, or training set; None if disabled.
 
     Raises:
-        ValueError: there is no data set, or its classes are not as many as the model's.
+        ValueError: there is no dataset, or its classes are not as many as the model's.
         KeyError, OSError: see :func:`pair_detr.data.datasets.panoptic_classes`.
     """
     options = cfg.MODEL.DETR.PANOPTIC
@@ -167,13 +167,13 @@ def build_panoptic(cfg: CfgNode, num_classes: int) -> PanopticOptions | None:
     names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError(
-            "MODEL.DETR.PANOPTIC.ENABLED is True, but neither DATASETS.TEST nor DATASETS.TRAIN names a data set, which "
+            "MODEL.DETR.PANOPTIC.ENABLED is True, but neither DATASETS.TEST nor DATASETS.TRAIN names a dataset, which "
             "tells things from stuff: name one, or set it to False."
         )
     classes = panoptic_classes(names[0])
     if len(classes.names) != num_classes:
         raise ValueError(
-            f'The model has {counted(num_classes, "class", "classes")}, but data set "{names[0]}" has '
+            f'The model has {counted(num_classes, "class", "classes")}, but dataset "{names[0]}" has '
             f"{len(classes.names)}, with stuff: "
             "set MODEL.DETR.NUM_CLASSES to 0 or DATASETS to the model's data, or PANOPTIC.ENABLED to False."
         )

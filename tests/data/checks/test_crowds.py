@@ -64,7 +64,7 @@ def test_report(tmp_path: Path) -> None:
 def test_training_logs_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mixed(tmp_path)
     load_training_dicts(make_cfg(TRAIN=("mixed",)))
-    assert f'Data set "mixed": {check_dataset("mixed").describe()}.' in caplog.messages
+    assert f'Dataset "mixed": {check_dataset("mixed").describe()}.' in caplog.messages
 
 
 def test_tool_lists_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,7 +99,7 @@ def test_most_objects_being_crowds_is_a_doubt(
     caplog.clear()
     load_training_dicts(make_cfg(TRAIN=("d",)))
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warnings == [f'Data set "d": {doubt}.' for doubt in doubts]
+    assert warnings == [f'Dataset "d": {doubt}.' for doubt in doubts]
 
 
 def test_data_of_crowds_alone_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,16 +145,16 @@ def test_difficult_objects_are_counted(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_images_that_nobody_annotated_are_doubted_in_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    register("labelled", tmp_path, [box(1)], images=1)
+    register("labeled", tmp_path, [box(1)], images=1)
     image = {"file_name": str(tmp_path / "1.png"), "image_id": 1, "width": 40, "height": 30}
     DatasetCatalog.register("bare", lambda: [image])
     empty = {**image, "annotations": [{**box(1), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 1}]}
     DatasetCatalog.register("empty", lambda: [empty])
     for name in ("bare", "empty"):
         MetadataCatalog.get(name).thing_classes = ["cat", "dog"]
-    load_training_dicts(make_cfg(TRAIN=("labelled", "bare", "empty")))
+    load_training_dicts(make_cfg(TRAIN=("labeled", "bare", "empty")))
     found = [message for message in caplog.messages if "no annotations at all" in message]
-    assert len(found) == 1 and found[0].startswith('Data set "bare": ')
+    assert len(found) == 1 and found[0].startswith('Dataset "bare": ')
 
 
 def test_classes_of_the_same_name_are_counted_apart(tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def test_boxes_of_another_format_are_a_warning(
     register("d", tmp_path, [{"image_id": 1, "bbox": box, "category_id": 1} for box in boxes])
     report = check_dataset("d")
     assert report.trainable and [doubt in text for text in report.doubts] == ([True] if doubt else [])
-    assert warnings(caplog) == [f'Data set "d": {text}.' for text in report.doubts]
+    assert warnings(caplog) == [f'Dataset "d": {text}.' for text in report.doubts]
     caplog.clear()
     load_training_dicts(make_cfg(TRAIN=("d",)))
-    assert warnings(caplog) == [f'Data set "d": {text}.' for text in report.doubts]
+    assert warnings(caplog) == [f'Dataset "d": {text}.' for text in report.doubts]
 
 
 def test_classes_of_the_same_name_are_a_warning(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_degenerate_boxes_are_dropped_with_one_warning(tmp_path: Path, caplog: p
     dicts = load_training_dicts(make_cfg(TRAIN=("bad_boxes",)))
     assert [[a["bbox"] for a in d["annotations"]] for d in dicts] == [[[1, 1, 5, 5]], [[4, 4, 4, 4]]]
     (warning,) = warnings(caplog)
-    assert 'Data set "bad_boxes": annotation 1 of 1.png has box [2, 2, 0, 5] (zero width); ' in warning
+    assert 'Dataset "bad_boxes": annotation 1 of 1.png has box [2, 2, 0, 5] (zero width); ' in warning
     assert "annotation 0 of 2.png has box [3, 3, 5, -1] (negative height). Dropped 2 such boxes" in warning
     assert "check_dataset bad_boxes" in warning
 
@@ -171,7 +171,7 @@ def test_data_without_any_usable_box(tmp_path: Path, annotations: list[dict], fi
 
 
 def test_annotation_without_a_box_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As data sets registered by other functions than this project's may have them."""
+    """As datasets registered by other functions than this project's may have them."""
     image = {"file_name": str(tmp_path / "1.png"), "image_id": 1, "width": 40, "height": 30}
     write_image(tmp_path / "1.png", 40, 30)
     good = {"bbox": [1, 1, 5, 5], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
@@ -213,7 +213,7 @@ def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
         caplog.messages[0],
         *(m for m in caplog.messages[1:] if "Loaded" not in m and "classes" not in m),
     )
-    assert first.startswith('unheard_of: cannot be loaded: Data set "unheard_of" is not registered')
+    assert first.startswith('unheard_of: cannot be loaded: Dataset "unheard_of" is not registered')
     assert second.startswith("torn: cannot be loaded: ") and "not valid JSON" in second
     assert third.startswith("gone: cannot be loaded: ") and "annotations.json" in third
     assert last == "fine: 2 images, 2 boxes: can be trained on if its images can be read (--open-images)"
@@ -279,7 +279,7 @@ def test_number_must_agree_with_the_data() -> None:
             resolve(number, (), (two,))
     with pytest.raises(ValueError, match='the classes of "two"'):
         resolve(0, (two,), (classes("three", "cat", "dog", "owl"),))
-    # Nothing is known about a data set that is not there.
+    # Nothing is known about a dataset that is not there.
     assert resolve(7, ("not_registered",)) == 7
     assert resolve(7, ()) == 7
 

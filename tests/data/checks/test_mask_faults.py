@@ -106,7 +106,7 @@ def test_a_mask_keeps_its_good_polygons(tmp_path: Path, caplog: pytest.LogCaptur
     (record,) = validate("part", load_dataset("part"), masks=True)
     assert record["annotations"][0]["segmentation"] == POLYGON
     (message,) = caplog.messages
-    assert message.startswith('Data set "part": annotation 0 of 1.png has a polygon of 2 numbers; three points are 6, ')
+    assert message.startswith('Dataset "part": annotation 0 of 1.png has a polygon of 2 numbers; three points are 6, ')
     assert "Left 2 such polygons out of masks that have others" in message
     assert len(check_dataset("part").bad_masks) == 2
     caplog.clear()

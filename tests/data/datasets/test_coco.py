@@ -103,7 +103,7 @@ def test_what_is_no_coco_file_at_all(coco_file: Path) -> None:
     with pytest.raises(ValueError, match='"empty" has no images'):
         load(folder / "empty.json", json.loads(coco_file.read_text()) | {"images": [], "annotations": []})
     register_coco("gone", str(folder / "gone.json"), str(folder))
-    with pytest.raises(FileNotFoundError, match=r'"gone".*gone\.json.*Correct the path where the data set is reg'):
+    with pytest.raises(FileNotFoundError, match=r'"gone".*gone\.json.*Correct the path where the dataset is reg'):
         load_dataset("gone")
     register_coco("folder", str(folder), str(folder))
     with pytest.raises(OSError, match=rf'"folder": .*{folder}.*It is a folder: register the file'):

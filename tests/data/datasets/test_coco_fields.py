@@ -25,7 +25,7 @@ def _catalogs() -> Iterator[None]:
 
 
 def load(folder: Path, **changes: Any) -> dict[str, Any]:
-    """The annotation of a data set, with these fields, as loaded; ... stands for a field that is left out."""
+    """The annotation of a dataset, with these fields, as loaded; ... stands for a field that is left out."""
     file = write_coco(folder, [{"image_id": 1, "bbox": [1, 2, 10, 8]}], [(40, 30)])
     change(file, "annotations", **changes)
     register_coco("own", str(file), str(folder))

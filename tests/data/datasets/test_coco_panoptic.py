@@ -58,9 +58,9 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return paths
 
 
-def test_ids_of_colours_by_hand() -> None:
-    colours = np.array([[[1, 2, 3], [255, 255, 255]]], dtype=np.uint8)
-    assert rgb_to_id(colours).tolist() == [[1 + 2 * 256 + 3 * 65536, 256**3 - 1]]
+def test_ids_of_colors_by_hand() -> None:
+    colors = np.array([[[1, 2, 3], [255, 255, 255]]], dtype=np.uint8)
+    assert rgb_to_id(colors).tolist() == [[1 + 2 * 256 + 3 * 65536, 256**3 - 1]]
 
 
 def test_classes_of_a_config_put_things_first(files: dict[str, Path]) -> None:

@@ -276,8 +276,8 @@ def test_report_and_tool(tmp_path: Path) -> None:
     register_image_labels("labels", file, tmp_path)
     report = check_dataset("labels")
     assert (report.num_images, report.num_boxes, report.num_labels) == (3, 0, 3)
-    assert {name: c.labelled_images for name, c in report.classes.items()} == {"cat": 1, "dog": 2}
-    assert report.missing_files == [str(tmp_path / "1.png")] and report.unlabelled == [str(tmp_path / "2.png")]
+    assert {name: c.labeled_images for name, c in report.classes.items()} == {"cat": 1, "dog": 2}
+    assert report.missing_files == [str(tmp_path / "1.png")] and report.unlabeled == [str(tmp_path / "2.png")]
     assert not report.trainable
     assert check_dataset_tool.main(["labels"]) == 1
     write_image(tmp_path / "1.png", 30, 20)

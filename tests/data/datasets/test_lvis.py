@@ -17,7 +17,7 @@ from pair_detr.data import check_dataset, class_names_of, load_dataset, load_tra
 from pair_detr.data.checks.missing_files import explain_missing
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.evaluation.lvis import complete
-from pair_detr.modeling.class_sampling import build_class_selection
+from pair_detr.modeling.class_sampling import build_federated_sampler
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_classes_are_those_of_the_file(tmp_path: Path, name: str) -> None:
     require_test_set(cfg, name)
     # The federated loss knows how often each class is.
     cfg.MODEL.DETR.LOSS.FEDERATED_CLASSES = 1
-    torch.testing.assert_close(build_class_selection(cfg).weights, torch.tensor([1.0, 2.0]).sqrt())
+    torch.testing.assert_close(build_federated_sampler(cfg).weights, torch.tensor([1.0, 2.0]).sqrt())
 
 
 def test_a_part_of_lvis_has_its_classes(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pair_detr.config_files import load_config
 from pair_detr.data import load_dataset, make_shapes
 from pair_detr.data.datasets.open_shapes import register_open_shapes
 from pair_detr.data.datasets.shapes import CLASS_NAMES, register_shapes
-from pair_detr.modeling.class_sampling import build_class_selection
-from pair_detr.open_vocabulary import UnnamedClassesError, Vocabulary, random_texts
+from pair_detr.modeling.class_sampling import build_federated_sampler
+from pair_detr.open_vocabulary import UnnamedClassesError, Vocabulary, random_text_weights
 from pair_detr.tools import make_open_shapes, text_weights
 
 NAMES = ("open_shapes_train_boxes", "open_shapes_train_image_labels", "open_shapes_val")
@@ -51,7 +51,7 @@ def test_images_are_divided_by_what_they_show() -> None:
 def test_circles_are_novel() -> None:
     """They are evaluated apart; but images with boxes are known to have none."""
     assert MetadataCatalog.get(NAMES[2]).novel_classes == ["circle"]
-    assert build_class_selection(load_config("detic/quickstart_image_labels")) is None
+    assert build_federated_sampler(load_config("detic/quickstart_image_labels")) is None
 
 
 def test_texts_are_as_alike_as_clips(shapes: Path) -> None:
@@ -59,7 +59,7 @@ def test_texts_are_as_alike_as_clips(shapes: Path) -> None:
     assert texts.names == CLASS_NAMES
     cosines = texts.weights @ texts.weights.T
     assert ((cosines - 0.8).abs() < 0.05).sum() == 6
-    assert torch.equal(texts.weights, random_texts(CLASS_NAMES).weights)
+    assert torch.equal(texts.weights, random_text_weights(CLASS_NAMES).weights)
 
 
 def test_text_weights_from_a_file(tmp_path: Path) -> None:

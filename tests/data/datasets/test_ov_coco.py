@@ -35,7 +35,7 @@ def _catalogs() -> Iterator[None]:
 
 
 def fresh_registration(root: Path, register: Callable[[Path], None], *names: str) -> None:
-    """Registers built-in data sets anew, below another folder."""
+    """Registers built-in datasets anew, below another folder."""
     for name in names:
         DatasetCatalog.pop(name)
         MetadataCatalog.pop(name)
@@ -139,12 +139,12 @@ def test_withheld_boxes_become_labels(tmp_path: Path) -> None:
     ]
     source = write_coco(tmp_path, boxes, [(30, 20)] * 4)
     withhold_boxes.main([str(source), str(tmp_path / "out" / "cats"), "--classes", "DOG"])
-    kept, labelled = (tmp_path / "out" / f"cats_{kind}.json" for kind in ("boxes", "image_labels"))
+    kept, labeled = (tmp_path / "out" / f"cats_{kind}.json" for kind in ("boxes", "image_labels"))
     register_coco("kept", str(kept), str(tmp_path))
-    register_image_labels("labelled", labelled, tmp_path)
+    register_image_labels("labeled", labeled, tmp_path)
     assert [[a["bbox"][0] for a in r["annotations"]] for r in load_dataset("kept")] == [[1], [3], [], []]
-    assert class_names_of("kept") == class_names_of("labelled") == ["cat", "dog"]
-    assert [(r["image_id"], r["pos_category_ids"]) for r in load_dataset("labelled")] == [(1, [1]), (3, [1])]
+    assert class_names_of("kept") == class_names_of("labeled") == ["cat", "dog"]
+    assert [(r["image_id"], r["pos_category_ids"]) for r in load_dataset("labeled")] == [(1, [1]), (3, [1])]
     withhold_boxes.main([str(source), str(tmp_path / "all"), "--classes", "dog", "--all-labels"])
     images = json.loads((tmp_path / "all_image_labels.json").read_text())["images"]
     assert [(image["id"], image["pos_category_ids"]) for image in images] == [(1, [1, 2]), (3, [2])]

@@ -149,7 +149,7 @@ def test_segments_without_a_pixel_are_named(
 ) -> None:
     edit(files["JSON"], lambda content: segments_of(content)[0].update(id=8))
     file = files["SEGMENTS"] / "seg11.png"
-    doubt = f'Data set "tiny": {file} has no pixel of segments 8, and they are left out'
+    doubt = f'Dataset "tiny": {file} has no pixel of segments 8, and they are left out'
     dicts = load_training_dicts(cfg_with_masks())
     assert caplog.text.count(doubt) == 1
     caplog.clear()

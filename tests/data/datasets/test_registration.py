@@ -1,4 +1,4 @@
-"""Own data from a config, and the builtin data sets."""
+"""Own data from a config, and the builtin datasets."""
 
 import importlib
 import subprocess
@@ -60,7 +60,7 @@ def test_registering_from_config(coco_file: Path, voc_root: Path) -> None:
     assert len(load_dataset("own_voc")) == 2 and MetadataCatalog.get("own_voc").year == 2007
     with pytest.raises(ValueError, match=r'"own_voc" is already registered as .*another NAME'):
         register_from_config(make_cfg(REGISTER=[{**voc, "YEAR": 2012}]))
-    with pytest.raises(ValueError, match=r'"coco_2017_val" is the name of a data set registered elsewhere'):
+    with pytest.raises(ValueError, match=r'"coco_2017_val" is the name of a dataset registered elsewhere'):
         register_from_config(make_cfg(REGISTER=[{**coco, "NAME": "coco_2017_val"}]))
 
 

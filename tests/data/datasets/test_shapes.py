@@ -47,10 +47,10 @@ def test_annotations_are_the_drawn_pixels(shapes: Path) -> None:
             seen.add(annotation["category_id"])
             mask = coco.annToMask(annotation).astype(bool)
             covered += mask
-            # One flat colour inside of the mask, on noise outside: no drawn pixel is left out.
-            colours = np.unique(image[mask], axis=0)
-            assert len(colours) == 1
-            same = (image == colours[0]).all(-1)
+            # One flat color inside of the mask, on noise outside: no drawn pixel is left out.
+            colors = np.unique(image[mask], axis=0)
+            assert len(colors) == 1
+            same = (image == colors[0]).all(-1)
             assert (same & ~mask).sum() <= 3
             rows, columns = np.nonzero(mask)
             left, top = columns.min(), rows.min()

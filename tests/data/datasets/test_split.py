@@ -123,7 +123,7 @@ def test_another_list_to_split(tmp_path: Path) -> None:
 def test_names_that_are_taken(tmp_path: Path) -> None:
     DatasetCatalog.register("t_val", list)
     entry = {"NAME": "t", "FORMAT": "coco", "SPLIT": {"VAL": 0.5}, **make("coco", tmp_path)}
-    with pytest.raises(ValueError, match='"t_val" is the name of a data set registered elsewhere'):
+    with pytest.raises(ValueError, match='"t_val" is the name of a dataset registered elsewhere'):
         register_from_config(make_cfg(REGISTER=[entry]))
     assert "t" not in DatasetCatalog
     assert "image_root" not in MetadataCatalog.get("t_val").as_dict()
