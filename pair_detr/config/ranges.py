@@ -133,7 +133,9 @@ _MODEL = {
 }
 
 _DETR = {
-    "MODEL.DETR.VARIANT": one_of(VARIANTS),
+    "MODEL.DETR.VARIANT": Rule(
+        lambda value: value in VARIANTS, f"the name of a variant: {', '.join(VARIANTS)}, or one of your own"
+    ),
     "MODEL.DETR.NUM_CLASSES": whole(0, ", where 0 takes the number from the data"),
     "MODEL.DETR.NUM_QUERIES": POSITIVE_WHOLE,
     "MODEL.DETR.HIDDEN_DIM": POSITIVE_WHOLE,

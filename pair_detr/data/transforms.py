@@ -40,6 +40,7 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     augmentations = [
         T.RandomFlip(horizontal=axis == "horizontal", vertical=axis == "vertical") for axis in _flip_axes(cfg)
     ]
+    # USER: an augmentation of your own can be added here; Detectron2's take boxes and masks along.
     if (jitter := cfg.INPUT.COLOR_JITTER).ENABLED:
         strengths = jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE
         augmentations.append(T.RandomApply(RandomColorJitter(*strengths, cfg.INPUT.FORMAT), prob=jitter.PROB))

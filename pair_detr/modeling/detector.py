@@ -61,6 +61,7 @@ class DetectorOptions:
         return self.dim, self.num_heads, self.ffn_dim, self.dropout
 
 
+# USER: a detector of your own is a subclass with @register_variant, see docs/tour.md.
 class Detector(nn.Module, ABC):
     """Backbone, encoder, queries, decoder and heads; a variant says which decoder, and what else it predicts.
 
@@ -183,6 +184,10 @@ class Detector(nn.Module, ABC):
     def decode(self, memory: Memory, targets: Targets | None = None) -> Predictions:
         """Predicts objects from the encoder's output; ``targets`` as in :meth:`forward`."""
         states, reference = self.decoder(memory, self.query_embed.weight)
+        return self.predict(states, reference, memory)
+
+    def predict(self, states: Tensor, reference: Tensor | None, memory: Memory) -> Predictions:
+        """Applies the heads to (L, B, Q, D) states; for the reference see :mod:`pair_detr.modeling.decoder`."""
         states = self.select_output_layers(states)
         masks = self.mask_queries(states, memory, reference)
         return Predictions(self.class_head(states), self.box_head(states, reference), states, mask_queries=masks)
