@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -38,10 +39,11 @@ from pair_detr.engine.resume import (
 )
 from pair_detr.engine.solver import build_optimizer, resolve_epochs, warn_of_ignored_iterations
 from pair_detr.engine.train_loop import AutocastTrainer, MetricsFlush, autocast_precision
+from pair_detr.engine.writers import build_writers
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.modeling.batching import lacks_loss
 from pair_detr.modeling.divergence import DIVERGED
-from pair_detr.utils.disk_space import warn_of_large_checkpoints
+from pair_detr.utils.disk_space import explain_full_disk, warn_of_large_checkpoints
 from pair_detr.utils.finiteness import describe_non_finite
 
 logger = logging.getLogger(__name__)
@@ -214,6 +216,10 @@ class Trainer(DefaultTrainer):
         epochs = EpochCounter(len(self._dataset_dicts) / self.cfg.SOLVER.IMS_PER_BATCH)
         return [flush, epochs, *super().build_hooks(), GracefulStop()]
 
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's writers, which name their files when the disk is full."""
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
     @classmethod
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
@@ -233,7 +239,8 @@ class Trainer(DefaultTrainer):
             model = model.module
         if fault := describe_non_finite(model.state_dict()):
             raise FloatingPointError(f"The model cannot be evaluated: {fault}. {DIVERGED}")
-        return super().test(cfg, model, evaluators)
+        with explain_full_disk(Path(cfg.OUTPUT_DIR, "inference")):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pair_detr.utils.disk_space import explain_full_disk
 from pair_detr.utils.file_lock import FileLock, LocksUnsupportedError
 
 # Nothing of the name that is replaced: it may be as long as the file system allows.
@@ -25,17 +26,22 @@ def atomic_write(file: str | Path) -> Iterator[Path]:
 
     It is that of an empty file with the suffix of ``file``, from which many writers tell the format. The folder of
     ``file`` is made if need be. What a process leaves there that is killed in the block, the next one removes.
+
+    Raises:
+        DiskFullError: there is no space for it; ``file`` is as it was.
     """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     _clean_once(file.parent)
-    temporary, lock = _make_file(file.parent, file.suffix)
-    try:
-        yield temporary
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-        lock.release()
+    # The error names the temporary file, or none.
+    with explain_full_disk(file):
+        temporary, lock = _make_file(file.parent, file.suffix)
+        try:
+            yield temporary
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+            lock.release()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 # No space, no quota left, and the limit of a file's size, which some clusters set instead.
 _ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REMEDY = "Free space and run the command again; a training goes on from its last checkpoint with --resume."
 # torch raises this at the end of a file, whatever the error was that stopped it.
 _TORCH_MESSAGES = ("unexpected pos", "PytorchStreamWriter failed")
 
@@ -20,11 +21,11 @@ class DiskFullError(OSError):
 
 
 @contextmanager
-def explain_full_disk(file: Path, remedy: str) -> Iterator[None]:
+def explain_full_disk(file: Path, remedy: str = _REMEDY) -> Iterator[None]:
     """Turns the error of a block that writes ``file`` to a full disk into one that says so.
 
     Args:
-        file: which is written.
+        file: which is written, or the folder of files.
         remedy: a sentence or more that the message ends with.
 
     Raises:

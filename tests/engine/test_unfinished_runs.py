@@ -1,5 +1,6 @@
 """Folders as killed trainings and copies leave them, and full disks."""
 
+import errno
 import logging
 import os
 import re
@@ -195,6 +196,29 @@ def test_a_full_disk_elsewhere_ends_in_one_line() -> None:
     # The end of a training writes other files, which do not fit either.
     raised.value.__context__ = DiskFullError("The disk is full: model.pth")
     assert describe_error(raised.value) == "The disk is full: model.pth"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "events.out.tfevents", "config.yaml", "inference"])
+def test_files_of_a_run_that_do_not_fit_are_named(
+    dataset: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = {
+        "metrics.json": "detectron2.utils.events.JSONWriter.write",
+        "events.out.tfevents": "detectron2.utils.events.TensorboardXWriter.write",
+        "config.yaml": "detectron2.config.CfgNode.dump",
+        "inference": "detectron2.engine.defaults.inference_on_dataset",
+    }[name]
+    monkeypatch.setattr(target, fail)
+    with pytest.raises(OSError) as raised:
+        run(dataset, tmp_path, SOLVER__MAX_ITER=5, DATASETS__TEST=(dataset["NAME"],))
+    line = describe_error(raised.value)
+    assert line.startswith(f"The disk is full, or a quota or limit is reached: {tmp_path}/{name}")
+    assert line.endswith(
+        "Free space and run the command again; a training goes on from its last checkpoint with --resume."
+    )
 
 
 WRITER = """

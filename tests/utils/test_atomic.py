@@ -11,6 +11,7 @@ from process_helpers import kill, running
 
 from pair_detr.utils import atomic
 from pair_detr.utils.atomic import atomic_replace, atomic_write, temporary_folder
+from pair_detr.utils.disk_space import DiskFullError
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +99,15 @@ def test_without_locks_nothing_is_taken_for_abandoned(tmp_path: Path, monkeypatc
         assert first.exists() and folder.exists()
         first.write_text("first")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "first")]
+
+
+def test_a_full_disk_names_the_file_and_leaves_it(tmp_path: Path) -> None:
+    """The error of the system names the temporary file, or none."""
+    file = tmp_path / "results.json"
+    file.write_text("before")
+    started = rf"^The disk is full, .*: {file} could not be written, with [\d.]+ [kMG]B free\. Free space"
+    with pytest.raises(DiskFullError, match=started), replacing(file), Path("/dev/full").open("w") as full:
+        full.write("after")
+        full.flush()
+    assert file.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [file]
