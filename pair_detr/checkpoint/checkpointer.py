@@ -268,6 +268,8 @@ def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise _UnreadableError(str(error)) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
         raise _UnreadableError(f"{path} is not a checkpoint of a training: it has no entry 'model'.")
+    if not isinstance(content.get(METADATA) or {}, Mapping):
+        raise _UnreadableError(f"{path} is not a checkpoint of a training: its entry '{METADATA}' has no keys.")
     return content
 
 

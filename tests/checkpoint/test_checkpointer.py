@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from pair_detr.checkpoint import METADATA
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
 from pair_detr.checkpoint.weights import CheckpointError, read_weights
 
@@ -152,7 +153,7 @@ def test_last_checkpoint_is_no_pipe_or_device(tmp_path: Path, kind: str) -> None
     assert resume(tmp_path) == (3, 3)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"model": 5}])
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"model": 5}, {"model": {}, METADATA: [1]}])
 def test_files_that_are_no_checkpoints(tmp_path: Path, content: object) -> None:
     save_three(tmp_path)
     torch.save(content, tmp_path / "model_0000003.pth")
