@@ -34,11 +34,14 @@ def require_inputs_elsewhere(cfg: CfgNode) -> None:
 
 
 def require_own_config(folder: str | Path) -> None:
-    """Makes sure that the config in a folder, if there is one, is one that a run wrote.
+    """Makes sure that the config in a folder, if there is one, is one that a run wrote, and that no file is a pipe.
 
     Raises:
-        FileExistsError: it is not.
+        FileExistsError: it is not, or one is.
     """
+    # Others may have made the folder; opening a pipe waits for whoever reads it.
+    if pipe := next((path for name in _TRACES if (path := Path(folder, name)).is_fifo()), None):
+        raise FileExistsError(f"{pipe} is a pipe, not a file of a run: remove it, or set OUTPUT_DIR to another folder.")
     file = Path(folder, CONFIG_FILE)
     if not file.exists() or any(Path(folder, name).exists() for name in _TRACES):
         return

@@ -1,5 +1,6 @@
 """What a run finds in OUTPUT_DIR and must not replace: the weights that it starts from, and the user's config."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,3 +139,11 @@ def test_the_config_of_a_run_is_replaced(dataset: dict[str, str], tmp_path: Path
     config.write_text("\n".join(first.splitlines()[1:]))
     start(dataset, tmp_path, "--resume", SOLVER__MAX_ITER=2, SOLVER__BASE_LR=0.25)
     assert load_config(str(config)).SOLVER.BASE_LR == 0.25
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["log.txt", "metrics.json"])
+def test_pipes_in_the_folder_are_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileExistsError, match=rf"{name} is a pipe, .* set OUTPUT_DIR to another folder"):
+        run(argument_parser().parse_args(["--resume", "OUTPUT_DIR", str(tmp_path)]))
