@@ -46,7 +46,7 @@ def atomic_write(file: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_replace(path: str | Path) -> Iterator[Path]:
-    """As :func:`replacing`, but nothing is at the path, so that the block may also make a folder there.
+    """As :func:`atomic_write`, but nothing is at the path, so that the block may also make a folder there.
 
     What it replaces may be a folder as well.
     """

@@ -77,7 +77,7 @@ def require_writable(folder: Path, option: str = "--output") -> None:
 
 @contextmanager
 def writing(file: str | Path) -> Iterator[Path]:
-    """As :func:`pair_detr.utils.atomic.replacing`, and marks what the block has written.
+    """As :func:`pair_detr.utils.atomic.atomic_write`, and marks what the block has written.
 
     Args:
         file: PNG, JPEG, SVG, MP4 or NPZ, by its suffix; one of another kind has to hold :data:`MARK` by itself.

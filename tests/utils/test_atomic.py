@@ -106,7 +106,7 @@ def test_a_full_disk_names_the_file_and_leaves_it(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     file.write_text("before")
     started = rf"^The disk is full, .*: {file} could not be written, with [\d.]+ [kMG]B free\. Free space"
-    with pytest.raises(DiskFullError, match=started), replacing(file), Path("/dev/full").open("w") as full:
+    with pytest.raises(DiskFullError, match=started), atomic_write(file), Path("/dev/full").open("w") as full:
         full.write("after")
         full.flush()
     assert file.read_text() == "before"
