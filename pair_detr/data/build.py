@@ -76,7 +76,7 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
         )
     dicts = list(itertools.chain.from_iterable(_load_training_set(cfg, name) for name in cfg.DATASETS.TRAIN))
     require_boxes(cfg.DATASETS.TRAIN, dicts)
-    # Detectron2's get_detection_dataset_dicts would filter before degenerate boxes are dropped, and load everything
+    # Detectron2's get_detection_dataset_dicts would filter before invalid boxes are dropped, and load everything
     # once more: these are its parts.
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = filter_images_with_only_crowd_annotations(dicts)

@@ -38,7 +38,7 @@ def max_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
     return _loss_of_best(predictions.logits, _of_label(predictions.logits, labels), labels)
 
 
-def first(predictions: Predictions, labels: ImageLabels) -> Tensor:
+def max_any_class(predictions: Predictions, labels: ImageLabels) -> Tensor:
     """The query that is most likely an object takes all labels of the image.
 
     Detic takes the first proposal, that of the highest objectness. A DETR has no score of objectness: it is the highest
@@ -67,7 +67,7 @@ def pair_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
     return _loss_of_best(predictions.logits, -disagreement[:, labels.image_index], labels)
 
 
-def image(predictions: Predictions, labels: ImageLabels) -> Tensor:
+def image_mean(predictions: Predictions, labels: ImageLabels) -> Tensor:
     """The whole image takes all its labels.
 
     Detic classifies a box of the whole image. A DETR cannot classify a given box: the mean over the queries' logits
@@ -90,8 +90,8 @@ def wsddn(predictions: Predictions, labels: ImageLabels) -> Tensor:
 IMAGE_LABEL_LOSSES: dict[str, Callable[[Predictions, ImageLabels], Tensor]] = {
     "max_size": max_size,
     "max_score": max_score,
-    "first": first,
-    "image": image,
+    "first": max_any_class,
+    "image": image_mean,
     "min_loss": min_loss,
     "wsddn": wsddn,
     "pair_score": pair_score,

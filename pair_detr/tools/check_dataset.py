@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit status: 1 if training would stop at one of the datasets, or at the classes of two of them.
     """
     parser = tool_parser(
-        "Counts boxes, crowds and images of every class, and lists missing images, unknown classes, degenerate boxes, "
+        "Counts boxes, crowds and images of every class, and lists missing images, unknown classes, invalid boxes, "
         "crowds, missing and malformed masks, duplicates and images without objects or labels. Compares the "
         "classes of all datasets with those of the first. Exits with 1 if training would stop at one of the data "
         "sets, or at the classes of two of them.",
@@ -110,7 +110,7 @@ def _log_faults(report: DatasetReport) -> None:
         ("missing image", report.missing_files),
         ("unusable segments", report.bad_segment_files),
         ("unknown class", report.unknown_classes),
-        ("dropped", report.degenerate),
+        ("dropped", report.invalid_boxes),
         ("bad mask", report.bad_masks),
         ("more than once", report.duplicate_files),
         ("without label", report.unlabeled),

@@ -14,6 +14,12 @@ from torch import nn
 from pair_detr.checkpoint import METADATA
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
 from pair_detr.checkpoint.weights import CheckpointError, read_weights
+from pair_detr.modeling import Detector
+
+
+class LinearDetector(nn.Linear):
+    extra_parts = Detector.extra_parts
+    warm_start_aliases = Detector.warm_start_aliases
 
 
 class Counter:
@@ -260,7 +266,7 @@ def test_weights_bring_no_other_state(tmp_path: Path) -> None:
     content = torch.load(path)
     content["model"] = {f"detector.{name}": value for name, value in content["model"].items()}
     torch.save(content, path)
-    model, counter = nn.ModuleDict({"detector": nn.Linear(2, 2)}), Counter(-1)
+    model, counter = nn.ModuleDict({"detector": LinearDetector(2, 2)}), Counter(-1)
     checkpointer = AtomicCheckpointer(model, str(tmp_path), counter=counter)
     checkpointer.resume_or_load(str(path), resume=False)
     assert (model["detector"].weight[0, 0].item(), counter.value) == (2, -1)
@@ -282,7 +288,7 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
 def test_what_has_to_be_known_of_weights_is_saved(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     model.class_names, model.category_ids = ["cat", "dog"], (7, "x9")
-    AtomicCheckpointer(model, str(tmp_path), needs={"INPUT.FORMAT": "BGR"}).save("model")
+    AtomicCheckpointer(model, str(tmp_path), required_config={"INPUT.FORMAT": "BGR"}).save("model")
     expected = {"class_names": ["cat", "dog"], "category_ids": [7, "x9"], "config": {"INPUT.FORMAT": "BGR"}}
     assert torch.load(tmp_path / "model.pth")["pair_detr"] == expected
 

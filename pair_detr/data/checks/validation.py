@@ -59,7 +59,7 @@ def validate(
         masks: whether every box needs a mask.
 
     Returns:
-        the images without the degenerate boxes, which are listed under "dropped_boxes" where there are some; each has
+        the images without the invalid boxes, which are listed under "dropped_boxes" where there are some; each has
         "annotations", if only an empty list.
 
     Raises:

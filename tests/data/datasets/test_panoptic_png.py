@@ -250,7 +250,7 @@ def test_images_without_an_entry_are_counted(
 
     edit(files["JSON"], add)
     expected = "2 images have no entry in annotations, and left out: 13.png, 14.png. Add their segments"
-    assert any(doubt.startswith(expected) for doubt in check_dataset("tiny").doubts)
+    assert any(doubt.startswith(expected) for doubt in check_dataset("tiny").suspicious)
     caplog.clear()
     assert len(load_training_dicts(cfg_with_masks())) == 2
     assert caplog.text.count(expected) == 1
@@ -264,8 +264,8 @@ def test_images_without_an_entry_are_counted(
     metadata["stuff_dataset_id_to_contiguous_id"] = MetadataCatalog.get("tiny").stuff_dataset_id_to_contiguous_id
     folders = [str(files[key]) for key in ("IMAGES", "SEGMENTS", "JSON")]
     register_with_detectron2("theirs", metadata, *folders)
-    assert any(doubt.startswith(expected) for doubt in check_dataset("theirs").doubts)
+    assert any(doubt.startswith(expected) for doubt in check_dataset("theirs").suspicious)
     # What the file says now counts.
     edit(files["JSON"], lambda content: content["images"].pop())
-    assert any(doubt.startswith("1 image has no entry") for doubt in check_dataset("tiny").doubts)
+    assert any(doubt.startswith("1 image has no entry") for doubt in check_dataset("tiny").suspicious)
     assert "annotations" not in DatasetCatalog.get("theirs")[0]

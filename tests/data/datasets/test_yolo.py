@@ -153,7 +153,7 @@ def test_labels_that_are_elsewhere_are_a_warning(root: Path, caplog: pytest.LogC
 def test_what_is_no_image_and_boxes_without_extent(root: Path) -> None:
     (root / "labels" / "train" / "b.txt").write_text("0 0.5 0.5 0 0.1\n1 0.5 0.5 0.1 0.1\n")
     report = check_dataset(register(root))
-    assert [fault.reason for fault in report.degenerate] == ["zero width"] and report.num_boxes == 3
+    assert [fault.reason for fault in report.invalid_boxes] == ["zero width"] and report.num_boxes == 3
     (root / "images" / "train" / "c.png").write_text("text")
     with pytest.raises(OSError, match=r"c\.png cannot be read as images; replace or remove"):
         load_dataset("y")
