@@ -12,7 +12,7 @@ from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, require_agre
 from pair_detr.modeling import PairDETR
 
 # The variant with the most parts.
-adapt = partial(warm_start.adapt, detector=PairDETR)
+adapt_state_dict = partial(warm_start.adapt_state_dict, detector=PairDETR)
 
 
 def weights_of(cfg) -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def rows_of(result: WarmStart) -> dict[str, str]:
 @pytest.mark.parametrize("variant", ["pair_detr", "conditional_detr", "detr"])
 def test_the_same_model_is_taken_whole(variant: str) -> None:
     weights = weights_of(tiny_cfg(variant))
-    result = adapt(weights, build(tiny_cfg(variant)).state_dict())
+    result = adapt_state_dict(weights, build(tiny_cfg(variant)).state_dict())
     assert result.rows == []
     assert result.state.keys() == weights.keys()
     assert all(result.state[key] is weights[key] for key in weights)
@@ -38,7 +38,7 @@ def test_the_same_model_is_taken_whole(variant: str) -> None:
 def test_pair_detr_starts_both_decoders_from_conditional_detr() -> None:
     weights = weights_of(tiny_cfg("conditional_detr"))
     model = build(tiny_cfg("pair_detr"))
-    result = adapt(weights, model.state_dict())
+    result = adapt_state_dict(weights, model.state_dict())
     assert result.state.keys() == model.state_dict().keys()
     model.load_state_dict(result.state)
     decoder, corners = model.detector.decoder, model.detector.top_left_decoder
@@ -57,7 +57,7 @@ def test_pair_detr_starts_both_decoders_from_conditional_detr() -> None:
 def test_conditional_detr_leaves_out_the_top_left_decoder() -> None:
     weights = weights_of(tiny_cfg("pair_detr"))
     model = build(tiny_cfg("conditional_detr")).state_dict()
-    result = adapt(weights, model)
+    result = adapt_state_dict(weights, model)
     assert result.state.keys() == model.keys()
     assert rows_of(result)["detector.top_left_decoder.*"].startswith("left out")
 
@@ -66,7 +66,7 @@ def test_conditional_detr_leaves_out_the_top_left_decoder() -> None:
 def test_queries_are_sliced_or_extended(ours: int, theirs: int) -> None:
     weights = weights_of(tiny_cfg(NUM_QUERIES=theirs))
     model = build(tiny_cfg(NUM_QUERIES=ours)).state_dict()
-    fitted = adapt(weights, model).state["detector.query_embed.weight"]
+    fitted = adapt_state_dict(weights, model).state["detector.query_embed.weight"]
     assert len(fitted) == ours
     assert torch.equal(fitted[:4], weights["detector.query_embed.weight"][:4])
     if ours == 7:
@@ -77,7 +77,7 @@ def test_queries_are_sliced_or_extended(ours: int, theirs: int) -> None:
 def test_rows_of_classes_are_taken_by_name(variant: str) -> None:
     weights = weights_of(tiny_cfg(variant, NUM_CLASSES=4))
     model = build(tiny_cfg(variant, NUM_CLASSES=3)).state_dict()
-    result = adapt(weights, model, ["cat", "dog", "owl", "car"], ["owl", "helmet", "cat"])
+    result = adapt_state_dict(weights, model, ["cat", "dog", "owl", "car"], ["owl", "helmet", "cat"])
     for name in ("weight", "bias"):
         key = f"detector.class_head.{name}"
         fitted, old = result.state[key], weights[key]
@@ -88,13 +88,13 @@ def test_rows_of_classes_are_taken_by_name(variant: str) -> None:
             assert torch.equal(fitted[3], old[4])
     assert rows_of(result)["detector.class_head.bias"].startswith("rows of 2 classes of the same name taken")
     # The same number of classes in another order.
-    result = adapt(weights, weights, ["cat", "dog", "owl", "car"], ["car", "cat", "dog", "owl"])
+    result = adapt_state_dict(weights, weights, ["cat", "dog", "owl", "car"], ["car", "cat", "dog", "owl"])
     assert torch.equal(result.state["detector.class_head.weight"][1], weights["detector.class_head.weight"][0])
 
 
 def test_classes_without_names_start_anew_if_their_number_differs() -> None:
     weights, model = weights_of(tiny_cfg(NUM_CLASSES=4)), build(tiny_cfg()).state_dict()
-    result = adapt(weights, model)
+    result = adapt_state_dict(weights, model)
     assert "detector.class_head.weight" not in result.state
     assert rows_of(result)["detector.class_head.weight"] == "random start"
 
@@ -103,20 +103,20 @@ def test_a_classifier_of_another_kind_starts_anew() -> None:
     weights, model = weights_of(tiny_cfg()), build(tiny_cfg()).state_dict()
     del model["detector.class_head.weight"], model["detector.class_head.bias"]
     model["detector.class_head.projection.weight"] = torch.zeros(5, 32)
-    result = adapt(weights, model)
+    result = adapt_state_dict(weights, model)
     assert rows_of(result)["detector.class_head.projection.weight"] == "random start"
     assert rows_of(result)["detector.class_head.*"].startswith("left out (2 keys)")
 
 
 def test_a_backbone_alone() -> None:
     weights = {k: v for k, v in weights_of(tiny_resnet_cfg()).items() if k.startswith("detector.backbone.")}
-    result = adapt(weights, build(tiny_resnet_cfg()).state_dict())
+    result = adapt_state_dict(weights, build(tiny_resnet_cfg()).state_dict())
     assert result.state.keys() == weights.keys()
     assert rows_of(result)["detector.encoder.*"].startswith("random start")
     # A part of it is no backbone.
     weights.pop("detector.backbone.res4.1.conv1.weight")
     with pytest.raises(MisfitError, match=r"backbone: detector\.backbone\.res4\.1\.conv1\.weight is missing .*DEPTH"):
-        adapt(weights, build(tiny_resnet_cfg()).state_dict())
+        adapt_state_dict(weights, build(tiny_resnet_cfg()).state_dict())
 
 
 @pytest.mark.parametrize(
@@ -132,24 +132,24 @@ def test_a_backbone_alone() -> None:
 )
 def test_other_models_are_refused(weights: tuple, model: tuple, message: str) -> None:
     with pytest.raises(MisfitError, match=rf"(?s)weights are of another model.*{message}"):
-        adapt(weights_of(tiny_cfg(weights[0], **weights[1])), build(tiny_cfg(model[0], **model[1])).state_dict())
+        adapt_state_dict(weights_of(tiny_cfg(weights[0], **weights[1])), build(tiny_cfg(model[0], **model[1])).state_dict())
 
 
 def test_a_detector_that_lacks_a_part_is_refused() -> None:
     weights = {k: v for k, v in weights_of(tiny_cfg()).items() if not k.startswith("detector.encoder.")}
     with pytest.raises(MisfitError, match=r"encoder: detector\.encoder\..* is missing"):
-        adapt(weights, build(tiny_cfg()).state_dict())
+        adapt_state_dict(weights, build(tiny_cfg()).state_dict())
 
 
 def test_names_of_classes_may_repeat() -> None:
     weights, model = weights_of(tiny_cfg()), build(tiny_cfg()).state_dict()
-    fitted = adapt(weights, model, ["a", "a", "b"], ["b", "a", "a"]).state["detector.class_head.weight"]
+    fitted = adapt_state_dict(weights, model, ["a", "a", "b"], ["b", "a", "a"]).state["detector.class_head.weight"]
     assert torch.equal(fitted, weights["detector.class_head.weight"][[2, 0, 1]])
 
 
 def test_classes_without_a_common_name_do_not_determine_a_model() -> None:
     weights, model = weights_of(tiny_cfg()), build(tiny_cfg()).state_dict()
-    result = adapt(weights, model, ["a", "b", "c"], ["x", "y", "z"])
+    result = adapt_state_dict(weights, model, ["a", "b", "c"], ["x", "y", "z"])
     assert torch.equal(result.state["detector.class_head.weight"], weights["detector.class_head.weight"])
     assert "detector.class_head.weight" in result.uninitialized
 
@@ -158,9 +158,9 @@ def test_two_decoders_do_not_become_one_in_silence() -> None:
     separate, shared = weights_of(tiny_cfg()), build(tiny_cfg(PAIR__SHARED_DECODER=True))
     state = shared.state_dict()
     with pytest.raises(MisfitError, match=r"shares .*decoder\.layers.*SHARED_DECODER False"):
-        require_agreement(state, adapt(separate, state).state)
+        require_agreement(state, adapt_state_dict(separate, state).state)
     require_agreement(state, state)
-    require_agreement(separate, adapt(state, separate).state)
+    require_agreement(separate, adapt_state_dict(state, separate).state)
 
 
 def test_nan_is_no_difference() -> None:
