@@ -132,7 +132,9 @@ def test_a_backbone_alone() -> None:
 )
 def test_other_models_are_refused(weights: tuple, model: tuple, message: str) -> None:
     with pytest.raises(MisfitError, match=rf"(?s)weights are of another model.*{message}"):
-        adapt_state_dict(weights_of(tiny_cfg(weights[0], **weights[1])), build(tiny_cfg(model[0], **model[1])).state_dict())
+        adapt_state_dict(
+            weights_of(tiny_cfg(weights[0], **weights[1])), build(tiny_cfg(model[0], **model[1])).state_dict()
+        )
 
 
 def test_a_detector_that_lacks_a_part_is_refused() -> None:
