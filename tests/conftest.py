@@ -1,21 +1,19 @@
 """Fixtures and markers that all tests share."""
 
-import importlib
 import logging
 import multiprocessing
 import os
 import random
 import signal
 from collections.abc import Iterator
-from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from detectron2.utils import logger as detectron2_logger
+from process_helpers import launching_by
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 # Runs and tools set these up, and keep what they say from pytest's caplog.
@@ -65,9 +63,9 @@ def _untouched_loggers_and_signals() -> None:
 
 @pytest.fixture(scope="session")
 def warm_start() -> Iterator[None]:
-    """Processes started as "forkserver" are forks of one that has imported PyTorch, which takes seconds.
+    """Processes started as "forkserver", also those of Detectron2's launcher, are forks of one with PyTorch.
 
-    Detectron2's launcher starts its processes so, and not as new interpreters.
+    A new interpreter imports it for seconds.
     """
     multiprocessing.set_forkserver_preload(["pair_detr.engine", "pytest"])
     # After nohup, the tests ignore it, and so would all forks.
@@ -76,10 +74,7 @@ def warm_start() -> Iterator[None]:
         forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGHUP, of_hangup)
-    # The module has the name of its function.
-    launcher = importlib.import_module("detectron2.engine.launch")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher.mp, "start_processes", partial(mp.start_processes, start_method="forkserver"))
+    with launching_by("forkserver"):
         yield
 
 

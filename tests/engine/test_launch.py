@@ -15,6 +15,7 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
+from process_helpers import run_program
 
 from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.engine import argument_parser, main, run, setup
@@ -207,8 +208,9 @@ def test_command_line(dataset: dict[str, str], tmp_path: Path, project_root: Pat
     done = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"] + 1
 
     options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=done + 2)
-    output = subprocess.run([*command, "--resume", *options], capture_output=True, text=True, check=True).stdout
-    assert f"Starting training from iteration {done}" in output
+    resumed = run_program(*command[1:], "--resume", *options, output=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"Starting training from iteration {done}" in resumed.stdout
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == done + 1
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
-from process_helpers import FORK, kill, running
+from process_helpers import FORK, kill, running, start_program
 
 from pair_detr.engine import argument_parser, run
 from pair_detr.engine.run_lock import LOCK_FILE, FolderInUseError, claim_folder, claimed, release_folder
@@ -128,14 +127,15 @@ def test_a_run_that_ends_or_fails_gives_its_folder_back(dataset: dict[str, str],
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 def test_killed_with_its_workers_alive_a_run_is_resumed_at_once(
     dataset: dict[str, str], tmp_path: Path, project_root: Path
 ) -> None:
     options = tiny_options(
         dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5, DATALOADER__NUM_WORKERS=2
     )
-    command = [sys.executable, str(project_root / "train_net.py"), *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    process = start_program(str(project_root / "train_net.py"), *options, output=tmp_path)
+    try:
         deadline = time.monotonic() + 300
         while not (tmp_path / "last_checkpoint").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -144,8 +144,9 @@ def test_killed_with_its_workers_alive_a_run_is_resumed_at_once(
         assert len(workers) == 2 or not children.exists()
         with pytest.raises(FolderInUseError, match=f"process {process.pid} on"):
             claim_folder(tmp_path)
+    finally:
         process.kill()
-        process.wait()
+        process.join()
     # It takes them seconds to notice.
     for worker in workers:
         os.kill(int(worker), 0)

@@ -3,12 +3,11 @@
 import logging
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import process_helpers
 import pytest
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_config, tiny_options, write_dataset
@@ -145,14 +144,15 @@ def test_the_log_of_a_training_has_the_line_without_traceback(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_train_net_ends_with_a_line(
     dataset: dict[str, str], tmp_path: Path, project_root: Path, processes: int
 ) -> None:
     """One of the processes meets the damaged image while the other one waits for it."""
     options = tiny_options(dataset, tmp_path / "out", SOLVER__MAX_ITER=50, DATALOADER__NUM_WORKERS=1)
-    command = [sys.executable, str(project_root / "train_net.py"), "--num-gpus", str(processes), *options]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    command = [str(project_root / "train_net.py"), "--num-gpus", str(processes), *options]
+    ended = process_helpers.run_program(*command, output=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/data/3.png cannot be read")
     assert ended.stderr.count("error: ") == 1
