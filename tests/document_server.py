@@ -28,6 +28,8 @@ SHORT = [
 ]
 NARROW = ["MODEL.DETR.HIDDEN_DIM", "32", "MODEL.DETR.FFN_DIM", "32", "MODEL.DETR.ENC_LAYERS", "1"]
 NARROW += ["MODEL.DETR.DEC_LAYERS", "2", "MODEL.DETR.NUM_QUERIES", "20"]
+NARROW += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"]
+NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 # Appended to the arguments of tools.
 BRIEF = {
     "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1"],
