@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,14 +73,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if fault := describe_non_finite(state):
             raise FloatingPointError(f"{path} is not written: {fault}. {DIVERGED}")
         self.logger.info("Saving checkpoint to %s", path)
-        with explain_full_disk(path, _after_full_disk(self.save_dir)), _replace(path) as file:
+        with explain_full_disk(path, partial(_after_full_disk, self.save_dir)), _replace(path) as file:
             torch.save({**state, METADATA: self._metadata(), **kwargs}, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the file that a resumed run starts from."""
         path = Path(self.save_dir) / LAST_CHECKPOINT
-        with explain_full_disk(path, _after_full_disk(self.save_dir)), _replace(path) as file:
+        with explain_full_disk(path, partial(_after_full_disk, self.save_dir)), _replace(path) as file:
             file.write(last_filename_basename.encode())
 
     def has_checkpoint(self) -> bool:

@@ -3,7 +3,7 @@
 import errno
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,12 +21,12 @@ class DiskFullError(OSError):
 
 
 @contextmanager
-def explain_full_disk(file: Path, remedy: str = _REMEDY) -> Iterator[None]:
+def explain_full_disk(file: Path, remedy: Callable[[], str] = lambda: _REMEDY) -> Iterator[None]:
     """Turns the error of a block that writes ``file`` to a full disk into one that says so.
 
     Args:
         file: which is written, or the folder of files.
-        remedy: a sentence or more that the message ends with.
+        remedy: returns a sentence or more that the message ends with; not called unless the disk is full.
 
     Raises:
         DiskFullError: the disk is full, or the user's share of it.
@@ -38,7 +38,7 @@ def explain_full_disk(file: Path, remedy: str = _REMEDY) -> Iterator[None]:
             raise
         raise DiskFullError(
             f"The disk is full, or a quota or limit is reached: {file} could not be written, with "
-            f"{format_size(free_space(file.parent))} free. {remedy}"
+            f"{format_size(free_space(file.parent))} free. {remedy()}"
         ) from error
 
 
