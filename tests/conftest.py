@@ -40,6 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(without_gpu)
         if "slow" in item.keywords and skip_slow:
             item.add_marker(too_slow)
+    # A long one at the end would run while the other processes have nothing left to do.
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +69,9 @@ def warm_start() -> Iterator[None]:
 
     A new interpreter imports it for seconds.
     """
-    multiprocessing.set_forkserver_preload(["pair_detr.engine", "pytest"])
+    multiprocessing.set_forkserver_preload(
+        ["pair_detr.engine", "pytest", "torch.utils.cpp_extension", "torch.utils.tensorboard"]
+    )
     # After nohup, the tests ignore it, and so would all forks.
     of_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:

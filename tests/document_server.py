@@ -32,10 +32,13 @@ NARROW += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANN
 NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 # Appended to the arguments of tools.
 BRIEF = {
-    "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1"],
+    "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1", "--opts", *NARROW],
     "make_shapes": ["--train", "200", "--val", "20"],
     "study_matching": ["--images", "2"],
 }
+# What most commands import when they need it, together for a second or two.
+PRELOADED = ("pycocotools.cocoeval", "pygments.formatters.terminal256", "pygments.lexers.data", "timm")
+PRELOADED += ("torch.utils.cpp_extension", "torch.utils.tensorboard")
 
 
 def train(args: Namespace) -> None:
@@ -89,6 +92,8 @@ def answer(connection: socket.socket) -> None:
 def main(address: str) -> None:
     """Serves until it is stopped."""
     torch.set_num_threads(1)
+    for module in PRELOADED:
+        importlib.import_module(module)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
