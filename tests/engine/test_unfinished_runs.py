@@ -187,7 +187,7 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(
 
 def test_saving_does_not_read_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the message of a full disk needs to know which of them are whole, and they are large."""
-    monkeypatch.setattr("pair_detr.engine.checkpoint_search.read_tensor_file", lambda *_, **__: pytest.fail("was read"))
+    monkeypatch.setattr("pair_detr.checkpoint.search.read_tensor_file", lambda *_, **__: pytest.fail("was read"))
     AtomicCheckpointer(nn.Linear(2, 2), str(tmp_path)).save("model_0000000", iteration=0)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
 
