@@ -18,7 +18,7 @@ from pair_detr.tools import benchmark
 
 TOOLS = [
     module.name for module in pkgutil.iter_modules(tools.__path__, "pair_detr.tools.") if "common" not in module.name
-]
+] + ["pair_detr.studies.matching"]
 
 
 def test_measure_times_in_turn_and_leaves_the_warm_up_out() -> None:

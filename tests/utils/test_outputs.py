@@ -152,29 +152,29 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 # The arguments of each tool in a folder that prepare() fills, and what it writes.
 TOOLS: dict[str, tuple[list[str], list[str]]] = {
-    "analyze": (["--config-file", "quickstart", "--output", "out/a.json"], ["out/a.json"]),
-    "config_reference": (["--output", "out/a.md"], ["out/a.md"]),
-    "demo": (
+    "tools.analyze": (["--config-file", "quickstart", "--output", "out/a.json"], ["out/a.json"]),
+    "tools.config_reference": (["--output", "out/a.md"], ["out/a.md"]),
+    "tools.demo": (
         ["--config-file", "quickstart", "--weights", "none.pth", "--input", "1.png", "--output", "out"],
         ["out/1.png", "out/results.json"],
     ),
-    "explain_matching": (
+    "tools.explain_matching": (
         ["--config-file", "quickstart", "--weights", "none.pth", "--output", "out/a.png"],
         ["out/a.png", "out/a.json"],
     ),
-    "make_ov_coco": (["--root", "."], ["coco/annotations/ovcoco_val2017.json"]),
-    "plot_training": (["run", "--output", "out/a.png"], ["out/a.png", "out/a.svg"]),
-    "quickstart": (["--output", "out"], ["out/predictions.png"]),
-    "study_matching": (
+    "tools.make_ov_coco": (["--root", "."], ["coco/annotations/ovcoco_val2017.json"]),
+    "tools.plot_training": (["run", "--output", "out/a.png"], ["out/a.png", "out/a.svg"]),
+    "tools.quickstart": (["--output", "out"], ["out/predictions.png"]),
+    "studies.matching": (
         ["--stages", "none.pth", "--output", "out/a.png", "--dump", "out/b.npz", "--config-file", "quickstart"],
         ["out/a.png", "out/b.npz"],
     ),
-    "text_weights": (["--vocabulary", "cat", "--from", "none.npy", "--output", "out/a.npy"], ["out/a.npy"]),
-    "visualize_attention": (
+    "tools.text_weights": (["--vocabulary", "cat", "--from", "none.npy", "--output", "out/a.npy"], ["out/a.npy"]),
+    "tools.visualize_attention": (
         ["--config-file", "quickstart", "--weights", "none.pth", "--image", "1.png", "--output", "out/a.png"],
         ["out/a.png", "out/a.npz"],
     ),
-    "withhold_boxes": (
+    "tools.withhold_boxes": (
         ["annotations.json", "out/a", "--classes", "cat"],
         ["out/a_boxes.json", "out/a_image_labels.json"],
     ),
@@ -192,7 +192,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / f"coco/annotations/instances_{split}2017.json").write_text('{"images": []}')
     (tmp_path / "out").mkdir()
     for module in TOOLS:
-        tool = importlib.import_module(f"pair_detr.tools.{module}")
+        tool = importlib.import_module(f"pair_detr.{module}")
         if hasattr(tool, "setup_logger"):
             # It would keep the log of later tests from caplog.
             monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
@@ -203,17 +203,17 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("prepared")
 def test_no_tool_replaces_a_file_of_the_user(tool: str, output: str) -> None:
     """Noticed at the start: the weights that some would read next do not exist."""
-    module, (arguments, _) = importlib.import_module(f"pair_detr.tools.{tool}"), TOOLS[tool]
+    module, (arguments, _) = importlib.import_module(f"pair_detr.{tool}"), TOOLS[tool]
     Path(output).write_text("years of work")
     with pytest.raises(FileExistsError, match=rf"{Path(output).name} exists, and was not made by this .*--overwrite"):
         module.main(arguments)
     assert Path(output).read_text() == "years of work"
 
 
-@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "make_ov_coco"])
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "tools.make_ov_coco"])
 @pytest.mark.usefixtures("prepared")
 def test_a_folder_that_cannot_be_written_is_noticed_at_the_start(tool: str) -> None:
-    module, (arguments, _) = importlib.import_module(f"pair_detr.tools.{tool}"), TOOLS[tool]
+    module, (arguments, _) = importlib.import_module(f"pair_detr.{tool}"), TOOLS[tool]
     Path("out").rmdir()
     Path("out").touch()
     with pytest.raises((OSError, SystemExit)) as raised:
@@ -230,11 +230,14 @@ def test_a_folder_that_cannot_be_written_is_noticed_at_the_start(tool: str) -> N
 def test_overwrite_replaces_and_what_a_tool_made_needs_no_leave() -> None:
     from pair_detr.tools import plot_training, withhold_boxes
 
-    for tool, arguments in ((plot_training, TOOLS["plot_training"][0]), (withhold_boxes, TOOLS["withhold_boxes"][0])):
+    for tool, arguments in (
+        (plot_training, TOOLS["tools.plot_training"][0]),
+        (withhold_boxes, TOOLS["tools.withhold_boxes"][0]),
+    ):
         tool.main(arguments)
         tool.main(arguments)
     Path("out/a.svg").write_text("<svg/>")
-    plot_training.main([*TOOLS["plot_training"][0], "--overwrite"])
+    plot_training.main([*TOOLS["tools.plot_training"][0], "--overwrite"])
     assert "matplotlib" in Path("out/a.svg").read_text()
     # Its own output as its input.
     Path("out/a_boxes.json").rename("b_boxes.json")
