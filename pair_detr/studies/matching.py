@@ -131,9 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = tool_parser(
         "Computes the matching costs of training images at several stages of a training, and compares exact, greedy, "
         "auction and Sinkhorn assignment: validity, optimality gap, time. Writes a figure and prints a table. "
-        "docs/matching.md was made with it.",
-        "study_matching --config-file quickstart --stages output/quickstart/pair_detr/model_0000199.pth "
-        "output/quickstart/pair_detr/model_final.pth --output docs/matching.png",
+        "docs/studies/matching.md was made with it.",
+        "matching --config-file quickstart --stages output/quickstart/pair_detr/model_0000199.pth "
+        "output/quickstart/pair_detr/model_final.pth --output docs/studies/matching.png",
+        package="pair_detr.studies",
     )
     parser.add_argument("--stages", nargs="+", required=True, metavar="FILE", help="checkpoints, early ones first")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="of the training set")

@@ -33,14 +33,15 @@ def tool_logger(name: str) -> logging.Logger:
     return logging.getLogger(f"pair_detr.tools.{name}")
 
 
-def tool_parser(description: str, *examples: str) -> argparse.ArgumentParser:
+def tool_parser(description: str, *examples: str, package: str = "pair_detr.tools") -> argparse.ArgumentParser:
     """A parser whose ``--help`` ends with commands that can be typed as they are.
 
     Args:
         description: what the tool is for.
         examples: the tool's name and arguments of each.
+        package: where the tool is.
     """
-    start = "python -m pair_detr.tools."
+    start = f"python -m {package}."
     parser = argparse.ArgumentParser(
         prog=start + examples[0].split()[0],
         description=description,

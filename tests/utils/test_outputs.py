@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written_is_noticed_at_the_start(tool: str) -> N
     assert (
         "out cannot be written" in str(raised.value)
         or "nothing can be written to out" in str(raised.value)
-        or (tool == "demo")
+        or (tool == "tools.demo")
     )
 
 
