@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
+import pair_detr.engine
 from pair_detr.config_files import load_config
 from pair_detr.engine import argument_parser, run
 
@@ -32,7 +33,7 @@ NARROW += ["MODEL.DETR.DEC_LAYERS", "2", "MODEL.DETR.NUM_QUERIES", "20"]
 BRIEF = {
     "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1"],
     "make_shapes": ["--train", "200", "--val", "20"],
-    "study_matching": ["--images", "2"],
+    "matching": ["--images", "2"],
 }
 
 
@@ -59,6 +60,8 @@ def execute(arguments: Sequence[str]) -> object:
     if program == "train_net.py":
         return train(argument_parser().parse_args(rest))
     sys.argv = list(arguments)
+    # Scripts in the documents end with it, as train_net.py does.
+    pair_detr.engine.run = train
     return runpy.run_path(program, run_name="__main__") and None
 
 
