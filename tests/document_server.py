@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
+import pair_detr.engine
 from pair_detr.config_files import load_config
 from pair_detr.engine import argument_parser, run
 
@@ -34,7 +35,7 @@ NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 BRIEF = {
     "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1", "--opts", *NARROW],
     "make_shapes": ["--train", "200", "--val", "20"],
-    "study_matching": ["--images", "2"],
+    "matching": ["--images", "2"],
 }
 # What most commands import when they need it, together for a second or two.
 PRELOADED = ("pycocotools.cocoeval", "pygments.formatters.terminal256", "pygments.lexers.data", "timm")
@@ -64,6 +65,8 @@ def execute(arguments: Sequence[str]) -> object:
     if program == "train_net.py":
         return train(argument_parser().parse_args(rest))
     sys.argv = list(arguments)
+    # Scripts in the documents end with it, as train_net.py does.
+    pair_detr.engine.run = train
     return runpy.run_path(program, run_name="__main__") and None
 
 

@@ -23,24 +23,28 @@ from open_vocabulary_helpers import TINY_CLIP
 from pair_detr.visualization.media import VideoFile
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-# What the commands of each document read, beside the configs and the data that all have: see the functions below.
+# By their path in the repository.
+DOCUMENTS = {str(path.relative_to(ROOT)): path for path in sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])}
+# What the commands of each document read, in addition to its own code, and the configs and data that all have: see the
+# functions below.
 PREPARATION = {
-    "README.md": ("own_data", "published_weights", "text_encoder", "photos_and_video", "quickstart_weights"),
-    "model_zoo.md": ("published_weights",),
-    "recipes.md": ("own_data", "detector_weights"),
-    "results.md": ("shapes",),
+    "docs/datasets.md": ("custom_data",),
+    "docs/model_zoo.md": ("published_weights",),
+    "docs/open_vocabulary.md": ("text_encoder",),
+    "docs/results.md": ("shapes",),
+    "docs/tools.md": ("photos_and_video", "quickstart_weights"),
+    "docs/training.md": ("custom_data", "detector_weights"),
 }
 
 
-def parts_of(document: Path) -> dict[str, str]:
+def parts_of(name: str) -> dict[str, str]:
     """The text of a document by title; that of the results by section, as these are many trainings and independent."""
-    text = document.read_text()
-    sections = re.split(r"^## ", text, flags=re.MULTILINE) if document.name == "results.md" else [text]
-    return {f"{document.name} {section.splitlines()[0]}": section for section in sections}
+    text = DOCUMENTS[name].read_text()
+    sections = re.split(r"^## ", text, flags=re.MULTILINE) if name == "docs/results.md" else [text]
+    return {f"{name} {section.splitlines()[0]}": section for section in sections}
 
 
-PARTS = {title: (document, text) for document in DOCUMENTS for title, text in parts_of(document).items()}
+PARTS = {title: (name, text) for name in DOCUMENTS for title, text in parts_of(name).items()}
 
 
 def code_blocks(text: str, language: str) -> list[str]:
@@ -59,11 +63,17 @@ def commands_of(text: str) -> list[str]:
     return [re.sub(r"model_\d{7}\.pth", "model_final.pth", block) for block in kept]
 
 
-def own_data(document: Path, run: Callable[[str], None]) -> None:
-    """my.yaml, as the document has it, and the data that it names."""
-    Path("my.yaml").write_text(
-        next(config for config in code_blocks(document.read_text(), "yaml") if "my_train" in config)
-    )
+def write_code(text: str) -> None:
+    """Writes the blocks of code whose first line is a comment with a file name, as in "# my.yaml"."""
+    for language in ("python", "yaml"):
+        for code in code_blocks(text, language):
+            if name := re.match(r"# (\w+\.(?:py|yaml))\n", code):
+                Path(name[1]).write_text(code)
+
+
+def custom_data(run: Callable[[str], None]) -> None:
+    """my.yaml, and the data that it names."""
+    write_code(DOCUMENTS["docs/datasets.md"].read_text())
     boxes = [{"image_id": 1 + i % 4, "bbox": [5, 5, 20, 15], "category_id": 1 + i % 2} for i in range(8)]
     for split in ("train", "val"):
         file = write_coco(Path("data", split), boxes, [(60, 40)] * 4)
@@ -76,7 +86,7 @@ def own_data(document: Path, run: Callable[[str], None]) -> None:
     annotation.write_text(annotation.read_text().replace("dog", "helmet").replace("cat", "forklift"))
 
 
-def published_weights(document: Path, run: Callable[[str], None]) -> None:
+def published_weights(run: Callable[[str], None]) -> None:
     run(
         "python train_net.py --config-file configs/conditional_detr/r50.yaml\n"
         "python -m pair_detr.tools.convert_weights output/conditional_detr/r50/model_final.pth ConditionalDETR_r50.pth "
@@ -84,17 +94,17 @@ def published_weights(document: Path, run: Callable[[str], None]) -> None:
     )
 
 
-def detector_weights(document: Path, run: Callable[[str], None]) -> None:
+def detector_weights(run: Callable[[str], None]) -> None:
     run("python train_net.py --config-file configs/r50.yaml")
 
 
-def text_encoder(document: Path, run: Callable[[str], None]) -> None:
+def text_encoder(run: Callable[[str], None]) -> None:
     # The width of its embeddings is that of the model whose name the file has.
     torch.save(CLIP(**TINY_CLIP | {"embed_dim": 512}).state_dict(), "ViT-B-32.pt")
     Path("coco_clip_a+cname.npy").symlink_to("../shared/clip_text_weights/coco_clip_a+cname.npy")
 
 
-def photos_and_video(document: Path, run: Callable[[str], None]) -> None:
+def photos_and_video(run: Callable[[str], None]) -> None:
     Path("photos").mkdir()
     Path("more/trip").mkdir(parents=True)
     for file in ("photo.jpg", "photos/1.jpg", "more/trip/2.jpg"):
@@ -104,11 +114,11 @@ def photos_and_video(document: Path, run: Callable[[str], None]) -> None:
     video.close()
 
 
-def shapes(document: Path, run: Callable[[str], None]) -> None:
+def shapes(run: Callable[[str], None]) -> None:
     run("python -m pair_detr.tools.make_shapes --val 100")
 
 
-def quickstart_weights(document: Path, run: Callable[[str], None]) -> None:
+def quickstart_weights(run: Callable[[str], None]) -> None:
     run(
         "python -m pair_detr.tools.make_shapes\n"
         "python train_net.py --config-file configs/quickstart.yaml OUTPUT_DIR output/quickstart/pair_detr"
@@ -150,10 +160,10 @@ def test_commands_run(
     folder = tmp_path / "repository"
     for path in ("bin", "docs", "repository"):
         (tmp_path / path).mkdir()
-    (folder / "docs").mkdir()
+    (folder / "docs/studies").mkdir(parents=True)
     for name in ("configs", "scripts", "train_net.py"):
         (folder / name).symlink_to(ROOT / name)
-    # The data that there are, beside those that the commands make.
+    # The data that there are before the commands make more.
     (tmp_path / "shared/datasets").mkdir(parents=True)
     for path in [*shared_dir.iterdir(), *(shared_dir / "datasets").iterdir()]:
         if path.name != "datasets":
@@ -179,13 +189,14 @@ def test_commands_run(
         assert done.returncode == 0, done.stderr + "\n".join(log.read_text().splitlines()[-40:])
 
     monkeypatch.chdir(folder)
-    for name in PREPARATION.get(document.name, ()):
-        globals()[name](document, run)
+    write_code(text)
+    for name in PREPARATION.get(document, ()):
+        globals()[name](run)
     for block in commands:
         run(block)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
 def test_links_lead_to_files(document: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         path, _, anchor = target.partition("#")
@@ -200,25 +211,54 @@ def test_links_lead_to_files(document: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
 def test_no_command_is_left_out(document: Path) -> None:
     """What runs the commands knows them by their first word, in blocks without a language."""
     languages = re.findall(r"^ *```(\w+)$", document.read_text(), re.MULTILINE)
-    assert set(languages) <= {"python", "yaml"}
+    assert set(languages) <= {"python", "yaml", "bibtex"}
     for block in code_blocks(document.read_text(), ""):
-        if re.search(r"\bpython (train_net|scripts|-m pair_detr\.tools\.(?!NAME))", block):
+        if re.search(r"\bpython (\w+\.py|scripts|-m pair_detr\.(tools|studies)\.(?!NAME))", block):
             assert re.search(r"^ *python ", block, re.MULTILINE), block
+
+
+def test_readme_is_short_and_leads_to_every_document() -> None:
+    readme = DOCUMENTS["README.md"].read_text()
+    assert len(readme.splitlines()) <= 150
+    assert all(f"({name})" in readme for name in DOCUMENTS if name != "README.md")
+
+
+def test_readme_tells_the_size_of_the_code() -> None:
+    """To the hundred for the model, to the thousand for the rest; a tenth more or less is no reason to rewrite it."""
+    readme = " ".join(DOCUMENTS["README.md"].read_text().split())
+    core = int(re.search(r"The model itself is about ([\d,]+) lines", readme)[1].replace(",", ""))
+    rest = int(re.search(r"Around it are another ([\d,]+) lines", readme)[1].replace(",", ""))
+    lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "pair_detr").rglob("*.py")}
+    of_core = sum(
+        count
+        for path, count in lines.items()
+        if path.relative_to(ROOT / "pair_detr").parts[0] in ("layers", "modeling", "losses", "structures.py")
+    )
+    assert core == pytest.approx(of_core, rel=0.1)
+    assert rest == pytest.approx(sum(lines.values()) - of_core, rel=0.1)
+
+
+def test_places_that_people_change_are_marked_where_the_tour_says() -> None:
+    tour = DOCUMENTS["docs/tour.md"].read_text()
+    table = tour.split("| to add | go to |")[1].split("\n\n")[0]
+    files = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\((\.\./[^)]+)\)", table)}
+    marked = {path for path in (ROOT / "pair_detr").rglob("*.py") if "USER:" in path.read_text()}
+    assert files == marked
 
 
 def test_messages_of_detectron2_are_quoted_as_it_prints_them() -> None:
     """Without its compiled part, in the log of every run and where something needs that part."""
-    readme = (ROOT / "README.md").read_text()
+    install = DOCUMENTS["docs/install.md"].read_text()
     for module, message in (
         (coco_evaluation, "Fast COCO eval is not built"),
         (collect_env, "not built correctly"),
     ):
-        assert message in inspect.getsource(module) and message in readme
+        assert message in inspect.getsource(module) and message in install
     with pytest.raises(ImportError) as error:
         create_dummy_class("DeformConv", "detectron2._C")()
-    assert f"`{error.value}".rstrip(".") in readme
-    assert "detectron2._C" in inspect.getsource(collect_env) and "detectron2._C  not built correctly" in readme
+    assert f"`{error.value}".rstrip(".") in install
+    assert "detectron2._C" in inspect.getsource(collect_env) and "detectron2._C  not built correctly" in install
