@@ -9,6 +9,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from pair_detr.modeling import Detector
+from pair_detr.structures import Batch
 
 _PREFIX = "detector"
 
@@ -21,7 +22,8 @@ class _Tensors(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        predictions = self.detector(images, None)
+        sizes = [(images.shape[-2], images.shape[-1])] * len(images)
+        predictions = self.detector(Batch(images, None, sizes, sizes))
         return predictions.logits, predictions.boxes
 
 

@@ -10,6 +10,7 @@ from pair_detr.utils.disk_space import explain_full_disk
 
 def build_writers(folder: str | Path, max_iter: int) -> list[EventWriter]:
     """Detectron2's default writers: the log, ``metrics.json`` and the curves of tensorboard, in ``folder``."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
     return [CommonMetricPrinter(max_iter), _Metrics(Path(folder, "metrics.json")), _Curves(Path(folder))]
 
 

@@ -10,8 +10,10 @@ def require_regular_file(file: str | Path) -> None:
         file: path, where links are followed; one of nothing is left to the reader to complain about.
 
     Raises:
-        OSError: it is something else than a file.
+        OSError: it is something else than a file; IsADirectoryError if it is a folder.
     """
     path = Path(file)
+    if path.is_dir():
+        raise IsADirectoryError(f"{file} is a folder, not a file")
     if path.exists() and not path.is_file():
-        raise OSError(f"{file} is a folder, a pipe or a device, not a file")
+        raise OSError(f"{file} is a pipe or a device, not a file")

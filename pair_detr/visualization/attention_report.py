@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.modeling.postprocessing.boxes import detect
 from pair_detr.structures import Predictions
 from pair_detr.utils.messages import counted
 from pair_detr.visualization.attention import AttentionRecorder, RecordedAttention
@@ -90,12 +90,16 @@ def report_attention(
 
     recorder, predictions, grid = _record(model, item, layer)
     limit = predictions.logits.shape[2] * predictions.logits.shape[3]
-    scores, labels, queries = (x[0] for x in model.class_scoring.detections(predictions.logits[-1], limit))
+    batch = model.preprocess([item])
+    allowed = torch.ones_like(predictions.boxes[-1, ..., :1], dtype=torch.bool)
+    found = detect(predictions, batch, model.class_scoring, limit, allowed)
+    scores, labels, queries, boxes = (
+        x[0][found.kept[0]] for x in (found.scores, found.labels, found.queries, found.boxes)
+    )
     best = _first_of_each(queries)[:num_detections]
-    scores, labels, queries = scores[best], labels[best], queries[best]
+    scores, labels, queries, boxes = scores[best], labels[best], queries[best], boxes[best]
     size = queries.new_tensor([width, height], dtype=torch.float32)
-    frame = model.preprocess([item]).output_frames()[0].to(queries.device)
-    boxes = cxcywh_to_xyxy(predictions.boxes[-1, 0, queries]).float() * frame
+    frame = batch.output_frames()[0].to(queries.device)
 
     cross, reference = {}, {}
     for name, stage in detector.decoder_names.items():

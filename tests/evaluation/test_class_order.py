@@ -143,7 +143,7 @@ def test_other_classes_stop_at_the_start(tmp_path: Path, categories: list[str]) 
     register("train", tmp_path / "train", ["cat", "dog"])
     register("other", tmp_path / "other", categories)
     cfg = make_cfg(TRAIN=("train",), TEST=("other",))
-    message = rf"2 classes \(cat, dog\).*\"other\" has {len(categories)} classes \({', '.join(categories)}\)"
+    message = rf"2 classes \(cat, dog\).*\"other\" has {len(categories)} class(es)? \({', '.join(categories)}\)"
     for check in (require_test_set, build_evaluator):
         with pytest.raises(ValueError, match=message):
             check(cfg, "other")

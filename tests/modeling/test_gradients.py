@@ -45,7 +45,7 @@ def _float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_gradients_equal_transformers(variant: str) -> None:
     """In float64: behind a kink of a ReLU or a saturated softmax, fp32 gradients of equal models can be far apart."""
     # Imported here, because it skips whoever imports it where transformers is absent.
-    import test_modeling_transformers as reference
+    import test_equals_transformers as reference
 
     # Theirs freezes the whole backbone; ours what Detectron2 does, the stem and the first stage.
     ours, theirs = build(tiny_resnet_cfg(variant)).train(), reference.their_model(variant).eval().requires_grad_(True)

@@ -150,9 +150,10 @@ def test_other_backbones(cfg: CfgNode, stages: list[str], stride: int) -> None:
     torch.testing.assert_close(masks, naive_masks(model.detector.mask_head, asked), atol=1e-8, rtol=0)
 
 
-def test_without_masks_the_backbone_emits_the_last_stage_alone() -> None:
+def test_without_masks_the_detector_takes_the_last_stage_alone() -> None:
     model = build(tiny_cfg("detr"))
-    assert list(model.detector.backbone(torch.rand(1, 3, 32, 32))) == ["last"]
+    assert list(model.detector.backbone(torch.rand(1, 3, 32, 32))) == ["stage2", "last"]
+    assert (model.detector.in_feature, model.detector.finer_features) == ("last", [])
     assert model.detector.mask_head is None
     assert model.eval().detector(as_batch(torch.rand(1, 3, 32, 32))).mask_queries is None
 

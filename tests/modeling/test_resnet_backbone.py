@@ -92,8 +92,12 @@ def test_dilation_of_a_stage_that_is_left_out() -> None:
 
 def test_convnet() -> None:
     net = ConvNet(3, [4, 8, 16])
-    assert net.output_shape() == {"last": ShapeSpec(channels=16, stride=8)}
-    assert net(torch.randn(2, 3, 40, 61))["last"].shape == (2, 16, 5, 8)
+    assert net.output_shape() == {
+        "stage2": ShapeSpec(channels=8, stride=4),
+        "last": ShapeSpec(channels=16, stride=8),
+    }
+    features = net(torch.randn(2, 3, 40, 61))
+    assert {name: tuple(x.shape) for name, x in features.items()} == {"stage2": (2, 8, 10, 16), "last": (2, 16, 5, 8)}
     assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 6
 
 
