@@ -118,7 +118,7 @@ def _table(outcomes: dict[str, dict[str, Outcome]]) -> str:
         for stage, methods in outcomes.items()
         for method, o in methods.items()
     ]
-    headers = ["checkpoint", "method", "valid", "optimal", "objects changed", "gap an object", "microseconds"]
+    headers = ["checkpoint", "method", "valid", "optimal", "objects changed", "gap per object", "microseconds"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 

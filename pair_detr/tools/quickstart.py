@@ -122,7 +122,7 @@ Data        {data}
 What to run next:
   evaluate again          {shlex.join([*evaluate, "MODEL.WEIGHTS", str(weights)])}
   the other detectors     make quickstart {other}{masks}
-  COCO, and your own data see README.md
+  COCO, and your own data see docs/datasets.md
 
 {last_line}"""
 
