@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from pair_detr.config.bases import BASE, SCHEME, ConfigFile, merge_contents, read_config_files
 from pair_detr.config.defaults import add_pair_detr_config
+from pair_detr.config.schedule import Source, flatten_content, settle_schedule
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 
@@ -67,19 +68,24 @@ def load_config(name: str | Path, options: Sequence[str] = ()) -> CfgNode:
     Raises:
         FileNotFoundError: there is no such file, or none that a ``_BASE_`` names.
         KeyError: a file or the options have a key that does not exist.
-        ValueError: a file is not valid YAML, a value is of another type than the default, an option has no value, or
-            config files are each other's ``_BASE_``.
+        ValueError: a file is not valid YAML, a value is of another type than the default, an option has no value,
+            config files are each other's ``_BASE_``, or a file or the options count in iterations and in epochs.
     """
     cfg = get_cfg()
     add_pair_detr_config(cfg)
-    if path := find_config(name):
-        _merge_files(cfg, read_config_files(path, _config_folder()))
+    path = find_config(name)
+    files = read_config_files(path, _config_folder()) if path else []
+    if files:
+        _merge_files(cfg, files)
     _require_keys(cfg, options)
     for key, value in zip(options[::2], options[1::2], strict=True):
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError) as error:
             raise ValueError(_describe_mismatch(error)) from error
+    sources = [Source(file.path, flatten_content(file.content)) for file in files]
+    sources.append(Source("The options", dict(zip(options[::2], options[1::2], strict=True))))
+    settle_schedule(cfg, sources)
     return cfg
 
 

@@ -314,7 +314,8 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
     # The schedule in epochs of the training set. Where MAX is set it replaces MAX_ITER, STEPS, CHECKPOINT_PERIOD and
-    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any dataset. Own, in DETR's unit.
+    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any dataset. MAX_ITER or STEPS on the command
+    # line, or in a file over its _BASE_, replace an inherited MAX in turn. Own, in DETR's unit.
     cfg.SOLVER.EPOCHS = CN()
     # Length of the training; 0 counts in iterations.
     cfg.SOLVER.EPOCHS.MAX = 0
