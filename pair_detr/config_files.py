@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from pair_detr.config.bases import BASE, SCHEME, ConfigFile, merge_contents, read_config_files
 from pair_detr.config.defaults import add_pair_detr_config
+from pair_detr.config.renamed import describe_renamed
 from pair_detr.config.schedule import Source, flatten_content, settle_schedule
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
@@ -91,7 +92,7 @@ def load_config(name: str | Path, options: Sequence[str] = ()) -> CfgNode:
 
 def _merge_files(cfg: CfgNode, files: Sequence[ConfigFile]) -> None:
     for file in files:
-        if unknown := next(_unknown_keys(file.content, cfg), ""):
+        if unknown := list(_unknown_keys(file.content, cfg)):
             raise KeyError(f"{file.path}: {_describe_unknown(unknown, cfg)}")
     content = merge_contents(files)
     if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
@@ -139,13 +140,15 @@ def _require_keys(cfg: CfgNode, options: Sequence[str]) -> None:
             f"Options are keys and values in turn, but {' '.join(options)} ends with a key: add its value."
         )
     known = set(_keys(cfg))
-    for key in options[::2]:
-        if key not in known:
-            raise KeyError(_describe_unknown(key, cfg))
+    if unknown := [key for key in options[::2] if key not in known]:
+        raise KeyError(_describe_unknown(unknown, cfg))
 
 
-def _describe_unknown(key: str, cfg: CfgNode) -> str:
-    known = [*_keys(cfg), BASE]
+def _describe_unknown(keys: Sequence[str], cfg: CfgNode) -> str:
+    """All that have another name here, as a config of another project has several; otherwise the first."""
+    if renamed := [text for key in keys if (text := describe_renamed(key))]:
+        return " ".join(renamed)
+    key, known = keys[0], [*_keys(cfg), BASE]
     if key in known:
         parts = key.split(".")
         nested = ": {".join(parts) + ": ..." + "}" * (len(parts) - 1)
@@ -159,7 +162,9 @@ def _unknown_keys(content: dict[str, Any], cfg: CfgNode, prefix: str = "") -> It
     for key, value in content.items():
         if key not in cfg:
             if not cfg.is_new_allowed():
-                yield f"{prefix}{key}"
+                inner = flatten_content(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
+                # A node of another project, whose keys have names here; of all others, the node is what is wrong.
+                yield from [name for name in inner if describe_renamed(name)] or [f"{prefix}{key}"]
         elif isinstance(value, dict) and isinstance(cfg[key], CfgNode):
             yield from _unknown_keys(value, cfg[key], f"{prefix}{key}.")
 
