@@ -304,7 +304,7 @@ def _add_solver_keys(cfg: CN) -> None:
     # The backbone's learning rate is BASE_LR times this (DETR: 1e-5 beside 1e-4).
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # "full_model" clips the norm of all gradients together (DETR: 0.1); "value" and "norm" are Detectron2's, which act
-    # on each parameter alone.
+    # on each parameter alone. Detectron2's DefaultTrainer lacks "full_model": docs/detectron2.md has what to override.
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
