@@ -174,3 +174,14 @@ def test_the_number_of_processes_scales_iterations_that_were_set_over_epochs() -
     assert (by_epochs.SOLVER.IMS_PER_BATCH, resolve_epochs(by_epochs, 100).SOLVER.MAX_ITER) == (2, 600)
     cfg = DefaultTrainer.auto_scale_workers(load_config("base.yaml", [*options, "SOLVER.MAX_ITER", "7"]), 1)
     assert (cfg.SOLVER.IMS_PER_BATCH, resolve_epochs(cfg, 100).SOLVER.MAX_ITER) == (2, 56)
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(("images_per_batch", "expected"), [(4, 300), (10, 120), (32, 38)])
+def test_another_batch_size_changes_epochs_and_not_iterations(images_per_batch: int, expected: int) -> None:
+    """12 epochs of 100 images."""
+    options = ["SOLVER.IMS_PER_BATCH", str(images_per_batch)]
+    by_epochs = resolve_epochs(load_config("base.yaml", options), 100)
+    assert expected == by_epochs.SOLVER.MAX_ITER
+    cfg = resolve_epochs(load_config("base.yaml", [*options, "SOLVER.MAX_ITER", "7"]), 100)
+    assert lengths(cfg) == (7, 0)
