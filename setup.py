@@ -48,6 +48,9 @@ setup(
         "clip": ["clip-anytorch>=2.6", "open_clip_torch>=2.24", "setuptools<81"],
         # Detectron2's Visualizer, and videos. opencv-python serves as well, where a window system is installed.
         "demo": ["opencv-python-headless>=4.8"],
+        # Programs for Detectron2's models that tests run with this package's. Not a part of dev: SAHI asks for
+        # opencv-python, which must not stand beside opencv-python-headless.
+        "integrations": ["sahi>=0.11", "supervision>=0.25"],
         "dev": [
             "clip-anytorch>=2.6",
             "open_clip_torch>=2.24",

@@ -10,6 +10,8 @@ from detectron2.config import CfgNode, get_cfg
 
 from pair_detr.config.bases import BASE, SCHEME, ConfigFile, merge_contents, read_config_files
 from pair_detr.config.defaults import add_pair_detr_config
+from pair_detr.config.renamed import describe_renamed
+from pair_detr.config.schedule import Source, flatten_content, settle_schedule
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 
@@ -67,25 +69,30 @@ def load_config(name: str | Path, options: Sequence[str] = ()) -> CfgNode:
     Raises:
         FileNotFoundError: there is no such file, or none that a ``_BASE_`` names.
         KeyError: a file or the options have a key that does not exist.
-        ValueError: a file is not valid YAML, a value is of another type than the default, an option has no value, or
-            config files are each other's ``_BASE_``.
+        ValueError: a file is not valid YAML, a value is of another type than the default, an option has no value,
+            config files are each other's ``_BASE_``, or a file or the options count in iterations and in epochs.
     """
     cfg = get_cfg()
     add_pair_detr_config(cfg)
-    if path := find_config(name):
-        _merge_files(cfg, read_config_files(path, _config_folder()))
+    path = find_config(name)
+    files = read_config_files(path, _config_folder()) if path else []
+    if files:
+        _merge_files(cfg, files)
     _require_keys(cfg, options)
     for key, value in zip(options[::2], options[1::2], strict=True):
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError) as error:
             raise ValueError(_describe_mismatch(error)) from error
+    sources = [Source(file.path, flatten_content(file.content)) for file in files]
+    sources.append(Source("The options", dict(zip(options[::2], options[1::2], strict=True))))
+    settle_schedule(cfg, sources)
     return cfg
 
 
 def _merge_files(cfg: CfgNode, files: Sequence[ConfigFile]) -> None:
     for file in files:
-        if unknown := next(_unknown_keys(file.content, cfg), ""):
+        if unknown := list(_unknown_keys(file.content, cfg)):
             raise KeyError(f"{file.path}: {_describe_unknown(unknown, cfg)}")
     content = merge_contents(files)
     if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
@@ -133,13 +140,15 @@ def _require_keys(cfg: CfgNode, options: Sequence[str]) -> None:
             f"Options are keys and values in turn, but {' '.join(options)} ends with a key: add its value."
         )
     known = set(_keys(cfg))
-    for key in options[::2]:
-        if key not in known:
-            raise KeyError(_describe_unknown(key, cfg))
+    if unknown := [key for key in options[::2] if key not in known]:
+        raise KeyError(_describe_unknown(unknown, cfg))
 
 
-def _describe_unknown(key: str, cfg: CfgNode) -> str:
-    known = [*_keys(cfg), BASE]
+def _describe_unknown(keys: Sequence[str], cfg: CfgNode) -> str:
+    """All that have another name here, as a config of another project has several; otherwise the first."""
+    if renamed := [text for key in keys if (text := describe_renamed(key))]:
+        return " ".join(renamed)
+    key, known = keys[0], [*_keys(cfg), BASE]
     if key in known:
         parts = key.split(".")
         nested = ": {".join(parts) + ": ..." + "}" * (len(parts) - 1)
@@ -153,7 +162,9 @@ def _unknown_keys(content: dict[str, Any], cfg: CfgNode, prefix: str = "") -> It
     for key, value in content.items():
         if key not in cfg:
             if not cfg.is_new_allowed():
-                yield f"{prefix}{key}"
+                inner = flatten_content(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
+                # A node of another project, whose keys have names here; of all others, the node is what is wrong.
+                yield from [name for name in inner if describe_renamed(name)] or [f"{prefix}{key}"]
         elif isinstance(value, dict) and isinstance(cfg[key], CfgNode):
             yield from _unknown_keys(value, cfg[key], f"{prefix}{key}.")
 

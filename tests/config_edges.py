@@ -93,7 +93,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "MODEL.TIMM.OUT_INDICES": ([(), (0.5,), ("1",), 3, None], [(-1,), [0, 1]]),
     "MODEL.TIMM.NORM": (["GN", "", None], ["BN", "FrozenBN"]),
     "MODEL.CONVNET.CHANNELS": ([[], [0], [-8, 16], [8.0], 8, None], [[1], (8, 16)]),
-    "MODEL.CLIP.TEMPERATURE": POSITIVE,
+    "MODEL.CLIP.LOGIT_SCALE": POSITIVE,
     "MODEL.CLIP.PROMPTS": ([[], ["a"], "a {}", [5]], [["{}"], ("a {}", "the {}")]),
     "MODEL.DETR.VARIANT": (["dab_detr", "", None], list(VARIANTS)),
     "MODEL.DETR.NUM_CLASSES": WHOLE,

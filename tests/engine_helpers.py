@@ -35,8 +35,11 @@ def write_dataset(folder: Path, name: str) -> dict[str, str]:
 
 
 def tiny_options(dataset: dict[str, str], output: Path, **changes: Any) -> list[str]:
-    """Config options for the command line; ``changes`` are given as ``SOLVER__MAX_ITER=3``."""
-    options = {
+    """Config options for the command line; ``changes`` are given as ``SOLVER__MAX_ITER=3``.
+
+    One command line counts in iterations or in epochs: with ``SOLVER__EPOCHS__MAX`` there are none of the former.
+    """
+    options: dict[str, Any] = {
         "OUTPUT_DIR": str(output),
         "SEED": 1,
         "MODEL.DEVICE": "cpu",
@@ -60,10 +63,11 @@ def tiny_options(dataset: dict[str, str], output: Path, **changes: Any) -> list[
         "INPUT.RESIZE_CROP.ENABLED": False,
         "SOLVER.IMS_PER_BATCH": 4,
         "SOLVER.BASE_LR": 1e-3,
-        "SOLVER.MAX_ITER": 6,
-        "SOLVER.STEPS": (),
         "SOLVER.CHECKPOINT_PERIOD": 1000,
-    } | {key.replace("__", "."): value for key, value in changes.items()}
+    }
+    if not changes.get("SOLVER__EPOCHS__MAX"):
+        options |= {"SOLVER.MAX_ITER": 6, "SOLVER.STEPS": ()}
+    options |= {key.replace("__", "."): value for key, value in changes.items()}
     return [text for key, value in options.items() for text in (key, str(value))]
 
 

@@ -201,7 +201,7 @@ def required_config(cfg: CfgNode) -> dict[str, Any]:
             required[f"MODEL.RESNETS.{key}"] = cfg.MODEL.RESNETS[key]
     required |= variant_of(cfg).required_config(cfg)
     if cfg.MODEL.CLIP.TEXT_WEIGHTS:
-        required["MODEL.CLIP.TEMPERATURE"] = cfg.MODEL.CLIP.TEMPERATURE
+        required["MODEL.CLIP.LOGIT_SCALE"] = cfg.MODEL.CLIP.LOGIT_SCALE
     if cfg.MODEL.MASK_ON:
         required |= {f"MODEL.DETR.MASK.{key}": cfg.MODEL.DETR.MASK[key] for key in ("QUERY_DECODER", "SPATIAL_QUERY")}
     return required

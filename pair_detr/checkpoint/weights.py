@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pair_detr.checkpoint import PREFIX, ConversionError, config_mismatches, convert, is_native, read_checkpoint
 from pair_detr.checkpoint.coco_ids import RAW_IDS
 from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt_state_dict, require_agreement
+from pair_detr.config.renamed import with_current_names
 from pair_detr.config.variants import VARIANTS, variant_of
 from pair_detr.data.class_matching import normalize_name
 from pair_detr.utils.finiteness import describe_non_finite
@@ -34,7 +35,7 @@ _SILENT_KEYS = (
     "MODEL.DETR.MASK.",
     "MODEL.DETR.LOSS.CLASSIFICATION",
     "MODEL.DETR.PAIR.CLASS_DECODER",
-    "MODEL.CLIP.TEMPERATURE",
+    "MODEL.CLIP.LOGIT_SCALE",
 )
 _MASK_HEAD = f"{PREFIX}mask_head."
 
@@ -136,13 +137,14 @@ def require_config(required_config: Mapping[str, Any], cfg: CfgNode, subject: st
     """Makes sure that weights are used as they were trained, where their tensors would not show it.
 
     Args:
-        required_config: config entries that they were trained with, by their full names.
+        required_config: config entries that they were trained with, by their full names, those of before included.
         cfg: config.
         subject: of the message.
 
     Raises:
         CheckpointError: an entry that changes what they compute, but no shape, differs.
     """
+    required_config = with_current_names(required_config)
     required_config = {key: value for key, value in required_config.items() if key.startswith(_SILENT_KEYS)}
     if not cfg.MODEL.MASK_ON:
         required_config = {

@@ -8,6 +8,8 @@ project's. The value in the line is the default.
 import torch
 from detectron2.config import CfgNode as CN
 
+from pair_detr.config.renamed import register_renamed_keys
+
 
 def add_pair_detr_config(cfg: CN) -> None:
     """Adds the project's keys to ``cfg`` in place, and adapts a few of Detectron2's defaults to DETR.
@@ -23,6 +25,7 @@ def add_pair_detr_config(cfg: CN) -> None:
     _add_input_keys(cfg)
     _add_multi_dataset_keys(cfg)
     _add_solver_keys(cfg)
+    register_renamed_keys(cfg)
 
 
 def _adapt_detectron2_defaults(cfg: CN) -> None:
@@ -129,7 +132,8 @@ def _add_model_keys(cfg: CN) -> None:
     # Pair association loss: "nt_xent" (all other 2N - 2 outputs of the image are negatives) or "cross" (symmetric cross
     # entropy over the N x N matrix of centers and corners).
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LOSS = "nt_xent"
-    # Its weight (0 leaves it out), its temperature, and the decoder layers that it acts on ("last" or "all").
+    # Its weight (0 leaves it out), its temperature, by which similarities are divided, and the decoder layers that it
+    # acts on ("last" or "all").
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_WEIGHT = 0.2
     cfg.MODEL.DETR.PAIR.TEMPERATURE = 0.1
     cfg.MODEL.DETR.PAIR.CONTRASTIVE_LAYERS = "last"
@@ -169,8 +173,8 @@ def _add_clip_keys(cfg: CN) -> None:
     # Names of the rows where no .json file beside TEXT_WEIGHTS tells them: "coco", "lvis", "voc", a registered data
     # set, a file, or "cat,dog,traffic cone". "" takes those of the dataset of the config that has as many classes.
     cfg.MODEL.CLIP.VOCABULARY = ""
-    # Factor of the cosines in the logits.
-    cfg.MODEL.CLIP.TEMPERATURE = 50.0
+    # Factor of the cosines in the logits (Detic's NORM_TEMP), an inverse temperature.
+    cfg.MODEL.CLIP.LOGIT_SCALE = 50.0
     # Text encoder for names that are not among TEXT_WEIGHTS (pair_detr.Predictor): the one that these were made with,
     # "clip:<model>" or "open_clip:<model>"; a local file with its weights; and the prompts to average over.
     cfg.MODEL.CLIP.ENCODER = "clip:ViT-B/32"
@@ -300,7 +304,7 @@ def _add_solver_keys(cfg: CN) -> None:
     # The backbone's learning rate is BASE_LR times this (DETR: 1e-5 beside 1e-4).
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # "full_model" clips the norm of all gradients together (DETR: 0.1); "value" and "norm" are Detectron2's, which act
-    # on each parameter alone.
+    # on each parameter alone. Detectron2's DefaultTrainer lacks "full_model": docs/detectron2.md has what to override.
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
@@ -314,7 +318,8 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
     # The schedule in epochs of the training set. Where MAX is set it replaces MAX_ITER, STEPS, CHECKPOINT_PERIOD and
-    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any dataset. Own, in DETR's unit.
+    # TEST.EVAL_PERIOD, so that a schedule holds for any batch size and any dataset. MAX_ITER or STEPS on the command
+    # line, or in a file over its _BASE_, replace an inherited MAX in turn. Own, in DETR's unit.
     cfg.SOLVER.EPOCHS = CN()
     # Length of the training; 0 counts in iterations.
     cfg.SOLVER.EPOCHS.MAX = 0

@@ -126,7 +126,7 @@ _MODEL = {
     "MODEL.TIMM.OUT_INDICES": each(Rule(is_whole, "a whole number, counted from the end where it is negative")),
     "MODEL.TIMM.NORM": one_of(("FrozenBN", "BN")),
     "MODEL.CONVNET.CHANNELS": each(POSITIVE_WHOLE),
-    "MODEL.CLIP.TEMPERATURE": POSITIVE,
+    "MODEL.CLIP.LOGIT_SCALE": POSITIVE,
     "MODEL.CLIP.PROMPTS": each(
         Rule(lambda value: isinstance(value, str) and "{}" in value, "text with {} for the name, as 'a {}'")
     ),

@@ -17,7 +17,7 @@ from detectron2.utils.logger import log_first_n
 from pair_detr.config.choices import MULTI_DATASET_SAMPLER
 from pair_detr.config.defaults import add_pair_detr_config
 from pair_detr.config.ranges import describe_faults
-from pair_detr.config.variants import classification_of
+from pair_detr.config.variants import classification_of, variant_of
 
 _CONVNET, _TIMM = "build_convnet_backbone", "build_timm_backbone"
 _OPTIONAL_GROUPS = (
@@ -89,6 +89,9 @@ _IDLE = (
         ("MODEL.ROI_BOX_HEAD.*FED_LOSS*",),
         "the federated loss is MODEL.DETR.LOSS.FEDERATED_CLASSES and FEDERATED_POWER",
     ),
+    _Idle(
+        ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE",), "MODEL.DETR.LOSS.CLASSIFICATION focal is by sigmoids, softmax is not"
+    ),
     _Idle(("MODEL.ROI_KEYPOINT_HEAD.*", "TEST.KEYPOINT_OKS_SIGMAS"), "there are no keypoints here"),
     _Idle(("MODEL.ROI_MASK_HEAD.*",), "the mask head is DETR's, see MODEL.DETR.MASK"),
     _Idle(("MODEL.PANOPTIC_FPN.*", "MODEL.SEM_SEG_HEAD.*"), "panoptic models are described by MODEL.DETR.PANOPTIC"),
@@ -106,7 +109,7 @@ _IDLE = (
     ),
     _Idle(("MODEL.FPN.*",), "the backbone has no FPN", lambda cfg: "fpn" not in cfg.MODEL.BACKBONE.NAME),
     _Idle(("TEST.AUG.*",), "there is no test-time augmentation here"),
-    _Idle(("INPUT.CROP.*",), "the crop is INPUT.RESIZE_CROP"),
+    _Idle(("INPUT.CROP.*",), "the crop is INPUT.RESIZE_CROP, and INPUT.CROP.SIZE its SIZE_RANGE"),
     _Idle(("INPUT.MASK_FORMAT",), "masks are taken in any format"),
     _Idle(("VIS_PERIOD",), "python -m pair_detr.tools.visualize_data draws training images"),
     *(_Idle((f"{group}.*",), f"{group}.ENABLED is False", _lacks_group(group)) for group in _OPTIONAL_GROUPS),
@@ -142,14 +145,14 @@ _IDLE = (
         lambda cfg: cfg.MODEL.BACKBONE.NAME != _CONVNET,
     ),
     _Idle(
-        tuple(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "TEMPERATURE", "ENCODER", "CHECKPOINT", "PROMPTS")),
+        tuple(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "LOGIT_SCALE", "ENCODER", "CHECKPOINT", "PROMPTS")),
         "MODEL.CLIP.TEXT_WEIGHTS is empty, and the classifier linear",
         lambda cfg: not cfg.MODEL.CLIP.TEXT_WEIGHTS,
     ),
     _Idle(
         ("MODEL.DETR.PAIR.*", "MODEL.DETR.MASK.QUERY_DECODER"),
-        "MODEL.DETR.VARIANT is not pair_detr",
-        lambda cfg: cfg.MODEL.DETR.VARIANT != "pair_detr",
+        "the model has no top-left decoder, which MODEL.DETR.VARIANT pair_detr has",
+        lambda cfg: "top_left" not in variant_of(cfg).decoder_names,
     ),
     _Idle(
         ("MODEL.DETR.LOSS.MASK", "MODEL.DETR.LOSS.DICE", "MODEL.DETR.MASK.*"),

@@ -43,6 +43,7 @@ from pair_detr.engine.user_errors import (
 from pair_detr.evaluation.build import require_test_set
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
 from pair_detr.utils.atomic import atomic_write
+from pair_detr.utils.held_records import held_records, replay
 from pair_detr.utils.text_files import read_text
 
 logger = logging.getLogger(__name__)
@@ -78,23 +79,25 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
     configure_cpu(args.num_gpus)
     args.config_file = find_config(args.config_file)
-    cfg = load_config(args.config_file, args.opts)
+    with held_records("pair_detr") as records:
+        cfg = load_config(args.config_file, args.opts)
     check_values(cfg)
     with ExitStack() as on_error:
         claim_folder(cfg.OUTPUT_DIR)
         on_error.callback(release_folder, cfg.OUTPUT_DIR)
-        _set_up(cfg, args)
+        _set_up(cfg, args, records)
         on_error.pop_all()
     return cfg
 
 
-def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRecord]) -> None:
     # Before anything is written.
     require_own_config(cfg.OUTPUT_DIR)
     if not args.eval_only and not _resumes(cfg, args):
         require_inputs_elsewhere(cfg)
     # Detectron2 sets up loggers of its own packages alone.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
+    replay(records)
     register_from_config(cfg)
     # In config.yaml, too, so that the model can be built from it without the training data.
     vocabulary = load_vocabulary(cfg)

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 
 from pair_detr.checkpoint.checkpointer import SavedCheckpoint, find_checkpoint, require_class_order
 from pair_detr.checkpoint.weights import CheckpointError, require_config
+from pair_detr.config.renamed import with_current_names
 from pair_detr.config.validation import flatten, has_effect
 from pair_detr.config.variants import classification_of
 from pair_detr.data import resolve_class_names, resolve_num_classes
@@ -55,7 +56,7 @@ _RULES: dict[_Change, tuple[str, ...]] = {
     ),
     _Change.IS_OTHER_MODEL: (
         *("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.*", "MODEL.RESNETS.*", "MODEL.TIMM.*", "MODEL.CONVNET.*"),
-        *("MODEL.FPN.*", "MODEL.PIXEL_*", "INPUT.FORMAT", "MODEL.CLIP.TEMPERATURE", "MODEL.DETR.VARIANT"),
+        *("MODEL.FPN.*", "MODEL.PIXEL_*", "INPUT.FORMAT", "MODEL.CLIP.LOGIT_SCALE", "MODEL.DETR.VARIANT"),
         *("MODEL.DETR.HIDDEN_DIM", "MODEL.DETR.NUM_HEADS", "MODEL.DETR.???_LAYERS", "MODEL.DETR.FFN_DIM"),
         *("MODEL.DETR.MASK.*", "MODEL.DETR.LOSS.CLASSIFICATION", "MODEL.DETR.PAIR.CLASS_DECODER"),
         *(f"MODEL.DETR.PAIR.{key}" for key in ("SHARED_DECODER", "BOX_DECODING", "PROJECTION_DIM")),
@@ -154,7 +155,7 @@ def differences(saved: SavedCheckpoint, now: Mapping[str, Any]) -> list[Differen
         saved: the checkpoint; of an older one nothing is known.
         now: of :func:`training_config`, perhaps with further entries.
     """
-    before = saved.metadata.get("training", {})
+    before = with_current_names(saved.metadata.get("training", {}))
     return [Difference(key, before[key], now[key]) for key in now if key in before and before[key] != now[key]]
 
 

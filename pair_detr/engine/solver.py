@@ -88,7 +88,11 @@ _SOLVER_KEYS = ("MAX_ITER", "STEPS", "CHECKPOINT_PERIOD")
 
 
 def warn_of_ignored_iterations(cfg: CfgNode) -> None:
-    """Warns of iterations that were set, but which ``SOLVER.EPOCHS`` replaces; call it before anything scales them."""
+    """Warns of iterations that were set, but which ``SOLVER.EPOCHS`` replaces; call it before anything scales them.
+
+    :func:`pair_detr.config_files.load_config` lets the later of the two count; left are those that a config brings
+    along for epochs that were set after them, and those that a program has set in a config that counts in epochs.
+    """
     if cfg.SOLVER.EPOCHS.MAX == 0:
         return
     default = get_cfg()

@@ -18,6 +18,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from pair_detr.config.choices import MULTI_DATASET_SAMPLER
+from pair_detr.config.variants import variant_of
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.structures import ImageLabels, Predictions, Targets
@@ -131,7 +132,7 @@ class ImageLabelCriterion(nn.Module):
             raise ValueError(
                 f"MODEL.DETR.IMAGE_LABELS.LOSS is {options.LOSS!r}; choose one of {', '.join(IMAGE_LABEL_LOSSES)}."
             )
-        if options.LOSS == "pair_score" and cfg.MODEL.DETR.VARIANT != "pair_detr":
+        if options.LOSS == "pair_score" and "top_left" not in variant_of(cfg).decoder_names:
             raise ValueError(
                 "MODEL.DETR.IMAGE_LABELS.LOSS is 'pair_score', which compares the two decoders of Pair DETR, but "
                 f"MODEL.DETR.VARIANT is {cfg.MODEL.DETR.VARIANT!r}: choose another loss, for example max_size."

@@ -22,7 +22,7 @@ _INITIAL_SHARE = 0.1
 
 
 class TextClassifier(nn.Module):
-    """Logits ``temperature * cos(W h, t_k) + b`` for a query's state h and the text embedding t_k of each class.
+    """Logits ``logit_scale * cos(W h, t_k) + b`` for a query's state h and the text embedding t_k of each class.
 
     W and b are learned, the texts are fixed: they are not part of the state dict, so that a checkpoint fits any
     vocabulary whose embeddings have the same width. A no-object class, if there is one, has a learned embedding of its
@@ -40,7 +40,7 @@ class TextClassifier(nn.Module):
         dim: int,
         vocabulary: Vocabulary,
         *,
-        temperature: float = 50.0,
+        logit_scale: float = 50.0,
         prior_prob: float | None = 0.01,
         no_object: bool = False,
     ) -> None:
@@ -48,14 +48,14 @@ class TextClassifier(nn.Module):
         Args:
             dim: width of the decoder's states.
             vocabulary: C classes with texts of width D.
-            temperature: factor of the cosines, positive.
+            logit_scale: factor of the cosines, positive.
             prior_prob: every class's probability at the start, for sigmoid classifiers; None starts with a bias of 0.
             no_object: adds a last logit, for no object.
         """
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"MODEL.CLIP.TEMPERATURE is {temperature}; it must be above 0, for example 50.")
-        self.temperature = temperature
+        if not 0 < logit_scale < math.inf:
+            raise ValueError(f"MODEL.CLIP.LOGIT_SCALE is {logit_scale}; it must be above 0, for example 50.")
+        self.logit_scale = logit_scale
         self.names = vocabulary.names
         self.projection = nn.Linear(dim, vocabulary.dim, bias=False)
         bias = 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob)
@@ -98,7 +98,7 @@ class TextClassifier(nn.Module):
         features = self.projection(states)
         # Cosines of texts differ by a few hundredths, and bfloat16 has steps of four thousandths there.
         with torch.autocast(states.device.type, enabled=False):
-            features = self.temperature * F.normalize(features.float(), dim=-1)
+            features = self.logit_scale * F.normalize(features.float(), dim=-1)
             logits = features @ self.texts.float().T + self.bias
             if self.no_object is None:
                 return logits
@@ -125,7 +125,7 @@ def classifier_factory(
     return partial(
         TextClassifier,
         vocabulary=vocabulary,
-        temperature=cfg.MODEL.CLIP.TEMPERATURE,
+        logit_scale=cfg.MODEL.CLIP.LOGIT_SCALE,
         prior_prob=class_scoring.prior_prob,
         no_object=class_scoring.num_logits(len(vocabulary)) > len(vocabulary),
     )

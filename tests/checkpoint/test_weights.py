@@ -203,13 +203,13 @@ def test_own_weights_of_text_classifiers_say_what_they_need(tmp_path: Path) -> N
     AtomicCheckpointer(build(cfg), str(tmp_path), required_config=required_config(cfg)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     require_weights(cfg)
-    for key, value in {"MODEL.CLIP.TEMPERATURE": 10.0, "MODEL.DETR.PAIR.CLASS_DECODER": "center"}.items():
+    for key, value in {"MODEL.CLIP.LOGIT_SCALE": 10.0, "MODEL.DETR.PAIR.CLASS_DECODER": "center"}.items():
         other = cfg.clone()
         other.merge_from_list([key, value])
         with pytest.raises(CheckpointError, match=f"{key} is {value}, the weights need"):
             require_weights(other)
     # Neither says anything about other models.
-    assert not {"MODEL.CLIP.TEMPERATURE", "MODEL.DETR.PAIR.CLASS_DECODER"} & required_config(tiny_cfg("detr")).keys()
+    assert not {"MODEL.CLIP.LOGIT_SCALE", "MODEL.DETR.PAIR.CLASS_DECODER"} & required_config(tiny_cfg("detr")).keys()
 
 
 def test_ninety_one_own_classes(tmp_path: Path) -> None:

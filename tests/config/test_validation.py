@@ -61,6 +61,7 @@ def test_defaults_have_none(caplog: pytest.LogCaptureFixture) -> None:
         ("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.7, "suppresses no"),
         ("MODEL.RPN.NMS_THRESH", 0.9, "suppresses no"),
         ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True, "FEDERATED_CLASSES"),
+        ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True, "MODEL.DETR.LOSS.CLASSIFICATION focal"),
         ("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.5, 0.6), "MODEL.DETR"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[8]], "MODEL.DETR"),
         ("MODEL.PROPOSAL_GENERATOR.NAME", "RRPN", "MODEL.DETR"),

@@ -285,3 +285,23 @@ def test_errors_of_several_processes_are_raised_as_one(dataset: dict[str, str], 
         run(arguments(options, "--num-gpus", "2"))
     assert str(raised.value).startswith("MODEL.DETR.HIDDEN_DIM is 16")
     assert "Traceback" in str(raised.value.__cause__)
+
+
+def test_a_run_says_in_its_log_that_iterations_take_the_place_of_epochs_and_resumes_so(
+    dataset: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "base.yaml").write_text("SOLVER: {EPOCHS: {MAX: 12, STEPS: [10]}}")
+    (tmp_path / "own.yaml").write_text("_BASE_: base.yaml\nSEED: 1")
+    output = tmp_path / "out"
+    own = ["--config-file", str(tmp_path / "own.yaml")]
+    for number, flags in enumerate(([], ["--resume"]), start=1):
+        options = tiny_options(dataset, output, SOLVER__MAX_ITER=2 * number)
+        run(arguments(options, *own, *flags))
+        assert torch.load(output / "model_final.pth")["iteration"] == 2 * number - 1
+    # On from what the run has written, as a user does who has lost the command.
+    config = ["--config-file", str(output / "config.yaml"), "--resume"]
+    run(arguments(["SOLVER.MAX_ITER", "6"], *config))
+    assert torch.load(output / "model_final.pth")["iteration"] == 5
+    log = (output / "log.txt").read_text()
+    said = "The options: the iterations of SOLVER.MAX_ITER and SOLVER.STEPS replace the inherited SOLVER.EPOCHS.MAX 12"
+    assert log.count(said) == 2

@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import pytest
 from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
 from engine_helpers import default_config
 
+from pair_detr.config.validation import flatten
+from pair_detr.config_files import load_config
 from pair_detr.engine.solver import resolve_epochs, warn_of_ignored_iterations
 
 
@@ -67,3 +72,116 @@ def test_steps_that_make_no_sense(steps: list[int]) -> None:
 def test_no_images() -> None:
     with pytest.raises(ValueError, match=r"DATASETS.TRAIN"):
         resolve_epochs(config(MAX=5), 0)
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """base.yaml, which counts 12 epochs, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text("SOLVER: {EPOCHS: {MAX: 12, STEPS: [10]}}")
+
+
+def lengths(cfg: CfgNode) -> tuple[int, int]:
+    """In iterations and in epochs, where 0 epochs let the iterations count."""
+    return cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS.MAX
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(
+    ("own", "options", "expected", "source"),
+    [
+        # Command line over YAML.
+        ("", "SOLVER.MAX_ITER 7", (7, 0), "The options: SOLVER.MAX_ITER"),
+        ("", "SOLVER.STEPS (5,)", (40000, 0), "The options: SOLVER.STEPS"),
+        ("", "SOLVER.MAX_ITER 7 SOLVER.STEPS (5,)", (7, 0), "The options: SOLVER.MAX_ITER and SOLVER.STEPS"),
+        ("SOLVER: {MAX_ITER: 7}", "SOLVER.EPOCHS.MAX 3 SOLVER.EPOCHS.STEPS []", (7, 3), ""),
+        ("SOLVER: {MAX_ITER: 7}", "SOLVER.MAX_ITER 9", (9, 0), "own.yaml: SOLVER.MAX_ITER"),
+        # YAML over its base.
+        ("SOLVER: {MAX_ITER: 7}", "", (7, 0), "own.yaml: SOLVER.MAX_ITER"),
+        ("SOLVER: {STEPS: [5]}", "", (40000, 0), "own.yaml: SOLVER.STEPS"),
+        ("SOLVER: {EPOCHS: {MAX: 3, STEPS: [2]}}", "", (40000, 3), ""),
+        # Counting in iterations as it had to be asked for before.
+        ("SOLVER: {MAX_ITER: 7, EPOCHS: {MAX: 0}}", "", (7, 0), ""),
+        ("", "SOLVER.EPOCHS.MAX 0 SOLVER.MAX_ITER 7", (7, 0), ""),
+        # The default's value is as explicit as any other.
+        ("", "SOLVER.MAX_ITER 40000", (40000, 0), "The options: SOLVER.MAX_ITER"),
+        # Neither is set.
+        ("SEED: 1", "SEED 2 SOLVER.EPOCHS.STEPS (3,)", (40000, 12), ""),
+    ],
+)
+def test_the_later_source_of_a_length_counts(
+    own: str, options: str, expected: tuple[int, int], source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = Path("own.yaml")
+    file.write_text(f"_BASE_: base.yaml\n{own}")
+    with caplog.at_level("INFO"):
+        assert lengths(load_config(str(file), options.split())) == expected
+    assert len(caplog.messages) == bool(source)
+    if source:
+        who, _, what = source.partition(": ")
+        said = f"{who}: the iterations of {what} replace the inherited SOLVER.EPOCHS.MAX 12: "
+        assert caplog.messages[0].startswith(f"{said}SOLVER.MAX_ITER {expected[0]}, ")
+
+
+def test_what_is_set_between_two_bases_gives_way_to_the_later(tmp_path: Path) -> None:
+    for name, content in {
+        "epochs": "SOLVER: {EPOCHS: {MAX: 3}}",
+        "iterations": "SOLVER: {MAX_ITER: 7}",
+        "first": "_BASE_: [epochs.yaml, iterations.yaml]\nSEED: 1",
+        "second": "_BASE_: [iterations.yaml, epochs.yaml]\nSEED: 1",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    assert lengths(load_config(tmp_path / "first.yaml")) == (7, 0)
+    assert lengths(load_config(tmp_path / "second.yaml")) == (7, 3)
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize("key", ["SOLVER.MAX_ITER 7", "SOLVER.STEPS (5,)"])
+def test_a_contradiction_within_one_source_is_an_error(key: str) -> None:
+    name, value = key.split()
+    with pytest.raises(ValueError, match=rf"^The options: {name} counts in iterations and SOLVER\.EPOCHS\.MAX 5 in ep"):
+        load_config("base.yaml", ["SOLVER.EPOCHS.MAX", "5", name, value])
+    short = name.rpartition(".")[2]
+    Path("own.yaml").write_text(f"SOLVER: {{{short}: {value.replace('(', '[').replace(')', ']')}, EPOCHS: {{MAX: 5}}}}")
+    for options in ([], ["SOLVER.MAX_ITER", "3"]):
+        with pytest.raises(ValueError, match=rf"^own\.yaml: {name} counts in iterations and SOLVER\.EPOCHS\.MAX 5"):
+            load_config("own.yaml", options)
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(
+    ("options", "expected"), [("", (40000, 12)), ("SOLVER.MAX_ITER 7", (7, 0)), ("SOLVER.EPOCHS.MAX 5", (40000, 5))]
+)
+def test_the_config_that_a_run_has_written_says_the_same(options: str, expected: tuple[int, int]) -> None:
+    """It has all keys, and of two runs with one length, one counts in epochs."""
+    Path("own.yaml").write_text("_BASE_: base.yaml\nSOLVER: {EPOCHS: {STEPS: []}}")
+    cfg = load_config("own.yaml", options.split())
+    Path("written.yaml").write_text(cfg.dump())
+    assert flatten(load_config("written.yaml")) == flatten(cfg)
+    assert lengths(cfg) == expected
+    assert lengths(load_config("written.yaml", ["SOLVER.MAX_ITER", "9"])) == (9, 0)
+    # Of before iterations could win.
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS.MAX = 1000, 12
+    Path("written.yaml").write_text(cfg.dump())
+    assert lengths(load_config("written.yaml")) == (1000, 12)
+
+
+@pytest.mark.usefixtures("base")
+def test_the_number_of_processes_scales_iterations_that_were_set_over_epochs() -> None:
+    """Detectron2's --num-gpus 1 with a config for 8: an eighth of the batch, eight times the iterations."""
+    options = ["SOLVER.REFERENCE_WORLD_SIZE", "8", "SOLVER.IMS_PER_BATCH", "16"]
+    by_epochs = DefaultTrainer.auto_scale_workers(load_config("base.yaml", options), 1)
+    assert (by_epochs.SOLVER.IMS_PER_BATCH, resolve_epochs(by_epochs, 100).SOLVER.MAX_ITER) == (2, 600)
+    cfg = DefaultTrainer.auto_scale_workers(load_config("base.yaml", [*options, "SOLVER.MAX_ITER", "7"]), 1)
+    assert (cfg.SOLVER.IMS_PER_BATCH, resolve_epochs(cfg, 100).SOLVER.MAX_ITER) == (2, 56)
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(("images_per_batch", "expected"), [(4, 300), (10, 120), (32, 38)])
+def test_another_batch_size_changes_epochs_and_not_iterations(images_per_batch: int, expected: int) -> None:
+    """12 epochs of 100 images."""
+    options = ["SOLVER.IMS_PER_BATCH", str(images_per_batch)]
+    by_epochs = resolve_epochs(load_config("base.yaml", options), 100)
+    assert expected == by_epochs.SOLVER.MAX_ITER
+    cfg = resolve_epochs(load_config("base.yaml", [*options, "SOLVER.MAX_ITER", "7"]), 100)
+    assert lengths(cfg) == (7, 0)

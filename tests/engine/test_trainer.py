@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -222,13 +223,14 @@ def test_epochs_and_logs(dataset: dict[str, str], tmp_path: Path) -> None:
 def test_ignored_iterations_are_reported_and_scaled_ones_are_not(
     dataset: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    defaults = default_config().SOLVER
-    changes = {"SOLVER__EPOCHS__MAX": 1, "SOLVER__REFERENCE_WORLD_SIZE": 2, "SOLVER__STEPS": defaults.STEPS}
-    changes["SOLVER__CHECKPOINT_PERIOD"] = defaults.CHECKPOINT_PERIOD
+    changes: dict[str, Any] = {"SOLVER__EPOCHS__MAX": 1, "SOLVER__REFERENCE_WORLD_SIZE": 2}
+    changes["SOLVER__CHECKPOINT_PERIOD"] = default_config().SOLVER.CHECKPOINT_PERIOD
+    cfg = tiny_config(dataset, tmp_path, **changes)
     # One process takes half of the batch, and Detectron2 doubles all iterations.
-    assert Trainer(tiny_config(dataset, tmp_path, SOLVER__MAX_ITER=defaults.MAX_ITER, **changes)).max_iter == 4
+    assert Trainer(cfg).max_iter == 4
     assert "do not count" not in caplog.text
-    Trainer(tiny_config(dataset, tmp_path, SOLVER__MAX_ITER=7, **changes))
+    cfg.SOLVER.MAX_ITER = 7
+    Trainer(cfg)
     assert "SOLVER.MAX_ITER do not count" in caplog.text
 
 

@@ -20,7 +20,7 @@ from pair_detr.structures import Assignment, Targets
 
 def test_logits_by_hand() -> None:
     vocabulary = Vocabulary(["x", "y"], [[3.0, 4.0], [0.0, 2.0]])
-    head = TextClassifier(2, vocabulary, temperature=10, prior_prob=0.01, no_object=True)
+    head = TextClassifier(2, vocabulary, logit_scale=10, prior_prob=0.01, no_object=True)
     with torch.no_grad():
         head.projection.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
         head.no_object.copy_(torch.tensor([[0.0, -5.0]]))
@@ -78,10 +78,10 @@ def test_texts_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"have 10 columns, but the model was trained with 12.*text encoder"):
         head.set_vocabulary(make_vocabulary(dim=10))
     assert head.names == NAMES
-    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.TEMPERATURE is nan"):
-        TextClassifier(8, make_vocabulary(), temperature=float("nan"))
-    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.TEMPERATURE is 0"):
-        TextClassifier(8, make_vocabulary(), temperature=0)
+    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.LOGIT_SCALE is nan"):
+        TextClassifier(8, make_vocabulary(), logit_scale=float("nan"))
+    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.LOGIT_SCALE is 0"):
+        TextClassifier(8, make_vocabulary(), logit_scale=0)
 
 
 def test_weights_load_across_vocabularies() -> None:

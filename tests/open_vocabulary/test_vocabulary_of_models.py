@@ -76,12 +76,12 @@ def test_first_loss_is_that_of_a_linear_model(shared_dir: Path, variant: str) ->
     assert text["loss_class_aux"] < 1.5 * linear["loss_class_aux"]
 
 
-def test_prior_and_temperature_come_from_the_config(tmp_path: Path) -> None:
+def test_prior_and_logit_scale_come_from_the_config(tmp_path: Path) -> None:
     cfg = text_cfg(tmp_path, LOSS__PRIOR_PROB=0.2)
-    cfg.MODEL.CLIP.TEMPERATURE = 20.0
+    cfg.MODEL.CLIP.LOGIT_SCALE = 20.0
     head = build(cfg).detector.class_head
     assert head.bias.sigmoid().item() == pytest.approx(0.2)
-    assert head.temperature == 20
+    assert head.logit_scale == 20
     assert build(text_cfg(tmp_path, "detr")).detector.class_head.bias == 0
 
 

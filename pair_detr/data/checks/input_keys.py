@@ -24,7 +24,10 @@ def check_input(cfg: CfgNode) -> None:
 
 def _check_sizes(cfg: CfgNode) -> None:
     if cfg.INPUT.CROP.ENABLED:
-        raise ValueError("INPUT.CROP is Detectron2's crop, which is not used here: set INPUT.RESIZE_CROP instead.")
+        raise ValueError(
+            "INPUT.CROP.ENABLED is True, but Detectron2's crop is not used here: set it to False. The crop of "
+            "DETR's recipe is INPUT.RESIZE_CROP: ENABLED, PROB, and SIZE_RANGE for the SIZE of TYPE absolute_range."
+        )
     fixed = tuple(cfg.INPUT.FIXED_SIZE)
     loader = cfg.DATALOADER
     if fixed and (loader.DATASET_MIN_SIZES or loader.DATASET_MAX_SIZES):

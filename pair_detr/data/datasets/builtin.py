@@ -22,7 +22,10 @@ def register_bccd(root: str) -> None:
     Both have the same boxes and classes; ``bccd_train`` and ``bccd_voc_train`` differ in their ``image_id`` alone.
     """
     folder = Path(root)
-    remedy = "Set the environment's DETECTRON2_DATASETS to the folder that holds bccd."
+    remedy = (
+        "Set the environment's DETECTRON2_DATASETS to the folder that holds bccd; the first lines of "
+        "configs/examples/bccd.yaml say where its files come from, and how to make those that are missing."
+    )
     for split in ("train", "val"):
         register_coco(
             f"bccd_{split}",

@@ -29,6 +29,9 @@ _NAMED_SPLITS = ("voc", "yolo")
 # Keys whose values are text in any format; the name of a split is checked with the numbers that may stand in its place.
 _TEXTS = ("NAME", "JSON", "IMAGES", "SEGMENTS", "INSTANCES", "ROOT")
 _RANDOM_SPLIT = "{VAL: 0.2, SEED: 0}"
+_REMEDY = (
+    "correct the path. The first lines of a config of this package say where its files come from and how to make them."
+)
 
 # What this module has put into the catalogs, to tell a repetition from a conflict.
 _registered: dict[str, dict[str, Any]] = {}
@@ -176,7 +179,7 @@ def _file(key: str, field: str, path: str | Path) -> Path:
     resolved = Path(path).expanduser()
     if not resolved.is_file():
         state = "is a folder, not a file" if resolved.exists() else "does not exist"
-        raise FileNotFoundError(f"{key}: {field} names {resolved}, which {state}; correct the path.")
+        raise FileNotFoundError(f"{key}: {field} names {resolved}, which {state}; {_REMEDY}")
     return resolved
 
 
@@ -184,7 +187,7 @@ def _folder(key: str, field: str, path: str | Path) -> Path:
     resolved = Path(path).expanduser()
     if not resolved.is_dir():
         state = "is a file, not a folder" if resolved.exists() else "does not exist"
-        raise FileNotFoundError(f"{key}: {field} names {resolved}, which {state}; correct the path.")
+        raise FileNotFoundError(f"{key}: {field} names {resolved}, which {state}; {_REMEDY}")
     return resolved
 
 

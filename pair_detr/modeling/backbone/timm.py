@@ -61,7 +61,8 @@ class TimmBackbone(Backbone):
             )
         if weights and not Path(weights).is_file():
             raise FileNotFoundError(
-                f"MODEL.TIMM.WEIGHTS: {weights} does not exist. Give a local file, or '' for random weights."
+                f"MODEL.TIMM.WEIGHTS: {weights} does not exist. Give a local file, or '' for random weights; the first "
+                "lines of a config of this package say where its weights come from."
             )
         if named := [key for key in _SOURCES if key in (kwargs or {})]:
             raise ValueError(
