@@ -282,7 +282,7 @@ def test_defaults_train_pair_detr() -> None:
     [
         (
             {"VARIANT": "dab_detr"},
-            r"MODEL\.DETR\.VARIANT is 'dab_detr'; it must be the name of a variant: conditional_detr, detr, pair_detr, or",
+            r"MODEL\.DETR\.VARIANT is 'dab_detr'; it must be the name of a variant: conditional_detr, detr, pair_detr",
         ),
         (
             {"LOSS__CLASSIFICATION": "ce"},
