@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from data_helpers import restored_catalogs
 from detectron2.utils import logger as detectron2_logger
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +62,13 @@ def _untouched_loggers_and_signals() -> None:
     # What Detectron2 does once a process: set a logger up, and say what log_first_n is to say.
     detectron2_logger.setup_logger.cache_clear()
     detectron2_logger._LOG_COUNTER.clear()
+
+
+@pytest.fixture
+def catalogs() -> Iterator[None]:
+    """Detectron2's catalogs forget what the test registers."""
+    with restored_catalogs():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def _log_faults(report: DatasetReport) -> None:
         ("missing image", report.missing_files),
         ("unusable segments", report.bad_segment_files),
         ("unknown class", report.unknown_classes),
-        ("dropped", report.degenerate),
+        ("dropped", report.invalid_boxes),
         ("bad mask", report.bad_masks),
         ("more than once", report.duplicate_files),
         ("without label", report.unlabeled),

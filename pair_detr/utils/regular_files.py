@@ -14,4 +14,5 @@ def require_regular_file(file: str | Path) -> None:
     """
     path = Path(file)
     if path.exists() and not path.is_file():
-        raise OSError(f"{file} is a folder, a pipe or a device, not a file")
+        kind = IsADirectoryError if path.is_dir() else OSError
+        raise kind(f"{file} is a folder, a pipe or a device, not a file")

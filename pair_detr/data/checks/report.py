@@ -183,16 +183,23 @@ def inspect_dicts(
         for label in set(labels).intersection(known):
             counts[label].labeled_images += 1
     report.classes = dict(zip(_told_apart(classes or ()), counts, strict=True))
+    find_missing(report, dicts)
     occurrences = Counter(record["file_name"] for record in dicts)
-    report.missing_files = missing_files([*occurrences, *filter(None, map(mask_file, dicts))])
-    if report.missing_files:
-        report.missing_hint = explain_missing(report.missing_files, metadata.get("image_root"))
     report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
     report.suspicious = [*suspicions_of(dicts, classes or ()), *unannotated_suspicions(metadata)]
     if masks and not report.missing_files:
         report.bad_segment_files, suspicious = inspect_segment_files(dicts)
         report.suspicious.extend(suspicious)
     return report
+
+
+def find_missing(report: DatasetReport, dicts: Sequence[dict[str, Any]]) -> None:
+    """Puts the files that do not exist into a report, and what is wrong with their names."""
+    files = [record["file_name"] for record in dicts]
+    report.missing_files = missing_files(list(dict.fromkeys([*files, *filter(None, map(mask_file, dicts))])))
+    if report.missing_files:
+        root = MetadataCatalog.get(report.name).get("image_root")
+        report.missing_hint = explain_missing(report.missing_files, root)
 
 
 def image_labels_of(record: dict[str, Any]) -> list[int]:

@@ -14,6 +14,7 @@ from pair_detr.data.checks.report import (
     ClassCount,
     DatasetReport,
     check_dataset,
+    find_missing,
     image_labels_of,
     inspect_dicts,
     warn_of_suspicious,
@@ -33,6 +34,7 @@ __all__ = [
     "image_labels_of",
     "inspect_dicts",
     "require_boxes",
+    "require_images",
     "unreadable_images",
     "validate",
     "warn_of_suspicious",
@@ -163,3 +165,10 @@ def check_files(report: DatasetReport) -> None:
             f'"python -m pair_detr.tools.check_dataset {report.name}" (with --config-file if a config registers it) '
             "lists all."
         )
+
+
+def require_images(name: str, dicts: Sequence[dict[str, Any]]) -> None:
+    """As :func:`check_files`, of images whose annotations have been checked or do not matter."""
+    report = DatasetReport(name, num_images=len(dicts))
+    find_missing(report, dicts)
+    check_files(report)

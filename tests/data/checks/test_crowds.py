@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,7 @@ from pair_detr.data import check_dataset, load_training_dicts, register_coco, re
 from pair_detr.evaluation.build import require_test_set
 from pair_detr.tools import check_dataset as tool
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +53,7 @@ def test_report(tmp_path: Path) -> None:
     assert [[Path(file).name for file in part] for part in files] == [["5.png", "6.png"], ["3.png"], ["4.png"]]
     details = "2 without objects, 1 with crowds alone, 1 with unusable boxes alone"
     assert report.describe() == f"6 images ({details}), 3 boxes, 3 crowds"
-    assert report.trainable and report.doubts == []
+    assert report.trainable and report.suspicious == []
 
 
 def test_training_logs_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,7 +86,7 @@ def test_most_objects_being_crowds_is_a_doubt(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, crowds: int, doubted: bool
 ) -> None:
     register("d", tmp_path, [box(1, iscrowd=1)] * crowds + [box(1)] * 2, images=1)
-    doubts = check_dataset("d").doubts
+    doubts = check_dataset("d").suspicious
     text = f"{crowds} of {crowds + 2} annotations are crowds (iscrowd 1)"
     assert [doubt.startswith(text) and "set iscrowd to 0 for single objects" in doubt for doubt in doubts] == (
         [True] if doubted else []
@@ -136,11 +131,11 @@ def test_difficult_objects_are_counted(tmp_path: Path, caplog: pytest.LogCapture
         "cat": (1, 0),
         "dog": (1, 1),
     }
-    assert report.describe() == "2 images (1 without objects), 2 boxes, 1 of them difficult" and not report.doubts
+    assert report.describe() == "2 images (1 without objects), 2 boxes, 1 of them difficult" and not report.suspicious
     assert tool.main(["voc"]) == 0
     assert "| dog     |       1 |                   1 |" in caplog.text
     edit(file, "<difficult>0</difficult>", "<difficult>1</difficult>")
-    (doubt,) = check_dataset("voc").doubts
+    (doubt,) = check_dataset("voc").suspicious
     assert doubt.startswith("2 of 2 objects are difficult, which Pascal VOC's AP does not ask for")
 
 

@@ -2,12 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import make_cfg, restored_catalogs, write_coco, write_image, write_voc
+from data_helpers import make_cfg, write_coco, write_image, write_voc
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
@@ -15,11 +14,7 @@ from pair_detr.data import check_dataset, load_training_dicts, register_coco, re
 from pair_detr.data.checks.invalid_boxes import box_fault
 from pair_detr.tools import check_dataset as tool
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def register(name: str, folder: Path, annotations: list[dict], images: int = 2) -> Path:
@@ -75,11 +70,11 @@ def test_boxes_of_another_format_are_a_warning(
 ) -> None:
     register("d", tmp_path, [{"image_id": 1, "bbox": box, "category_id": 1} for box in boxes])
     report = check_dataset("d")
-    assert report.trainable and [doubt in text for text in report.doubts] == ([True] if doubt else [])
-    assert warnings(caplog) == [f'Dataset "d": {text}.' for text in report.doubts]
+    assert report.trainable and [doubt in text for text in report.suspicious] == ([True] if doubt else [])
+    assert warnings(caplog) == [f'Dataset "d": {text}.' for text in report.suspicious]
     caplog.clear()
     load_training_dicts(make_cfg(TRAIN=("d",)))
-    assert warnings(caplog) == [f'Dataset "d": {text}.' for text in report.doubts]
+    assert warnings(caplog) == [f'Dataset "d": {text}.' for text in report.suspicious]
 
 
 def test_classes_of_the_same_name_are_a_warning(tmp_path: Path) -> None:
@@ -89,7 +84,7 @@ def test_classes_of_the_same_name_are_a_warning(tmp_path: Path) -> None:
     for category in content["categories"]:
         category["name"] = "cell"
     file.write_text(json.dumps(content))
-    assert check_dataset("d").doubts == ["classes cell occur more than once; give each category a name of its own"]
+    assert check_dataset("d").suspicious == ["classes cell occur more than once; give each category a name of its own"]
 
 
 def test_degenerate_boxes_are_dropped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -236,7 +231,7 @@ def test_report_lists_what_the_voc_loader_dropped(tmp_path: Path) -> None:
     register_voc("voc", str(root), "train")
     report = check_dataset("voc")
     assert (report.num_images, report.num_boxes) == (2, 1)
-    assert [str(f) for f in report.degenerate] == ["annotation 1 of a.jpg has box [10, 5, 10, 15] (zero width)"]
+    assert [str(f) for f in report.invalid_boxes] == ["annotation 1 of a.jpg has box [10, 5, 10, 15] (zero width)"]
 
 
 # ---- number of classes ----

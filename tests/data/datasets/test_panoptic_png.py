@@ -3,12 +3,12 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import PANOPTIC_SIZE, make_cfg, restored_catalogs, write_panoptic
+from data_helpers import PANOPTIC_SIZE, make_cfg, write_panoptic
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco_panoptic import register_coco_panoptic as register_with_detectron2
@@ -24,10 +24,8 @@ WIDTH, HEIGHT = PANOPTIC_SIZE
 
 
 @pytest.fixture(autouse=True)
-def _catalogs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_said(catalogs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panoptic_masks, "_warned", set())
-    with restored_catalogs():
-        yield
 
 
 def palette(ids: np.ndarray, colors: np.ndarray) -> Image.Image:
@@ -250,7 +248,7 @@ def test_images_without_an_entry_are_counted(
 
     edit(files["JSON"], add)
     expected = "2 images have no entry in annotations, and left out: 13.png, 14.png. Add their segments"
-    assert any(doubt.startswith(expected) for doubt in check_dataset("tiny").doubts)
+    assert any(doubt.startswith(expected) for doubt in check_dataset("tiny").suspicious)
     caplog.clear()
     assert len(load_training_dicts(cfg_with_masks())) == 2
     assert caplog.text.count(expected) == 1
@@ -264,8 +262,8 @@ def test_images_without_an_entry_are_counted(
     metadata["stuff_dataset_id_to_contiguous_id"] = MetadataCatalog.get("tiny").stuff_dataset_id_to_contiguous_id
     folders = [str(files[key]) for key in ("IMAGES", "SEGMENTS", "JSON")]
     register_with_detectron2("theirs", metadata, *folders)
-    assert any(doubt.startswith(expected) for doubt in check_dataset("theirs").doubts)
+    assert any(doubt.startswith(expected) for doubt in check_dataset("theirs").suspicious)
     # What the file says now counts.
     edit(files["JSON"], lambda content: content["images"].pop())
-    assert any(doubt.startswith("1 image has no entry") for doubt in check_dataset("tiny").doubts)
+    assert any(doubt.startswith("1 image has no entry") for doubt in check_dataset("tiny").suspicious)
     assert "annotations" not in DatasetCatalog.get("theirs")[0]
