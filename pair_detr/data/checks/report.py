@@ -71,6 +71,7 @@ class DatasetReport:
         suspicious: what can be trained on, but looks like a mistake: names of classes that occur twice, boxes that are
             probably in another format than declared, objects that are mostly crowds, panoptic images without an entry,
             segments without a pixel.
+        faulty_boxes: for each image its boxes that training drops, by the position of their annotation.
     """
 
     name: str
@@ -95,6 +96,7 @@ class DatasetReport:
     duplicate_files: list[str] = field(default_factory=list)
     unlabeled: list[str] = field(default_factory=list)
     suspicious: list[str] = field(default_factory=list)
+    faulty_boxes: list[dict[int, BoxFault]] = field(default_factory=list, repr=False)
 
     @property
     def trainable(self) -> bool:
@@ -160,6 +162,7 @@ def inspect_dicts(
     counts = [ClassCount() for _ in classes or ()]
     for record in dicts:
         faults = faulty_boxes(record)
+        report.faulty_boxes.append(faults)
         _inspect_boxes(report, record, faults, classes or (), counts)
         if masks:
             _inspect_masks(report, record, faults)
@@ -186,7 +189,7 @@ def inspect_dicts(
     find_missing(report, dicts)
     occurrences = Counter(record["file_name"] for record in dicts)
     report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
-    report.suspicious = [*suspicions_of(dicts, classes or ()), *unannotated_suspicions(metadata)]
+    report.suspicious = [*suspicions_of(dicts, classes or (), report.faulty_boxes), *unannotated_suspicions(metadata)]
     if masks and not report.missing_files:
         report.bad_segment_files, suspicious = inspect_segment_files(dicts)
         report.suspicious.extend(suspicious)

@@ -20,7 +20,7 @@ from pair_detr.data.checks.report import (
     warn_of_suspicious,
 )
 from pair_detr.data.checks.segment_files import require_segment_files
-from pair_detr.data.checks.usable_boxes import count_boxes, faulty_boxes
+from pair_detr.data.checks.usable_boxes import count_boxes
 from pair_detr.data.checks.usable_masks import faulty_masks
 from pair_detr.data.datasets.panoptic_masks import read_mask_file
 from pair_detr.data.image_io import read_pixels
@@ -103,11 +103,8 @@ def validate(
             join_some(report.duplicate_files),
         )
     kept, dropped = [], []
-    for record in dicts:
-        faults: dict[int, BoxFault | MaskFault] = {
-            **(faulty_masks(record)[1] if masks else {}),
-            **faulty_boxes(record),
-        }
+    for record, bad_boxes in zip(dicts, report.faulty_boxes, strict=True):
+        faults: dict[int, BoxFault | MaskFault] = {**(faulty_masks(record)[1] if masks else {}), **bad_boxes}
         dropped.extend(faults.values())
         annotations = [a for index, a in enumerate(record.get("annotations", ())) if index not in faults]
         kept.append({**record, "annotations": annotations})
