@@ -21,7 +21,8 @@ def recorded_reads() -> Iterator[dict[str, Stamp]]:
     try:
         yield recording
     finally:
-        _recordings.remove(recording)
+        # By identity: of nested blocks, which may have read the same, each ends its own.
+        _recordings[:] = [other for other in _recordings if other is not recording]
 
 
 def record_read(path: str | Path) -> None:

@@ -281,7 +281,7 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
 def test_what_has_to_be_known_of_weights_is_saved(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     model.class_names, model.category_ids = ["cat", "dog"], (7, "x9")
-    AtomicCheckpointer(model, str(tmp_path), needs={"INPUT.FORMAT": "BGR"}).save("model")
+    AtomicCheckpointer(model, str(tmp_path), required_config={"INPUT.FORMAT": "BGR"}).save("model")
     expected = {"class_names": ["cat", "dog"], "category_ids": [7, "x9"], "config": {"INPUT.FORMAT": "BGR"}}
     assert torch.load(tmp_path / "model.pth")["pair_detr"] == expected
 

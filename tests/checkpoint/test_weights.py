@@ -183,7 +183,7 @@ def test_weights_that_cannot_be_reached(weights: str, monkeypatch: pytest.Monkey
 
 def test_own_weights_say_what_they_need(tmp_path: Path) -> None:
     cfg = tiny_resnet_cfg("conditional_detr")
-    AtomicCheckpointer(build(cfg), str(tmp_path), needs=required_config(cfg)).save("model")
+    AtomicCheckpointer(build(cfg), str(tmp_path), required_config=required_config(cfg)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     require_weights(cfg)
     for key, value in {"MODEL.DETR.LOSS.CLASSIFICATION": "softmax", "INPUT.FORMAT": "BGR"}.items():
@@ -200,7 +200,7 @@ def test_own_weights_say_what_they_need(tmp_path: Path) -> None:
 
 def test_own_weights_of_text_classifiers_say_what_they_need(tmp_path: Path) -> None:
     cfg = text_cfg(tmp_path, PAIR__CLASS_DECODER="top_left")
-    AtomicCheckpointer(build(cfg), str(tmp_path), needs=required_config(cfg)).save("model")
+    AtomicCheckpointer(build(cfg), str(tmp_path), required_config=required_config(cfg)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     require_weights(cfg)
     for key, value in {"MODEL.CLIP.TEMPERATURE": 10.0, "MODEL.DETR.PAIR.CLASS_DECODER": "center"}.items():
