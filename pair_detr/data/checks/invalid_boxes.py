@@ -11,11 +11,11 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from pair_detr.data.annotation_masks import MaskFault
-from pair_detr.utils.messages import counted
+from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
 
-_NAMED_IN_A_MESSAGE = 3
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,11 @@ def warn_of_dropped(name: str, faults: Sequence[BoxFault | MaskFault]) -> None:
     """Logs one warning for all the boxes of the dataset ``name`` dropped for themselves or their masks, if any."""
     if not faults:
         return
-    shown = "; ".join(map(str, faults[:_NAMED_IN_A_MESSAGE])) + ("; ..." if len(faults) > _NAMED_IN_A_MESSAGE else "")
     logger.warning(
         'Dataset "%s": %s. Dropped %s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if '
         "a config registers it) lists all.",
         name,
-        shown,
+        join_some(list(map(str, faults)), _NAMED),
         counted(len(faults), "such box", "such boxes"),
         name,
     )

@@ -85,7 +85,7 @@ def validate(
         classes = MetadataCatalog.get(name).thing_classes
         raise ValueError(
             f'Dataset "{name}": {join_some(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
-            f"to {len(classes) - 1} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}). Correct the "
+            f"to {len(classes) - 1} ({join_some(classes, 5)}). Correct the "
             "annotations, or the dataset's thing_classes."
         )
     if report.missing_masks:
