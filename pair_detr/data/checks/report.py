@@ -14,7 +14,7 @@ from pair_detr.data.checks.invalid_boxes import BoxFault
 from pair_detr.data.checks.missing_files import explain_missing
 from pair_detr.data.checks.segment_files import inspect_segment_files, unannotated_suspicions
 from pair_detr.data.checks.suspicious import suspicions_of
-from pair_detr.data.checks.usable_boxes import BoxCount, faulty_boxes, name_crowd
+from pair_detr.data.checks.usable_boxes import faulty_boxes, name_crowd
 from pair_detr.data.checks.usable_masks import faulty_masks
 from pair_detr.data.datasets.panoptic_masks import mask_file
 from pair_detr.data.image_names import missing_files
@@ -106,11 +106,6 @@ class DatasetReport:
         """
         usable = self.num_labels if self.annotation_type == "image" else self.num_boxes
         return not (self.missing_files or self.unknown_classes or self.bad_segment_files) and usable > 0
-
-    @property
-    def box_count(self) -> BoxCount:
-        """Its boxes by what training makes of them."""
-        return BoxCount(self.num_boxes, len(self.crowds), len(self.invalid_boxes), len(self.without_objects))
 
     def describe(self) -> str:
         """Images, boxes and labels in numbers, such as "10 images (1 without objects), 25 boxes, 2 crowds"."""
