@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_helpers import restored_catalogs
 from detectron2.utils import logger as detectron2_logger
 from process_helpers import launching_by
 
@@ -61,6 +62,13 @@ def _untouched_loggers_and_signals() -> None:
     # What Detectron2 does once a process: set a logger up, and say what log_first_n is to say.
     detectron2_logger.setup_logger.cache_clear()
     detectron2_logger._LOG_COUNTER.clear()
+
+
+@pytest.fixture
+def catalogs() -> Iterator[None]:
+    """Detectron2's catalogs forget what the test registers."""
+    with restored_catalogs():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from pair_detr.tensor_files import TensorFileError, read_tensor_file
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.disk_space import explain_full_disk
 from pair_detr.utils.finiteness import describe_non_finite
+from pair_detr.utils.messages import join_some
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if absent:
             raise CheckpointError(
                 f"The checkpoint is not of this model: {len(absent)} of its {len(parameters)} parameters are not in it "
-                f"or have another shape there, such as {', '.join(absent[:3])}. Resume with the config that it was "
+                f"or have another shape there, such as {join_some(absent, 3)}. Resume with the config that it was "
                 "trained with, or set another OUTPUT_DIR."
             )
         return incompatible

@@ -12,7 +12,7 @@ from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.formats.native import PREFIX, is_native
 from pair_detr.checkpoint.formats.registry import layout_named
 from pair_detr.config.variants import VARIANTS
-from pair_detr.utils.messages import counted
+from pair_detr.utils.messages import counted, join_some
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -156,7 +156,7 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
         ) from error
     expected = architecture.shapes()
     if wrong := [key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key)]:
-        raise ConversionError(f"The state dict is no whole {variant}: see {', '.join(sorted(wrong)[:6])}.")
+        raise ConversionError(f"The state dict is no whole {variant}: see {join_some(sorted(wrong), 6)}.")
     count = architecture.transformer.num_classes
     # Without names 133 classes may be anything, but for those of a segmentation model.
     kinds = (THINGS, PANOPTIC) if architecture.transformer.mask_heads is not None or class_names else (THINGS,)

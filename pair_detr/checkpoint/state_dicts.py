@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.wrappers import COUNTERS, unwrap
-from pair_detr.utils.messages import counted
+from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
 
@@ -194,5 +194,4 @@ def _tensors(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
 
 
 def _list(keys: Any, limit: int = 6) -> str:
-    keys = list(keys)
-    return ", ".join(map(str, keys[:limit])) + (", ..." if len(keys) > limit else "")
+    return join_some(list(map(str, keys)), limit)

@@ -10,7 +10,7 @@ from torch import Tensor
 from pair_detr.checkpoint import PREFIX
 from pair_detr.data.class_matching import normalize_name
 from pair_detr.modeling import Detector
-from pair_detr.utils.messages import counted
+from pair_detr.utils.messages import counted, join_some
 
 # Parts without which any detector may start: they depend on the data, or are trained after it.
 _OPTIONAL = frozenset({"class_head", "mask_head"})
@@ -244,8 +244,7 @@ def _shape(tensor: Tensor) -> str:
 
 def _explain(config_mismatches: Mapping[str, Sequence[str]]) -> str:
     lines = [
-        f"{part}: {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}"
-        f" (see {_CONFIG.get(part, 'MODEL.DETR.VARIANT, MODEL.DETR.HIDDEN_DIM')})"
+        f"{part}: {join_some(found, 3)} (see {_CONFIG.get(part, 'MODEL.DETR.VARIANT, MODEL.DETR.HIDDEN_DIM')})"
         for part, found in config_mismatches.items()
     ]
     return "\n".join(["The weights are of another model:", *lines, "Use the config that they were trained with."])

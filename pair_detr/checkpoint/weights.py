@@ -16,6 +16,7 @@ from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt_state_
 from pair_detr.config.renamed import with_current_names
 from pair_detr.config.variants import VARIANTS, variant_of
 from pair_detr.data.class_matching import normalize_name
+from pair_detr.utils.file_stamps import Stamp, are_unchanged, recorded_reads
 from pair_detr.utils.finiteness import describe_non_finite
 from pair_detr.utils.messages import counted, join_some
 
@@ -65,8 +66,15 @@ class Weights:
     category_ids: Sequence[int | str] | None = None
 
 
+# What require_weights has read and nobody has taken yet, and from which files, by MODEL.WEIGHTS and whether a
+# classifier over COCO's raw ids stays one.
+_read_ahead: dict[tuple[str, bool], tuple[Weights, dict[str, Stamp]]] = {}
+
+
 def read_weights(weights: str, num_classes: int | None = None) -> Weights:
     """Reads ``MODEL.WEIGHTS``, and converts those of another code base.
+
+    What :func:`require_weights` has read is handed over the first time, unless the file has changed since.
 
     Args:
         weights: local file, folder of transformers, URL, or name that Detectron2 resolves (``detectron2://...``).
@@ -77,6 +85,9 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
         FileNotFoundError: it does not exist or cannot be reached.
         CheckpointError: the file cannot be read, is of no known code base, or holds NaN or infinity.
     """
+    ahead, stamps = _read_ahead.pop((weights, num_classes in RAW_IDS), (None, {}))
+    if ahead is not None and are_unchanged(stamps):
+        return ahead
     read = _read(weights, num_classes)
     if fault := describe_non_finite(read.state):
         raise CheckpointError(
@@ -103,7 +114,9 @@ def _read(weights: str, num_classes: int | None) -> Weights:
 
 
 def require_weights(cfg: CfgNode) -> None:
-    """Reads ``MODEL.WEIGHTS`` once, so that a run without them, or with unfit ones, stops before minutes of set-up.
+    """Reads ``MODEL.WEIGHTS``, so that a run without them, or with unfit ones, stops before minutes of set-up.
+
+    They are kept for the :func:`read_weights` that follows.
 
     Raises:
         FileNotFoundError, CheckpointError: as :func:`read_weights`, or they were trained with another channel order,
@@ -117,7 +130,10 @@ def require_weights(cfg: CfgNode) -> None:
                 "Set MODEL.WEIGHTS to a trained detector, or FREEZE_DETECTOR to False."
             )
         return
-    weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
+    with recorded_reads() as stamps:
+        weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
+    _read_ahead.clear()
+    _read_ahead[cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES in RAW_IDS] = weights, stamps
     require_config(weights.required_config, cfg, f"MODEL.WEIGHTS {weights.path} do")
     dilation = "MODEL.RESNETS.RES5_DILATION"
     if {

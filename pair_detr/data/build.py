@@ -20,8 +20,8 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pair_detr.config.choices import MULTI_DATASET_SAMPLER, REPEAT_FACTOR_SAMPLER, SAMPLERS
-from pair_detr.data.catalog import annotation_type_of, class_names_of, load_dataset
-from pair_detr.data.checks.validation import check_files, inspect_dicts, require_boxes, validate
+from pair_detr.data.catalog import annotation_type_of, class_names_of, forget_dataset, load_dataset
+from pair_detr.data.checks.validation import require_boxes, require_images, validate
 from pair_detr.data.class_matching import with_classes
 from pair_detr.data.dataset_mapper import DetectionMapper
 from pair_detr.data.dataset_mixture import load_source_dicts, source_options
@@ -146,6 +146,8 @@ def build_train_loader(
     images = images_per_process(cfg)
     dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
     serialized = DatasetFromList(list(dicts), copy=False, serialize=True)
+    for name in set(cfg.DATASETS.TRAIN).difference(cfg.DATASETS.TEST):
+        forget_dataset(name)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     place = {"rank": comm.get_rank(), "world_size": comm.get_world_size(), "start_batch": start_iter}
     if cfg.DATALOADER.SAMPLER_TRAIN == MULTI_DATASET_SAMPLER:
@@ -193,7 +195,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
         KeyError, FileNotFoundError, ValueError: the dataset cannot be loaded, or images are missing.
     """
     dicts = load_dataset(name)
-    check_files(inspect_dicts(name, dicts))
+    require_images(name, dicts)
     # Detectron2's build_detection_test_loader, but for the workers.
     return SignalSafeLoader(
         MapDataset(DatasetFromList(dicts, copy=False), DetectionMapper(cfg, is_train=False)),

@@ -1,6 +1,5 @@
 """Datasets and their classes from Detectron2's catalogs, with errors that say what to do."""
 
-import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,18 +14,23 @@ from pair_detr.data.datasets.coco_panoptic import complete_records
 from pair_detr.data.datasets.lvis_json import is_own_lvis, load_own_lvis
 from pair_detr.data.datasets.panoptic_classes import PanopticClasses, classes_from_metadata, is_separated
 from pair_detr.data.image_names import with_slashes
+from pair_detr.data.record_cache import RecordCache
 from pair_detr.data.records import normalize_records
 
 # Metadata that name the files of annotations.
 _PATHS = ("json_file", "panoptic_json", "dirname")
 _WHERE_TO_REGISTER = "list it in DATASETS.REGISTER, or register it in Python before the config is used"
 
+_cache = RecordCache()
+
 
 def load_dataset(name: str) -> list[dict[str, Any]]:
     """Loads a dataset of the catalog.
 
-    Files in COCO's format are read by :func:`pair_detr.data.datasets.coco.load_coco`, also those registered with
-    Detectron2's ``register_coco_instances``, as its own ``coco_2017_train`` is.
+    The annotations are read once a process, and again where they have changed; see
+    :class:`pair_detr.data.record_cache.RecordCache`. Files in COCO's format are read by
+    :func:`pair_detr.data.datasets.coco.load_coco`, also those registered with Detectron2's
+    ``register_coco_instances``, as its own ``coco_2017_train`` is.
 
     Returns:
         its images in Detectron2's standard format, in the form of :func:`pair_detr.data.records.normalize_records`,
@@ -42,19 +46,26 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
         # Detectron2 registers its own datasets by the dozen: they would drown the names that matter here.
         raise KeyError(f'Dataset "{name}" is not registered: {_WHERE_TO_REGISTER}; or correct the name.')
-    # The collector would walk through all of COCO's annotations again and again: half of the time, for nothing.
-    with _garbage_collection_paused():
-        with _explained(name):
-            records = _reader(name)()
-            if isinstance(records, Iterator):
-                # It may fail only now.
-                records = list(records)
-        records = normalize_records(name, records)
-        with _explained(name):
-            records = with_slashes(name, complete_records(records, MetadataCatalog.get(name)))
+    records = _cache.read(name, partial(_read, name))
     if len(records) == 0:
         raise ValueError(f'Dataset "{name}" has no images: remove it from DATASETS, or correct its annotations.')
     return records
+
+
+def forget_dataset(name: str) -> None:
+    """Frees what :func:`load_dataset` keeps of a dataset to load it again without reading its files."""
+    _cache.forget(name)
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    with _explained(name):
+        records = _reader(name)()
+        if isinstance(records, Iterator):
+            # It may fail only now.
+            records = list(records)
+    records = normalize_records(name, records)
+    with _explained(name):
+        return with_slashes(name, complete_records(records, MetadataCatalog.get(name)))
 
 
 def _reader(name: str) -> Callable[[], Iterable[dict[str, Any]]]:
@@ -62,17 +73,6 @@ def _reader(name: str) -> Callable[[], Iterable[dict[str, Any]]]:
     if is_own_lvis(name):
         return partial(load_own_lvis, MetadataCatalog.get(name))
     return detectron2_reader(name) or DatasetCatalog[name]
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager

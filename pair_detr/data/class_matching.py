@@ -44,7 +44,7 @@ def match_order(names: Sequence[str], others: Sequence[str]) -> tuple[int, ...] 
 def describe_classes(names: Sequence[str]) -> str:
     """Such as "3 classes (cat, dog, owl)", with the first of a long list."""
     number = counted(len(names), "class", "classes")
-    return f"{number} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
+    return f"{number} ({join_some(names, _NAMED)})"
 
 
 def with_classes(

@@ -8,9 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from pair_detr.data.catalog import load_dataset
+from pair_detr.data.record_cache import is_trusted
 
-# Packages whose functions number images in a fixed way.
-_TRUSTED = ("pair_detr", "detectron2")
 _REMEDY = (
     "Make image_id constant in the function that is registered, as the position of the file in a sorted list, or leave "
     "it out: the path of the file takes its place."
@@ -31,7 +30,7 @@ def require_constant_ids(name: str) -> None:
     if (whole := MetadataCatalog.get(name).get("split_of")) is not None:
         require_constant_ids(whole)
         return
-    if name in DatasetCatalog and _module(DatasetCatalog[name]).partition(".")[0] in _TRUSTED:
+    if name in DatasetCatalog and is_trusted(name):
         return
     first, second = _ids(name), _ids(name)
     if changed := sorted(set(first) ^ set(second), key=lambda pair: pair[0]):
@@ -47,10 +46,6 @@ def require_constant_ids(name: str) -> None:
             f'Dataset "{name}" has other ids, or its images in another order, in each of the {len(digests)} '
             f"processes, as hash(), a set or an unsorted list of files give them. Sort the files. {_REMEDY}"
         )
-
-
-def _module(function: Any) -> str:
-    return getattr(function, "__module__", None) or ""
 
 
 def _ids(name: str) -> list[tuple[str, Any]]:

@@ -2,8 +2,9 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ _BY_RGB = ("HSV", "YCbCr")
 _TRANSPOSED = frozenset({5, 6, 7, 8})
 
 _READERS = 16
+# All that Pillow raises for a file that is missing, truncated or not an image.
+UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def find_images(folder: Path, recursive: bool = True, also: Collection[str] = ()) -> list[Path]:
@@ -94,22 +97,33 @@ def open_image(file: str, remedy: str = "Remove it from the dataset or replace t
         OSError: it cannot be read; the message names the file.
         ValueError: it has more than 8 bits a channel.
     """
+    with opened_image(file, "an image", remedy) as image:
+        require_8_bits(image, file)
+        # Loads the pixels, which may be truncated.
+        return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def opened_image(file: str, kind: str, remedy: str) -> Iterator[Image.Image]:
+    """Yields an image of which the header is read; the block has to load its pixels.
+
+    Args:
+        file: path, or an address that Detectron2's PathManager knows.
+        kind: what the file should be, for the message.
+        remedy: what to do about a file that cannot be read, for the message.
+
+    Raises:
+        OSError: it, or a part that the block loads, cannot be read; the message names the file.
+    """
     try:
         require_regular_file(file)
         with PathManager.open(file, "rb") as stream, Image.open(stream) as image:
-            refuse_postscript(image)
-            require_8_bits(image, file)
-            # Loads the pixels, which may be truncated.
-            return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        # All that Pillow raises for a file that is missing, truncated or not an image.
-        raise OSError(f"{file} cannot be read as an image ({type(error).__name__}: {error}). {remedy}") from error
-
-
-def refuse_postscript(image: Image.Image) -> None:
-    """Stops before Pillow runs Ghostscript on what is called an image, but is a program; an OSError if it is one."""
-    if image.format == "EPS":
-        raise OSError("it is a PostScript program, which is not run; convert it to PNG where you trust it")
+            if image.format == "EPS":
+                # Pillow would run Ghostscript.
+                raise OSError("it is a PostScript program, which is not run; convert it to PNG where you trust it")
+            yield image
+    except UNREADABLE as error:
+        raise OSError(f"{file} cannot be read as {kind} ({type(error).__name__}: {error}). {remedy}") from error
 
 
 def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
@@ -149,7 +163,7 @@ def _image_size(path: Path) -> tuple[int, int] | None:
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (*UNREADABLE, ValueError):
         return None
     return (height, width) if turned else (width, height)
 

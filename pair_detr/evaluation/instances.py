@@ -13,10 +13,12 @@ from pair_detr.data.class_matching import with_classes
 from pair_detr.data.datasets.coco_json import read_coco_json
 from pair_detr.data.datasets.panoptic_classes import category_ids_of
 from pair_detr.data.datasets.panoptic_masks import mask_file
+from pair_detr.data.record_cache import RecordCache
 from pair_detr.evaluation.coco_ground_truth import objects_of
 from pair_detr.utils.messages import counted, join_some
 
 _NAMED = 3
+_files_of_things = RecordCache()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _require_classes(name: str, records: Sequence[dict[str, Any]], num_classes: 
 
 def _with_things(name: str, records: Sequence[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
     """Images with the objects of a file in COCO's format in place of their segments."""
-    content = read_coco_json(str(file))
+    (content,) = _files_of_things.read(name, lambda: [read_coco_json(str(file))])
     classes: Mapping[Hashable, int] = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     images = {image["id"] for image in content["images"]}
     if missing := [repr(record["image_id"]) for record in records if record["image_id"] not in images]:

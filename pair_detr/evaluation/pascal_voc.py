@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import voc_ap
 from detectron2.structures import BoxMode
@@ -15,11 +15,13 @@ from torchvision.ops import box_iou
 
 from pair_detr.data.catalog import class_names_of, load_dataset
 from pair_detr.data.datasets.pascal_voc import load_voc
+from pair_detr.data.record_cache import RecordCache
 from pair_detr.evaluation.coco_ground_truth import are_annotated
 from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
 
+_annotations = RecordCache()
 _IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 
 
@@ -34,8 +36,9 @@ class VOCEvaluator(DatasetEvaluator):
     alone (without "annotations") there are no results.
 
     Args:
-        name: registered dataset. If its metadata have ``dirname`` and ``split``, :func:`load_voc` reads the
-            annotations, as Detectron2's do not say which objects are difficult. ``year``, 2007 or 2012 (the default),
+        name: registered dataset. If others than this package have registered it, and its metadata have ``dirname``
+            and ``split``, :func:`load_voc` reads the annotations, as Detectron2's do not say which objects are
+            difficult. ``year``, 2007 or 2012 (the default),
             is the way in which AP is computed.
     """
 
@@ -107,10 +110,11 @@ class VOCEvaluator(DatasetEvaluator):
             )
 
     def _records(self, class_names: list[str]) -> list[dict[str, Any]]:
-        metadata = MetadataCatalog.get(self._name).as_dict()
-        if "dirname" in metadata and "split" in metadata:
-            return load_voc(metadata["dirname"], metadata["split"], class_names)
-        return load_dataset(self._name)
+        name, metadata = self._name, MetadataCatalog.get(self._name).as_dict()
+        has_folder = "dirname" in metadata and "split" in metadata
+        if has_folder and not DatasetCatalog[name].__module__.startswith("pair_detr."):
+            return _annotations.read(name, lambda: load_voc(metadata["dirname"], metadata["split"], class_names))
+        return load_dataset(name)
 
 
 def _must_be_found(annotation: dict[str, Any]) -> bool:

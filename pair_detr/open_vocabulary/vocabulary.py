@@ -15,7 +15,7 @@ from torch import Tensor
 from pair_detr.data.class_matching import normalize_name
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.json_files import read_json, write_json
-from pair_detr.utils.messages import counted
+from pair_detr.utils.messages import counted, join_some
 from pair_detr.utils.outputs import require_outputs
 
 _MAKE = 'make new ones with "python -m pair_detr.tools.text_weights"'
@@ -217,8 +217,7 @@ def require_same_names(names: Sequence[str], expected: Sequence[str], owner: str
 
 
 def _describe(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED_IN_A_MESSAGE])
-    return f"{counted(len(names), 'class', 'classes')} ({shown}{', ...' if len(names) > _NAMED_IN_A_MESSAGE else ''})"
+    return f"{counted(len(names), 'class', 'classes')} ({join_some(names, _NAMED_IN_A_MESSAGE)})"
 
 
 def _read_description(path: Path, weights: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ except ImportError:  # NumPy 1
 from pair_detr.tensor_files.limits import find_excess, find_excess_in_archive
 from pair_detr.tensor_files.pickles import ForbiddenClassError, load_arrays
 from pair_detr.tensor_files.torchscript import is_torchscript, read_torchscript
+from pair_detr.utils.file_stamps import Stamp, are_unchanged, record_read, recorded_reads
 
 # What files hold beside tensors: the arguments of a training, paths, and NumPy's numbers and arrays.
 _HARMLESS = [
@@ -31,6 +32,8 @@ _HARMLESS = [
     *(multiarray._reconstruct, multiarray.scalar),
 ]
 _ALLOW = "If you trust where it comes from, convert it with python -m pair_detr.tools.convert_weights --allow-pickle."
+# Archives that agree with their checksums.
+_intact: dict[str, Stamp] = {}
 _ZIP = b"PK\x03\x04"
 _AGAIN = "Download it again, or take another copy of it."
 
@@ -57,6 +60,7 @@ def read_tensor_file(path: Path, allow_pickle: bool = False, *, mmap: bool = Fal
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. Give the path of a file of weights on this machine.")
+    record_read(path)
     with path.open("rb") as file:
         head = file.read(512)
     _require_weights(path, head)
@@ -121,7 +125,16 @@ def _require_weights(path: Path, head: bytes) -> None:
 
 
 def _require_intact(path: Path) -> None:
-    """Compares the parts of a ZIP archive with their checksums."""
+    """Compares the parts of a ZIP archive with their checksums, unless this process has done so."""
+    if str(path) in _intact and are_unchanged({str(path): _intact[str(path)]}):
+        return
+    with recorded_reads() as stamps:
+        record_read(path)
+        _compare_checksums(path)
+    _intact.update(stamps)
+
+
+def _compare_checksums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         if not any(part.filename.endswith("/data.pkl") for part in parts):

@@ -34,6 +34,7 @@ from pair_detr.config_files import load_config
 from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.utils.atomic import atomic_replace
 from pair_detr.utils.finiteness import describe_non_finite
+from pair_detr.utils.messages import join_some
 from pair_detr.utils.outputs import require_writable
 from pair_detr.utils.text_files import read_text
 
@@ -127,7 +128,7 @@ def check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists. Choose another path, or replace it with --overwrite.")
     if output.is_dir() and (others := {path.name for path in output.iterdir()} - _FOLDER_FILES):
-        raise FileExistsError(f"{output} is a folder with {', '.join(sorted(others)[:3])} in it. Choose another path.")
+        raise FileExistsError(f"{output} is a folder with {join_some(sorted(others), 3)} in it. Choose another path.")
 
 
 def _fill_folder(exported: Exported, folder: Path) -> None:

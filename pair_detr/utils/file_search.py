@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from glob import has_magic
 from pathlib import Path
 
+from pair_detr.utils.file_stamps import record_read
 from pair_detr.utils.messages import join_some
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def search_files(folder: Path, suffixes: Collection[str], recursive: bool = True
             folders.clear()
             continue
         seen.add(real)
+        record_read(current)
         for name in names:
             if not _is_of(name, suffixes):
                 kind = found.others if not is_hidden(name) else None
@@ -82,6 +84,7 @@ def search_files(folder: Path, suffixes: Collection[str], recursive: bool = True
 def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
     """All files of one kind in a folder and those in it, hidden ones, too; what cannot be listed is passed over."""
     for current, _, names in os.walk(folder):
+        record_read(current)
         yield from (Path(current, name) for name in names if _is_of(name, suffixes))
 
 
@@ -137,6 +140,7 @@ def _folders_once(folder: Path) -> Iterator[Path]:
 
 def _names(folder: Path) -> list[str]:
     try:
+        record_read(folder)
         return [path.name for path in folder.iterdir()]
     except OSError:
         # It is a file, or what may not be listed, which patterns pass over.

@@ -1,13 +1,12 @@
 """Masks of instances: annotated forms, augmentation, and what is wrong with them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, write_coco, write_voc
+from data_helpers import make_cfg, write_coco, write_voc
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, BoxMode
@@ -20,13 +19,9 @@ from pair_detr.data.annotation_masks import mask_fault, to_rle
 from pair_detr.data.checks.validation import validate
 from pair_detr.tools import check_dataset as tool
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 WIDTH, HEIGHT = 60, 40
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def disc(x: float, y: float, radius: float, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

@@ -1,13 +1,12 @@
 """Names of classes that are not text where they are written: numbers, and what YAML reads as yes and no."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import restored_catalogs, write_coco, write_image
+from data_helpers import write_coco, write_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_lvis_instances
 from PIL import Image
@@ -15,11 +14,7 @@ from PIL import Image
 from pair_detr.config_files import load_config
 from pair_detr.data import class_names_of, load_dataset, register_from_config, register_image_folder
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def register(**entry: Any) -> None:

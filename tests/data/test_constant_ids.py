@@ -3,12 +3,12 @@
 import itertools
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from data_helpers import make_cfg, restored_catalogs, write_coco, write_image
+from data_helpers import make_cfg, write_coco, write_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
@@ -16,13 +16,9 @@ from detectron2.utils import comm
 from pair_detr.data import load_dataset, register_coco, register_split, require_constant_ids
 from pair_detr.evaluation.build import require_test_set
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 _COUNTER = itertools.count()
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def register(folder: Path, number: Callable[[str], Any], name: str = "own") -> None:

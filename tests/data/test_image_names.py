@@ -5,11 +5,10 @@ import json
 import logging
 import os
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import make_cfg, restored_catalogs, write_coco, write_image
+from data_helpers import make_cfg, write_coco, write_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
@@ -18,11 +17,7 @@ from iopath.common.file_io import PathHandler
 from pair_detr.data import check_dataset, load_dataset, load_training_dicts, register_coco, register_voc
 from pair_detr.tools import check_dataset as tool
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def register(name: str, folder: Path, file_names: list[str], files: list[str]) -> Path:

@@ -1,12 +1,11 @@
 """Mosaics: boxes and masks are where the pixels are."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs
+from data_helpers import make_cfg
 from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -15,14 +14,10 @@ from pycocotools import mask as mask_util
 from pair_detr.data import DetectionMapper
 from pair_detr.data.mosaic import MosaicMapper
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 WIDTH, HEIGHT = 64, 48
 NUM_IMAGES = 12
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def disc(x: int, y: int, radius: int) -> np.ndarray:

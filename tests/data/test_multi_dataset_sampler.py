@@ -2,12 +2,11 @@
 
 import collections
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, tiny_dataset_cfg, write_image
+from data_helpers import make_cfg, tiny_dataset_cfg, write_image
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
@@ -21,11 +20,7 @@ from pair_detr.data import (
     resolve_num_classes,
 )
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def sampler_of(

@@ -1,13 +1,13 @@
 """Datasets that people register in Python: what is accepted, and what is refused by image and annotation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, write_image
+from data_helpers import make_cfg, write_image
 from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
@@ -17,13 +17,9 @@ from pair_detr.data.annotation_masks import mask_fault
 from pair_detr.data.checks.validation import validate
 from pair_detr.data.records import normalize_records
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 OBJECT = {"bbox": [1, 2, 11, 12], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def image(*annotations: Any, **changes: Any) -> dict[str, Any]:

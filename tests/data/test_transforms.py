@@ -1,13 +1,12 @@
 """Augmentation, and the mapper that applies it."""
 
 import collections
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import edit, make_cfg, restored_catalogs, tiny_dataset_cfg, write_voc
+from data_helpers import edit, make_cfg, tiny_dataset_cfg, write_voc
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
@@ -17,11 +16,7 @@ from PIL import Image
 from pair_detr.data import DetectionMapper, build_augmentation, build_train_loader
 from pair_detr.data.datasets.pascal_voc import load_voc
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from data_helpers import make_cfg, predict, restored_catalogs, write_coco, write_panoptic, write_voc
+from data_helpers import make_cfg, predict, write_coco, write_panoptic, write_voc
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from engine_helpers import tiny_options, write_dataset
@@ -29,11 +28,7 @@ from pair_detr.engine import argument_parser, main
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.tools import check_dataset as tool
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.mark.parametrize(

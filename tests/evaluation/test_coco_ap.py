@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, save_a_part, write_coco
+from data_helpers import make_cfg, save_a_part, write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances as register_with_detectron2
 from detectron2.structures import Boxes, BoxMode, Instances
@@ -23,13 +23,9 @@ from pair_detr.evaluation import COCOEvaluator
 from pair_detr.evaluation.build import build_evaluator
 from pair_detr.evaluation.coco_ground_truth import make_coco, number_images
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def noisy_detections(coco: COCO, image_id: Any, classes: dict[Any, int], rng: np.random.Generator) -> Instances:

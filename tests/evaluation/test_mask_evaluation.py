@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, needs_panopticapi, restored_catalogs, write_coco, write_panoptic
+from data_helpers import make_cfg, needs_panopticapi, write_coco, write_panoptic
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
@@ -29,11 +28,7 @@ from pair_detr.modeling.postprocessing.masks import BatchMasks
 from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, segment_all, semantic
 from pair_detr.structures import Batch
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def cfg_for(name: str, output: Path, panoptic: bool = False) -> CfgNode:

@@ -1,13 +1,12 @@
 """Panoptic quality of data in all their forms."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import needs_panopticapi, restored_catalogs
+from data_helpers import needs_panopticapi
 from detectron2.data import MetadataCatalog
 from engine_helpers import tiny_options
 from panoptic_helpers import (
@@ -27,11 +26,7 @@ from pair_detr.engine import argument_parser, main
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.evaluation.panoptic import panoptic_annotations
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @needs_panopticapi

@@ -1,6 +1,5 @@
 """VOC's AP agrees with Detectron2's where that one can read the files, and is right where it cannot."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from data_helpers import (
     edit,
     make_cfg,
     predict,
-    restored_catalogs,
     voc_annotation,
     voc_object,
     write_coco,
@@ -25,11 +23,7 @@ from pair_detr.data import load_dataset, register_coco, register_voc
 from pair_detr.evaluation.build import build_evaluator
 from pair_detr.evaluation.pascal_voc import VOCEvaluator
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture

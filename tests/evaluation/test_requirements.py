@@ -2,14 +2,13 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import edit, make_cfg, predict, restored_catalogs, write_coco, write_voc
+from data_helpers import edit, make_cfg, predict, write_coco, write_voc
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from engine_helpers import tiny_options, write_dataset
@@ -19,11 +18,7 @@ from pair_detr.engine import Trainer, argument_parser, main
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.evaluation.requirements import require_objects
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def run(entry: dict[str, str], output: Path, *flags: str, **changes: Any) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import needs_panopticapi, restored_catalogs, write_image
+from data_helpers import needs_panopticapi, write_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Instances
 from panoptic_helpers import (
@@ -29,11 +28,7 @@ from PIL import Image
 
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.mark.parametrize("stuff", [True, False])

@@ -249,6 +249,7 @@ UNSAFE = {"load", "loads", "unsafe_load", "full_load", "merge_from_file", "load_
 ALLOWED = {
     ("tensor_files/reading.py", "torch.load"),  # with weights_only
     ("tensor_files/reading.py", "pickle.loads"),  # --allow-pickle
+    ("data/record_cache.py", "pickle.loads"),  # of bytes that never were in a file
     ("open_vocabulary/vocabulary.py", "np.load"),  # with allow_pickle=False
     ("utils/yaml_files.py", "yaml.load"),  # with a SafeLoader
 }

@@ -1,13 +1,12 @@
 """Pictures of datasets: of every kind, as annotated and as trained on, of what was asked for."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import make_cfg, restored_catalogs, voc_annotation, voc_object, write_panoptic
+from data_helpers import make_cfg, voc_annotation, voc_object, write_panoptic
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
@@ -17,6 +16,8 @@ from pair_detr.tools import check_dataset
 from pair_detr.tools import visualize_data as tool
 from pair_detr.visualization.annotations import draw_input, draw_record
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 pytest.importorskip("cv2", reason="pictures need opencv-python-headless")
 
 WIDTH, HEIGHT = 48, 32
@@ -24,12 +25,6 @@ BOX = [8, 4, 32, 20]
 NUM_IMAGES = 4
 # Pictures of small images are enlarged.
 SCALE = 5
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from pair_detr.data.annotation_masks import MaskFault
-from pair_detr.utils.messages import counted
+from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
 
-_NAMED_IN_A_MESSAGE = 3
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class BoxFault:
 
 def is_box(bbox: Any) -> bool:
     """Whether this is a sequence of four numbers."""
-    return hasattr(bbox, "__len__") and len(bbox) == 4 and all(isinstance(value, Real) for value in bbox)
+    if not hasattr(bbox, "__len__") or len(bbox) != 4:
+        return False
+    # Asking for Real takes ten times as long.
+    return {*map(type, bbox)} == {float} or all(isinstance(value, Real) for value in bbox)
 
 
 def box_fault(bbox: Any, mode: Any, image_size: tuple[float, float] | None = None) -> str | None:
@@ -57,15 +60,16 @@ def box_fault(bbox: Any, mode: Any, image_size: tuple[float, float] | None = Non
     """
     if not is_box(bbox):
         return "not four numbers"
-    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+    if mode is not BoxMode.XYWH_ABS and mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
         return f"box mode {mode!r} is neither XYXY_ABS nor XYWH_ABS"
     if not all(map(math.isfinite, bbox)):
         return "not finite"
-    left, top = bbox[:2]
-    width, height = bbox[2:] if mode == BoxMode.XYWH_ABS else (bbox[2] - left, bbox[3] - top)
-    for side, length in (("width", width), ("height", height)):
-        if length <= 0:
-            return f"{'zero' if length == 0 else 'negative'} {side}"
+    left, top, width, height = bbox
+    if mode == BoxMode.XYXY_ABS:
+        width, height = width - left, height - top
+    if width <= 0 or height <= 0:
+        side, length = ("width", width) if width <= 0 else ("height", height)
+        return f"{'zero' if length == 0 else 'negative'} {side}"
     if image_size is not None:
         image_width, image_height = image_size
         if left >= image_width or top >= image_height or left + width <= 0 or top + height <= 0:
@@ -77,12 +81,11 @@ def warn_of_dropped(name: str, faults: Sequence[BoxFault | MaskFault]) -> None:
     """Logs one warning for all the boxes of the dataset ``name`` dropped for themselves or their masks, if any."""
     if not faults:
         return
-    shown = "; ".join(map(str, faults[:_NAMED_IN_A_MESSAGE])) + ("; ..." if len(faults) > _NAMED_IN_A_MESSAGE else "")
     logger.warning(
         'Dataset "%s": %s. Dropped %s. "python -m pair_detr.tools.check_dataset %s" (with --config-file if '
         "a config registers it) lists all.",
         name,
-        shown,
+        join_some(list(map(str, faults)), _NAMED),
         counted(len(faults), "such box", "such boxes"),
         name,
     )

@@ -14,7 +14,7 @@ from pair_detr.data.checks.invalid_boxes import BoxFault
 from pair_detr.data.checks.missing_files import explain_missing
 from pair_detr.data.checks.segment_files import inspect_segment_files, unannotated_suspicions
 from pair_detr.data.checks.suspicious import suspicions_of
-from pair_detr.data.checks.usable_boxes import BoxCount, faulty_boxes, name_crowd
+from pair_detr.data.checks.usable_boxes import faulty_boxes, name_crowd
 from pair_detr.data.checks.usable_masks import faulty_masks
 from pair_detr.data.datasets.panoptic_masks import mask_file
 from pair_detr.data.image_names import missing_files
@@ -71,6 +71,7 @@ class DatasetReport:
         suspicious: what can be trained on, but looks like a mistake: names of classes that occur twice, boxes that are
             probably in another format than declared, objects that are mostly crowds, panoptic images without an entry,
             segments without a pixel.
+        faulty_boxes: for each image its boxes that training drops, by the position of their annotation.
     """
 
     name: str
@@ -95,6 +96,7 @@ class DatasetReport:
     duplicate_files: list[str] = field(default_factory=list)
     unlabeled: list[str] = field(default_factory=list)
     suspicious: list[str] = field(default_factory=list)
+    faulty_boxes: list[dict[int, BoxFault]] = field(default_factory=list, repr=False)
 
     @property
     def trainable(self) -> bool:
@@ -104,11 +106,6 @@ class DatasetReport:
         """
         usable = self.num_labels if self.annotation_type == "image" else self.num_boxes
         return not (self.missing_files or self.unknown_classes or self.bad_segment_files) and usable > 0
-
-    @property
-    def box_count(self) -> BoxCount:
-        """Its boxes by what training makes of them."""
-        return BoxCount(self.num_boxes, len(self.crowds), len(self.invalid_boxes), len(self.without_objects))
 
     def describe(self) -> str:
         """Images, boxes and labels in numbers, such as "10 images (1 without objects), 25 boxes, 2 crowds"."""
@@ -160,6 +157,7 @@ def inspect_dicts(
     counts = [ClassCount() for _ in classes or ()]
     for record in dicts:
         faults = faulty_boxes(record)
+        report.faulty_boxes.append(faults)
         _inspect_boxes(report, record, faults, classes or (), counts)
         if masks:
             _inspect_masks(report, record, faults)
@@ -183,16 +181,23 @@ def inspect_dicts(
         for label in set(labels).intersection(known):
             counts[label].labeled_images += 1
     report.classes = dict(zip(_told_apart(classes or ()), counts, strict=True))
+    find_missing(report, dicts)
     occurrences = Counter(record["file_name"] for record in dicts)
-    report.missing_files = missing_files([*occurrences, *filter(None, map(mask_file, dicts))])
-    if report.missing_files:
-        report.missing_hint = explain_missing(report.missing_files, metadata.get("image_root"))
     report.duplicate_files = [file_name for file_name, count in occurrences.items() if count > 1]
-    report.suspicious = [*suspicions_of(dicts, classes or ()), *unannotated_suspicions(metadata)]
+    report.suspicious = [*suspicions_of(dicts, classes or (), report.faulty_boxes), *unannotated_suspicions(metadata)]
     if masks and not report.missing_files:
         report.bad_segment_files, suspicious = inspect_segment_files(dicts)
         report.suspicious.extend(suspicious)
     return report
+
+
+def find_missing(report: DatasetReport, dicts: Sequence[dict[str, Any]]) -> None:
+    """Puts the files that do not exist into a report, and what is wrong with their names."""
+    files = [record["file_name"] for record in dicts]
+    report.missing_files = missing_files(list(dict.fromkeys([*files, *filter(None, map(mask_file, dicts))])))
+    if report.missing_files:
+        root = MetadataCatalog.get(report.name).get("image_root")
+        report.missing_hint = explain_missing(report.missing_files, root)
 
 
 def image_labels_of(record: dict[str, Any]) -> list[int]:

@@ -1,13 +1,12 @@
 """Data that can be trained on, but look like a mistake."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
 
-from pair_detr.data.checks.invalid_boxes import box_fault
 from pair_detr.utils.messages import join_some
 
 # Where boxes may end, as a factor of the image's side: annotators go beyond the edge by a few pixels.
@@ -15,17 +14,20 @@ _REACH = 1.1
 _NAMED = 3
 
 
-def suspicions_of(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> list[str]:
+def suspicions_of(
+    dicts: Sequence[dict[str, Any]], classes: Sequence[str], unusable: Sequence[Container[int]]
+) -> list[str]:
     """Names of classes that occur twice, boxes that are probably in another format than declared, too many crowds.
 
     Args:
         dicts: images in Detectron2's standard format.
         classes: names of the classes.
+        unusable: for each image the positions of annotations whose boxes are not looked at.
 
     Returns:
         what is doubtful and what to do about it, a text for each kind.
     """
-    return [*_doubtful_classes(classes), *_doubtful_boxes(dicts), *_doubtful_marks(dicts)]
+    return [*_doubtful_classes(classes), *_doubtful_boxes(dicts, unusable), *_doubtful_marks(dicts)]
 
 
 def _doubtful_classes(classes: Sequence[str]) -> list[str]:
@@ -33,19 +35,22 @@ def _doubtful_classes(classes: Sequence[str]) -> list[str]:
     return [f"classes {join_some(twice)} occur more than once; give each category a name of its own"] if twice else []
 
 
-def _doubtful_boxes(dicts: Sequence[dict[str, Any]]) -> list[str]:
-    labels, corners, sizes = [], [], []
-    for record in dicts:
+def _doubtful_boxes(dicts: Sequence[dict[str, Any]], unusable: Sequence[Container[int]]) -> list[str]:
+    labels, boxes, sizes, have_corners = [], [], [], []
+    for record, faults in zip(dicts, unusable, strict=True):
         size = (record.get("width"), record.get("height"))
+        if None in size:
+            continue
         for index, annotation in enumerate(record.get("annotations", ())):
-            box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
-            if None not in size and box_fault(box, mode, size) is None:
+            if index not in faults:
                 labels.append((index, record["file_name"]))
-                corners.append(BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS))
+                boxes.append(annotation["bbox"])
                 sizes.append(size)
+                have_corners.append(annotation["bbox_mode"] == BoxMode.XYXY_ABS)
     if not labels:
         return []
-    ends = np.array(corners)[:, 2:]
+    corners = np.array(boxes, dtype=float)
+    ends = corners[:, 2:] + np.where(np.array(have_corners)[:, None], 0, corners[:, :2])
     outside = [labels[i] for i in np.flatnonzero((ends > _REACH * np.array(sizes)).any(axis=1))]
     suspicious = []
     if outside:
@@ -62,7 +67,7 @@ def _doubtful_boxes(dicts: Sequence[dict[str, Any]]) -> list[str]:
 def _doubtful_marks(dicts: Sequence[dict[str, Any]]) -> list[str]:
     """Marks that are for a few objects, on most of them."""
     annotations = [annotation for record in dicts for annotation in record.get("annotations", ())]
-    crowds, difficult = (sum(bool(a.get(key)) for a in annotations) for key in ("iscrowd", "difficult"))
+    crowds, difficult = (len([1 for a in annotations if a.get(key)]) for key in ("iscrowd", "difficult"))
     suspicious = []
     if 2 * crowds > len(annotations):
         suspicious.append(

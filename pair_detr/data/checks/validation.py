@@ -14,12 +14,13 @@ from pair_detr.data.checks.report import (
     ClassCount,
     DatasetReport,
     check_dataset,
+    find_missing,
     image_labels_of,
     inspect_dicts,
     warn_of_suspicious,
 )
 from pair_detr.data.checks.segment_files import require_segment_files
-from pair_detr.data.checks.usable_boxes import count_boxes, faulty_boxes
+from pair_detr.data.checks.usable_boxes import count_boxes
 from pair_detr.data.checks.usable_masks import faulty_masks
 from pair_detr.data.datasets.panoptic_masks import read_mask_file
 from pair_detr.data.image_io import read_pixels
@@ -33,6 +34,7 @@ __all__ = [
     "image_labels_of",
     "inspect_dicts",
     "require_boxes",
+    "require_images",
     "unreadable_images",
     "validate",
     "warn_of_suspicious",
@@ -83,7 +85,7 @@ def validate(
         classes = MetadataCatalog.get(name).thing_classes
         raise ValueError(
             f'Dataset "{name}": {join_some(report.unknown_classes)}, but its {len(classes)} classes have the ids 0 '
-            f"to {len(classes) - 1} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}). Correct the "
+            f"to {len(classes) - 1} ({join_some(classes, 5)}). Correct the "
             "annotations, or the dataset's thing_classes."
         )
     if report.missing_masks:
@@ -101,11 +103,8 @@ def validate(
             join_some(report.duplicate_files),
         )
     kept, dropped = [], []
-    for record in dicts:
-        faults: dict[int, BoxFault | MaskFault] = {
-            **(faulty_masks(record)[1] if masks else {}),
-            **faulty_boxes(record),
-        }
+    for record, bad_boxes in zip(dicts, report.faulty_boxes, strict=True):
+        faults: dict[int, BoxFault | MaskFault] = {**(faulty_masks(record)[1] if masks else {}), **bad_boxes}
         dropped.extend(faults.values())
         annotations = [a for index, a in enumerate(record.get("annotations", ())) if index not in faults]
         kept.append({**record, "annotations": annotations})
@@ -163,3 +162,10 @@ def check_files(report: DatasetReport) -> None:
             f'"python -m pair_detr.tools.check_dataset {report.name}" (with --config-file if a config registers it) '
             "lists all."
         )
+
+
+def require_images(name: str, dicts: Sequence[dict[str, Any]]) -> None:
+    """As :func:`check_files`, of images whose annotations have been checked or do not matter."""
+    report = DatasetReport(name, num_images=len(dicts))
+    find_missing(report, dicts)
+    check_files(report)

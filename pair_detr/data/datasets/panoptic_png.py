@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pair_detr.data.image_io import refuse_postscript, require_8_bits
+from pair_detr.data.image_io import UNREADABLE, opened_image, require_8_bits
 from pair_detr.utils.regular_files import require_regular_file
 
 # Ids have as many bits as the colors of a pixel.
@@ -21,7 +21,6 @@ _REMEDY = (
     "Write ids as colors (id = R + 256 G + 256^2 B, as in COCO's files), or as the values of one channel of 8 or 16 "
     "bits."
 )
-_UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -129,25 +128,22 @@ def _read_header(file: str) -> PngHeader | None:
         require_regular_file(file)
         with Image.open(file) as image:
             return PngHeader(image.mode, image.size)
-    except _UNREADABLE:
+    except (*UNREADABLE, ValueError):
         return None
 
 
 def _open(file: str) -> Image.Image:
-    try:
-        require_regular_file(file)
-        with Image.open(file) as image:
-            refuse_postscript(image)
+    with opened_image(
+        file, "a picture of segments", "Restore the file, or remove its image from the dataset."
+    ) as image:
+        try:
             if image.mode in _COLORS:
                 # Of 16 bits Pillow would read the upper 8, which are other ids.
                 require_8_bits(image, file)
             image.load()
-            return image
-    except _UNREADABLE as error:
-        raise OSError(
-            f"{file} cannot be read as a picture of segments ({type(error).__name__}: {error}). Restore the file, or "
-            "remove its image from the dataset."
-        ) from error
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        return image
 
 
 def _colors(image: Image.Image) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from pair_detr.utils.file_search import search_files
+from pair_detr.utils.file_stamps import record_read
 from pair_detr.utils.text_files import read_text
 
 SUFFIX = ".txt"
@@ -93,6 +94,7 @@ def _labels_in(folder: Path) -> dict[str, Path]:
     """Files by their names, with an ending in lower case and composed letters, too."""
     if not folder.is_dir():
         return {}
+    record_read(folder)
     names = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIX) and entry.is_file()]
     similar = {unicodedata.normalize("NFC", name[: -len(SUFFIX)] + SUFFIX): folder / name for name in names}
     return similar | {name: folder / name for name in names}

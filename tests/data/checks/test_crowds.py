@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,7 @@ from pair_detr.data import check_dataset, load_training_dicts, register_coco, re
 from pair_detr.evaluation.build import require_test_set
 from pair_detr.tools import check_dataset as tool
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,12 @@
 
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import make_cfg, predict, restored_catalogs, write_coco
+from data_helpers import make_cfg, predict, write_coco
 from pycocotools import mask as mask_util
 
 from pair_detr.data import DetectionMapper, check_dataset, load_dataset, register_coco
@@ -16,14 +15,10 @@ from pair_detr.data.annotation_masks import mask_fault, polygon_fault
 from pair_detr.data.checks.validation import validate
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 WIDTH, HEIGHT = 60, 40
 POLYGON = [[10, 5, 50, 5, 50, 25]]
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 # What people's files have in place of a mask, and what is said of it.

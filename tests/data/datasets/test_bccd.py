@@ -1,21 +1,16 @@
 """BCCD has the same boxes and AP in both layouts."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import predict, restored_catalogs
+from data_helpers import predict
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode
 
 from pair_detr.data import load_dataset, register_coco, register_voc
 from pair_detr.data.datasets.builtin import BCCD_CLASS_NAMES
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture

@@ -2,20 +2,15 @@
 
 import gc
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import restored_catalogs, write_coco
+from data_helpers import write_coco
 from detectron2.data.datasets import register_coco_instances
 
 from pair_detr.data import load_dataset, register_coco
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture

@@ -2,29 +2,24 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from data_helpers import make_cfg, restored_catalogs, write_coco
+from data_helpers import make_cfg, write_coco
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from pair_detr.data import class_names_of, load_dataset, register_coco, resolve_num_classes
 from pair_detr.open_vocabulary.class_lists import read_class_list
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 ROBOFLOW = [
     {"id": 0, "name": "animals", "supercategory": "none"},
     {"id": 1, "name": "cat", "supercategory": "animals"},
     {"id": 2, "name": "dog", "supercategory": "animals"},
 ]
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def write(folder: Path, categories: list[dict[str, Any]], *annotated: int) -> Path:

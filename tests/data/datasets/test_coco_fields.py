@@ -3,12 +3,11 @@
 import json
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from data_helpers import restored_catalogs, write_coco
+from data_helpers import write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from pycocotools import mask as mask_util
@@ -17,11 +16,7 @@ from pair_detr.data import load_dataset, register_coco, register_image_labels
 from pair_detr.data.checks.validation import inspect_dicts, validate
 from pair_detr.tools import withhold_boxes
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def load(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -63,11 +58,8 @@ def test_a_flag_that_is_none_is_refused(tmp_path: Path, key: str, value: Any) ->
 
 @pytest.mark.parametrize(("value", "crowd"), [(1, 1), ("true", 1), (0, 0), (None, 0), ("0", 0)])
 def test_ignored_objects_are_crowds(tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any, crowd: int) -> None:
-    # A program that has not set up logging yet.
-    with caplog.at_level(logging.WARNING, logger="pair_detr"):
-        assert load(tmp_path, ignore=value)["iscrowd"] == crowd
     with caplog.at_level(logging.INFO, logger="pair_detr"):
-        load_dataset("own")
+        assert load(tmp_path, ignore=value)["iscrowd"] == crowd
         load_dataset("own")
     messages = [message for message in caplog.messages if "1 object has ignore 1: such are crowds" in message]
     # Once for a file, however often it is loaded.

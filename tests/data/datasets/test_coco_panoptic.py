@@ -1,14 +1,13 @@
 """Panoptic data in both of Detectron2's forms, and from a config."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import PANOPTIC_SIZE, make_cfg, restored_catalogs, write_coco, write_panoptic
+from data_helpers import PANOPTIC_SIZE, make_cfg, write_coco, write_panoptic
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic_separated
@@ -31,13 +30,9 @@ from pair_detr.data import (
 from pair_detr.data.checks.validation import unreadable_images
 from pair_detr.data.datasets.panoptic_png import rgb_to_id
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 WIDTH, HEIGHT = PANOPTIC_SIZE
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def cfg_for(name: str, masks: bool = True) -> CfgNode:

@@ -1,18 +1,13 @@
 """Folders of classes as people have them: with hidden copies, loose images, and lists in other encodings."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import restored_catalogs, write_image
+from data_helpers import write_image
 
 from pair_detr.data import class_names_of, load_dataset, register_image_folder
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def write_folder(root: Path, *names: str) -> Path:
@@ -32,7 +27,7 @@ def test_hidden_folders_are_no_classes(tmp_path: Path, caplog: pytest.LogCapture
     (root / "cat" / "Thumbs.db").touch()
     register_image_folder("photos", root)
     assert class_names_of("photos") == ["cat", "dog"]
-    caplog.clear()
+    # Said once, however often they are loaded.
     assert ids("photos") == ["cat/0.jpg", "dog/0.jpg"]
     left_out, loose = [record.getMessage() for record in caplog.records]
     assert "left out hidden files (4)" in left_out and "cat/@eaDir (1)" in left_out and "__MACOSX (1)" in left_out

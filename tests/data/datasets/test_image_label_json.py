@@ -2,11 +2,11 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data_helpers import make_cfg, restored_catalogs, write_coco, write_image
+from data_helpers import make_cfg, write_coco, write_image
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
@@ -25,11 +25,7 @@ from pair_detr.data import (
 )
 from pair_detr.tools import check_dataset as check_dataset_tool
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def write_folder(root: Path, **images: int) -> Path:

@@ -1,13 +1,13 @@
 """Own data in LVIS's format, registered by Detectron2's function: from the file to its AP."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, save_a_part, write_image
+from data_helpers import make_cfg, save_a_part, write_image
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_lvis_instances
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
@@ -19,11 +19,7 @@ from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.evaluation.lvis import complete
 from pair_detr.modeling.class_sampling import build_federated_sampler
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def content_of(folder: Path) -> dict:

@@ -4,7 +4,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from data_helpers import make_cfg, restored_catalogs, write_coco
+from data_helpers import make_cfg, write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.structures import Boxes, Instances
@@ -25,13 +25,9 @@ from pair_detr.data.datasets.ov_coco import BASE_CLASSES, NOVEL_CLASSES, labels_
 from pair_detr.evaluation.build import build_evaluator
 from pair_detr.tools import make_ov_coco, withhold_boxes
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 COCO_CLASSES = MetadataCatalog.get("coco_2017_train").thing_classes
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def fresh_registration(root: Path, register: Callable[[Path], None], *names: str) -> None:
@@ -320,6 +316,7 @@ def test_lvis_base_has_no_rare_boxes(shared_dir: Path, tmp_path: Path, monkeypat
     assert [a["category_id"] for a in record["annotations"]] == [ids["f"] - 1, ids["c"] - 1]
     assert record["file_name"] == str(tmp_path / "coco" / "train2017" / "1.jpg")
     monkeypatch.setitem(sys.modules, "lvis", None)
+    fresh_registration(tmp_path, register_lvis_base, "lvis_v1_train_norare")
     with pytest.raises(
         ImportError, match='"lvis_v1_train_norare" is read with the package lvis, which is not installed'
     ):

@@ -1,19 +1,12 @@
 """The numbering of panoptic classes, against Detectron2's own tables."""
 
-from collections.abc import Iterator
-
 import pytest
-from data_helpers import restored_catalogs
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from pair_detr.data import panoptic_classes
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def test_standard_form() -> None:

@@ -3,12 +3,12 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import PANOPTIC_SIZE, make_cfg, restored_catalogs, write_panoptic
+from data_helpers import PANOPTIC_SIZE, make_cfg, write_panoptic
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco_panoptic import register_coco_panoptic as register_with_detectron2
@@ -24,10 +24,8 @@ WIDTH, HEIGHT = PANOPTIC_SIZE
 
 
 @pytest.fixture(autouse=True)
-def _catalogs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_said(catalogs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panoptic_masks, "_warned", set())
-    with restored_catalogs():
-        yield
 
 
 def palette(ids: np.ndarray, colors: np.ndarray) -> Image.Image:

@@ -1,21 +1,16 @@
 """The layout of Pascal VOC."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import edit, restored_catalogs, write_voc
+from data_helpers import edit, write_voc
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 from detectron2.structures import BoxMode
 
 from pair_detr.data import class_names_of, load_dataset, register_voc
 from pair_detr.data.datasets.pascal_voc import load_voc
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture

@@ -3,21 +3,16 @@
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import make_cfg, restored_catalogs, write_coco, write_voc
+from data_helpers import make_cfg, write_coco, write_voc
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data import class_names_of, datasets_root, load_dataset, register_from_config
 from pair_detr.data.datasets import builtin
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """Generated shapes: what is annotated is what is drawn."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import restored_catalogs
 from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
@@ -15,18 +13,14 @@ from pair_detr.data import load_dataset, make_shapes, register_shapes
 from pair_detr.data.datasets.shapes import CLASS_NAMES, draw_image, mask_to_polygons
 from pair_detr.tools import make_shapes as tool
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
     assert make_shapes(str(folder), num_train=40, num_val=5, seed=3)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -3,24 +3,19 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import make_cfg, predict, restored_catalogs, voc_annotation, voc_object, write_coco, write_image
+from data_helpers import make_cfg, predict, voc_annotation, voc_object, write_coco, write_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data import check_dataset, class_names_of, load_dataset, register_from_config
 from pair_detr.data.datasets.split import validation_files
 from pair_detr.evaluation.build import build_evaluator
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 NUM_IMAGES = 10
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 def make(data_format: str, folder: Path) -> dict[str, object]:

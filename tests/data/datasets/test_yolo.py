@@ -2,23 +2,19 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import make_cfg, predict, restored_catalogs, write_image
+from data_helpers import make_cfg, predict, write_image
 from detectron2.structures import BoxMode, PolygonMasks
 from PIL import Image
 
 from pair_detr.data import check_dataset, class_names_of, load_dataset, load_training_dicts, register_from_config
+from pair_detr.data.catalog import forget_dataset
 from pair_detr.data.datasets.yolo import load_yolo
 from pair_detr.evaluation.build import build_evaluator
 
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 @pytest.fixture
@@ -155,6 +151,7 @@ def test_what_is_no_image_and_boxes_without_extent(root: Path) -> None:
     report = check_dataset(register(root))
     assert [fault.reason for fault in report.invalid_boxes] == ["zero width"] and report.num_boxes == 3
     (root / "images" / "train" / "c.png").write_text("text")
+    forget_dataset("y")
     with pytest.raises(OSError, match=r"c\.png cannot be read as images; replace or remove"):
         load_dataset("y")
 

@@ -2,22 +2,17 @@
 
 import codecs
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_helpers import restored_catalogs, write_image
+from data_helpers import write_image
 
 from pair_detr.data import class_names_of, load_dataset, register_yolo
 from pair_detr.data.datasets.yolo import load_yolo
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 BOX = "0 0.5 0.5 0.5 0.5\n"
-
-
-@pytest.fixture(autouse=True)
-def _catalogs() -> Iterator[None]:
-    with restored_catalogs():
-        yield
 
 
 @pytest.fixture
