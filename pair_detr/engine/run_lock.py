@@ -92,6 +92,9 @@ def _lock(folder: Path, remedy: str) -> FileLock:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(error, folder, remedy) from error
+    try:
         _require_lock_file(lock.file, remedy)
         before = _read(lock.file)
         if not lock.acquire():
@@ -111,8 +114,12 @@ def _lock(folder: Path, remedy: str) -> FileLock:
     except (FolderInUseError, FileExistsError):
         raise
     except OSError as error:
-        raise type(error)(f"The run cannot write to {folder} ({error.strerror}): {remedy}.") from error
+        raise _not_writable(error, folder, remedy) from error
     return lock
+
+
+def _not_writable(error: OSError, folder: Path, remedy: str) -> OSError:
+    return type(error)(f"The run cannot write to {folder} ({error.strerror}): {remedy}.")
 
 
 def _require_lock_file(file: Path, remedy: str) -> None:

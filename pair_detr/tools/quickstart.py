@@ -24,7 +24,6 @@ from matplotlib.patches import Rectangle
 from pycocotools import mask as mask_util
 
 from pair_detr import engine
-from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
 from pair_detr.data.annotation_masks import to_rle
@@ -33,7 +32,7 @@ from pair_detr.tools.common import add_overwrite_argument, run, tool_parser
 from pair_detr.utils.json_files import read_json
 from pair_detr.utils.outputs import require_outputs, writing
 
-MODELS = tuple(VARIANTS)
+MODELS = ("pair_detr", "conditional_detr", "detr")
 CONFIG = "quickstart"
 MASK_CONFIG = "quickstart_masks"
 

@@ -77,7 +77,7 @@ def test_pipes_are_no_images(tmp_path: Path, linked: bool) -> None:
     os.mkfifo(tmp_path / "fifo" if linked else pipe)
     if linked:
         pipe.symlink_to(tmp_path / "fifo")
-    with pytest.raises(OSError, match=r"pipe\.png cannot be read as an image \(OSError: .* is .* a pipe"):
+    with pytest.raises(OSError, match=r"pipe\.png cannot be read as an image \(OSError: .* is a pipe"):
         read_pixels(str(pipe), "RGB")
     with pytest.raises(OSError, match=r"pipe\.png"):
         as_bgr(pipe)

@@ -96,9 +96,9 @@ def test_the_flag_is_the_environment_variable(parser: Any) -> None:
 
 def test_a_message_that_was_not_written_for_users_says_where_it_is_from() -> None:
     for action, pattern in (
-        (lambda: {}["gt_boxes"], r"gt_boxes \(KeyError in tests/engine/test_user_errors\.py, line \d+; .*\)"),
+        (lambda: {}["gt_boxes"], r"gt_boxes \(KeyError in engine/test_user_errors\.py, line \d+; .*\)"),
         (lambda: int("many"), r"invalid literal .* \(ValueError in .*\)"),
-        (raising(AssertionError()), r"\(AssertionError in tests/engine/test_user_errors\.py, line \d+; .*\)"),
+        (raising(AssertionError()), r"\(AssertionError in engine/test_user_errors\.py, line \d+; .*\)"),
     ):
         assert re.fullmatch(pattern, describe_error(caught(action)))
 

@@ -79,7 +79,7 @@ def test_pipes_and_devices_are_no_text(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/full")
     for name in ("pipe", "device"):
-        with pytest.raises(OSError, match=rf"{name} is a folder, a pipe or a device, not a file"):
+        with pytest.raises(OSError, match=rf"{name} is a pipe or a device, not a file"):
             read_text(tmp_path / name)
 
 
