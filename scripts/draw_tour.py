@@ -14,7 +14,7 @@ from torchvision.ops import masks_to_boxes
 
 from pair_detr.config_files import load_config
 from pair_detr.data.datasets.shapes import draw_image
-from pair_detr.utils.atomic import replacing
+from pair_detr.utils.atomic import atomic_write
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "tour.png"
 COLORS = {"data": "#dbe9f6", "model": "#e3f1dc", "training": "#fbe3d4", "inference": "#ece2f3"}
@@ -28,7 +28,7 @@ def main() -> None:
     grid = figure.add_gridspec(1, 2, width_ratios=[1, 4.8])
     _draw_image(figure.add_subplot(grid[0]), image, boxes.numpy())
     _draw_flow(figure.add_subplot(grid[1]), tensor_shapes(image))
-    with replacing(OUTPUT) as temporary:
+    with atomic_write(OUTPUT) as temporary:
         figure.savefig(temporary, dpi=110)
 
 

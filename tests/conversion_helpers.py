@@ -25,7 +25,7 @@ def tiny_state(variant: str, num_classes: int = 3) -> dict[str, Tensor]:
 
 def laid_out(state: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """A state dict of this package under the names of a layout."""
-    renamed, _ = layout.names.rename_to_theirs({key.removeprefix("detector."): x for key, x in state.items()})
+    renamed, _ = layout.names.rename_to_foreign({key.removeprefix("detector."): x for key, x in state.items()})
     return {key: tensor.clone() for key, tensor in renamed.items()}
 
 

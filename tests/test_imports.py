@@ -1,6 +1,7 @@
 """Which way imports go: packages know those below them, and nothing knows what is above."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,10 @@ def imports_of(file: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
-        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports do not say which way they go"
+            if node.module not in MODULES:
+                continue
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (name if name in MODULES else node.module for name in names)
 
@@ -96,3 +100,11 @@ def test_the_circle_that_a_module_closes_is_found(tmp_path: Path) -> None:
         "if TYPE_CHECKING:\n    from pair_detr.tools import demo\n"
     )
     assert set(imports_of(file)) == {"pair_detr.layers", "pair_detr.data.catalog", "pair_detr.losses.terms"}
+
+
+@pytest.mark.parametrize("script", sorted((PACKAGE.parent / "scripts").glob("*.py")), ids=lambda path: path.name)
+def test_scripts_import_what_there_is(script: Path) -> None:
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pair_detr"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []

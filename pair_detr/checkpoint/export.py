@@ -11,6 +11,7 @@ from pair_detr.checkpoint.coco_ids import PANOPTIC, THINGS
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.formats.native import PREFIX, is_native
 from pair_detr.checkpoint.formats.registry import layout_named
+from pair_detr.checkpoint.warm_start import extra_parts_of
 from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted, join_some
 
@@ -136,15 +137,14 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
         for key, tensor in state.items()
         if key.startswith(PREFIX) and not key.endswith("num_batches_tracked")
     }
-    if any(key.startswith("top_left_decoder.") for key in own):
-        if len(own["box_head.mlp.layers.2.bias"]) != 4:
-            raise ConversionError(
-                "The model is a Pair DETR that decodes boxes from pairs (MODEL.DETR.PAIR.BOX_DECODING pair): no other "
-                "code base can do that. One with BOX_DECODING center becomes a Conditional DETR."
-            )
-        # A box is predicted by the other decoder alone, which is Conditional DETR's.
-        extra = VARIANTS["pair_detr"].extra_parts
-        own = {key: tensor for key, tensor in own.items() if key.partition(".")[0] not in extra}
+    if any(key.startswith("top_left_decoder.") for key in own) and len(own["box_head.mlp.layers.2.bias"]) != 4:
+        raise ConversionError(
+            "The model is a Pair DETR that decodes boxes from pairs (MODEL.DETR.PAIR.BOX_DECODING pair): no other "
+            "code base can do that. One with BOX_DECODING center becomes a Conditional DETR."
+        )
+    # What is left without these predicts the same boxes: they belong to the training, or to a decoder beside.
+    extra = frozenset().union(*map(extra_parts_of, VARIANTS.values()))
+    own = {key: tensor for key, tensor in own.items() if key.partition(".")[0] not in extra}
     variant = "detr" if "decoder.layers.0.self_attn.in_proj_weight" in own else "conditional_detr"
     shapes = {key: tensor.shape for key, tensor in own.items()}
     try:
@@ -173,7 +173,7 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
 
 
 def _renamed(own: _Own, layout: str) -> dict[str, Tensor]:
-    renamed, unknown = layout_named(layout).names.rename_to_theirs(own.state)
+    renamed, unknown = layout_named(layout).names.rename_to_foreign(own.state)
     # Every key of a whole model is in every table.
     assert not unknown, unknown
     # The parts of a joined tensor share its memory, and convolutions may be in another memory format.

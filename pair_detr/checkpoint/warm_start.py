@@ -3,11 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tabulate import tabulate
 from torch import Tensor
 
-from pair_detr.checkpoint import PREFIX
+from pair_detr.checkpoint.formats.native import PREFIX
 from pair_detr.data.class_matching import normalize_name
 from pair_detr.modeling import Detector
 from pair_detr.utils.messages import counted, join_some
@@ -34,7 +35,7 @@ class MisfitError(ValueError):
 
 @dataclass
 class WarmStart:
-    """The outcome of :func:`adapt`.
+    """The outcome of :func:`adapt_state_dict`.
 
     Attributes:
         state: what to load; keys of the model that are missing keep their values.
@@ -57,7 +58,7 @@ def adapt_state_dict(
     weights_classes: Sequence[str] | None = None,
     model_classes: Sequence[str] | None = None,
     *,
-    detector: type[Detector] = Detector,
+    detector: type = Detector,
 ) -> WarmStart:
     """Fits the weights of a detector, or of a backbone alone, to a model that may differ from theirs.
 
@@ -74,23 +75,28 @@ def adapt_state_dict(
         model: state dict of the model.
         weights_classes: names of the classes of the weights, if known.
         model_classes: names of the model's, if known.
-        detector: of the model; it knows which parts are its own, and what they may start as.
+        detector: class of the model's; it and those that it inherits from know which parts are their own, and what
+            these may start as.
 
     Raises:
         MisfitError: any other difference; the message names the keys and the config entries to look at.
     """
     result = WarmStart()
+    optional = _OPTIONAL | extra_parts_of(detector)
+    aliases: dict[str, str] = {}
+    for cls in reversed(detector.__mro__):
+        aliases |= _own(cls, "warm_start_aliases", {})
     parts_of_weights = {_part(key) for key in weights}
     parts_of_model = {_part(key) for key in model}
     only_backbone = parts_of_weights == {"backbone"}
     copied: dict[str, list[str]] = defaultdict(list)
-    config_mismatches: dict[str, list[str]] = defaultdict(list)
+    misfits: dict[str, list[str]] = defaultdict(list)
     for key, target in model.items():
         part = _part(key)
-        source = _source(key, parts_of_weights, detector.warm_start_aliases)
+        source = _source(key, parts_of_weights, aliases)
         if part not in parts_of_weights and source == key:
-            if not only_backbone and part not in _OPTIONAL | detector.extra_parts:
-                config_mismatches[part].append(f"{key} is missing")
+            if not only_backbone and part not in optional:
+                misfits[part].append(f"{key} is missing")
             else:
                 result.uninitialized.append(key)
                 copied[f"{part}: random start"].append(key)
@@ -100,11 +106,11 @@ def adapt_state_dict(
                 result.uninitialized.append(key)
                 result.rows.append((key, "-", _shape(target), "random start"))
             else:
-                config_mismatches[part].append(f"{key} is missing")
+                misfits[part].append(f"{key} is missing")
             continue
         tensor, action = _fit(key, weights[source], target, weights_classes, model_classes)
         if tensor is None and part != "class_head":
-            config_mismatches[part].append(f"{key} is {_shape(weights[source])}, not {_shape(target)}")
+            misfits[part].append(f"{key} is {_shape(weights[source])}, not {_shape(target)}")
             continue
         if tensor is not None:
             result.state[key] = tensor
@@ -120,15 +126,24 @@ def adapt_state_dict(
         if part not in parts_of_model or part == "class_head":
             copied[f"{part}: left out"].append(key)
         else:
-            config_mismatches[part].append(f"{key} is left over")
-    if config_mismatches:
-        raise MisfitError(_explain(config_mismatches))
+            misfits[part].append(f"{key} is left over")
+    if misfits:
+        raise MisfitError(_explain(misfits))
     for what, keys in sorted(copied.items()):
         part, _, action = what.partition(": ")
         result.rows.append(
             (f"{PREFIX}{part}.*" if len(keys) > 1 else keys[0], "", "", f"{action} ({counted(len(keys), 'key')})")
         )
     return result
+
+
+def extra_parts_of(detector: type) -> frozenset[str]:
+    """The parts that a detector, and those that it inherits from, have beside those of the published model."""
+    return frozenset().union(*(_own(cls, "extra_parts", ()) for cls in detector.__mro__))
+
+
+def _own(cls: type, attribute: str, default: Any) -> Any:
+    return vars(cls).get(attribute, default)
 
 
 def _part(key: str) -> str:
@@ -242,9 +257,9 @@ def _shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "scalar"
 
 
-def _explain(config_mismatches: Mapping[str, Sequence[str]]) -> str:
+def _explain(misfits: Mapping[str, Sequence[str]]) -> str:
     lines = [
         f"{part}: {join_some(found, 3)} (see {_CONFIG.get(part, 'MODEL.DETR.VARIANT, MODEL.DETR.HIDDEN_DIM')})"
-        for part, found in config_mismatches.items()
+        for part, found in misfits.items()
     ]
     return "\n".join(["The weights are of another model:", *lines, "Use the config that they were trained with."])

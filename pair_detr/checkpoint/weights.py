@@ -183,7 +183,7 @@ def _is_related(variant: str | None, cfg: CfgNode) -> bool:
 
 
 def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) -> None:
-    """Loads weights into a model, and logs what had to be adapted (see :func:`pair_detr.checkpoint.warm_start.adapt`).
+    """Loads weights into a model, and logs what had to be adapted (see :func:`.adapt_state_dict`).
 
     Args:
         model: a meta-architecture; its ``class_names``, if it has any, decide which rows of a classifier are taken.
@@ -200,7 +200,7 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
             state,
             weights.class_names,
             getattr(model, "class_names", None),
-            detector=type(model.detector),
+            detector=type(getattr(model, "detector", None)),
         )
         require_agreement(state, start.state)
     except MisfitError as error:

@@ -181,6 +181,8 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def register_renamed_keys(cfg: CfgNode) -> None:
     """Lets Detectron2's own ``merge_from_file`` name the key to set, for those under the project's own nodes."""
+    if any(cfg.key_is_renamed(old) for old in RENAMED):
+        return
     for old, new in RENAMED.items():
         cfg.register_renamed_key(old, new)
     for old, counterpart in COUNTERPARTS.items():

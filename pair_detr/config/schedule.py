@@ -1,12 +1,14 @@
 """Which of SOLVER.MAX_ITER and SOLVER.EPOCHS.MAX counts: the one that was set last."""
 
+import itertools
 import logging
 from ast import literal_eval
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode, get_cfg
 
+from pair_detr.config.defaults import add_pair_detr_config
 from pair_detr.config.rules import is_number
 
 logger = logging.getLogger(__name__)
@@ -28,8 +30,12 @@ class Source(NamedTuple):
 
     @property
     def is_written(self) -> bool:
-        """Whether a run wrote it: such a config has all keys, and so says of none that it was meant to count."""
-        return flatten_content(get_cfg().SOLVER, "SOLVER.").keys() <= self.values.keys()
+        """Whether a run wrote it: such a config has all keys, and so says of none that it was meant to count.
+
+        Other releases of Detectron2 have a few keys more or less.
+        """
+        keys = flatten_content(get_cfg().SOLVER, "SOLVER.").keys()
+        return 2 * len(keys & self.values.keys()) > len(keys)
 
 
 def settle_schedule(cfg: CfgNode, sources: Sequence[Source]) -> None:
@@ -57,16 +63,33 @@ def settle_schedule(cfg: CfgNode, sources: Sequence[Source]) -> None:
             epochs_of, iterations_of, iterations = "", source.name, given
     if not iterations_of:
         return
-    logger.info(
-        "%s: the iterations of %s replace the inherited %s %s: %s.",
+    set_keys = {key for source in sources for key in source.values}
+    has_length = "SOLVER.MAX_ITER" in set_keys
+    if "SOLVER.STEPS" not in set_keys:
+        # Detectron2's default may lie beyond the end.
+        cfg.SOLVER.STEPS = tuple(step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
+    logger.log(
+        logging.INFO if has_length else logging.WARNING,
+        "%s: the iterations of %s replace the inherited %s %s: %s.%s",
         iterations_of,
         " and ".join(iterations),
         _EPOCHS,
         cfg.SOLVER.EPOCHS.MAX,
         f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}, STEPS {tuple(cfg.SOLVER.STEPS)}, CHECKPOINT_PERIOD "
         f"{cfg.SOLVER.CHECKPOINT_PERIOD}, TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD}",
+        "" if has_length else " MAX_ITER is Detectron2's default: set it as well, or SOLVER.EPOCHS.STEPS instead.",
     )
-    cfg.SOLVER.EPOCHS.MAX = 0
+    _reset_epochs(cfg, itertools.dropwhile(lambda source: source.name != iterations_of, sources))
+
+
+def _reset_epochs(cfg: CfgNode, later: Iterable[Source]) -> None:
+    """Leaves nothing of a schedule in epochs but what is set as late as the iterations, which a check warns of."""
+    kept = {key for source in later for key in source.values}
+    defaults = get_cfg()
+    add_pair_detr_config(defaults)
+    for key, value in defaults.SOLVER.EPOCHS.items():
+        if f"SOLVER.EPOCHS.{key}" not in kept or key == "MAX":
+            cfg.SOLVER.EPOCHS[key] = value
 
 
 def flatten_content(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

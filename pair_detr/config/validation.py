@@ -182,6 +182,7 @@ _IDLE = (
         "DATALOADER.SAMPLER_TRAIN is not RepeatFactorTrainingSampler",
         lambda cfg: cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler",
     ),
+    _Idle(("SOLVER.EPOCHS.*",), "SOLVER.EPOCHS.MAX is 0", lambda cfg: cfg.SOLVER.EPOCHS.MAX == 0),
     _Idle(
         ("SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
         "SOLVER.OPTIMIZER is not SGD",

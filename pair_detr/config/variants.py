@@ -19,8 +19,10 @@ def register_variant(name: str) -> Callable[[type["Detector"]], type["Detector"]
     """
 
     def register(detector: type["Detector"]) -> type["Detector"]:
-        if name in VARIANTS:
-            raise ValueError(f"The variant {name!r} is registered already, as {VARIANTS[name].__name__}.")
+        taken = VARIANTS.get(name)
+        # A notebook's cell, or a module that is reloaded, defines the same class again.
+        if taken is not None and (taken.__module__, taken.__qualname__) != (detector.__module__, detector.__qualname__):
+            raise ValueError(f"The variant {name!r} is registered already, as {taken.__name__}.")
         VARIANTS[name] = detector
         return detector
 

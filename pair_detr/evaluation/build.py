@@ -164,9 +164,11 @@ class _TestSet:
     @property
     def has_average_precision(self) -> bool:
         """Whether COCO's AP is computed; of panoptic data if they have a file of things."""
-        if self.kind == PANOPTIC_EVALUATOR and not self.cfg.MODEL.DETR.CLASS_AGNOSTIC:
+        if self.cfg.MODEL.DETR.CLASS_AGNOSTIC:
+            return True
+        if self.kind == PANOPTIC_EVALUATOR:
             return things_file(self.name) is not None
-        return not self.reads_lvis
+        return self.kind in ("coco", "pascal_voc")
 
     def warn_of_missing_things(self) -> None:
         """Says that the AP of things is left out, where the metadata name a file of things that does not exist."""
@@ -176,7 +178,7 @@ class _TestSet:
 
     def require_metric(self) -> None:
         """Raises a ValueError if there is nothing to evaluate the model with."""
-        if self.has_average_precision or self.has_panoptic_quality or self.reads_lvis:
+        if self.has_average_precision or self.has_panoptic_quality or self.kind != PANOPTIC_EVALUATOR:
             return
         has_stuff = not all(panoptic_classes(self.name).is_thing)
         raise ValueError(
@@ -195,7 +197,7 @@ class _TestSet:
         limit = self.cfg.TEST.MAX_DETECTIONS
         if limit < 0:
             raise ValueError(f"TEST.MAX_DETECTIONS is {limit}; it must be 1 or more, or 0 for the evaluator's default.")
-        return limit or _MAX_DETECTIONS[self.kind]
+        return limit or _MAX_DETECTIONS.get(self.kind, _MAX_DETECTIONS["coco"])
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -117,7 +117,7 @@ def make_coco(
         area that the data say; if they do not, the area of their mask, or without ``masks`` of their box.
 
     Raises:
-        OSError, ValueError: a PNG file cannot be read, see :func:`pair_detr.data.datasets.panoptic_masks.annotate`.
+        OSError, ValueError: a PNG file cannot be read, see :func:`load_segment_masks`.
     """
     if masks:
         with ThreadPoolExecutor(_READERS) as readers:

@@ -1,5 +1,6 @@
 """Training losses of a set of predictions (DETR, section 3.1)."""
 
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -26,11 +27,14 @@ class SetCriterion(nn.Module):
         """
         Args:
             matcher: assigns objects to queries.
-            terms: what the loss consists of.
+            terms: what the loss consists of; no two losses have the same name.
         """
         super().__init__()
         self.matcher = matcher
         self.terms = nn.ModuleList(terms)
+        counts = Counter(name for term in self.terms for name in term.weights)
+        if repeated := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"Several loss terms are called {', '.join(repeated)}: give each loss a name of its own.")
 
     @classmethod
     def from_config(
@@ -78,6 +82,11 @@ class SetCriterion(nn.Module):
         for term in self.terms:
             with nullcontext() if term.uses_autocast else torch.autocast(device, enabled=False):
                 by_name = term(matched)
+            if by_name.keys() != term.weights.keys():
+                raise ValueError(
+                    f"{type(term).__name__} returns the losses {', '.join(by_name)}, but has weights for "
+                    f"{', '.join(term.weights)}: return all of these, each (layers,) or (1,), and no other."
+                )
             for name, by_layer in by_name.items():
                 by_layer = by_layer * (term.weights[name] * targets.has_boxes)
                 losses[f"loss_{name}"] = by_layer[-1]

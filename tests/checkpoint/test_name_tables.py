@@ -156,7 +156,7 @@ def test_joined_projections_are_in_the_order_of_torch() -> None:
     theirs = names.to_foreign("decoder.layers.0.cross_attn.in_proj_bias")
     assert theirs == [f"model.decoder.layers.0.encoder_attn.{part}_proj.bias" for part in "qkv"]
     parts = dict(zip(reversed(theirs), torch.arange(6.0).split(2), strict=True))
-    renamed, unknown = names.rename_to_ours(parts)
+    renamed, unknown = names.rename_to_native(parts)
     assert renamed["decoder.layers.0.cross_attn.in_proj_bias"].tolist() == [4, 5, 2, 3, 0, 1]
     assert not unknown
 
@@ -172,7 +172,7 @@ def test_official_layers_compute_what_torch_computes() -> None:
     for parameter in theirs.parameters():
         nn.init.normal_(parameter)
     state = {f"transformer.{key}": tensor for key, tensor in theirs.state_dict().items()}
-    ours, unknown = layout_of("detr", "detr").names.rename_to_ours(state)
+    ours, unknown = layout_of("detr", "detr").names.rename_to_native(state)
     assert not unknown
     encoder, decoder = EncoderLayer(16, 4, 32, 0.0), TransformerDecoder(1, 16, 4, 32, 0.0)
     encoder.load_state_dict({k.removeprefix("encoder.layers.0."): v for k, v in ours.items() if k.startswith("enc")})
@@ -208,10 +208,10 @@ def test_names_are_one_to_one(layout: Layout) -> None:
         if layout.folded_norm:
             ours = {key: x for key, x in ours.items() if "running" not in key}
     theirs = laid_out(ours, layout)
-    renamed, unknown = layout.names.rename_to_ours(theirs)
+    renamed, unknown = layout.names.rename_to_native(theirs)
     assert not unknown
     assert {f"detector.{key}" for key in renamed} == ours.keys()
-    back, unknown = layout.names.rename_to_theirs(renamed)
+    back, unknown = layout.names.rename_to_foreign(renamed)
     assert not unknown
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[key], theirs[key]) for key in theirs)

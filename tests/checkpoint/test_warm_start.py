@@ -173,3 +173,16 @@ def test_nan_is_no_difference() -> None:
         if value.is_floating_point():
             value[(0,) * value.dim()] = float("nan")
     require_agreement(state, weights)
+
+
+class LargerPairDETR(PairDETR):
+    extra_parts = frozenset({"more"})
+
+
+def test_a_subclass_has_the_extra_parts_of_its_parents() -> None:
+    weights = weights_of(tiny_cfg("conditional_detr"))
+    model = build(tiny_cfg(PAIR__PROJECTION_DIM=8)).state_dict() | {"detector.more.weight": torch.zeros(2)}
+    start = warm_start.adapt_state_dict(weights, model, detector=LargerPairDETR)
+    assert {"detector.more.weight", "detector.center_projection.weight"} <= set(start.uninitialized)
+    key = "detector.top_left_decoder.norm.weight"
+    assert torch.equal(start.state[key], weights["detector.decoder.norm.weight"])

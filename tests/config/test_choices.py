@@ -2,8 +2,10 @@
 
 import re
 
+import pytest
+
 from pair_detr.config.ranges import RULES
-from pair_detr.config.variants import VARIANTS
+from pair_detr.config.variants import VARIANTS, register_variant
 from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES
 from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES
 
@@ -26,3 +28,20 @@ def test_variants_include_those_that_are_registered_later() -> None:
         assert rule.accepts("late_detr")
     finally:
         del VARIANTS["late_detr"]
+
+
+def test_a_variant_is_registered_once_or_again_by_the_same_class() -> None:
+    def define() -> type:
+        @register_variant("noted_detr")
+        class NotedDETR:
+            pass
+
+        return NotedDETR
+
+    try:
+        define()
+        assert VARIANTS["noted_detr"] is define()
+        with pytest.raises(ValueError, match="'noted_detr' is registered already, as NotedDETR"):
+            register_variant("noted_detr")(dict)
+    finally:
+        del VARIANTS["noted_detr"]

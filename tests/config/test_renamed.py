@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
+from detectron2.config import get_cfg
 from model_helpers import default_cfg, tiny_cfg
 
 from pair_detr.checkpoint import required_config
 from pair_detr.checkpoint.checkpointer import SavedCheckpoint
 from pair_detr.checkpoint.weights import CheckpointError, require_config
+from pair_detr.config import add_pair_detr_config
 from pair_detr.config.renamed import COUNTERPARTS, RENAMED
 from pair_detr.config.validation import flatten
 from pair_detr.config_files import load_config
@@ -155,3 +157,10 @@ def test_checkpoints_of_before_are_compared_under_the_new_name(tmp_path: Path) -
 
 
 RENAMED_BACK = {new: old for old, new in RENAMED.items()}
+
+
+def test_a_config_can_be_given_the_keys_twice() -> None:
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    add_pair_detr_config(cfg)
+    assert cfg.key_is_renamed("MODEL.CLIP.TEMPERATURE")

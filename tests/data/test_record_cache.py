@@ -1,7 +1,9 @@
 """Annotations are read once a process, and again where that could give others."""
 
 import json
+import threading
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import panoptic_helpers
@@ -21,6 +23,8 @@ from detectron2.data.datasets import register_coco_instances
 from engine_helpers import tiny_options, write_dataset
 
 from pair_detr.data import load_dataset, register_coco, register_from_config
+from pair_detr.data.catalog import forget_dataset
+from pair_detr.data.datasets.split import register_split
 from pair_detr.engine import argument_parser, main
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.evaluation.pascal_voc import VOCEvaluator
@@ -184,3 +188,27 @@ def test_yolo_is_read_once_and_follows_files_that_are_added(tmp_path: Path, read
     assert [len(record["annotations"]) for record in load_dataset("cached")] == [1, 1]
     write_image(tmp_path / "images" / "c.png", 40, 30)
     assert len(load_dataset("cached")) == 3
+
+
+@dataclass
+class Loader:
+    """A function of the user's that has no hash."""
+
+    count: int
+
+    def __call__(self) -> list[dict]:
+        records = [{"file_name": f"{i}.jpg", "image_id": i, "height": 9, "width": 9} for i in range(self.count)]
+        return [record | {"annotations": [], "lock": threading.Lock()} for record in records]
+
+
+def test_functions_of_the_user_may_be_any_object_and_change(tmp_path: Path) -> None:
+    """Parts of what they return are theirs, too, and what is in the records need not be pickled."""
+    loader = Loader(4)
+    DatasetCatalog.register("own", loader)
+    (tmp_path / "own.json").write_text("{}")
+    MetadataCatalog.get("own").set(thing_classes=["a"], image_root="", json_file=str(tmp_path / "own.json"))
+    register_split("own", 0.5)
+    assert [len(load_dataset(name)) for name in ("own", "own_train", "own_val")] == [4, 2, 2]
+    loader.count = 20
+    assert [len(load_dataset(name)) for name in ("own", "own_train", "own_val")] == [20, 10, 10]
+    forget_dataset("own")

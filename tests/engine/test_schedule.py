@@ -5,7 +5,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from engine_helpers import default_config
 
-from pair_detr.config.validation import flatten
+from pair_detr.config.validation import flatten, idle_keys
 from pair_detr.config_files import load_config
 from pair_detr.engine.solver import resolve_epochs, warn_of_ignored_iterations
 
@@ -185,3 +185,18 @@ def test_another_batch_size_changes_epochs_and_not_iterations(images_per_batch: 
     assert expected == by_epochs.SOLVER.MAX_ITER
     cfg = resolve_epochs(load_config("base.yaml", [*options, "SOLVER.MAX_ITER", "7"]), 100)
     assert lengths(cfg) == (7, 0)
+
+
+@pytest.mark.usefixtures("base")
+def test_what_iterations_leave_of_the_epochs(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing inherited; and what is set beside the iterations is without effect, and said to be."""
+    cfg = load_config("base.yaml", ["SOLVER.MAX_ITER", "30000"])
+    assert (tuple(cfg.SOLVER.STEPS), cfg.SOLVER.EPOCHS.STEPS) == ((), [])
+    assert not [key for key in idle_keys(cfg) if key.startswith("SOLVER.")]
+    cfg = load_config("base.yaml", ["SOLVER.MAX_ITER", "7", "SOLVER.EPOCHS.EVAL_PERIOD", "1"])
+    assert idle_keys(cfg)["SOLVER.EPOCHS.EVAL_PERIOD"] == "SOLVER.EPOCHS.MAX is 0"
+    assert not caplog.messages
+    load_config("base.yaml", ["SOLVER.STEPS", "(5,)"])
+    assert caplog.messages[-1].endswith(
+        "MAX_ITER is Detectron2's default: set it as well, or SOLVER.EPOCHS.STEPS instead."
+    )

@@ -7,12 +7,14 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from data_helpers import make_cfg, restored_catalogs, write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from engine_helpers import default_config, write_dataset
 
 from pair_detr.data import register_coco
+from pair_detr.evaluation import build as build_module
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 
 BOX = [4.0, 5.0, 20.0, 25.0]
@@ -117,3 +119,20 @@ def test_what_a_final_evaluation_would_lack_is_found_before_training(tmp_path: P
     next(Path(entry["IMAGES"]).iterdir()).unlink()
     with pytest.raises(FileNotFoundError, match="evaluation_required"):
         require_test_set(default_config(), entry["NAME"])
+
+
+def test_an_evaluator_of_one_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the mark in the code says: an entry in the table is enough."""
+
+    class Counting(DatasetEvaluator):
+        def evaluate(self) -> dict[str, float]:
+            return {"images": 1.0}
+
+    monkeypatch.setitem(build_module._EVALUATORS, "counting", lambda test_set: Counting())
+    with restored_catalogs():
+        register_coco("own", str(write_coco(tmp_path, [{"image_id": 1, "bbox": [1, 1, 5, 5]}], [(20, 20)])), tmp_path)
+        cfg = make_cfg()
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("own",)
+        cfg.TEST.EVALUATOR = "counting"
+        require_test_set(cfg, "own")
+        assert build_evaluator(cfg, "own").evaluate() == {"images": 1.0}

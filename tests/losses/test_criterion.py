@@ -13,6 +13,7 @@ from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 from pair_detr.losses.classification import SigmoidFocal, Softmax
 from pair_detr.losses.contrastive import nt_xent, symmetric_cross_entropy
 from pair_detr.losses.criterion import SetCriterion
+from pair_detr.losses.terms import LossTerm, MatchedPredictions
 from pair_detr.structures import Assignment, Predictions, Targets
 
 LAYERS, QUERIES, CLASSES = 3, 6, 3
@@ -268,3 +269,27 @@ def test_losses_are_fp32_under_autocast() -> None:
 def test_negative_weights_are_refused(key: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(tiny_cfg(**{key: -1.0}))
+
+
+class ConstantTerm(LossTerm):
+    def __init__(self, returned: str, **weights: float) -> None:
+        super().__init__(**weights)
+        self.returned = returned
+
+    def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
+        return {self.returned: matched.predictions.logits.new_ones(1)}
+
+
+def test_names_of_losses_are_those_of_their_weights_and_occur_once() -> None:
+    """One of two with the same name would be lost without a word."""
+    matcher = SetCriterion(plain_cfg(), SigmoidFocal()).matcher
+    with pytest.raises(ValueError, match="Several loss terms are called box: give each loss a name of its own"):
+        SetCriterion(matcher=matcher, terms=[ConstantTerm("box", box=1.0), ConstantTerm("box", box=5.0)])
+    criterion = SetCriterion(matcher=matcher, terms=[ConstantTerm("other", box=1.0)])
+    with pytest.raises(ValueError, match="ConstantTerm returns the losses other, but has weights for box"):
+        criterion(predictions_for(), make_targets(COUNTS))
+    two = SetCriterion(matcher=matcher, terms=[ConstantTerm("a", a=2.0), ConstantTerm("b", b=3.0)])
+    assert {name: loss.item() for name, loss in two(predictions_for(), make_targets(COUNTS)).items()} == {
+        "loss_a": 2.0,
+        "loss_b": 3.0,
+    }

@@ -108,3 +108,13 @@ def test_masks_of_a_config_that_is_frozen() -> None:
     cfg.freeze()
     assert build(cfg).detector.finer_features == ["res4", "res3", "res2"]
     assert cfg.MODEL.RESNETS.OUT_FEATURES == ["res5"]
+
+
+@pytest.mark.parametrize(
+    ("given", "emitted"),
+    [(["res4"], ["res2", "res3", "res4"]), (["stem", "res3"], ["res2", "res3"]), (["stem"], ["stem"])],
+)
+def test_stages_up_to_the_last_that_is_named(given: list[str], emitted: list[str]) -> None:
+    cfg = tiny_resnet_cfg()
+    cfg.MODEL.RESNETS.OUT_FEATURES = given
+    assert list(build_backbone(cfg).output_shape()) == emitted

@@ -55,7 +55,7 @@ class NameTable:
                 return [part.format(**match.groupdict()) for part in parts]
         return None
 
-    def rename_to_ours(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def rename_to_native(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Renames and joins.
 
         Returns:
@@ -78,7 +78,7 @@ class NameTable:
         }
         return renamed, unknown
 
-    def rename_to_theirs(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def rename_to_foreign(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Renames and splits.
 
         Returns:

@@ -62,7 +62,7 @@ class Layout:
     def rename(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The tensors under our names, and the keys that the layout does not have."""
         kept = {key: tensor for key, tensor in state.items() if not self.is_ignored(key)}
-        renamed, unknown = self.names.rename_to_ours(kept)
+        renamed, unknown = self.names.rename_to_native(kept)
         if self.folded_norm:
             for key in [key for key in renamed if key.endswith(".norm.weight")]:
                 prefix = key.removesuffix("weight")

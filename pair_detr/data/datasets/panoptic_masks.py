@@ -64,7 +64,7 @@ def missing_segments(record: dict[str, Any]) -> list[int]:
     """Ids of segments of the standard form that have no pixel in the PNG file of their image.
 
     Raises:
-        OSError, ValueError: as of :func:`annotate`.
+        OSError, ValueError: as of :func:`load_segment_masks`.
     """
     if "pan_seg_file_name" not in record:
         return []
@@ -76,7 +76,7 @@ def read_mask_file(record: dict[str, Any]) -> np.ndarray | None:
     """(H, W) segment or class of stuff of each pixel, as the PNG file of an image has them; None of other images.
 
     Raises:
-        OSError, ValueError: as of :func:`annotate`.
+        OSError, ValueError: as of :func:`load_segment_masks`.
     """
     file = mask_file(record)
     if file is None:

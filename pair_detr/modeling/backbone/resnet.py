@@ -5,6 +5,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone import build_resnet_backbone
 
+_STAGES = ("stem", "res2", "res3", "res4", "res5")
+
 
 @BACKBONE_REGISTRY.register()
 def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
@@ -22,8 +24,8 @@ def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         )
     cfg = cfg.clone()
     cfg.defrost()
-    last = max(cfg.MODEL.RESNETS.OUT_FEATURES)
-    cfg.MODEL.RESNETS.OUT_FEATURES = [name for name in ("res2", "res3", "res4", "res5") if name <= last]
+    last = max(map(_STAGES.index, cfg.MODEL.RESNETS.OUT_FEATURES))
+    cfg.MODEL.RESNETS.OUT_FEATURES = list(_STAGES[1 : last + 1] or _STAGES[:1])
     backbone = build_resnet_backbone(cfg, input_shape)
     if cfg.MODEL.RESNETS.RES5_DILATION > 1:
         first = backbone.res5[0].conv2

@@ -49,7 +49,7 @@ def segment_all(
         torch.tensor(x, device=device) for x in (classes.is_thing, classes.category_ids, classes.channels)
     )
     scores, labels = class_probs.max(-1)
-    confident = scores > panoptic.score_threshold
+    confident = (scores > panoptic.score_threshold) & (labels < len(is_thing))
     by_channel, binary, of_segments = 0, [], []
     for chunk, probs in masks.chunks(image, torch.arange(len(class_probs), device=device)):
         # A sum over queries, to which those of every chunk add.
