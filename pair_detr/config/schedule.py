@@ -1,9 +1,8 @@
 """Which of SOLVER.MAX_ITER and SOLVER.EPOCHS.MAX counts: the one that was set last."""
 
-import itertools
 import logging
 from ast import literal_eval
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode, get_cfg
@@ -48,8 +47,8 @@ def settle_schedule(cfg: CfgNode, sources: Sequence[Source]) -> None:
     Raises:
         ValueError: a single source sets both.
     """
-    epochs_of, iterations_of, iterations = "", "", []
-    for source in sources:
+    epochs_of, iterations_of, iterations, iterations_from = "", "", [], 0
+    for number, source in enumerate(sources):
         given = [key for key in _ITERATIONS if key in source.values]
         counts_epochs = _is_positive(source.values.get(_EPOCHS))
         if given and counts_epochs and not source.is_written:
@@ -59,8 +58,10 @@ def settle_schedule(cfg: CfgNode, sources: Sequence[Source]) -> None:
             )
         if _EPOCHS in source.values:
             epochs_of, iterations_of = source.name if counts_epochs else "", ""
+            if not counts_epochs:
+                _reset_epochs(cfg, sources[number:])
         elif given and epochs_of:
-            epochs_of, iterations_of, iterations = "", source.name, given
+            epochs_of, iterations_of, iterations, iterations_from = "", source.name, given, number
     if not iterations_of:
         return
     set_keys = {key for source in sources for key in source.values}
@@ -79,16 +80,17 @@ def settle_schedule(cfg: CfgNode, sources: Sequence[Source]) -> None:
         f"{cfg.SOLVER.CHECKPOINT_PERIOD}, TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD}",
         "" if has_length else " MAX_ITER is Detectron2's default: set it as well, or SOLVER.EPOCHS.STEPS instead.",
     )
-    _reset_epochs(cfg, itertools.dropwhile(lambda source: source.name != iterations_of, sources))
+    _reset_epochs(cfg, sources[iterations_from:])
 
 
-def _reset_epochs(cfg: CfgNode, later: Iterable[Source]) -> None:
+def _reset_epochs(cfg: CfgNode, later: Sequence[Source]) -> None:
     """Leaves nothing of a schedule in epochs but what is set as late as the iterations, which a check warns of."""
     kept = {key for source in later for key in source.values}
     defaults = get_cfg()
     add_pair_detr_config(defaults)
     for key, value in defaults.SOLVER.EPOCHS.items():
-        if f"SOLVER.EPOCHS.{key}" not in kept or key == "MAX":
+        # A later source may count in epochs again.
+        if f"SOLVER.EPOCHS.{key}" not in kept:
             cfg.SOLVER.EPOCHS[key] = value
 
 

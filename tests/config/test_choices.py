@@ -40,7 +40,8 @@ def test_a_variant_is_registered_once_or_again_by_the_same_class() -> None:
 
     try:
         define()
-        assert VARIANTS["noted_detr"] is define()
+        again = define()
+        assert VARIANTS["noted_detr"] is again
         with pytest.raises(ValueError, match="'noted_detr' is registered already, as NotedDETR"):
             register_variant("noted_detr")(dict)
     finally:
