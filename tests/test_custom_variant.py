@@ -11,7 +11,7 @@ from engine_helpers import tiny_config, write_dataset
 from model_helpers import build, make_batch, tiny_cfg
 from torch import Tensor, nn
 
-from pair_detr.config.variants import register_variant
+from pair_detr.config.variants import are_related, register_variant
 from pair_detr.engine import Trainer
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
@@ -99,6 +99,12 @@ def test_each_object_has_several_queries_of_the_branch() -> None:
     model.criterion(predictions, targets)["loss_many_box"].backward()
     gradient = predictions.auxiliary["one_to_many"].boxes.grad[-1, 0]
     assert (gradient.abs().sum(-1) > 0).sum() == REPEATS * 2
+
+
+def test_it_is_a_relative_of_what_it_extends() -> None:
+    assert are_related("hybrid_detr", "conditional_detr") and are_related("conditional_detr", "hybrid_detr")
+    assert not are_related("hybrid_detr", "pair_detr") and not are_related("hybrid_detr", "detr")
+    assert not are_related(None, "detr") and not are_related("detr", "unknown_detr")
 
 
 def test_it_is_trained_by_its_name_alone(tmp_path: Path) -> None:

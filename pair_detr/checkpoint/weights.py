@@ -14,7 +14,7 @@ from pair_detr.checkpoint import PREFIX, ConversionError, config_mismatches, con
 from pair_detr.checkpoint.coco_ids import RAW_IDS
 from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt_state_dict, require_agreement
 from pair_detr.config.renamed import with_current_names
-from pair_detr.config.variants import VARIANTS, variant_of
+from pair_detr.config.variants import are_related
 from pair_detr.data.class_matching import normalize_name
 from pair_detr.utils.file_stamps import Stamp, are_unchanged, recorded_reads
 from pair_detr.utils.finiteness import describe_non_finite
@@ -166,20 +166,12 @@ def require_config(required_config: Mapping[str, Any], cfg: CfgNode, subject: st
         required_config = {
             key: value for key, value in required_config.items() if not key.startswith("MODEL.DETR.MASK.")
         }
-    if _is_related(required_config.get("MODEL.DETR.VARIANT"), cfg):
+    if are_related(required_config.get("MODEL.DETR.VARIANT"), cfg.MODEL.DETR.VARIANT):
         del required_config["MODEL.DETR.VARIANT"]
     if found := config_mismatches(required_config, cfg):
         raise CheckpointError(
             f"{subject} not fit the config: {'; '.join(found)}. Set these entries, or take other weights."
         )
-
-
-def _is_related(variant: str | None, cfg: CfgNode) -> bool:
-    """Whether one of two variants is the other with more parts, so that either starts from the other."""
-    if variant not in VARIANTS:
-        return False
-    a, b = VARIANTS[variant], variant_of(cfg)
-    return issubclass(a, b) or issubclass(b, a)
 
 
 def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) -> None:

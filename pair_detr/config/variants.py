@@ -41,6 +41,13 @@ def variant_of(cfg: CfgNode) -> type["Detector"]:
     return VARIANTS[name]
 
 
+def are_related(a: str | None, b: str | None) -> bool:
+    """Whether one of two variants is the other with more parts, so that either starts from the other's weights."""
+    if a not in VARIANTS or b not in VARIANTS:
+        return False
+    return issubclass(VARIANTS[a], VARIANTS[b]) or issubclass(VARIANTS[b], VARIANTS[a])
+
+
 def classification_of(cfg: CfgNode) -> str:
     """MODEL.DETR.LOSS.CLASSIFICATION, "focal" or "softmax"; "auto" is that of the variant's paper."""
     name = cfg.MODEL.DETR.LOSS.CLASSIFICATION

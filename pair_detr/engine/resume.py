@@ -14,7 +14,7 @@ from pair_detr.checkpoint.checkpointer import SavedCheckpoint, find_checkpoint, 
 from pair_detr.checkpoint.weights import CheckpointError, require_config
 from pair_detr.config.renamed import with_current_names
 from pair_detr.config.validation import flatten, has_effect
-from pair_detr.config.variants import classification_of
+from pair_detr.config.variants import are_related, classification_of
 from pair_detr.data import resolve_class_names, resolve_num_classes
 
 logger = logging.getLogger(__name__)
@@ -62,12 +62,9 @@ _RULES: dict[_Change, tuple[str, ...]] = {
         *(f"MODEL.DETR.PAIR.{key}" for key in ("SHARED_DECODER", "BOX_DECODING", "PROJECTION_DIM")),
     ),
 }
-# Models that start from the weights of one with the other value.
-_WARM_STARTS = [
-    ("MODEL.DETR.VARIANT", "pair_detr", "conditional_detr"),
-    ("MODEL.DETR.VARIANT", "conditional_detr", "pair_detr"),
-    ("MODEL.DETR.PAIR.BOX_DECODING", "center", "pair"),
-]
+_VARIANT = "MODEL.DETR.VARIANT"
+# Models that start from the weights of one with the value before it.
+_WARM_STARTS = [("MODEL.DETR.PAIR.BOX_DECODING", "center", "pair")]
 _NOTES = {
     "SEED": "another order of images, and other random numbers, from here on",
     _PROCESSES: "they share batches and random numbers in another way",
@@ -95,6 +92,8 @@ class Difference:
     @property
     def is_warm_start(self) -> bool:
         """Whether a new training can start from the weights."""
+        if self.key == _VARIANT and are_related(self.before, self.now):
+            return True
         return _change(self.key) == _Change.NEEDS_NEW_RUN or (self.key, self.before, self.now) in _WARM_STARTS
 
     def describe(self) -> str:

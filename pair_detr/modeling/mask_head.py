@@ -66,7 +66,7 @@ class MaskHead(nn.Module):
             dim: D, the width of the transformer.
             num_heads: of the attention.
             channels: of the finer feature maps, the coarsest first; DETR has three.
-            spatial: queries and keys are located: positions are added to both.
+            spatial: add positions to queries and keys.
 
         Raises:
             ValueError: the transformer is too narrow.
