@@ -11,7 +11,7 @@ from torch import Tensor
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.meta_arch import DetectionTransformer
 from pair_detr.modeling.postprocessing.boxes import detect
-from pair_detr.structures import Predictions
+from pair_detr.structures import Batch, Predictions
 from pair_detr.utils.messages import counted
 from pair_detr.visualization.attention import AttentionRecorder, RecordedAttention
 
@@ -88,9 +88,9 @@ def report_attention(
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"Point {x:g},{y:g} lies outside of the image, which has {width} x {height} pixels.")
 
-    recorder, predictions, grid = _record(model, item, layer)
-    limit = predictions.logits.shape[2] * predictions.logits.shape[3]
     batch = model.preprocess([item])
+    recorder, predictions, grid = _record(model, batch, layer)
+    limit = predictions.logits.shape[2] * predictions.logits.shape[3]
     allowed = torch.ones_like(predictions.boxes[-1, ..., :1], dtype=torch.bool)
     found = detect(predictions, batch, model.class_scoring, limit, allowed)
     scores, labels, queries, boxes = (
@@ -103,8 +103,6 @@ def report_attention(
 
     cross, reference = {}, {}
     for name, stage in detector.decoder_names.items():
-        if (stage, layer, "cross_attn") not in recorder.calls:
-            continue
         decoder = getattr(detector, stage)
         cross[name] = _maps(recorder.calls[stage, layer, "cross_attn"], queries, grid, decoder)
         if isinstance(decoder, ConditionalDecoder):
@@ -135,7 +133,7 @@ def report_attention(
 
 
 def _record(
-    model: DetectionTransformer, item: dict[str, Any], layer: int
+    model: DetectionTransformer, batch: Batch, layer: int
 ) -> tuple[AttentionRecorder, Predictions, tuple[int, int]]:
     """Runs the model, both decoders of Pair DETR; also returns height and width of the feature map in cells."""
     detector = model.detector
@@ -143,7 +141,7 @@ def _record(
     handle = detector.input_proj.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     try:
         with AttentionRecorder(detector) as recorder:
-            memory = detector.encode(model.preprocess([item]))
+            memory = detector.encode(batch)
             predictions = detector.decode(memory)
             for stage in detector.decoder_names.values():
                 # Inference leaves out decoders that boxes do not need.
