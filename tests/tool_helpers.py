@@ -1,15 +1,18 @@
 """What the tests of tools that use a trained model share."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_helpers import restored_catalogs, write_coco
 from detectron2.config import CfgNode
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from model_helpers import build, tiny_cfg
 
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.data import register_coco
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -41,3 +44,15 @@ def assert_nothing_is_cut_off(figure: Figure) -> None:
     assert min(box.x0, box.y0) >= -0.01, box
     assert box.x1 <= width + 0.01, (box, width)
     assert box.y1 <= height + 0.01, (box, height)
+
+
+def pets(tmp_path: Path) -> Iterator[str]:
+    """An image of 60 x 40 pixels with a dog, a crowd and a cat, and one without objects; its classes are cat, dog."""
+    annotations = [
+        {"image_id": 1, "bbox": [5, 10, 20, 15], "category_id": 2},
+        {"image_id": 1, "bbox": [0, 0, 30, 30], "iscrowd": 1},
+        {"image_id": 1, "bbox": [30, 5, 12, 24], "category_id": 1},
+    ]
+    with restored_catalogs():
+        register_coco("pets", str(write_coco(tmp_path / "pets", annotations, [(60, 40), (50, 50)])), tmp_path / "pets")
+        yield "pets"

@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import restored_catalogs, write_coco
 from model_helpers import build, make_batch, tiny_cfg
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
-from tool_helpers import save_model
+from tool_helpers import pets, save_model
 
-from pair_detr.data import register_coco
 from pair_detr.studies import matching as study_matching
 from pair_detr.studies.assignment import METHODS, auction, exact, greedy, sinkhorn
 from pair_detr.studies.training_costs import training_costs
@@ -19,17 +17,7 @@ from pair_detr.studies.training_costs import training_costs
 TRAP = np.array([[1.0, 2.0, 9.0], [2.0, 10.0, 9.0]])
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> str:
-    """An image of 60 x 40 pixels with a dog, a crowd and a cat, and one without objects; its classes are cat, dog."""
-    annotations = [
-        {"image_id": 1, "bbox": [5, 10, 20, 15], "category_id": 2},
-        {"image_id": 1, "bbox": [0, 0, 30, 30], "iscrowd": 1},
-        {"image_id": 1, "bbox": [30, 5, 12, 24], "category_id": 1},
-    ]
-    with restored_catalogs():
-        register_coco("pets", str(write_coco(tmp_path / "pets", annotations, [(60, 40), (50, 50)])), tmp_path / "pets")
-        yield "pets"
+dataset = pytest.fixture(pets)
 
 
 def test_other_methods_on_a_trap_for_the_greedy() -> None:

@@ -6,33 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import restored_catalogs, write_coco
 from model_helpers import tiny_cfg
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
-from tool_helpers import CLASSES, save_model
+from tool_helpers import CLASSES, pets, save_model
 from torchvision.ops import generalized_box_iou
 
 import pair_detr
 from pair_detr.analysis.matching_report import MatchingReport, report_matching
-from pair_detr.data import register_coco
 from pair_detr.tools import explain_matching
 from pair_detr.visualization.matching_figure import draw_matching, shown_queries
 
 TRAP = np.array([[1.0, 2.0, 9.0], [2.0, 10.0, 9.0]])
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> str:
-    """An image of 60 x 40 pixels with a dog, a crowd and a cat, and one without objects; its classes are cat, dog."""
-    annotations = [
-        {"image_id": 1, "bbox": [5, 10, 20, 15], "category_id": 2},
-        {"image_id": 1, "bbox": [0, 0, 30, 30], "iscrowd": 1},
-        {"image_id": 1, "bbox": [30, 5, 12, 24], "category_id": 1},
-    ]
-    with restored_catalogs():
-        register_coco("pets", str(write_coco(tmp_path / "pets", annotations, [(60, 40), (50, 50)])), tmp_path / "pets")
-        yield "pets"
+dataset = pytest.fixture(pets)
 
 
 def clipped(boxes: np.ndarray) -> set[tuple[float, ...]]:
