@@ -113,6 +113,19 @@ class Targets:
         boxes = labels[0].new_empty(0, 4, dtype=torch.float32)
         return cls(boxes, nothing, nothing, [0] * len(labels), ImageLabels.pack(labels))
 
+    def repeat_images(self, times: int) -> "Targets":
+        """The objects of every image so many times, as of as many images one after the other."""
+        if times == 1:
+            return self
+        stops = torch.tensor(self.counts).cumsum(0).tolist()
+        index = [
+            torch.arange(stop - count, stop).repeat(times) for count, stop in zip(self.counts, stops, strict=True)
+        ]
+        index = to_device_async(torch.cat(index), self.boxes.device)
+        counts = [count for count in self.counts for _ in range(times)]
+        image_index = to_device_async(_image_index(counts), self.boxes.device)
+        return replace(self, boxes=self.boxes[index], labels=self.labels[index], image_index=image_index, counts=counts)
+
     @property
     def has_boxes(self) -> bool:
         """Whether the objects of the images are known."""
@@ -176,12 +189,42 @@ class Memory:
         position: (B, M, D) sine encoding of their positions, or (1, M, D) where it is the same for all images.
         key_mask: (B, 1, 1, M) bool, false in the padding; None where no image is padded.
         maps: of the backbone; None in models without masks.
+        centers: (B, M, 2) fp32, x and y of the centers of the cells, normalized as boxes are; None in models whose
+            tokens predict nothing.
     """
 
     tokens: Tensor
     position: Tensor
     key_mask: Tensor | None
     maps: "FeatureMaps | None" = None
+    centers: Tensor | None = None
+
+
+@dataclass
+class Queries:
+    """What a decoder decodes: N queries of each image.
+
+    Attributes:
+        position: (N, D) learned positional queries, or (B, N, D) of each image.
+        content: (N, D) or (B, N, D), the states that they start as; None for zeros.
+        reference: (N, 2) or (B, N, 2) points, or (.., 4) boxes cxcywh, fp32 in 0..1, that they look from; None for the
+            decoder's own.
+        groups: which of them attend to each other, (number of groups, queries in each) for one run of equally large
+            groups after the other; None if all attend to all.
+        is_used: (B, N) bool, false for those that nothing may attend to; None if there are none.
+    """
+
+    position: Tensor
+    content: Tensor | None = None
+    reference: Tensor | None = None
+    groups: tuple[Size, ...] | None = None
+    is_used: Tensor | None = None
+
+    def initial_states(self, num_images: int) -> Tensor:
+        """(B, N, D) states before the first decoder layer."""
+        if self.content is None:
+            return self.position.new_zeros(num_images, *self.position.shape[-2:])
+        return self.content.expand(num_images, -1, -1)
 
 
 @dataclass
@@ -235,4 +278,8 @@ class Predictions:
     top_left: Tensor | None = None
     pair_embeddings: tuple[Tensor, Tensor] | None = None
     mask_queries: MaskQueries | None = None
+    groups: int = 1
+    reference: Tensor | None = None
+    is_counted: Tensor | None = None
+    assignment: Assignment | None = None
     auxiliary: "dict[str, Predictions]" = field(default_factory=dict)

@@ -117,6 +117,20 @@ def _add_model_keys(cfg: CN) -> None:
     # of, too. It gave the novel class more, and the others less, in docs/results.md. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.CLASSIFIER_ONLY = False
 
+    cfg.MODEL.DETR.DENSE = CN()
+    cfg.MODEL.DETR.DENSE.ENABLED = False
+    cfg.MODEL.DETR.DENSE.TOKENS_PER_OBJECT = 4
+    cfg.MODEL.DETR.DENSE.WEIGHT = 1.0
+    cfg.MODEL.DETR.QUERY_SELECTION = "none"
+    cfg.MODEL.DETR.QUERY_GROUPS = 1
+    cfg.MODEL.DETR.LOCAL_INIT = False
+    cfg.MODEL.DETR.BOX_REFINEMENT = False
+    cfg.MODEL.DETR.DENOISING = CN()
+    cfg.MODEL.DETR.DENOISING.GROUPS = 0
+    cfg.MODEL.DETR.DENOISING.LABEL_NOISE = 0.2
+    cfg.MODEL.DETR.DENOISING.BOX_NOISE = 0.4
+    cfg.MODEL.DETR.DENOISING.NEGATIVES = False
+
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
     # differences were mostly within the spread of seeds.
     cfg.MODEL.DETR.PAIR = CN()

@@ -1,6 +1,6 @@
 """Building blocks: tensors in, tensors out, no configuration."""
 
-from pair_detr.layers.attention import MultiHeadAttention, attend
+from pair_detr.layers.attention import MultiHeadAttention, attend, attend_in_groups
 from pair_detr.layers.boxes import box_iou_pairs, cxcywh_to_xyxy, inverse_sigmoid
 from pair_detr.layers.feed_forward import MLP, FeedForward, multi_linear
 from pair_detr.layers.position_encoding import point_encoding, sine_position_encoding
@@ -10,6 +10,7 @@ __all__ = [
     "FeedForward",
     "MultiHeadAttention",
     "attend",
+    "attend_in_groups",
     "box_iou_pairs",
     "cxcywh_to_xyxy",
     "inverse_sigmoid",

@@ -1,5 +1,7 @@
 """Multi-head attention on torch's fused kernel."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +31,42 @@ def attend(
     return out.transpose(1, 2).flatten(2)
 
 
+def attend_in_groups(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    groups: Sequence[tuple[int, int]] | None,
+    is_used: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Self-attention within groups of the N inputs, without the quadratic cost of a mask.
+
+    Args:
+        query: (B, N, E).
+        key: (B, N, E).
+        value: (B, N, V).
+        num_heads: as in :func:`attend`.
+        groups: (number of groups, size of each) of one run after the other, N in total; None is a single group.
+        is_used: (B, N) bool, false for keys that may not be attended to; None if all may.
+        dropout: as in :func:`attend`.
+
+    Returns:
+        (B, N, V).
+    """
+    if groups is None:
+        return attend(query, key, value, num_heads, None if is_used is None else is_used[:, None, None], dropout)
+    lengths = [count * size for count, size in groups]
+    masks = [None] * len(groups) if is_used is None else is_used.split(lengths, dim=1)
+    outputs = []
+    runs = zip(groups, masks, *(x.split(lengths, dim=1) for x in (query, key, value)), strict=True)
+    for (count, size), mask, *projected in runs:
+        folded = (x.reshape(len(x) * count, size, -1) for x in projected)
+        key_mask = None if mask is None else mask.reshape(-1, 1, 1, size)
+        outputs.append(attend(*folded, num_heads, key_mask, dropout).reshape(len(value), count * size, -1))
+    return torch.cat(outputs, dim=1)
+
+
 class MultiHeadAttention(nn.Module):
     """Attention with the parameters, and their names, of :class:`torch.nn.MultiheadAttention`; batch first."""
 
@@ -50,6 +88,16 @@ class MultiHeadAttention(nn.Module):
         else:
             query, key = F.linear(query, *query_proj), F.linear(key, *key_proj)
         return self.attend(query, key, F.linear(value, *value_proj), key_mask)
+
+    def within_groups(
+        self, x: Tensor, value: Tensor, groups: Sequence[tuple[int, int]] | None, is_used: Tensor | None
+    ) -> Tensor:
+        """(B, N, E) queries that are their own keys, (B, N, E) -> (B, N, E); see :func:`attend_in_groups`."""
+        query_proj, key_proj, value_proj = self.projections()
+        query, key = multi_linear(x, [query_proj, key_proj])
+        dropout = self.dropout if self.training else 0.0
+        value = F.linear(value, *value_proj)
+        return self.out_proj(attend_in_groups(query, key, value, self.num_heads, groups, is_used, dropout))
 
     def projections(self) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of the projections of query, key and value."""

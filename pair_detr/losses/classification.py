@@ -25,6 +25,7 @@ class ClassScoring(ABC):
 
     prior_prob: float | None
     default_weight: float
+    uses_iou = False
 
     @abstractmethod
     def num_logits(self, num_classes: int) -> int:
@@ -42,6 +43,7 @@ class ClassScoring(ABC):
         targets: Targets,
         num_boxes: Tensor,
         selected: Tensor | None = None,
+        quality: Tensor | None = None,
     ) -> Tensor:
         """Loss of each layer.
 
@@ -109,6 +111,7 @@ class SigmoidFocal(ClassScoring):
         targets: Targets,
         num_boxes: Tensor,
         selected: Tensor | None = None,
+        quality: Tensor | None = None,
     ) -> Tensor:
         """Sum over queries and classes, over the number of objects."""
         expected = torch.zeros_like(logits)
@@ -135,6 +138,33 @@ class SigmoidFocal(ClassScoring):
         return scores, index % num_classes, index // num_classes
 
 
+class MatchabilityAware(SigmoidFocal):
+    """Sigmoids that learn how well the box of a query fits its object (matchability-aware loss, DEIM)."""
+
+    uses_iou = True
+
+    def loss(
+        self,
+        logits: Tensor,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        selected: Tensor | None = None,
+        quality: Tensor | None = None,
+    ) -> Tensor:
+        where = assignment.layer, assignment.image, assignment.query, targets.labels[assignment.target]
+        expected = torch.zeros_like(logits)
+        expected[where] = quality.pow(self.quality_gamma)
+        weight = logits.detach().sigmoid() ** self.quality_gamma
+        weight[where] = 1
+        loss = F.binary_cross_entropy_with_logits(logits, expected, weight, reduction="none")
+        if selected is not None:
+            loss = loss * selected
+        return loss.sum((1, 2, 3)) / num_boxes
+
+    quality_gamma = 1.5
+
+
 class Softmax(ClassScoring):
     """One softmax over the classes and a last no-object class, as in DETR."""
 
@@ -159,6 +189,7 @@ class Softmax(ClassScoring):
         targets: Targets,
         num_boxes: Tensor,
         selected: Tensor | None = None,
+        quality: Tensor | None = None,
     ) -> Tensor:
         """Weighted mean of the cross entropy over all queries; ``num_boxes`` plays no part."""
         no_object = logits.shape[-1] - 1
@@ -197,6 +228,8 @@ def build_class_scoring(cfg: CfgNode, default: str) -> ClassScoring:
     """Builds what MODEL.DETR.LOSS.CLASSIFICATION names; ``default`` stands for "auto"."""
     loss = cfg.MODEL.DETR.LOSS
     name = default if loss.CLASSIFICATION == "auto" else loss.CLASSIFICATION
+    if name == "mal":
+        return MatchabilityAware(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB)
     if name == "focal":
         return SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB)
     return Softmax(loss.NO_OBJECT_WEIGHT)

@@ -72,12 +72,13 @@ class SetCriterion(nn.Module):
             NonFiniteCostError: see :class:`HungarianMatcher`.
         """
         device = predictions.boxes.device.type
+        given, targets = targets, targets.repeat_images(predictions.groups)
         with torch.autocast(device, enabled=False):
             assignment = self.matcher(predictions.logits, predictions.boxes, targets)
             count = torch.full((), float(len(targets.labels)), device=predictions.boxes.device)
             # Processes with image labels also take part in all sums over processes, or the others would wait for them.
             num_boxes = mean_over_processes(count, targets.has_boxes, minimum_sum=1)
-        matched = MatchedPredictions(predictions, targets, assignment, num_boxes, self.matcher, mask_head)
+        matched = MatchedPredictions(predictions, targets, assignment, num_boxes, self.matcher, mask_head, given)
         losses = {}
         for term in self.terms:
             with nullcontext() if term.uses_autocast else torch.autocast(device, enabled=False):

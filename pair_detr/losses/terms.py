@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ class MatchedPredictions:
     num_boxes: Tensor
     matcher: HungarianMatcher
     mask_head: nn.Module | None = None
+    given: Targets | None = None
 
     def mean_by_layer(self, values: Tensor) -> Tensor:
         """(N,) values of the matches -> (L,) sums over the objects of a layer, divided by their number."""
@@ -78,11 +80,34 @@ class ClassTerm(LossTerm):
 
     def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
         """See :class:`LossTerm`."""
-        targets = matched.targets
+        return {"class": self.loss(matched.predictions, matched.assignment, matched.targets, matched.num_boxes)}
+
+    def loss(
+        self,
+        predictions: Predictions,
+        assignment: Assignment,
+        targets: Targets,
+        num_boxes: Tensor,
+        counted: Tensor | None = None,
+    ) -> Tensor:
+        """(L,) loss of any predictions.
+
+        Args:
+            predictions: logits and boxes.
+            assignment: of their queries.
+            targets: of the batch.
+            num_boxes: number of objects to normalize with.
+            counted: bool, true for logits that take part, expandable to (L, B, Q, K); None if all do.
+        """
         selected = None if self.federated_sampler is None else self.federated_sampler(targets.labels)
-        logits = matched.predictions.logits.float()
-        loss = self.class_scoring.loss(logits, matched.assignment, targets, matched.num_boxes, selected)
-        return {"class": loss}
+        if counted is not None:
+            selected = counted if selected is None else counted & selected
+        quality = None
+        if self.class_scoring.uses_iou:
+            with torch.no_grad():
+                predicted = cxcywh_to_xyxy(assignment.pick(predictions.boxes.float()))
+                quality, _ = box_iou_pairs(predicted, cxcywh_to_xyxy(targets.boxes)[assignment.target])
+        return self.class_scoring.loss(predictions.logits.float(), assignment, targets, num_boxes, selected, quality)
 
 
 class BoxTerm(LossTerm):

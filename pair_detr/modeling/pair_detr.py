@@ -8,6 +8,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from pair_detr.config.variants import register_variant
+from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES, PairTerm, TopLeftTerm
 from pair_detr.losses.federated import FederatedLossSampler
@@ -127,8 +128,12 @@ class PairDETR(ConditionalDETR):
         used = {self.box_decoding, self.class_decoder} | ({self.mask_decoder} if self.mask_head else set())
         if not self.training and used == {"center"}:
             return super().decode(memory, targets)
-        center_states, center_reference = self.decoder(memory, self.query_embed.weight)
-        corner_states, corner_reference = self.top_left_decoder(memory, self.query_embed.weight)
+        queries, auxiliary, denoising = self.prepare(memory, targets)
+        corner_queries = queries
+        if queries.reference is not None and queries.reference.shape[-1] == 4:
+            corner_queries = replace(queries, reference=cxcywh_to_xyxy(queries.reference)[..., :2].clamp(0, 1))
+        center_states, center_reference = self.decoder(memory, queries)
+        corner_states, corner_reference = self.top_left_decoder(memory, corner_queries)
         center_states, corner_states = map(self.select_output_layers, (center_states, corner_states))
 
         boxes = self.box_head(center_states, center_reference)
@@ -147,7 +152,7 @@ class PairDETR(ConditionalDETR):
             return predictions
         last = slice(len(center_states) - min(self.contrastive_layers, len(center_states)), None)
         embeddings = self.center_projection(center_states[last]), self.top_left_projection(corner_states[last])
-        return replace(predictions, top_left=top_left, pair_embeddings=embeddings)
+        return self.split(replace(predictions, top_left=top_left, pair_embeddings=embeddings), auxiliary, denoising)
 
 
 def assemble_box(center: Tensor, top_left: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Conditional DETR's decoder (arXiv 2108.06152, section 3): content and spatial attention are computed apart."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from pair_detr.layers import MLP, FeedForward, attend, multi_linear, point_encoding
-from pair_detr.structures import Memory
+from pair_detr.layers import MLP, FeedForward, attend, attend_in_groups, multi_linear, point_encoding
+from pair_detr.structures import Memory, Queries
 
 
 def _parameters(*linears: nn.Linear) -> list[tuple[Tensor, Tensor]]:
@@ -26,12 +28,15 @@ class ConditionalSelfAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, state: Tensor, queries: Tensor, query_mask: Tensor | None = None) -> Tensor:
-        """(B, Q, D) states, (Q, D) or (B, Q, D) positional queries -> (B, Q, D)."""
+    def forward(self, state: Tensor, queries: Queries) -> Tensor:
+        """(B, N, D) states -> (B, N, D)."""
         query, key, value = multi_linear(state, _parameters(self.qcontent_proj, self.kcontent_proj, self.v_proj))
-        query_pos, key_pos = multi_linear(queries, _parameters(self.qpos_proj, self.kpos_proj))
+        query_pos, key_pos = multi_linear(queries.position, _parameters(self.qpos_proj, self.kpos_proj))
+        projected = query + query_pos, key + key_pos, value
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(attend(query + query_pos, key + key_pos, value, self.num_heads, query_mask, dropout))
+        return self.out_proj(
+            attend_in_groups(*projected, self.num_heads, queries.groups, queries.is_used, dropout)
+        )
 
 
 class ConditionalCrossAttention(nn.Module):
@@ -54,7 +59,7 @@ class ConditionalCrossAttention(nn.Module):
     def forward(
         self,
         state: Tensor,
-        queries: Tensor,
+        position: Tensor,
         spatial_query: Tensor,
         key_content: Tensor,
         key_position: Tensor,
@@ -65,7 +70,7 @@ class ConditionalCrossAttention(nn.Module):
 
         Args:
             state: (B, Q, D).
-            queries: (Q, D) or (B, Q, D) positional queries, used by the first layer alone.
+            position: (Q, D) or (B, Q, D) positional queries, used by the first layer alone.
             spatial_query: (B, Q, D) or (1, Q, D), the transformed encoding of the reference points.
             key_content: (B, M, D), projected.
             key_position: (B, M, D) or (1, M, D), projected.
@@ -77,7 +82,7 @@ class ConditionalCrossAttention(nn.Module):
         """
         query = self.qcontent_proj(state)
         if self.qpos_proj is not None:
-            query = query + self.qpos_proj(queries)
+            query = query + self.qpos_proj(position)
             key_content = key_content + key_position
         query = self._concat_per_head(query, self.qpos_sine_proj(spatial_query))
         key = self._concat_per_head(key_content, key_position)
@@ -103,12 +108,10 @@ class ConditionalDecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, state: Tensor, queries: Tensor, *cross_attention_inputs: Tensor | None, query_mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, state: Tensor, queries: Queries, *cross_attention_inputs: Tensor | None) -> Tensor:
         """(B, Q, D) -> (B, Q, D); the further arguments are those of :class:`ConditionalCrossAttention`."""
-        state = self.norm1(state + self.dropout(self.self_attn(state, queries, query_mask)))
-        state = self.norm2(state + self.dropout(self.cross_attn(state, queries, *cross_attention_inputs)))
+        state = self.norm1(state + self.dropout(self.self_attn(state, queries)))
+        state = self.norm2(state + self.dropout(self.cross_attn(state, queries.position, *cross_attention_inputs)))
         return self.norm3(state + self.dropout(self.ffn(state)))
 
 
@@ -134,15 +137,12 @@ class ConditionalDecoder(nn.Module):
             ConditionalDecoderLayer(dim, num_heads, ffn_dim, dropout, is_first=i == 0) for i in range(num_layers)
         )
 
-    def forward(
-        self, memory: Memory, queries: Tensor, query_mask: Tensor | None = None, reference: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, memory: Memory, queries: Queries, refine=None, embed=None) -> tuple[Tensor, Tensor]:
         """Decodes queries; see :mod:`pair_detr.modeling.decoder`. Its own reference points are functions of them."""
+        reference = queries.reference
         if reference is None:
-            reference = self.ref_point_head(queries).float().sigmoid()
-        spatial_query = point_encoding(reference[..., :2], queries.shape[-1]).to(queries.dtype)
-        if spatial_query.dim() == 2:
-            spatial_query = spatial_query.unsqueeze(0)
+            reference = self.ref_point_head(queries.position).float().sigmoid()
+        spatial_query = self.encode_reference(reference, queries)
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         attentions = [layer.cross_attn for layer in self.layers]
         contents_and_values = multi_linear(
@@ -151,11 +151,22 @@ class ConditionalDecoder(nn.Module):
         positions = multi_linear(memory.position, _parameters(*(a.kpos_proj for a in attentions)))
         contents, values = contents_and_values[: len(attentions)], contents_and_values[len(attentions) :]
 
-        state = queries.new_zeros(len(memory.tokens), *queries.shape[-2:])
-        states = []
+        state = queries.initial_states(len(memory.tokens))
+        states, references = [], [reference]
         for layer, content, position, value in zip(self.layers, contents, positions, values, strict=True):
             # The transformation comes from the running state, before the norm that the emitted states pass through.
             scaled = spatial_query * self.query_scale(state) if states else spatial_query
-            state = layer(state, queries, scaled, content, position, value, memory.key_mask, query_mask=query_mask)
+            state = layer(state, queries, scaled, content, position, value, memory.key_mask)
             states.append(state)
-        return self.norm(torch.stack(states)), reference
+            if refine is not None and len(states) < len(self.layers):
+                refined = refine(self.norm(state), reference)
+                references.append(refined)
+                reference = refined.detach()
+                spatial_query = self.encode_reference(reference, queries)
+                queries = replace(queries, position=embed(reference))
+        return self.norm(torch.stack(states)), torch.stack(references) if refine is not None else reference
+
+    def encode_reference(self, reference, queries):
+        position = queries.position
+        spatial_query = point_encoding(reference[..., :2], position.shape[-1]).to(position.dtype)
+        return spatial_query.unsqueeze(0) if spatial_query.dim() == 2 else spatial_query

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pair_detr.layers import FeedForward, MultiHeadAttention, multi_linear
-from pair_detr.structures import Memory
+from pair_detr.structures import Memory, Queries
 
 
 class DecoderLayer(nn.Module):
@@ -24,16 +24,15 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         state: Tensor,
-        queries: Tensor,
+        queries: Queries,
         key: Tensor,
         value: Tensor,
         key_mask: Tensor | None,
-        query_mask: Tensor | None = None,
     ) -> Tensor:
-        """(B, Q, D) -> (B, Q, D); ``key`` and ``value`` are the projected (B, M, D) of the cross-attention."""
-        with_position = state + queries
-        state = self.norm1(state + self.dropout(self.self_attn(with_position, with_position, state, query_mask)))
-        query = F.linear(state + queries, *self.cross_attn.projections()[0])
+        """(B, N, D) -> (B, N, D); ``key`` and ``value`` are the projected (B, M, D) of the cross-attention."""
+        attended = self.self_attn.within_groups(state + queries.position, state, queries.groups, queries.is_used)
+        state = self.norm1(state + self.dropout(attended))
+        query = F.linear(state + queries.position, *self.cross_attn.projections()[0])
         state = self.norm2(state + self.dropout(self.cross_attn.attend(query, key, value, key_mask)))
         return self.norm3(state + self.dropout(self.ffn(state)))
 
@@ -46,17 +45,15 @@ class TransformerDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(
-        self, memory: Memory, queries: Tensor, query_mask: Tensor | None = None, reference: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, memory: Memory, queries: Queries) -> tuple[Tensor, Tensor | None]:
         """Decodes queries; see :mod:`pair_detr.modeling.decoder`. A reference is passed on, but not looked at."""
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         projections = [layer.cross_attn.projections() for layer in self.layers]
         keys = multi_linear(memory.tokens + memory.position, [projection[1] for projection in projections])
         values = multi_linear(memory.tokens, [projection[2] for projection in projections])
-        state = queries.new_zeros(len(memory.tokens), *queries.shape[-2:])
+        state = queries.initial_states(len(memory.tokens))
         states = []
         for layer, key, value in zip(self.layers, keys, values, strict=True):
-            state = layer(state, queries, key, value, memory.key_mask, query_mask)
+            state = layer(state, queries, key, value, memory.key_mask)
             states.append(state)
-        return self.norm(torch.stack(states)), reference
+        return self.norm(torch.stack(states)), queries.reference

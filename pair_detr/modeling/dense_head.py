@@ -1,0 +1,56 @@
+"""A head on the encoder's tokens: every token predicts an object, and the best of them are where queries start."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pair_detr.modeling.heads import LocationHead
+from pair_detr.structures import Memory, Predictions
+
+
+class DenseHead(nn.Module):
+    """Class logits and a box of every token, as of a query that looks from the center of the token's cell.
+
+    It is trained by one-to-many matching (:class:`pair_detr.losses.dense.DenseTerm`), after Co-DETR (arXiv 2211.12860,
+    section 3.2) and the two-stage variant of Deformable DETR (arXiv 2010.04159, section 4.2).
+    """
+
+    def __init__(self, dim: int, classifier: Callable[[int], nn.Module]) -> None:
+        """
+        Args:
+            dim: width of the tokens.
+            classifier: makes what maps (..., D) features to (..., C) logits, given D.
+        """
+        super().__init__()
+        self.project = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.class_head = classifier(dim)
+        self.box_head = LocationHead(dim, 4, zero_init=True)
+
+    def forward(self, memory: Memory) -> Predictions:
+        """Predictions of M tokens in place of queries, of a single layer."""
+        features = self.norm(self.project(memory.tokens))[None]
+        return Predictions(self.class_head(features), self.box_head(features, memory.centers), features)
+
+
+def select_tokens(logits: Tensor, key_mask: Tensor | None, count: int) -> Tensor:
+    """The tokens of each image that are most likely an object of any class, without those in the padding.
+
+    Args:
+        logits: (B, M, C) of classes alone.
+        key_mask: (B, 1, 1, M) bool, false in the padding; None where no image is padded.
+        count: tokens to select; an image with fewer has them several times, the best first.
+
+    Returns:
+        (B, count) int64.
+    """
+    scores = logits.amax(-1)
+    rank = torch.arange(count, device=scores.device).expand(len(scores), -1)
+    available = scores.new_full((len(scores), 1), scores.shape[1], dtype=torch.int64)
+    if key_mask is not None:
+        is_valid = key_mask[:, 0, 0]
+        scores = scores.masked_fill(~is_valid, float("-inf"))
+        available = is_valid.sum(1, keepdim=True)
+    order = scores.topk(min(count, scores.shape[1]), dim=1).indices
+    return order.gather(1, rank % available.clamp(min=1, max=order.shape[1]))
