@@ -1,6 +1,6 @@
 """What crosses the parts of a model: features, predictions, ground truth, and which prediction has which object."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -90,6 +90,7 @@ class Targets:
             images: this is all that is known.
         masks: (T, H, W) bool at the size of the padded batch, false in the padding; None in models without masks and
             where the objects are not known.
+        noise: (T, n) fp32 uniform in 0..1, what is random about denoising queries; None in models without.
     """
 
     boxes: Tensor
@@ -98,6 +99,7 @@ class Targets:
     counts: list[int]
     image_labels: ImageLabels | None = None
     masks: Tensor | None = None
+    noise: Tensor | None = None
 
     @classmethod
     def pack(cls, boxes: list[Tensor], labels: list[Tensor]) -> "Targets":
@@ -114,17 +116,15 @@ class Targets:
         return cls(boxes, nothing, nothing, [0] * len(labels), ImageLabels.pack(labels))
 
     def repeat_images(self, times: int) -> "Targets":
-        """The objects of every image so many times, as of as many images one after the other."""
+        """The targets of as many copies of each image, one after the other, without masks. The host does not wait."""
         if times == 1:
             return self
-        stops = torch.tensor(self.counts).cumsum(0).tolist()
-        index = [
-            torch.arange(stop - count, stop).repeat(times) for count, stop in zip(self.counts, stops, strict=True)
-        ]
-        index = to_device_async(torch.cat(index), self.boxes.device)
+        device = self.boxes.device
+        of_images = torch.arange(sum(self.counts)).split(self.counts)
+        index = to_device_async(torch.cat([x.repeat(times) for x in of_images]), device)
         counts = [count for count in self.counts for _ in range(times)]
-        image_index = to_device_async(_image_index(counts), self.boxes.device)
-        return replace(self, boxes=self.boxes[index], labels=self.labels[index], image_index=image_index, counts=counts)
+        image_index = to_device_async(_image_index(counts), device)
+        return Targets(self.boxes[index], self.labels[index], image_index, counts, self.image_labels)
 
     @property
     def has_boxes(self) -> bool:
@@ -141,6 +141,7 @@ class Targets:
             image_index=image_index,
             image_labels=None if self.image_labels is None else self.image_labels.to(device),
             masks=None if self.masks is None else to_device_async(self.masks, device),
+            noise=None if self.noise is None else to_device_async(self.noise, device),
         )
 
 
@@ -165,19 +166,30 @@ class Assignment:
         """The matched (N, ...) of (L, B, Q, ...) predictions."""
         return predictions[self.layer, self.image, self.query]
 
-    def last_layer(self, counts: Sequence[int], num_queries: int) -> tuple["Assignment", list[int]]:
-        """The matches of the last layer, found without waiting for the device.
+    def last_layer(self, counts: Sequence[int], num_queries: int, groups: int = 1) -> tuple["Assignment", list[int]]:
+        """The matches of the last layer and the first group of queries, found without waiting for the device.
 
         Args:
             counts: objects of each image.
-            num_queries: per image; it has no more matches.
+            num_queries: per image and group; it has no more matches.
+            groups: of queries, each with all objects of its image.
 
         Returns:
-            These matches, and how many each image has.
+            These matches, of objects as they are counted without groups; and how many each image has.
         """
         matched = [min(count, num_queries) for count in counts]
-        tail = slice(len(self.layer) - sum(matched), None)
-        return Assignment(self.layer[tail], self.image[tail], self.query[tail], self.target[tail]), matched
+        start = len(self.layer) - groups * sum(matched)
+        if groups == 1:
+            tail = slice(start, None)
+            return Assignment(self.layer[tail], self.image[tail], self.query[tail], self.target[tail]), matched
+        rows, surplus, objects = [], [], 0
+        for count, number in zip(counts, matched, strict=True):
+            rows.append(torch.arange(start, start + number))
+            surplus.append(torch.full((number,), objects * (groups - 1)))
+            start, objects = start + groups * number, objects + count
+        rows, surplus = (to_device_async(torch.cat(x), self.layer.device) for x in (rows, surplus))
+        image = self.image[rows] // groups
+        return Assignment(self.layer[rows], image, self.query[rows], self.target[rows] - surplus), matched
 
 
 @dataclass
@@ -200,6 +212,21 @@ class Memory:
     centers: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """How a decoder moves what its queries look from, layer by layer.
+
+    Attributes:
+        box_head: maps states and the boxes that they looked from to better ones.
+        embed: maps boxes to positional queries.
+        look_forward_twice: the boxes of a layer also train the layer before it (DINO, arXiv 2203.03605, section 3.5).
+    """
+
+    box_head: Callable[[Tensor, Tensor], Tensor]
+    embed: Callable[[Tensor], Tensor]
+    look_forward_twice: bool = False
+
+
 @dataclass
 class Queries:
     """What a decoder decodes: N queries of each image.
@@ -212,6 +239,7 @@ class Queries:
         groups: which of them attend to each other, (number of groups, queries in each) for one run of equally large
             groups after the other; None if all attend to all.
         is_used: (B, N) bool, false for those that nothing may attend to; None if there are none.
+        refinement: how the reference changes from layer to layer; None if it stays.
     """
 
     position: Tensor
@@ -219,6 +247,7 @@ class Queries:
     reference: Tensor | None = None
     groups: tuple[Size, ...] | None = None
     is_used: Tensor | None = None
+    refinement: Refinement | None = None
 
     def initial_states(self, num_images: int) -> Tensor:
         """(B, N, D) states before the first decoder layer."""
@@ -268,6 +297,12 @@ class Predictions:
         pair_embeddings: two (P, B, Q, E) of the center and the top-left decoder, of their last P layers. Pair DETR in
             training only.
         mask_queries: of models with masks only.
+        groups: K, of queries in training; B then counts each image K times, one after the other. The first of them is
+            the group of inference.
+        reference: of an auxiliary branch, (B, Q, 2) points that its queries look from.
+        is_counted: of an auxiliary branch, (B, Q) bool, false for queries that are no part of the loss; None if all
+            are.
+        assignment: of an auxiliary branch that is made from the objects.
         auxiliary: predictions of branches beside the main one, by the name of the branch; in training only. A loss term
             that knows the branch supervises them.
     """

@@ -18,7 +18,7 @@ from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import LossTerm, MatchedPredictions
 from pair_detr.modeling import ConditionalDETR
 from pair_detr.modeling.detector import DetectorOptions
-from pair_detr.structures import Memory, Predictions, Targets
+from pair_detr.structures import Memory, Predictions, Queries, Targets
 
 EXTRA, REPEATS = 6, 2
 _catalogs = pytest.fixture(autouse=True)(restored_catalogs)
@@ -55,9 +55,10 @@ class HybridDETR(ConditionalDETR):
         if not self.training:
             return super().decode(memory)
         queries = torch.cat((self.query_embed.weight, self.extra_queries.weight))
-        is_extra = torch.arange(len(queries), device=queries.device) >= self.query_embed.num_embeddings
-        states, reference = self.decoder(memory, queries, query_mask=is_extra[:, None] == is_extra)
-        main, extra = (self.predict(states[:, :, x], reference[x], memory) for x in (~is_extra, is_extra))
+        count = self.query_embed.num_embeddings
+        states, reference = self.decoder(memory, Queries(queries, groups=((1, count), (1, EXTRA))))
+        parts = slice(0, count), slice(count, None)
+        main, extra = (self.predict(states[:, :, x], reference[x], memory) for x in parts)
         return replace(main, auxiliary={"one_to_many": extra})
 
     @classmethod

@@ -86,6 +86,7 @@ def _add_model_keys(cfg: CN) -> None:
     # Focal loss (arXiv 1708.02002, whose values these are), also the form of the class cost.
     cfg.MODEL.DETR.LOSS.FOCAL_ALPHA = 0.25
     cfg.MODEL.DETR.LOSS.FOCAL_GAMMA = 2.0
+    cfg.MODEL.DETR.LOSS.IOU_GAMMA = 1.5
     # Probability that the classifier gives every class at the start (focal only; arXiv 1708.02002).
     cfg.MODEL.DETR.LOSS.PRIOR_PROB = 0.01
     # Relative weight of the no-object column (softmax only; DETR section 4).
@@ -123,10 +124,12 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.DENSE.WEIGHT = 1.0
     cfg.MODEL.DETR.QUERY_SELECTION = "none"
     cfg.MODEL.DETR.QUERY_GROUPS = 1
-    cfg.MODEL.DETR.LOCAL_INIT = False
-    cfg.MODEL.DETR.BOX_REFINEMENT = False
+    cfg.MODEL.DETR.LOCAL_ATTENTION = False
+    cfg.MODEL.DETR.BOX_REFINEMENT = "none"
+    cfg.MODEL.DETR.RELATIVE_BOXES = False
     cfg.MODEL.DETR.DENOISING = CN()
     cfg.MODEL.DETR.DENOISING.GROUPS = 0
+    cfg.MODEL.DETR.DENOISING.WEIGHT = 1.0
     cfg.MODEL.DETR.DENOISING.LABEL_NOISE = 0.2
     cfg.MODEL.DETR.DENOISING.BOX_NOISE = 0.4
     cfg.MODEL.DETR.DENOISING.NEGATIVES = False

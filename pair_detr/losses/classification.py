@@ -4,6 +4,7 @@ Classifier, matching cost, loss and the choice of detections all depend on this 
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,12 @@ class ClassScoring(ABC):
     Attributes:
         prior_prob: probability of every class at the start of the training, None for torch's default initialization.
         default_weight: published weight of the class cost and the class loss.
+        uses_iou: whether the loss depends on how well the boxes of matched queries fit.
     """
 
     prior_prob: float | None
     default_weight: float
-    uses_iou = False
+    uses_iou: ClassVar[bool] = False
 
     @abstractmethod
     def num_logits(self, num_classes: int) -> int:
@@ -54,6 +56,7 @@ class ClassScoring(ABC):
             num_boxes: number of objects to normalize with.
             selected: bool, true for the classes that take part, those of the objects among them: (K,), or one that can
                 be expanded to (L, B, Q, K), for the K classes without a no-object class. None: all.
+            quality: (N,) IoU of each match; given where :attr:`uses_iou`.
 
         Returns:
             (L,).
@@ -139,9 +142,18 @@ class SigmoidFocal(ClassScoring):
 
 
 class MatchabilityAware(SigmoidFocal):
-    """Sigmoids that learn how well the box of a query fits its object (matchability-aware loss, DEIM)."""
+    """Independent sigmoids that learn how well the box of a query fits: IoU-aware targets, without alpha.
+
+    Source: DEIM (arXiv 2412.04234, section 3.3). The cost of a match stays the focal one.
+    """
 
     uses_iou = True
+
+    def __init__(
+        self, alpha: float = 0.25, gamma: float = 2.0, prior_prob: float = 0.01, iou_gamma: float = 1.5
+    ) -> None:
+        super().__init__(alpha, gamma, prior_prob)
+        self.iou_gamma = iou_gamma
 
     def loss(
         self,
@@ -152,17 +164,16 @@ class MatchabilityAware(SigmoidFocal):
         selected: Tensor | None = None,
         quality: Tensor | None = None,
     ) -> Tensor:
+        """Sum over queries and classes of a cross entropy with ``quality ** iou_gamma``, over the number of objects."""
         where = assignment.layer, assignment.image, assignment.query, targets.labels[assignment.target]
         expected = torch.zeros_like(logits)
-        expected[where] = quality.pow(self.quality_gamma)
-        weight = logits.detach().sigmoid() ** self.quality_gamma
+        expected[where] = quality.pow(self.iou_gamma)
+        weight = logits.detach().sigmoid() ** self.iou_gamma
         weight[where] = 1
         loss = F.binary_cross_entropy_with_logits(logits, expected, weight, reduction="none")
         if selected is not None:
             loss = loss * selected
         return loss.sum((1, 2, 3)) / num_boxes
-
-    quality_gamma = 1.5
 
 
 class Softmax(ClassScoring):
@@ -229,7 +240,7 @@ def build_class_scoring(cfg: CfgNode, default: str) -> ClassScoring:
     loss = cfg.MODEL.DETR.LOSS
     name = default if loss.CLASSIFICATION == "auto" else loss.CLASSIFICATION
     if name == "mal":
-        return MatchabilityAware(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB)
+        return MatchabilityAware(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB, loss.IOU_GAMMA)
     if name == "focal":
         return SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB)
     return Softmax(loss.NO_OBJECT_WEIGHT)

@@ -13,7 +13,7 @@ from pair_detr.config.variants import variant_of
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.masks import MaskTerm
-from pair_detr.losses.matcher import HungarianMatcher
+from pair_detr.losses.matcher import HungarianMatcher, NonFiniteCostError
 from pair_detr.losses.terms import LossTerm, MatchedPredictions
 from pair_detr.structures import Predictions, Targets
 from pair_detr.utils.distributed import mean_over_processes
@@ -72,13 +72,17 @@ class SetCriterion(nn.Module):
             NonFiniteCostError: see :class:`HungarianMatcher`.
         """
         device = predictions.boxes.device.type
-        given, targets = targets, targets.repeat_images(predictions.groups)
+        per_image, targets = targets, targets.repeat_images(predictions.groups)
         with torch.autocast(device, enabled=False):
-            assignment = self.matcher(predictions.logits, predictions.boxes, targets)
+            try:
+                assignment = self.matcher(predictions.logits, predictions.boxes, targets)
+            except NonFiniteCostError as error:
+                error.image //= predictions.groups
+                raise
             count = torch.full((), float(len(targets.labels)), device=predictions.boxes.device)
             # Processes with image labels also take part in all sums over processes, or the others would wait for them.
             num_boxes = mean_over_processes(count, targets.has_boxes, minimum_sum=1)
-        matched = MatchedPredictions(predictions, targets, assignment, num_boxes, self.matcher, mask_head, given)
+        matched = MatchedPredictions(predictions, targets, assignment, num_boxes, self.matcher, mask_head, per_image)
         losses = {}
         for term in self.terms:
             with nullcontext() if term.uses_autocast else torch.autocast(device, enabled=False):

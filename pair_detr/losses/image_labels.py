@@ -171,9 +171,11 @@ class ImageLabelCriterion(nn.Module):
         logits = classifier(predictions.states.detach()) if self.classifier_only else predictions.logits
         with torch.autocast(predictions.boxes.device.type, enabled=False):
             logits = self.class_scoring.binary_logits(logits.float())
+            # Of the first group of queries, that of inference.
+            labels = replace(labels, image_index=labels.image_index * predictions.groups)
             by_label = self.loss(replace(predictions, logits=logits), labels)
             counts = to_device_async(torch.tensor(labels.counts, dtype=torch.float32), logits.device)
-            return self.weight * (by_label / counts[labels.image_index]).sum() / len(counts)
+            return self.weight * (by_label / counts[targets.image_labels.image_index]).sum() / len(counts)
 
 
 def build_image_label_criterion(cfg: CfgNode, class_scoring: ClassScoring) -> ImageLabelCriterion | None:

@@ -19,14 +19,15 @@ class MaskTerm(LossTerm):
 
     def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
         """Predicts the masks of matched queries alone; without objects zeros that are connected to the graph."""
-        queries, targets = matched.predictions.mask_queries, matched.targets
-        last, counts = matched.assignment.last_layer(targets.counts, queries.states.shape[1])
+        queries, targets = matched.predictions.mask_queries, matched.targets_per_image
+        groups = matched.predictions.groups
+        last, counts = matched.assignment.last_layer(targets.counts, queries.states.shape[1], groups)
         logits = matched.mask_head(queries, last.query, counts)
         with torch.autocast(logits.device.type, enabled=False):
             masks = logits.new_zeros(0, *logits.shape[-2:]) if targets.masks is None else targets.masks[last.target]
             focal, dice = mask_losses(logits.float(), masks)
             sums = {"mask": focal.sum(0, keepdim=True), "dice": dice.sum(0, keepdim=True)}
-            return {name: loss / matched.num_boxes for name, loss in sums.items()}
+            return {name: loss * groups / matched.num_boxes for name, loss in sums.items()}
 
 
 # Masks at full size that are in memory at a time.

@@ -21,11 +21,14 @@ class MatchedPredictions:
 
     Attributes:
         predictions: of the detector, with those of its auxiliary branches.
-        targets: of the batch.
-        assignment: which query of ``predictions`` has which object.
-        num_boxes: number of objects to normalize with, over all processes.
+        targets: of the batch; with groups of queries, once for each group, as ``predictions`` has them.
+        assignment: which query of ``predictions`` has which object of ``targets``.
+        num_boxes: number of objects to normalize with, over all processes and groups.
         matcher: made the assignment; for terms that match a branch of their own.
         mask_head: predicts the masks of chosen queries; None in models without masks.
+        targets_per_image: of the batch, once, whatever the groups; by default ``targets``.
+        counted: bool, true for class logits that take part, to be expanded to (L, B, Q, K); None if all do.
+        match_weights: (N,) of the matches in the loss of boxes; None if all weigh the same.
     """
 
     predictions: Predictions
@@ -34,10 +37,18 @@ class MatchedPredictions:
     num_boxes: Tensor
     matcher: HungarianMatcher
     mask_head: nn.Module | None = None
-    given: Targets | None = None
+    targets_per_image: Targets | None = None
+    counted: Tensor | None = None
+    match_weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.targets_per_image is None:
+            self.targets_per_image = self.targets
 
     def mean_by_layer(self, values: Tensor) -> Tensor:
         """(N,) values of the matches -> (L,) sums over the objects of a layer, divided by their number."""
+        if self.match_weights is not None:
+            values = values * self.match_weights
         sums = values.new_zeros(len(self.predictions.boxes)).index_add(0, self.assignment.layer, values)
         return sums / self.num_boxes
 
@@ -80,34 +91,18 @@ class ClassTerm(LossTerm):
 
     def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
         """See :class:`LossTerm`."""
-        return {"class": self.loss(matched.predictions, matched.assignment, matched.targets, matched.num_boxes)}
-
-    def loss(
-        self,
-        predictions: Predictions,
-        assignment: Assignment,
-        targets: Targets,
-        num_boxes: Tensor,
-        counted: Tensor | None = None,
-    ) -> Tensor:
-        """(L,) loss of any predictions.
-
-        Args:
-            predictions: logits and boxes.
-            assignment: of their queries.
-            targets: of the batch.
-            num_boxes: number of objects to normalize with.
-            counted: bool, true for logits that take part, expandable to (L, B, Q, K); None if all do.
-        """
+        targets, assignment = matched.targets, matched.assignment
         selected = None if self.federated_sampler is None else self.federated_sampler(targets.labels)
-        if counted is not None:
-            selected = counted if selected is None else counted & selected
+        if matched.counted is not None:
+            selected = matched.counted if selected is None else matched.counted & selected
         quality = None
         if self.class_scoring.uses_iou:
             with torch.no_grad():
-                predicted = cxcywh_to_xyxy(assignment.pick(predictions.boxes.float()))
-                quality, _ = box_iou_pairs(predicted, cxcywh_to_xyxy(targets.boxes)[assignment.target])
-        return self.class_scoring.loss(predictions.logits.float(), assignment, targets, num_boxes, selected, quality)
+                predicted = cxcywh_to_xyxy(assignment.pick(matched.predictions.boxes.float()))
+                quality, _ = box_iou_pairs(predicted, cxcywh_to_xyxy(targets.boxes[assignment.target]))
+        logits = matched.predictions.logits.float()
+        loss = self.class_scoring.loss(logits, assignment, targets, matched.num_boxes, selected, quality)
+        return {"class": loss}
 
 
 class BoxTerm(LossTerm):

@@ -1,9 +1,11 @@
 """Detectron2's dicts of a batch as tensors: padded images, boxes, labels and masks."""
 
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.structures import ImageList
@@ -118,6 +120,22 @@ def pack_boxes(
                 key="caller",
             )
     return Targets.pack(boxes, labels)
+
+
+def draw_noise(
+    batched_inputs: list[dict[str, Any]], counts: Sequence[int], per_object: int, seed: int, iteration: int
+) -> Tensor:
+    """(T, per_object) fp32, uniform in 0..1: what is random about denoising queries.
+
+    That of an image depends on seed, iteration and file name alone: not on the process that has it, nor on the rest of
+    the batch.
+    """
+    rows = [torch.zeros(0, per_object)]
+    for index, (item, count) in enumerate(zip(batched_inputs, counts, strict=True)):
+        identity = zlib.crc32(str(item.get("file_name", index)).encode())
+        generator = np.random.default_rng([seed, iteration, identity])
+        rows.append(torch.from_numpy(generator.random((count, per_object), dtype=np.float32)))
+    return torch.cat(rows)
 
 
 def pack_image_labels(batched_inputs: list[dict[str, Any]]) -> Targets:

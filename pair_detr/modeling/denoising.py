@@ -1,68 +1,166 @@
-"""Denoising queries: noisy copies of the ground truth that the decoder learns to repair (DN-DETR, arXiv 2203.01305)."""
+"""Denoising queries: noisy copies of the objects, which the decoder learns to repair, in training only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.structures import Assignment, Targets
 from pair_detr.utils.device import to_device_async
-from torchvision.ops import box_convert
+
+# Sides of noisy boxes are at least so long, normalized.
+_MIN_SIDE = 1e-3
+
+
+@dataclass(frozen=True)
+class DenoisingOptions:
+    """How objects become denoising queries.
+
+    Attributes:
+        groups: G, copies of each object; those of different groups do not see each other.
+        label_noise: probability of a random label.
+        box_noise: how far corners move at most, in halves of the box's sides.
+        negatives: add to each copy one that moves by one to two times as much, and belongs to no object (DINO).
+    """
+
+    groups: int
+    label_noise: float
+    box_noise: float
+    negatives: bool
+
+    @property
+    def kinds(self) -> int:
+        """Queries of an object in a group."""
+        return 2 if self.negatives else 1
+
+    @property
+    def noise_per_object(self) -> int:
+        """Random numbers that :attr:`Targets.noise` needs: eight for the box and two for the label of each query."""
+        return self.groups * self.kinds * 10
 
 
 @dataclass
 class DenoisingQueries:
+    """The N denoising queries of each image: in each group as many as the image with the most objects needs.
+
+    Attributes:
+        content: (B, N, D) states to start from: embeddings of labels.
+        reference: (B, N, 4) fp32 noisy boxes, cxcywh in 0..1.
+        is_copy: (B, N) bool, false for queries without an object to copy.
+        groups: their number, and queries in each.
+        assignment: of the queries to the objects that they are to become, in all decoder layers.
+    """
+
     content: Tensor
     reference: Tensor
-    is_used: Tensor
+    is_copy: Tensor
     groups: tuple[int, int]
     assignment: Assignment
 
+    @property
+    def is_used(self) -> Tensor:
+        """(B, N) bool, what may be attended to; in images without objects all, as attention to nothing is NaN."""
+        return self.is_copy | ~self.is_copy.any(1, keepdim=True)
+
 
 class Denoising(nn.Module):
-    def __init__(self, dim: int, num_classes: int, groups: int, label_noise: float, box_noise: float, negatives: bool) -> None:
+    """Makes denoising queries of objects.
+
+    Source: DN-DETR (arXiv 2203.01305, section 4); the negatives are those of DINO (arXiv 2203.03605, section 3.3).
+    """
+
+    def __init__(self, options: DenoisingOptions, label_embedding: nn.Module) -> None:
+        """
+        Args:
+            options: see :class:`DenoisingOptions`.
+            label_embedding: maps int64 labels to (..., D) states, and has ``num_classes``.
+        """
         super().__init__()
-        self.embedding = nn.Embedding(num_classes, dim)
-        self.num_classes = num_classes
-        self.groups = groups
-        self.label_noise = label_noise
-        self.box_noise = box_noise
-        self.negatives = negatives
+        self.options = options
+        self.label_embedding = label_embedding
 
     def forward(self, targets: Targets, num_layers: int) -> DenoisingQueries:
-        device = targets.boxes.device
-        most = max(targets.counts)
-        kinds = 2 if self.negatives else 1
-        slots = torch.cat([torch.arange(count) for count in targets.counts])
-        slots = to_device_async(slots, device)
-        images, num = targets.image_index, len(targets.labels)
-        B = len(targets.counts)
-        shape = (num, self.groups, kinds)
-        labels = targets.labels[:, None, None].expand(shape)
-        flip = torch.rand(shape, device=device) < self.label_noise
-        labels = torch.where(flip, torch.randint(self.num_classes, shape, device=device), labels)
-        corners = cxcywh_to_xyxy(targets.boxes)[:, None, None]
-        half = targets.boxes[:, 2:].repeat(1, 2)[:, None, None] / 2
-        size = torch.rand((*shape, 4), device=device)
-        sign = torch.randint(2, (*shape, 4), device=device) * 2 - 1
-        kind = torch.arange(kinds, device=device)[:, None]
-        noisy = corners + sign * (size + kind) * half * self.box_noise
-        noisy = box_convert(noisy.clamp(0, 1), "xyxy", "cxcywh")
-        noisy = torch.cat((noisy[..., :2], noisy[..., 2:].abs().clamp(min=1e-3)), -1)
-        content = self.embedding(labels)
-        width = kinds * most
-        slot = slots[:, None, None] * kinds + torch.arange(kinds, device=device)
-        group = torch.arange(self.groups, device=device)[None, :, None]
-        query = group * width + slot
-        image = images[:, None, None].expand(shape)
-        full = content.new_zeros(B, self.groups * width, content.shape[-1]).index_put((image, query), content)
-        reference = noisy.new_full((B, self.groups * width, 4), 0.5).index_put((image, query), noisy)
-        used = torch.zeros(B, self.groups * width, dtype=torch.bool, device=device).index_put((image, query), torch.ones((), dtype=torch.bool, device=device))
-        L = num_layers
-        rows = torch.stack((image[..., 0], query[..., 0], torch.arange(num, device=device)[:, None].expand(num, self.groups))).flatten(1)
-        rows = rows.repeat(1, L)
-        layer = torch.arange(L, device=device).repeat_interleave(num * self.groups)
-        return DenoisingQueries(full, reference, used, (self.groups, width), Assignment(layer, *rows))
+        """Copies each object ``groups`` times; what is random about that is in ``targets.noise``.
+
+        Args:
+            targets: T objects.
+            num_layers: decoder layers to predict from.
+        """
+        groups, kinds = self.options.groups, self.options.kinds
+        device, counts = targets.boxes.device, targets.counts
+        noise = targets.noise.view(-1, groups, kinds, 10)
+        content = self.label_embedding(self._noisy_labels(targets.labels, noise[..., :2]))
+        boxes = self._noisy_boxes(targets.boxes, noise[..., 2:])
+
+        # Without any object one empty slot is left, so that all parameters have a gradient.
+        size = kinds * max(1, *counts) if counts else kinds
+        slot = to_device_async(torch.cat([torch.arange(count) for count in counts]), device)
+        slot = slot[:, None, None] * kinds + torch.arange(kinds, device=device)
+        query = torch.arange(groups, device=device)[:, None] * size + slot
+        where = targets.image_index[:, None, None].expand_as(query), query
+        shape = len(counts), groups * size
+        is_copy = torch.zeros(shape, dtype=torch.bool, device=device)
+        is_copy[where] = True
+        # The copies that have an object are the first of their kind.
+        rows = where[0][..., 0], query[..., 0], torch.arange(len(query), device=device)[:, None].expand(-1, groups)
+        layer = torch.arange(num_layers, device=device).repeat_interleave(rows[0].numel())
+        return DenoisingQueries(
+            content=content.new_zeros(*shape, content.shape[-1]).index_put(where, content),
+            reference=boxes.new_full((*shape, 4), 0.5).index_put(where, boxes),
+            is_copy=is_copy,
+            groups=(groups, size),
+            assignment=Assignment(layer, *(row.flatten().repeat(num_layers) for row in rows)),
+        )
+
+    def _noisy_labels(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """(T,) labels, (T, G, kinds, 2) numbers in 0..1 -> (T, G, kinds)."""
+        num_classes = self.label_embedding.num_classes
+        other = (noise[..., 1] * num_classes).long().clamp(max=num_classes - 1)
+        return torch.where(noise[..., 0] < self.options.label_noise, other, labels[:, None, None])
+
+    def _noisy_boxes(self, boxes: Tensor, noise: Tensor) -> Tensor:
+        """(T, 4) boxes, (T, G, kinds, 8) numbers in 0..1 -> (T, G, kinds, 4); all cxcywh."""
+        sign = (noise[..., :4] < 0.5).float() * 2 - 1
+        # The second kind moves further than the first ever does.
+        distance = noise[..., 4:] + torch.arange(noise.shape[2], device=noise.device)[:, None]
+        halves = boxes[:, None, None, 2:].repeat(1, 1, 1, 2) / 2
+        corners = cxcywh_to_xyxy(boxes)[:, None, None] + sign * distance * halves * self.options.box_noise
+        corners = torch.cat((corners.view(*corners.shape[:-1], 2, 2).aminmax(dim=-2)), dim=-1).clamp(0, 1)
+        moved = box_convert(corners, "xyxy", "cxcywh")
+        return torch.cat((moved[..., :2], moved[..., 2:].clamp(min=_MIN_SIDE)), dim=-1)
+
+
+class LabelEmbedding(nn.Embedding):
+    """A learned state for each class of a fixed number."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that have one."""
+        return self.num_embeddings
+
+
+class TextLabelEmbedding(nn.Module):
+    """A state for each class of a vocabulary: the projected text of its name."""
+
+    def __init__(self, dim: int, text_dim: int, texts: Callable[[], Tensor]) -> None:
+        """
+        Args:
+            dim: of the states.
+            text_dim: of the texts.
+            texts: gives the (C, text_dim) texts of the classes as they are now.
+        """
+        super().__init__()
+        self.projection = nn.Linear(text_dim, dim)
+        self._texts = texts
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the vocabulary."""
+        return len(self._texts())
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """(...) int64 labels -> (..., dim)."""
+        return self.projection(self._texts()[labels])

@@ -29,9 +29,14 @@ class DenseHead(nn.Module):
         self.box_head = LocationHead(dim, 4, zero_init=True)
 
     def forward(self, memory: Memory) -> Predictions:
-        """Predictions of M tokens in place of queries, of a single layer."""
+        """Predictions of the M tokens in the place of queries, in a single layer."""
         features = self.norm(self.project(memory.tokens))[None]
-        return Predictions(self.class_head(features), self.box_head(features, memory.centers), features)
+        return Predictions(
+            self.class_head(features),
+            self.box_head(features, memory.centers),
+            reference=memory.centers,
+            is_counted=None if memory.key_mask is None else memory.key_mask[:, 0, 0],
+        )
 
 
 def select_tokens(logits: Tensor, key_mask: Tensor | None, count: int) -> Tensor:

@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -13,16 +12,16 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, build_backbone
 from torch import Tensor, nn
 
-from pair_detr.layers import MLP, point_encoding, sine_position_encoding
+from pair_detr.layers import sine_position_encoding
+from pair_detr.losses.branches import DenoisingTerm, DenseTerm
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
-from pair_detr.losses.dense import DenoisingTerm, DenseTerm
 from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
-from pair_detr.modeling.denoising import Denoising
-from pair_detr.modeling.dense_head import DenseHead, select_tokens
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
-from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Queries, Targets
+from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
+from pair_detr.open_vocabulary import Vocabulary
+from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Refinement, Targets
 from pair_detr.utils.device import to_device_async
 
 # Stages before the encoder's that masks are refined with: DETR's.
@@ -46,6 +45,11 @@ class DetectorOptions:
         deep_supervision: predict from every decoder layer in training, not from the last alone.
         mask_head: makes the mask head, given D, the number of heads and the channels of the finer feature maps; None
             for a model without masks.
+        queries: what queries start from, and what training adds to them.
+        refinement: "none" predicts all layers' boxes from the same reference; "layers" each from the box before it,
+            which the layer also looks from, and "look_forward_twice" trains that layer by it.
+        relative_boxes: see :class:`LocationHead`.
+        local_attention: see :meth:`ConditionalDecoder.attend_locally`.
     """
 
     backbone: Backbone
@@ -59,12 +63,10 @@ class DetectorOptions:
     dropout: float
     deep_supervision: bool
     mask_head: Callable[[int, int, list[int]], nn.Module] | None = None
-    dense: bool = False
-    selection: str = "none"
-    query_groups: int = 1
-    denoising: Callable[[int], nn.Module] | None = None
-    local_init: bool = False
-    refine: bool = False
+    queries: QueryOptions = field(default_factory=QueryOptions)
+    refinement: str = "none"
+    relative_boxes: bool = False
+    local_attention: bool = False
 
     @property
     def layer(self) -> tuple[int, int, int, float]:
@@ -89,7 +91,7 @@ class Detector(nn.Module, ABC):
     published_classification: ClassVar[str] = "focal"
     has_reference_points: ClassVar[bool] = True
     decoder_names: ClassVar[dict[str, str]] = {"center": "decoder"}
-    extra_parts: ClassVar[frozenset[str]] = frozenset()
+    extra_parts: ClassVar[frozenset[str]] = frozenset({"query_builder"})
     warm_start_aliases: ClassVar[dict[str, str]] = {}
     published_name: ClassVar[str]
     transformers_name: ClassVar[str]
@@ -115,23 +117,12 @@ class Detector(nn.Module, ABC):
         self.mask_head = options.mask_head(options.dim, options.num_heads, channels) if options.mask_head else None
         self.decoder = self.build_decoder(options)
         initialize_transformer(self.decoder)
+        if options.local_attention:
+            self.decoder.attend_locally()
         self.class_head = options.classifier(options.dim)
-        self.query_groups = options.query_groups
-        self.selection = options.selection
-        self.dense_head = DenseHead(options.dim, options.classifier) if options.dense else None
-        self.refine = options.refine
-        if options.query_groups > 1:
-            self.group_embed = nn.Embedding((options.query_groups - 1) * options.num_queries, options.dim)
-        if self.selection != "none":
-            self.reference_embed = MLP(2 * options.dim, options.dim, options.dim, 2)
-        self.denoising = options.denoising(options.dim) if options.denoising else None
-        if options.local_init:
-            for layer in self.decoder.layers:
-                attention = layer.cross_attn
-                attention.kpos_proj.load_state_dict(attention.qpos_sine_proj.state_dict())
-            nn.init.zeros_(self.decoder.query_scale.layers[-1].weight)
-            nn.init.ones_(self.decoder.query_scale.layers[-1].bias)
-        self.box_head = LocationHead(options.dim, 4, zero_init=self.has_reference_points)
+        self.box_head = LocationHead(options.dim, 4, self.has_reference_points, options.relative_boxes)
+        self.refinement = options.refinement
+        self.query_builder = QueryBuilder(options.queries, options.num_queries, options.dim, options.classifier)
 
     @classmethod
     def from_config(
@@ -139,9 +130,13 @@ class Detector(nn.Module, ABC):
         cfg: CfgNode,
         classifier: Callable[[int], nn.Module],
         mask_head: Callable[[int, int, list[int]], nn.Module] | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> dict[str, Any]:
         """Builds the backbone and reads the sizes under MODEL.DETR; for the rest see :class:`DetectorOptions`."""
         detr = cfg.MODEL.DETR
+        needs_boxes = detr.BOX_REFINEMENT != "none" or detr.RELATIVE_BOXES
+        if needs_boxes and detr.QUERY_SELECTION != "boxes":
+            raise ValueError("MODEL.DETR.BOX_REFINEMENT and RELATIVE_BOXES need MODEL.DETR.QUERY_SELECTION boxes.")
         options = DetectorOptions(
             backbone=build_backbone(cfg),
             classifier=classifier,
@@ -154,19 +149,10 @@ class Detector(nn.Module, ABC):
             dropout=detr.DROPOUT,
             deep_supervision=detr.LOSS.DEEP_SUPERVISION,
             mask_head=mask_head,
-            dense=detr.DENSE.ENABLED,
-            selection=detr.QUERY_SELECTION,
-            query_groups=detr.QUERY_GROUPS,
-            denoising=partial(
-                Denoising,
-                num_classes=detr.NUM_CLASSES or 3,
-                groups=detr.DENOISING.GROUPS,
-                label_noise=detr.DENOISING.LABEL_NOISE,
-                box_noise=detr.DENOISING.BOX_NOISE,
-                negatives=detr.DENOISING.NEGATIVES,
-            ) if detr.DENOISING.GROUPS else None,
-            local_init=detr.LOCAL_INIT,
-            refine=detr.BOX_REFINEMENT,
+            queries=query_options(cfg, vocabulary),
+            refinement=detr.BOX_REFINEMENT,
+            relative_boxes=detr.RELATIVE_BOXES,
+            local_attention=detr.LOCAL_ATTENTION,
         )
         return {"options": options}
 
@@ -189,12 +175,13 @@ class Detector(nn.Module, ABC):
         loss = cfg.MODEL.DETR.LOSS
         weight = class_scoring.default_weight if loss.CLASS < 0 else loss.CLASS
         class_term = ClassTerm(weight, class_scoring, federated_sampler)
-        terms = [class_term, BoxTerm(loss.L1, loss.GIOU)]
-        if cfg.MODEL.DETR.DENSE.ENABLED:
-            w = cfg.MODEL.DETR.DENSE.WEIGHT
-            terms.append(DenseTerm(class_term, loss.L1 * w, loss.GIOU * w, cfg.MODEL.DETR.DENSE.TOKENS_PER_OBJECT, w))
-        if cfg.MODEL.DETR.DENOISING.GROUPS:
-            terms.append(DenoisingTerm(class_term, loss.L1, loss.GIOU))
+        box_term = BoxTerm(loss.L1, loss.GIOU)
+        terms: list[LossTerm] = [class_term, box_term]
+        dense, denoising = cfg.MODEL.DETR.DENSE, cfg.MODEL.DETR.DENOISING
+        if dense.ENABLED:
+            terms.append(DenseTerm(class_term, box_term, dense.WEIGHT, dense.TOKENS_PER_OBJECT))
+        if denoising.GROUPS:
+            terms.append(DenoisingTerm(class_term, box_term, denoising.WEIGHT, denoising.GROUPS))
         return terms
 
     @classmethod
@@ -225,96 +212,56 @@ class Detector(nn.Module, ABC):
         # That of the parameters, also where autocast computes the features in another.
         position = position.to(self.input_proj.weight.dtype)
         kept = FeatureMaps(features, [maps[name] for name in self.finer_features]) if self.mask_head else None
-        centers = self.cell_centers(batch, height, width) if self.dense_head else None
+        centers = cell_centers(batch, height, width) if self.query_builder.dense_head else None
         return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept, centers))
-
-    @staticmethod
-    def cell_centers(batch: Batch, height: int, width: int) -> Tensor:
-        frames = torch.tensor(batch.frame_sizes, dtype=torch.float32)
-        scale = to_device_async((torch.tensor(batch.padded_size) / frames).flip(-1), batch.images.device)
-        y, x = (torch.arange(n, device=scale.device) for n in (height, width))
-        grid = torch.stack(torch.meshgrid((x + 0.5) / width, (y + 0.5) / height, indexing="xy"), -1).flatten(0, 1)
-        return (grid * scale[:, None]).clamp(0, 1)
 
     def decode(self, memory: Memory, targets: Targets | None = None) -> Predictions:
         """Predicts objects from the encoder's output; ``targets`` as in :meth:`forward`."""
-        queries, auxiliary, denoising = self.prepare(memory, targets)
-        refine = self.box_head if self.refine else None
-        embed = self.embed_reference if self.selection != "none" else None
-        states, reference = self.decoder(memory, queries, refine, embed)
-        predictions = self.predict(states, reference, memory)
-        return self.split(predictions, auxiliary, denoising)
+        built = self.build_queries(memory, targets)
+        states, reference = self.decoder(memory, built.queries)
+        return built.sort(self.predict(states, reference, memory, built.num_queries))
 
-    def embed_reference(self, reference: Tensor) -> Tensor:
-        dim = self.query_embed.embedding_dim
-        encoded = torch.cat([point_encoding(x, dim) for x in reference.split(2, -1)], -1)
-        if reference.shape[-1] == 2:
-            encoded = torch.cat((encoded, torch.zeros_like(encoded)), -1)
-        return self.reference_embed(encoded.to(self.query_embed.weight.dtype))
+    def build_queries(self, memory: Memory, targets: Targets | None) -> BuiltQueries:
+        """The queries of a batch, see :class:`QueryBuilder`."""
+        num_layers = len(self.decoder.layers) if self.deep_supervision else 1
+        built = self.query_builder(memory, self.query_embed.weight, targets, num_layers)
+        if self.refinement != "none":
+            twice = self.refinement == "look_forward_twice"
+            built.queries.refinement = Refinement(self.box_head, self.query_builder.embed_reference, twice)
+        return built
 
-    def prepare(self, memory: Memory, targets: Targets | None):
-        auxiliary, denoising = {}, None
-        embed, groups = self.query_embed.weight, 1
-        if self.training and self.query_groups > 1:
-            groups = self.query_groups
-            embed = torch.cat((embed, self.group_embed.weight))
-        num = self.query_embed.num_embeddings
-        runs = ((groups, num),)
-        if self.dense_head is not None and (self.training or self.selection != "none"):
-            dense = self.dense_head(memory)
-            if self.training:
-                dense.reference = memory.centers
-                dense.is_counted = None if memory.key_mask is None else memory.key_mask[:, 0, 0]
-                auxiliary["dense"] = dense
-        if self.selection == "none":
-            return Queries(embed, groups=runs if groups > 1 else None), auxiliary, None
-        index = select_tokens(dense.logits[0], memory.key_mask, num)
-        source = dense.boxes[0] if self.selection == "boxes" else memory.centers
-        if self.selection == "centers":
-            source = dense.boxes[0][..., :2]
-        reference = source.detach().gather(1, index[..., None].expand(-1, -1, source.shape[-1])).repeat(1, groups, 1)
-        content = embed.expand(len(reference), -1, -1)
-        is_used = None
-        if self.training and self.denoising is not None:
-            layers = len(self.decoder.layers) if self.deep_supervision else 1
-            denoising = self.denoising(targets, layers)
-            content = torch.cat((content, denoising.content), 1)
-            reference = torch.cat((reference, denoising.reference[..., : reference.shape[-1]]), 1)
-            runs = (*runs, denoising.groups)
-            is_used = torch.cat((torch.ones(len(content), groups * num, dtype=torch.bool, device=content.device), denoising.is_used), 1)
-        return Queries(self.embed_reference(reference), content, reference, runs if len(runs) > 1 or groups > 1 else None, is_used), auxiliary, denoising
+    def predict(
+        self, states: Tensor, reference: Tensor | None, memory: Memory, num_queries: int | None = None
+    ) -> Predictions:
+        """Applies the heads to (L, B, N, D) states.
 
-    def split(self, predictions: Predictions, auxiliary, denoising) -> Predictions:
-        if not self.training:
-            return predictions
-        num = self.query_embed.num_embeddings
-        groups = self.query_groups
-        def fold(x):
-            return x[:, :, : groups * num].unflatten(2, (groups, num)).flatten(1, 2)
-        names = ("logits", "boxes", "states", "top_left")
-        main = {name: None if getattr(predictions, name) is None else fold(getattr(predictions, name)) for name in names}
-        if denoising is not None:
-            rest = {name: None if getattr(predictions, name) is None else getattr(predictions, name)[:, :, groups * num :] for name in names}
-            auxiliary["denoising"] = Predictions(**rest, is_counted=denoising.is_used, assignment=denoising.assignment)
-        if predictions.pair_embeddings is not None:
-            main["pair_embeddings"] = tuple(map(fold, predictions.pair_embeddings))
-        return replace(predictions, **main, groups=groups, auxiliary=auxiliary)
-
-    def predict(self, states: Tensor, reference: Tensor | None, memory: Memory) -> Predictions:
-        """Applies the heads to (L, B, Q, D) states; for the reference see :mod:`pair_detr.modeling.decoder`."""
-        if self.refine:
-            reference = reference if self.training and self.deep_supervision else reference[-1:]
-        states = self.select_output_layers(states)
-        masks = self.mask_queries(states, memory, reference)
+        Args:
+            states: of all decoder layers.
+            reference: see :mod:`pair_detr.modeling.decoder`.
+            memory: the encoder's output.
+            num_queries: the first of them that masks can be asked for with; None for all.
+        """
+        states, reference = self.select_output_layers(states), self.select_references(reference)
+        masks = self.mask_queries(states, memory, reference, num_queries)
         return Predictions(self.class_head(states), self.box_head(states, reference), states, mask_queries=masks)
+
+    def select_references(self, reference: Tensor | None) -> Tensor | None:
+        """The references of :meth:`select_output_layers`, where they are of all layers."""
+        return reference if self.refinement == "none" else self.select_output_layers(reference)
 
     def select_output_layers(self, states: Tensor) -> Tensor:
         """The layers to predict from, of (L, ...) states of all decoder layers: in inference the last alone."""
         return states if self.training and self.deep_supervision else states[-1:]
 
-    def mask_queries(self, states: Tensor, memory: Memory, reference: Tensor | None = None) -> MaskQueries | None:
-        """For :attr:`Predictions.mask_queries`, from (L, B, Q, D) states of decoder layers; None without masks."""
-        return None if self.mask_head is None else MaskQueries(states[-1], memory, reference)
+    def mask_queries(
+        self, states: Tensor, memory: Memory, reference: Tensor | None = None, num_queries: int | None = None
+    ) -> MaskQueries | None:
+        """For :attr:`Predictions.mask_queries`; arguments as of :meth:`predict`. None without masks."""
+        if self.mask_head is None:
+            return None
+        if reference is not None:
+            reference = (reference[-1] if self.refinement != "none" else reference)[..., :num_queries, :]
+        return MaskQueries(states[-1, :, :num_queries], memory, reference)
 
 
 def _coarse_to_fine(shapes: dict[str, ShapeSpec]) -> list[str]:
@@ -324,6 +271,18 @@ def _coarse_to_fine(shapes: dict[str, ShapeSpec]) -> list[str]:
     """
     order = list(shapes)
     return sorted(order, key=lambda name: (shapes[name].stride, shapes[name].channels, order.index(name)), reverse=True)
+
+
+def cell_centers(batch: Batch, height: int, width: int) -> Tensor:
+    """(B, M, 2) fp32, x and y of the centers of a feature map's cells, normalized as boxes are.
+
+    Cells of the padding have those of the last pixel.
+    """
+    padded = torch.tensor(batch.padded_size, dtype=torch.float32)
+    scale = to_device_async((padded / torch.tensor(batch.frame_sizes)).flip(-1), batch.images.device)
+    x, y = ((torch.arange(n, device=scale.device) + 0.5) / n for n in (width, height))
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+    return (grid * scale[:, None]).clamp(max=1)
 
 
 def initialize_transformer(module: nn.Module) -> None:

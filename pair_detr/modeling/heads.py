@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from pair_detr.layers import MLP, inverse_sigmoid
 
+# Of sizes, as of Detectron2's boxes: exp would overflow.
+_MAX_LOG_FACTOR = math.log(1000 / 16)
+
 
 def classification_head(dim: int, num_classes: int, prior_prob: float | None) -> nn.Linear:
     """Linear classifier.
@@ -26,14 +29,17 @@ def classification_head(dim: int, num_classes: int, prior_prob: float | None) ->
 class LocationHead(nn.Module):
     """Three-layer perceptron that predicts a box or a point, as an offset to reference points where there are any."""
 
-    def __init__(self, dim: int, out_dim: int, zero_init: bool) -> None:
+    def __init__(self, dim: int, out_dim: int, zero_init: bool, relative: bool = False) -> None:
         """
         Args:
             dim: width of the decoder's states.
             out_dim: 4 for a box (cxcywh), 2 for a point (xy).
             zero_init: start with all predictions at the reference point, as Conditional DETR does.
+            relative: offsets are in units of a reference box's size, and sizes factors of it, as in Plain DETR (arXiv
+                2308.01904, section 4.3); else both are differences of logits.
         """
         super().__init__()
+        self.relative = relative
         self.mlp = MLP(dim, dim, out_dim, 3)
         if zero_init:
             nn.init.zeros_(self.mlp.layers[-1].weight)
@@ -50,6 +56,10 @@ class LocationHead(nn.Module):
             (..., Q, out_dim) fp32 in 0..1.
         """
         logits = self.mlp(states).float()
+        if self.relative and reference is not None and reference.shape[-1] == 4:
+            center, size = reference.split(2, dim=-1)
+            factor = logits[..., 2:].clamp(max=_MAX_LOG_FACTOR).exp()
+            return torch.cat((center + logits[..., :2] * size, size * factor), dim=-1)
         if reference is not None:
             start = inverse_sigmoid(reference[..., : logits.shape[-1]])
             width = start.shape[-1]

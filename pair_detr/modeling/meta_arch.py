@@ -8,6 +8,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from pair_detr.config.ranges import ARCHITECTURE
@@ -23,6 +24,7 @@ from pair_detr.modeling.batching import (
     IMAGE_LABEL_LOSS,
     annotation_kind,
     batch_images,
+    draw_noise,
     pack_boxes,
     pack_image_labels,
     pack_masks,
@@ -63,6 +65,7 @@ class DetectionTransformer(nn.Module):
         panoptic: PanopticOptions | None = None,
         freeze_detector: bool = False,
         fixed_size: tuple[int, int] | None = None,
+        seed: int = 0,
     ) -> None:
         """
         Args:
@@ -81,6 +84,7 @@ class DetectionTransformer(nn.Module):
             freeze_detector: train the mask head alone.
             fixed_size: height and width that every image is padded to, as a part of it: nothing is masked, and boxes
                 are relative to it inside of the model. None pads to the largest image of a batch, and masks that.
+            seed: of the noise of denoising queries.
         """
         super().__init__()
         self.detector = detector
@@ -95,6 +99,7 @@ class DetectionTransformer(nn.Module):
         self.panoptic = panoptic
         self.freeze_detector = freeze_detector
         self.fixed_size = fixed_size
+        self.seed = seed
         self._has_warned = False
         if freeze_detector:
             self.detector.requires_grad_(False)
@@ -131,7 +136,7 @@ class DetectionTransformer(nn.Module):
         class_scoring = build_class_scoring(cfg, default=variant.published_classification)
         classifier = classifier_factory(cfg, class_scoring, num_classes, vocabulary)
         return {
-            "detector": variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
+            "detector": variant(cfg, classifier, mask_head_factory(cfg), vocabulary),
             "criterion": SetCriterion(cfg, class_scoring, federated_sampler=build_federated_sampler(cfg)),
             "class_scoring": class_scoring,
             "num_classes": num_classes,
@@ -145,6 +150,7 @@ class DetectionTransformer(nn.Module):
             "panoptic": build_panoptic(cfg, num_classes),
             "freeze_detector": cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
             "fixed_size": tuple(cfg.INPUT.FIXED_SIZE) or None,
+            "seed": max(cfg.SEED, 0),
         }
 
     @property
@@ -256,13 +262,23 @@ class DetectionTransformer(nn.Module):
             targets = pack_boxes(batched_inputs, batch.frame_sizes, num_queries, self.class_agnostic)
             if self.detector.mask_head is not None:
                 targets.masks = pack_masks(batched_inputs, batch.padded_size)
+            self._draw_noise(batched_inputs, targets)
             return targets.to(self.device)
         if self.image_label_criterion is None:
             raise ValueError(
                 "A batch has image labels, but the model learns from boxes alone: it needs DATALOADER.SAMPLER_TRAIN "
                 "MultiDatasetSampler; MODEL.DETR.CLASS_AGNOSTIC and MODEL.DETR.MASK.FREEZE_DETECTOR must be False."
             )
-        return pack_image_labels(batched_inputs).to(self.device)
+        targets = pack_image_labels(batched_inputs)
+        self._draw_noise(batched_inputs, targets)
+        return targets.to(self.device)
+
+    def _draw_noise(self, batched_inputs: list[dict[str, Any]], targets: Targets) -> None:
+        """Sets what is random about denoising queries, in models that have any."""
+        if (denoising := self.detector.query_builder.denoising) is not None:
+            iteration = get_event_storage().iter if has_event_storage() else 0
+            per_object = denoising.options.noise_per_object
+            targets.noise = draw_noise(batched_inputs, targets.counts, per_object, self.seed, iteration)
 
     def postprocess(
         self, predictions: Predictions, batch: Batch, batched_inputs: list[dict[str, Any]]

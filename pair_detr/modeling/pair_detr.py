@@ -17,7 +17,7 @@ from pair_detr.modeling.conditional_detr import ConditionalDETR
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.detector import DetectorOptions, initialize_transformer
 from pair_detr.modeling.heads import LocationHead
-from pair_detr.structures import Memory, Predictions, Targets
+from pair_detr.structures import Memory, Predictions, Queries, Targets
 
 # Logits between a query's center and corner at the start; mid-image that is a box of a quarter of the image's side.
 _INITIAL_OFFSET = 0.5
@@ -68,6 +68,8 @@ class PairDETR(ConditionalDETR):
         else:
             self.top_left_decoder = self.build_decoder(options)
         initialize_transformer(self.top_left_decoder)
+        if options.local_attention:
+            self.top_left_decoder.attend_locally()
         if box_decoding == "pair":
             self._relate_reference_points()
         self.top_left_head = LocationHead(dim, 2, zero_init=True)
@@ -128,13 +130,11 @@ class PairDETR(ConditionalDETR):
         used = {self.box_decoding, self.class_decoder} | ({self.mask_decoder} if self.mask_head else set())
         if not self.training and used == {"center"}:
             return super().decode(memory, targets)
-        queries, auxiliary, denoising = self.prepare(memory, targets)
-        corner_queries = queries
-        if queries.reference is not None and queries.reference.shape[-1] == 4:
-            corner_queries = replace(queries, reference=cxcywh_to_xyxy(queries.reference)[..., :2].clamp(0, 1))
-        center_states, center_reference = self.decoder(memory, queries)
-        corner_states, corner_reference = self.top_left_decoder(memory, corner_queries)
+        built = self.build_queries(memory, targets)
+        center_states, center_reference = self.decoder(memory, built.queries)
+        corner_states, corner_reference = self.top_left_decoder(memory, _from_corners(built.queries))
         center_states, corner_states = map(self.select_output_layers, (center_states, corner_states))
+        center_reference = self.select_references(center_reference)
 
         boxes = self.box_head(center_states, center_reference)
         top_left = self.top_left_head(corner_states, corner_reference)
@@ -142,9 +142,9 @@ class PairDETR(ConditionalDETR):
             boxes = assemble_box(boxes, top_left)
         classified = center_states if self.class_decoder == "center" else corner_states
         if self.mask_decoder == "center":
-            masks = self.mask_queries(center_states, memory, center_reference)
+            masks = self.mask_queries(center_states, memory, center_reference, built.num_queries)
         else:
-            masks = self.mask_queries(corner_states, memory, corner_reference)
+            masks = self.mask_queries(corner_states, memory, corner_reference, built.num_queries)
         predictions = Predictions(
             logits=self.class_head(classified), boxes=boxes, states=classified, mask_queries=masks
         )
@@ -152,7 +152,14 @@ class PairDETR(ConditionalDETR):
             return predictions
         last = slice(len(center_states) - min(self.contrastive_layers, len(center_states)), None)
         embeddings = self.center_projection(center_states[last]), self.top_left_projection(corner_states[last])
-        return self.split(replace(predictions, top_left=top_left, pair_embeddings=embeddings), auxiliary, denoising)
+        return built.sort(replace(predictions, top_left=top_left, pair_embeddings=embeddings))
+
+
+def _from_corners(queries: Queries) -> Queries:
+    """Queries that look from the top-left corners of their boxes, where they have any."""
+    if queries.reference is None or queries.reference.shape[-1] == 2:
+        return queries
+    return replace(queries, reference=cxcywh_to_xyxy(queries.reference)[..., :2].clamp(0, 1), refinement=None)
 
 
 def assemble_box(center: Tensor, top_left: Tensor) -> Tensor:

@@ -34,9 +34,7 @@ class ConditionalSelfAttention(nn.Module):
         query_pos, key_pos = multi_linear(queries.position, _parameters(self.qpos_proj, self.kpos_proj))
         projected = query + query_pos, key + key_pos, value
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(
-            attend_in_groups(*projected, self.num_heads, queries.groups, queries.is_used, dropout)
-        )
+        return self.out_proj(attend_in_groups(*projected, self.num_heads, queries.groups, queries.is_used, dropout))
 
 
 class ConditionalCrossAttention(nn.Module):
@@ -130,6 +128,19 @@ class ConditionalDecoder(nn.Module):
         self.ref_point_head = MLP(dim, dim, 2, 2)
         self.query_scale = MLP(dim, dim, dim, 2) if len(layers) > 1 else None
 
+    @torch.no_grad()
+    def attend_locally(self) -> None:
+        """Makes the attention of fresh layers start around the reference points.
+
+        The encoding of a point has the largest product with that of the cell that it lies in, if both are projected
+        alike and are not transformed otherwise. Own.
+        """
+        for layer in self.layers:
+            layer.cross_attn.kpos_proj.load_state_dict(layer.cross_attn.qpos_sine_proj.state_dict())
+        if self.query_scale is not None:
+            nn.init.zeros_(self.query_scale.layers[-1].weight)
+            nn.init.ones_(self.query_scale.layers[-1].bias)
+
     @staticmethod
     def build_layers(num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> nn.ModuleList:
         """The layers of a decoder; only the first has a positional query in its cross-attention."""
@@ -137,12 +148,11 @@ class ConditionalDecoder(nn.Module):
             ConditionalDecoderLayer(dim, num_heads, ffn_dim, dropout, is_first=i == 0) for i in range(num_layers)
         )
 
-    def forward(self, memory: Memory, queries: Queries, refine=None, embed=None) -> tuple[Tensor, Tensor]:
+    def forward(self, memory: Memory, queries: Queries) -> tuple[Tensor, Tensor]:
         """Decodes queries; see :mod:`pair_detr.modeling.decoder`. Its own reference points are functions of them."""
         reference = queries.reference
         if reference is None:
             reference = self.ref_point_head(queries.position).float().sigmoid()
-        spatial_query = self.encode_reference(reference, queries)
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         attentions = [layer.cross_attn for layer in self.layers]
         contents_and_values = multi_linear(
@@ -151,22 +161,23 @@ class ConditionalDecoder(nn.Module):
         positions = multi_linear(memory.position, _parameters(*(a.kpos_proj for a in attentions)))
         contents, values = contents_and_values[: len(attentions)], contents_and_values[len(attentions) :]
 
+        spatial_query = self._encode_points(reference, queries)
         state = queries.initial_states(len(memory.tokens))
         states, references = [], [reference]
         for layer, content, position, value in zip(self.layers, contents, positions, values, strict=True):
+            if states and queries.refinement is not None:
+                refined = queries.refinement.box_head(self.norm(state), references[-1])
+                # What is looked from has no gradient.
+                references.append(refined if queries.refinement.look_forward_twice else refined.detach())
+                spatial_query = self._encode_points(refined.detach(), queries)
+                queries = replace(queries, position=queries.refinement.embed(refined.detach()))
             # The transformation comes from the running state, before the norm that the emitted states pass through.
             scaled = spatial_query * self.query_scale(state) if states else spatial_query
             state = layer(state, queries, scaled, content, position, value, memory.key_mask)
             states.append(state)
-            if refine is not None and len(states) < len(self.layers):
-                refined = refine(self.norm(state), reference)
-                references.append(refined)
-                reference = refined.detach()
-                spatial_query = self.encode_reference(reference, queries)
-                queries = replace(queries, position=embed(reference))
-        return self.norm(torch.stack(states)), torch.stack(references) if refine is not None else reference
+        return self.norm(torch.stack(states)), torch.stack(references) if queries.refinement else reference
 
-    def encode_reference(self, reference, queries):
-        position = queries.position
-        spatial_query = point_encoding(reference[..., :2], position.shape[-1]).to(position.dtype)
-        return spatial_query.unsqueeze(0) if spatial_query.dim() == 2 else spatial_query
+    def _encode_points(self, reference: Tensor, queries: Queries) -> Tensor:
+        """(B or 1, N, D) sine encoding of the points, or of the centers of the boxes, that queries look from."""
+        encoded = point_encoding(reference[..., :2], queries.position.shape[-1]).to(queries.position.dtype)
+        return encoded.unsqueeze(0) if encoded.dim() == 2 else encoded

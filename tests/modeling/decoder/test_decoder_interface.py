@@ -1,4 +1,4 @@
-"""What both decoders promise of queries, masks among them and references."""
+"""What both decoders promise of queries: groups of them, contents, and references."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from pair_detr.layers import inverse_sigmoid
 from pair_detr.modeling import Detector
 from pair_detr.modeling.heads import LocationHead
-from pair_detr.structures import Memory
+from pair_detr.structures import Memory, Queries
 
 VARIANTS = ("conditional_detr", "detr")
 
@@ -24,7 +24,7 @@ def encoded(variant: str) -> tuple[Detector, Memory]:
 
 @torch.no_grad()
 def decode(detector: Detector, memory: Memory, queries: Tensor, **keywords: Any) -> tuple[Tensor, Tensor | None]:
-    return detector.decoder(memory, queries, **keywords)
+    return detector.decoder(memory, Queries(queries, **keywords))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -42,13 +42,40 @@ def test_queries_of_each_image(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_groups_of_queries_do_not_see_each_other(variant: str) -> None:
     detector, memory = encoded(variant)
-    queries = 9 * torch.randn(7, 32)
-    group = torch.arange(7) >= 4
-    masked, _ = decode(detector, memory, queries, query_mask=group[:, None] == group)
-    for of_group in (group, ~group):
+    queries = 9 * torch.randn(9, 32)
+    grouped, _ = decode(detector, memory, queries, groups=((2, 3), (1, 3)))
+    for start in (0, 3, 6):
+        of_group = slice(start, start + 3)
         alone, _ = decode(detector, memory, queries[of_group])
-        torch.testing.assert_close(masked[:, :, of_group], alone, atol=1e-5, rtol=1e-5)
-    assert (masked - decode(detector, memory, queries)[0]).abs().max() > 1e-3
+        torch.testing.assert_close(grouped[:, :, of_group], alone, atol=1e-5, rtol=1e-5)
+    assert (grouped - decode(detector, memory, queries)[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("groups", [None, ((1, 2), (1, 5))])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_queries_that_are_not_used_change_no_others(variant: str, groups: tuple | None) -> None:
+    """The last two, of the second image alone."""
+    detector, memory = encoded(variant)
+    queries = 9 * torch.randn(7, 32)
+    is_used = torch.ones(2, 7, dtype=torch.bool)
+    is_used[1, 5:] = False
+    found, _ = decode(detector, memory, queries, groups=groups, is_used=is_used)
+    full, _ = decode(detector, memory, queries, groups=groups)
+    fewer, _ = decode(detector, memory, queries[:5], groups=groups and ((1, 2), (1, 3)))
+    torch.testing.assert_close(found[:, 0], full[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[:, 1, :5], fewer[:, 1], atol=1e-5, rtol=1e-5)
+    assert (full[:, 1, :5] - fewer[:, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_contents_are_states_to_start_from(variant: str) -> None:
+    detector, memory = encoded(variant)
+    queries = 9 * torch.randn(7, 32)
+    plain, _ = decode(detector, memory, queries)
+    zeros, _ = decode(detector, memory, queries, content=torch.zeros(7, 32))
+    torch.testing.assert_close(zeros, plain)
+    other, _ = decode(detector, memory, queries, content=torch.randn(2, 7, 32))
+    assert (other - plain).abs().max() > 1e-2
 
 
 def test_references_that_are_given() -> None:

@@ -1,0 +1,187 @@
+"""What a decoder decodes: the queries, and those that only training adds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from pair_detr.layers import MLP, point_encoding
+from pair_detr.modeling.denoising import Denoising, DenoisingOptions, DenoisingQueries, LabelEmbedding
+from pair_detr.modeling.dense_head import DenseHead, select_tokens
+from pair_detr.open_vocabulary import Vocabulary
+from pair_detr.structures import Memory, Predictions, Queries, Targets
+
+# Fields of Predictions with the queries in their third dimension.
+_OF_QUERIES = ("logits", "boxes", "states", "top_left")
+
+
+@dataclass
+class BuiltQueries:
+    """The queries of a batch: K groups of Q, and denoising queries after them.
+
+    Attributes:
+        queries: for the decoder.
+        num_queries: Q, in each group.
+        num_groups: K.
+        denoising: the denoising queries, if there are any.
+        auxiliary: predictions that are made already, see :attr:`Predictions.auxiliary`.
+    """
+
+    queries: Queries
+    num_queries: int
+    num_groups: int = 1
+    denoising: DenoisingQueries | None = None
+    auxiliary: dict[str, Predictions] = field(default_factory=dict)
+
+    def sort(self, predictions: Predictions) -> Predictions:
+        """The predictions of the groups as those of K images for each, with the branches among the auxiliary ones."""
+        end = self.num_groups * self.num_queries
+
+        def of_groups(x: Tensor) -> Tensor:
+            """(L, B, N, ...) -> (L, B K, Q, ...)."""
+            return x[:, :, :end].unflatten(2, (self.num_groups, self.num_queries)).flatten(1, 2)
+
+        if self.denoising is None and self.num_groups == 1:
+            return replace(predictions, auxiliary=self.auxiliary)
+        present = {name: x for name in _OF_QUERIES if (x := getattr(predictions, name)) is not None}
+        auxiliary = dict(self.auxiliary)
+        if self.denoising is not None:
+            auxiliary["denoising"] = Predictions(
+                **{name: x[:, :, end:] for name, x in present.items()},
+                assignment=self.denoising.assignment,
+                is_counted=self.denoising.is_copy,
+            )
+        main = {name: of_groups(x) for name, x in present.items()}
+        if predictions.pair_embeddings is not None:
+            main["pair_embeddings"] = tuple(map(of_groups, predictions.pair_embeddings))
+        return replace(predictions, **main, groups=self.num_groups, auxiliary=auxiliary)
+
+
+@dataclass(frozen=True)
+class QueryOptions:
+    """What queries start from, and what training adds to them; the defaults are those of DETR.
+
+    Attributes:
+        groups: K, of queries in training: the first is that of inference, the others learn from the same objects.
+        dense_head: whether the encoder's tokens predict objects, in training or to select queries from.
+        selection: what queries look from: "none" leaves that to the decoder, "points" takes the centers of the best
+            tokens' boxes, "boxes" these boxes.
+        denoising: makes the denoising queries, given their width; None for none.
+    """
+
+    groups: int = 1
+    dense_head: bool = False
+    selection: str = "none"
+    denoising: Callable[[int], Denoising] | None = None
+
+
+def query_options(cfg: CfgNode, vocabulary: Vocabulary | None = None) -> QueryOptions:
+    """What MODEL.DETR says about queries.
+
+    Args:
+        cfg: config.
+        vocabulary: of an open-vocabulary model, whose texts label denoising queries.
+
+    Raises:
+        ValueError: two keys exclude each other.
+    """
+    detr, denoising = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
+    if detr.QUERY_SELECTION != "none" and not detr.DENSE.ENABLED:
+        raise ValueError("MODEL.DETR.QUERY_SELECTION needs the dense head: set MODEL.DETR.DENSE.ENABLED True.")
+    make_denoising = None
+    if denoising.GROUPS:
+        if detr.QUERY_SELECTION == "none":
+            raise ValueError("MODEL.DETR.DENOISING needs queries with boxes or points: set QUERY_SELECTION.")
+        options = DenoisingOptions(denoising.GROUPS, denoising.LABEL_NOISE, denoising.BOX_NOISE, denoising.NEGATIVES)
+
+        def make_denoising(dim: int) -> Denoising:
+            return Denoising(options, LabelEmbedding(max(detr.NUM_CLASSES, 1), dim))
+
+    return QueryOptions(detr.QUERY_GROUPS, detr.DENSE.ENABLED, detr.QUERY_SELECTION, make_denoising)
+
+
+class QueryBuilder(nn.Module):
+    """Builds the queries of a batch from learned ones, the encoder's tokens and, in training, the objects."""
+
+    def __init__(
+        self, options: QueryOptions, num_queries: int, dim: int, classifier: Callable[[int], nn.Module]
+    ) -> None:
+        """
+        Args:
+            options: see :class:`QueryOptions`.
+            num_queries: Q.
+            dim: D.
+            classifier: makes the dense head's classifier, given D.
+        """
+        super().__init__()
+        self.groups = options.groups
+        self.selection = options.selection
+        self.more_queries = nn.Embedding((options.groups - 1) * num_queries, dim) if options.groups > 1 else None
+        self.dense_head = DenseHead(dim, classifier) if options.dense_head else None
+        self.reference_embed = _reference_embed(dim, self.selection)
+        self.denoising = options.denoising(dim) if options.denoising else None
+
+    def forward(
+        self, memory: Memory, query_embed: Tensor, targets: Targets | None = None, num_layers: int = 1
+    ) -> BuiltQueries:
+        """The queries of a batch.
+
+        Args:
+            memory: the encoder's output.
+            query_embed: (Q, D) learned queries: their positions, or, if what they look from is selected, contents.
+            targets: objects, in training.
+            num_layers: decoder layers to predict from, for denoising.
+        """
+        num_queries = len(query_embed)
+        built = BuiltQueries(Queries(query_embed), num_queries)
+        if self.training and self.more_queries is not None:
+            query_embed = torch.cat((query_embed, self.more_queries.weight))
+            built.num_groups = self.groups
+            built.queries = Queries(query_embed, groups=((self.groups, num_queries),))
+        if self.dense_head is None or not (self.training or self.reference_embed is not None):
+            return built
+        dense = self.dense_head(memory)
+        if self.training:
+            built.auxiliary["dense"] = dense
+        if self.reference_embed is None:
+            return built
+        tokens = select_tokens(dense.logits[0].detach(), memory.key_mask, num_queries)
+        boxes = dense.boxes[0].detach()[..., : 2 if self.selection == "points" else 4]
+        reference = boxes.gather(1, tokens[..., None].expand(-1, -1, boxes.shape[-1])).repeat(1, built.num_groups, 1)
+        built.queries = replace(
+            built.queries,
+            position=self.embed_reference(reference),
+            content=query_embed.expand(len(reference), -1, -1),
+            reference=reference,
+        )
+        if self.training and self.denoising is not None and targets is not None:
+            self._add_denoising(built, targets, num_layers)
+        return built
+
+    def embed_reference(self, reference: Tensor) -> Tensor:
+        """(.., 2) points or (.., 4) boxes -> (.., D) positional queries (DAB-DETR, arXiv 2201.12329, section 3.3)."""
+        weight = self.reference_embed.layers[0].weight
+        parts = [point_encoding(x, weight.shape[0]) for x in reference.split(2, dim=-1)]
+        return self.reference_embed(torch.cat(parts, dim=-1).to(weight.dtype))
+
+    def _add_denoising(self, built: BuiltQueries, targets: Targets, num_layers: int) -> None:
+        """Appends denoising queries, which see those of their own group, and are seen by no others."""
+        copies = self.denoising(targets, num_layers)
+        ordinary = built.queries
+        reference = copies.reference[..., : ordinary.reference.shape[-1]]
+        all_used = torch.ones(ordinary.reference.shape[:2], dtype=torch.bool, device=reference.device)
+        built.denoising = copies
+        built.queries = Queries(
+            position=torch.cat((ordinary.position, self.embed_reference(reference)), dim=1),
+            content=torch.cat((ordinary.content, copies.content), dim=1),
+            reference=torch.cat((ordinary.reference, reference), dim=1),
+            groups=((built.num_groups, built.num_queries), copies.groups),
+            is_used=torch.cat((all_used, copies.is_used), dim=1),
+        )
+
+
+def _reference_embed(dim: int, selection: str) -> MLP | None:
+    inputs = {"none": 0, "points": dim, "boxes": 2 * dim}[selection]
+    return MLP(inputs, dim, dim, 2) if inputs else None
