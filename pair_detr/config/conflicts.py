@@ -32,8 +32,37 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
             f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; with INPUT.MIN_SIZE_TRAIN_SAMPLING range it must be the smallest "
             "and the largest size."
         )
+    yield from _conflicts_of_queries(values)
     yield from _conflicts_of_channels(values)
     yield from _conflicts_of_schedule(values)
+
+
+def _conflicts_of_queries(values: Mapping[str, Any]) -> Iterator[str]:
+    def get(key: str, default: Any) -> Any:
+        return values.get(f"MODEL.DETR.{key}", default)
+
+    selection, is_dense = get("QUERY_SELECTION", "none"), get("DENSE.ENABLED", False)
+    if selection != "none" and not is_dense:
+        yield (
+            f"MODEL.DETR.QUERY_SELECTION is {selection}, and takes its boxes from the dense head: set "
+            "MODEL.DETR.DENSE.ENABLED True, or QUERY_SELECTION none."
+        )
+    if get("DENOISING.GROUPS", 0) and selection == "none":
+        yield (
+            "MODEL.DETR.DENOISING.GROUPS is above 0, but the queries have no boxes to be noisy: set "
+            "MODEL.DETR.QUERY_SELECTION boxes, or GROUPS 0."
+        )
+    for key, off in (("BOX_REFINEMENT", "none"), ("RELATIVE_BOXES", False)):
+        if get(key, off) != off and selection != "boxes":
+            yield (
+                f"MODEL.DETR.{key} is {get(key, off)}, but the queries look from points: set "
+                f"MODEL.DETR.QUERY_SELECTION boxes, or {key} {off}."
+            )
+    if get("LOSS.CLASSIFICATION", "auto") == "softmax" and is_dense:
+        yield (
+            "MODEL.DETR.DENSE.ENABLED is True, but MODEL.DETR.LOSS.CLASSIFICATION softmax, in which a token without an "
+            "object is a class of its own: set CLASSIFICATION focal or mal, or DENSE.ENABLED False."
+        )
 
 
 def _conflicts_of_channels(values: Mapping[str, Any]) -> Iterator[str]:

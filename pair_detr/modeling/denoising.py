@@ -1,6 +1,5 @@
 """Denoising queries: noisy copies of the objects, which the decoder learns to repair, in training only."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.modeling.text_classifier import TextClassifier
 from pair_detr.structures import Assignment, Targets
 from pair_detr.utils.device import to_device_async
 
@@ -72,27 +72,35 @@ class Denoising(nn.Module):
     Source: DN-DETR (arXiv 2203.01305, section 4); the negatives are those of DINO (arXiv 2203.03605, section 3.3).
     """
 
-    def __init__(self, options: DenoisingOptions, label_embedding: nn.Module) -> None:
+    def __init__(self, options: DenoisingOptions, dim: int, classifier: nn.Module) -> None:
         """
         Args:
             options: see :class:`DenoisingOptions`.
-            label_embedding: maps int64 labels to (..., D) states, and has ``num_classes``.
+            dim: D, of the states.
+            classifier: of the labels. They start as learned states, or, if it compares with texts, as projected texts.
         """
         super().__init__()
         self.options = options
-        self.label_embedding = label_embedding
+        if isinstance(classifier, TextClassifier):
+            self.label_embedding: nn.Module = nn.Linear(classifier.texts.shape[1], dim)
+        else:
+            self.label_embedding = nn.Embedding(classifier.out_features, dim)
 
-    def forward(self, targets: Targets, num_layers: int) -> DenoisingQueries:
+    def forward(self, targets: Targets, num_layers: int, classifier: nn.Module) -> DenoisingQueries:
         """Copies each object ``groups`` times; what is random about that is in ``targets.noise``.
 
         Args:
             targets: T objects.
             num_layers: decoder layers to predict from.
+            classifier: as when it was built; a text classifier may have other texts by now.
         """
         groups, kinds = self.options.groups, self.options.kinds
         device, counts = targets.boxes.device, targets.counts
         noise = targets.noise.view(-1, groups, kinds, 10)
-        content = self.label_embedding(self._noisy_labels(targets.labels, noise[..., :2]))
+        texts = classifier.texts if isinstance(classifier, TextClassifier) else None
+        num_classes = self.label_embedding.num_embeddings if texts is None else len(texts)
+        labels = self._noisy_labels(targets.labels, noise[..., :2], num_classes)
+        content = self.label_embedding(labels if texts is None else texts[labels])
         boxes = self._noisy_boxes(targets.boxes, noise[..., 2:])
 
         # Without any object one empty slot is left, so that all parameters have a gradient.
@@ -115,9 +123,8 @@ class Denoising(nn.Module):
             assignment=Assignment(layer, *(row.flatten().repeat(num_layers) for row in rows)),
         )
 
-    def _noisy_labels(self, labels: Tensor, noise: Tensor) -> Tensor:
+    def _noisy_labels(self, labels: Tensor, noise: Tensor, num_classes: int) -> Tensor:
         """(T,) labels, (T, G, kinds, 2) numbers in 0..1 -> (T, G, kinds)."""
-        num_classes = self.label_embedding.num_classes
         other = (noise[..., 1] * num_classes).long().clamp(max=num_classes - 1)
         return torch.where(noise[..., 0] < self.options.label_noise, other, labels[:, None, None])
 
@@ -131,36 +138,3 @@ class Denoising(nn.Module):
         corners = torch.cat((corners.view(*corners.shape[:-1], 2, 2).aminmax(dim=-2)), dim=-1).clamp(0, 1)
         moved = box_convert(corners, "xyxy", "cxcywh")
         return torch.cat((moved[..., :2], moved[..., 2:].clamp(min=_MIN_SIDE)), dim=-1)
-
-
-class LabelEmbedding(nn.Embedding):
-    """A learned state for each class of a fixed number."""
-
-    @property
-    def num_classes(self) -> int:
-        """Classes that have one."""
-        return self.num_embeddings
-
-
-class TextLabelEmbedding(nn.Module):
-    """A state for each class of a vocabulary: the projected text of its name."""
-
-    def __init__(self, dim: int, text_dim: int, texts: Callable[[], Tensor]) -> None:
-        """
-        Args:
-            dim: of the states.
-            text_dim: of the texts.
-            texts: gives the (C, text_dim) texts of the classes as they are now.
-        """
-        super().__init__()
-        self.projection = nn.Linear(text_dim, dim)
-        self._texts = texts
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of the vocabulary."""
-        return len(self._texts())
-
-    def forward(self, labels: Tensor) -> Tensor:
-        """(...) int64 labels -> (..., dim)."""
-        return self.projection(self._texts()[labels])

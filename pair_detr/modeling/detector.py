@@ -20,7 +20,6 @@ from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
-from pair_detr.open_vocabulary import Vocabulary
 from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Refinement, Targets
 from pair_detr.utils.device import to_device_async
 
@@ -130,13 +129,9 @@ class Detector(nn.Module, ABC):
         cfg: CfgNode,
         classifier: Callable[[int], nn.Module],
         mask_head: Callable[[int, int, list[int]], nn.Module] | None = None,
-        vocabulary: Vocabulary | None = None,
     ) -> dict[str, Any]:
         """Builds the backbone and reads the sizes under MODEL.DETR; for the rest see :class:`DetectorOptions`."""
         detr = cfg.MODEL.DETR
-        needs_boxes = detr.BOX_REFINEMENT != "none" or detr.RELATIVE_BOXES
-        if needs_boxes and detr.QUERY_SELECTION != "boxes":
-            raise ValueError("MODEL.DETR.BOX_REFINEMENT and RELATIVE_BOXES need MODEL.DETR.QUERY_SELECTION boxes.")
         options = DetectorOptions(
             backbone=build_backbone(cfg),
             classifier=classifier,
@@ -149,7 +144,7 @@ class Detector(nn.Module, ABC):
             dropout=detr.DROPOUT,
             deep_supervision=detr.LOSS.DEEP_SUPERVISION,
             mask_head=mask_head,
-            queries=query_options(cfg, vocabulary),
+            queries=query_options(cfg),
             refinement=detr.BOX_REFINEMENT,
             relative_boxes=detr.RELATIVE_BOXES,
             local_attention=detr.LOCAL_ATTENTION,

@@ -136,7 +136,7 @@ class DetectionTransformer(nn.Module):
         class_scoring = build_class_scoring(cfg, default=variant.published_classification)
         classifier = classifier_factory(cfg, class_scoring, num_classes, vocabulary)
         return {
-            "detector": variant(cfg, classifier, mask_head_factory(cfg), vocabulary),
+            "detector": variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
             "criterion": SetCriterion(cfg, class_scoring, federated_sampler=build_federated_sampler(cfg)),
             "class_scoring": class_scoring,
             "num_classes": num_classes,
@@ -189,7 +189,9 @@ class DetectionTransformer(nn.Module):
                 "knows what is a thing and what stuff. Give it texts of these; or build the model with "
                 "MODEL.DETR.PANOPTIC.ENABLED False, to detect things with masks."
             )
-        head.set_vocabulary(vocabulary)
+        for module in self.detector.modules():
+            if isinstance(module, TextClassifier):
+                module.set_vocabulary(vocabulary)
         if list(head.names) != self.class_names:
             self.category_ids = None
         self.num_classes = len(head.names)

@@ -8,9 +8,8 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from pair_detr.layers import MLP, point_encoding
-from pair_detr.modeling.denoising import Denoising, DenoisingOptions, DenoisingQueries, LabelEmbedding
+from pair_detr.modeling.denoising import Denoising, DenoisingOptions, DenoisingQueries
 from pair_detr.modeling.dense_head import DenseHead, select_tokens
-from pair_detr.open_vocabulary import Vocabulary
 from pair_detr.structures import Memory, Predictions, Queries, Targets
 
 # Fields of Predictions with the queries in their third dimension.
@@ -68,38 +67,22 @@ class QueryOptions:
         dense_head: whether the encoder's tokens predict objects, in training or to select queries from.
         selection: what queries look from: "none" leaves that to the decoder, "points" takes the centers of the best
             tokens' boxes, "boxes" these boxes.
-        denoising: makes the denoising queries, given their width; None for none.
+        denoising: how objects become denoising queries; None for none.
     """
 
     groups: int = 1
     dense_head: bool = False
     selection: str = "none"
-    denoising: Callable[[int], Denoising] | None = None
+    denoising: DenoisingOptions | None = None
 
 
-def query_options(cfg: CfgNode, vocabulary: Vocabulary | None = None) -> QueryOptions:
-    """What MODEL.DETR says about queries.
-
-    Args:
-        cfg: config.
-        vocabulary: of an open-vocabulary model, whose texts label denoising queries.
-
-    Raises:
-        ValueError: two keys exclude each other.
-    """
-    detr, denoising = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
-    if detr.QUERY_SELECTION != "none" and not detr.DENSE.ENABLED:
-        raise ValueError("MODEL.DETR.QUERY_SELECTION needs the dense head: set MODEL.DETR.DENSE.ENABLED True.")
-    make_denoising = None
-    if denoising.GROUPS:
-        if detr.QUERY_SELECTION == "none":
-            raise ValueError("MODEL.DETR.DENOISING needs queries with boxes or points: set QUERY_SELECTION.")
-        options = DenoisingOptions(denoising.GROUPS, denoising.LABEL_NOISE, denoising.BOX_NOISE, denoising.NEGATIVES)
-
-        def make_denoising(dim: int) -> Denoising:
-            return Denoising(options, LabelEmbedding(max(detr.NUM_CLASSES, 1), dim))
-
-    return QueryOptions(detr.QUERY_GROUPS, detr.DENSE.ENABLED, detr.QUERY_SELECTION, make_denoising)
+def query_options(cfg: CfgNode) -> QueryOptions:
+    """What MODEL.DETR says about queries."""
+    detr, noise = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
+    denoising = None
+    if noise.GROUPS:
+        denoising = DenoisingOptions(noise.GROUPS, noise.LABEL_NOISE, noise.BOX_NOISE, noise.NEGATIVES)
+    return QueryOptions(detr.QUERY_GROUPS, detr.DENSE.ENABLED, detr.QUERY_SELECTION, denoising)
 
 
 class QueryBuilder(nn.Module):
@@ -121,7 +104,9 @@ class QueryBuilder(nn.Module):
         self.more_queries = nn.Embedding((options.groups - 1) * num_queries, dim) if options.groups > 1 else None
         self.dense_head = DenseHead(dim, classifier) if options.dense_head else None
         self.reference_embed = _reference_embed(dim, self.selection)
-        self.denoising = options.denoising(dim) if options.denoising else None
+        self.denoising = None
+        if options.denoising is not None:
+            self.denoising = Denoising(options.denoising, dim, self.dense_head.class_head)
 
     def forward(
         self, memory: Memory, query_embed: Tensor, targets: Targets | None = None, num_layers: int = 1
@@ -168,7 +153,7 @@ class QueryBuilder(nn.Module):
 
     def _add_denoising(self, built: BuiltQueries, targets: Targets, num_layers: int) -> None:
         """Appends denoising queries, which see those of their own group, and are seen by no others."""
-        copies = self.denoising(targets, num_layers)
+        copies = self.denoising(targets, num_layers, self.dense_head.class_head)
         ordinary = built.queries
         reference = copies.reference[..., : ordinary.reference.shape[-1]]
         all_used = torch.ones(ordinary.reference.shape[:2], dtype=torch.bool, device=reference.device)

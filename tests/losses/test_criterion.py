@@ -204,9 +204,10 @@ class RecordingFocal(SigmoidFocal):
         targets: Targets,
         num_boxes: Tensor,
         selected: Tensor | None = None,
+        quality: Tensor | None = None,
     ) -> Tensor:
         self.num_boxes = num_boxes.item()
-        return super().loss(logits, assignment, targets, num_boxes, selected)
+        return super().loss(logits, assignment, targets, num_boxes, selected, quality)
 
 
 def normalizer(targets: Targets) -> float:
