@@ -3,7 +3,7 @@
 from pair_detr.data.build import build_test_loader, build_train_loader, images_per_process, load_training_dicts
 from pair_detr.data.catalog import class_names_of, datasets_root, load_dataset, panoptic_classes
 from pair_detr.data.checks.input_keys import check_input
-from pair_detr.data.checks.validation import DatasetReport, check_dataset
+from pair_detr.data.checks.report import DatasetReport, check_dataset
 from pair_detr.data.class_matching import VocabularyMatch, match_classes
 from pair_detr.data.constant_ids import require_constant_ids
 from pair_detr.data.dataset_mapper import DetectionMapper

@@ -99,6 +99,24 @@ def usable_part(segmentation: Any) -> tuple[Any, list[str]]:
     return good, [fault for fault in faults if fault is not None]
 
 
+def size_of(record: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an image in Detectron2's standard format; None where they are not known."""
+    return (record["width"], record["height"]) if "width" in record and "height" in record else None
+
+
+def faulty_masks(record: dict[str, Any]) -> tuple[dict[int, MaskFault], dict[int, MaskFault]]:
+    """Annotations of an image without a mask and with an unusable one, by their position; crowds need none."""
+    missing: dict[int, MaskFault] = {}
+    bad: dict[int, MaskFault] = {}
+    if "pan_seg_file_name" in record:
+        return missing, bad
+    for index, annotation in enumerate(record.get("annotations", ())):
+        segmentation = annotation.get("segmentation")
+        if not annotation.get("iscrowd") and (reason := mask_fault(segmentation, size_of(record))) is not None:
+            (bad if segmentation else missing)[index] = MaskFault(record["file_name"], index, reason)
+    return missing, bad
+
+
 def to_rle(segmentation: list | dict[str, Any], height: int, width: int) -> dict[str, Any]:
     """A usable segmentation as compressed run lengths; polygons fill the pixels that COCO's evaluation fills.
 
@@ -138,7 +156,7 @@ def rle_fault(segmentation: dict[str, Any], image_size: tuple[int, int] | None =
 def _run_lengths(counts: str | bytes) -> list[int] | None:
     """The lengths that compressed ones stand for; None if they stand for none.
 
-    pycocotools takes others as well: it writes past the end of the mask, or compares masks for ever.
+    pycocotools takes others as well: it writes past the end of the mask, or compares masks forever.
 
     Source: ``rleFrString`` in COCO's maskApi.c: five bits a character, the lowest first, a sixth where more follow, the
     highest of the last for the sign; from the fourth run on it is the difference to the run before the last.
@@ -170,7 +188,7 @@ def _is_inside(polygon: Sequence[float], image_size: tuple[int, int]) -> bool:
 
 
 def _is_number(kind: type) -> bool:
-    # NumPy's are real numbers, too.
+    # NumPy's are also real numbers.
     return kind in (int, float) or (issubclass(kind, Real) and kind is not bool)
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pair_detr.config.choices import MULTI_DATASET_SAMPLER, REPEAT_FACTOR_SAMPLER, SAMPLERS
 from pair_detr.data.catalog import annotation_type_of, class_names_of, forget_dataset, load_dataset
-from pair_detr.data.checks.validation import require_boxes, require_images, validate
+from pair_detr.data.checks.trainable import require_boxes, require_images, validate
 from pair_detr.data.class_matching import with_classes
 from pair_detr.data.dataset_mapper import DetectionMapper
 from pair_detr.data.dataset_mixture import load_source_dicts, source_options
@@ -56,7 +56,7 @@ class SeededDataset(Dataset):
 
 
 def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Images of all sets in ``DATASETS.TRAIN``, validated (see :func:`pair_detr.data.checks.validation.validate`).
+    """Images of all sets in ``DATASETS.TRAIN``, validated (see :func:`pair_detr.data.checks.trainable.validate`).
 
     Images without objects are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says so. With
     ``DATALOADER.SAMPLER_TRAIN`` MultiDatasetSampler they are those of

@@ -13,8 +13,9 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations, pri
 from detectron2.utils import comm
 
 from pair_detr.data.catalog import annotation_type_of, load_dataset
-from pair_detr.data.checks.validation import image_labels_of, require_boxes, validate
-from pair_detr.data.class_matching import VocabularyMatch, match_classes, require_class_names
+from pair_detr.data.checks.report import image_labels_of
+from pair_detr.data.checks.trainable import require_boxes, validate
+from pair_detr.data.class_matching import VocabularyMatch, match_classes, require_class_names, with_classes
 
 logger = logging.getLogger(__name__)
 
@@ -163,15 +164,7 @@ def _with_vocabulary(
                 f'Dataset "{source.name}" is in Detectron2\'s separated panoptic form, but not the first of '
                 "DATASETS.TRAIN, whose classes count: put it first, or use the standard form (without _separated)."
             )
-        return [
-            {
-                **record,
-                "annotations": [
-                    {**a, "category_id": match.to_vocabulary[a["category_id"]]} for a in record.get("annotations", ())
-                ],
-            }
-            for record in images
-        ]
+        return with_classes(images, match.to_vocabulary)
     kept = []
     for record in images:
         labels = sorted({match.to_vocabulary[i] for i in image_labels_of(record) if i in match.to_vocabulary})

@@ -28,7 +28,7 @@ def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
     """Brings the images of a dataset to the form that loaders, evaluators and writers rely on.
 
     Paths, NumPy's numbers and arrays, tensors, and floats for whole numbers become Python's own types. Boxes and masks
-    that cannot be used stay as they are: :mod:`pair_detr.data.checks.validation` lists them.
+    that cannot be used stay as they are: :mod:`pair_detr.data.checks.trainable` lists them.
 
     Args:
         name: the dataset.

@@ -80,7 +80,7 @@ class Trainer(DefaultTrainer):
         warn_beyond("DATASETS.TRAIN", self._dataset_dicts, QUERIES_KEY, cfg.MODEL.DETR.NUM_QUERIES, unmatched)
         for name in cfg.DATASETS.TEST:
             # Else it would be noticed after hours of training.
-            require_test_set(cfg, name)
+            require_test_set(cfg, name, is_trained_on=name in cfg.DATASETS.TRAIN)
         cfg = resolve_epochs(cfg, len(self._dataset_dicts))
 
         model = self.build_model(cfg)

@@ -11,8 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
 from pair_detr.data import load_dataset, panoptic_classes, require_constant_ids
+from pair_detr.data.checks.report import inspect_dicts, warn_of_suspicious
 from pair_detr.data.checks.segment_files import require_segment_files
-from pair_detr.data.checks.validation import check_files, inspect_dicts, warn_of_suspicious
+from pair_detr.data.checks.trainable import check_files
 from pair_detr.data.datasets.panoptic_classes import is_separated
 from pair_detr.data.datasets.panoptic_png import read_stuff
 from pair_detr.data.model_classes import match_test_set, resolve_class_names
@@ -70,10 +71,15 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     return evaluator if order is None else ReorderedClassesEvaluator(evaluator, order)
 
 
-def require_test_set(cfg: CfgNode, name: str) -> None:
+def require_test_set(cfg: CfgNode, name: str, is_trained_on: bool = False) -> None:
     """Makes sure, before a model runs, that an evaluation has its images, annotations and evaluator.
 
     What a perfect model could not find is a warning.
+
+    Args:
+        cfg: config.
+        name: the dataset.
+        is_trained_on: whether it has been loaded for training, which has checked and reported it.
 
     Raises:
         KeyError, FileNotFoundError, ValueError, ImportError: as of :func:`build_evaluator`, or files are missing.
@@ -82,11 +88,12 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
     kind, records = test_set.kind, test_set.records
     if kind == "lvis":
         require_lvis(name)
-    report = inspect_dicts(name, records, masks=cfg.MODEL.MASK_ON)
-    check_files(report)
+    if not is_trained_on:
+        report = inspect_dicts(name, records, masks=cfg.MODEL.MASK_ON)
+        check_files(report)
+        require_segment_files(name, report.bad_segment_files)
+        warn_of_suspicious(report)
     require_constant_ids(name)
-    require_segment_files(name, report.bad_segment_files)
-    warn_of_suspicious(report)
     test_set.class_order()
     test_set.require_metric()
     if test_set.reads_lvis:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pair_detr.config_files import load_config
 from pair_detr.data import DatasetReport, check_dataset, datasets_in_label_space, load_dataset, register_from_config
 from pair_detr.data.checks.segment_files import absent_segments
-from pair_detr.data.checks.validation import unreadable_images
+from pair_detr.data.checks.trainable import unreadable_images
 from pair_detr.data.model_classes import compare_classes
 from pair_detr.tools.common import run, tool_logger, tool_parser
 from pair_detr.utils.messages import one_line

@@ -16,7 +16,7 @@ from pair_detr.config_files import load_config
 from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.data.build import SeededDataset, training_mapper
 from pair_detr.data.catalog import annotation_type_of
-from pair_detr.data.checks.validation import validate
+from pair_detr.data.checks.trainable import validate
 from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
 from pair_detr.utils.messages import join_some
 from pair_detr.utils.outputs import require_outputs, require_writable, writing

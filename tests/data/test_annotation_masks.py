@@ -16,7 +16,7 @@ from torchvision.ops import masks_to_boxes
 
 from pair_detr.data import DetectionMapper, check_dataset, load_training_dicts, register_coco
 from pair_detr.data.annotation_masks import mask_fault, to_rle
-from pair_detr.data.checks.validation import validate
+from pair_detr.data.checks.trainable import validate
 from pair_detr.tools import check_dataset as tool
 
 pytestmark = pytest.mark.usefixtures("catalogs")

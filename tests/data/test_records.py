@@ -14,7 +14,7 @@ from pycocotools import mask as mask_util
 
 from pair_detr.data import DetectionMapper, load_dataset, load_training_dicts
 from pair_detr.data.annotation_masks import mask_fault
-from pair_detr.data.checks.validation import validate
+from pair_detr.data.checks.trainable import validate
 from pair_detr.data.records import normalize_records
 
 pytestmark = pytest.mark.usefixtures("catalogs")
