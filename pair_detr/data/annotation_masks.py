@@ -7,6 +7,9 @@ from numbers import Real
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
+import torch
+from detectron2.structures import BitMasks
 from pycocotools import mask as mask_util
 
 from pair_detr.utils.messages import counted
@@ -118,18 +121,27 @@ def faulty_masks(record: dict[str, Any]) -> tuple[dict[int, MaskFault], dict[int
 
 
 def to_rle(segmentation: list | dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    """A usable segmentation as compressed run lengths; polygons fill the pixels that COCO's evaluation fills.
+    """A usable segmentation (see :func:`mask_fault`) of an image of this size in pixels as compressed run lengths.
 
-    Args:
-        segmentation: see :func:`mask_fault`.
-        height: of the image in pixels.
-        width: of the image in pixels.
+    Polygons fill the pixels that COCO's evaluation fills.
     """
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):
         return mask_util.frPyObjects(segmentation, height, width)
     return segmentation
+
+
+def decode_mask(segmentation: list | dict[str, Any] | np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) uint8, 0 and 1: the pixels of what :func:`to_rle` takes; pixels stay as they are."""
+    if isinstance(segmentation, np.ndarray):
+        return segmentation
+    return mask_util.decode(to_rle(segmentation, height, width))
+
+
+def mask_bounds(mask: np.ndarray) -> list[float]:
+    """The box of an (H, W) mask, xyxy in pixels; zeros if it is empty."""
+    return BitMasks(torch.from_numpy(mask)[None]).get_bounding_boxes().tensor[0].tolist()
 
 
 def rle_fault(segmentation: dict[str, Any], image_size: tuple[int, int] | None = None) -> str | None:

@@ -26,7 +26,7 @@ from pycocotools import mask as mask_util
 from pair_detr import engine
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
-from pair_detr.data.annotation_masks import to_rle
+from pair_detr.data.annotation_masks import decode_mask
 from pair_detr.engine.run_lock import claimed
 from pair_detr.tools.common import add_overwrite_argument, run, tool_parser
 from pair_detr.utils.json_files import read_json
@@ -160,9 +160,7 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
                 BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS),
                 annotation["category_id"],
                 metadata.thing_classes[annotation["category_id"]],
-                mask_util.decode(to_rle(annotation["segmentation"], image["height"], image["width"]))
-                if with_masks
-                else None,
+                decode_mask(annotation["segmentation"], image["height"], image["width"]) if with_masks else None,
             )
             for annotation in image["annotations"]
         ]
