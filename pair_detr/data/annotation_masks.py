@@ -24,13 +24,7 @@ _MAX_PIXELS = 10**9
 
 @dataclass(frozen=True)
 class MaskFault:
-    """One unusable mask, or a part of one.
-
-    Args:
-        file_name: the image.
-        index: position among the image's annotations, counted from 0.
-        reason: what is wrong, for a message.
-    """
+    """One unusable mask, or a part of one; ``index`` counts the image's annotations from 0."""
 
     file_name: str
     index: int

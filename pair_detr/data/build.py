@@ -131,7 +131,6 @@ def build_train_loader(
     differ from run to run. ``len(loader.dataset)`` is the number of images.
 
     Args:
-        cfg: config.
         dataset_dicts: validated images; by default those of :func:`load_training_dicts`.
         start_iter: first iteration; the ones before it are skipped without loading.
 
@@ -178,12 +177,7 @@ def build_train_loader(
 def training_mapper(
     cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What makes the model's input of an image of one dataset.
-
-    Args:
-        cfg: config.
-        dataset_dicts: images that a mosaic may take in.
-    """
+    """What makes the model's input of an image of one dataset; a mosaic takes in others of ``dataset_dicts``."""
     mapper = DetectionMapper(cfg, is_train=True)
     return MosaicMapper(cfg, mapper, dataset_dicts) if cfg.INPUT.MOSAIC.ENABLED else mapper
 

@@ -43,8 +43,6 @@ def find_images(folder: Path, recursive: bool = True, also: Collection[str] = ()
     """The images in a folder, sorted; logs a warning about those that are hidden, and those of formats not read.
 
     Args:
-        folder: where to search.
-        recursive: also search in the folders in it.
         also: endings, in lower case, of other files to list.
 
     Raises:
@@ -70,11 +68,7 @@ def image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | None]:
 
 
 def read_pixels(file: str, image_format: str) -> np.ndarray:
-    """Reads an image, turned as its EXIF data say; of any mode with 8 bits a channel.
-
-    Args:
-        file: path, or an address that Detectron2's PathManager knows.
-        image_format: see :func:`to_pixels`.
+    """Reads an image, turned as its EXIF data say; of any mode with 8 bits per channel.
 
     Returns:
         (H, W, C) uint8.
@@ -90,7 +84,6 @@ def open_image(file: str, remedy: str = "Remove it from the dataset or replace t
     """Reads an image, turned as its EXIF data say.
 
     Args:
-        file: path, or an address that Detectron2's PathManager knows.
         remedy: what to do about a file that cannot be read, for the message.
 
     Raises:
@@ -107,10 +100,7 @@ def open_image(file: str, remedy: str = "Remove it from the dataset or replace t
 def opened_image(file: str, kind: str, remedy: str) -> Iterator[Image.Image]:
     """Yields an image of which the header is read; the block has to load its pixels.
 
-    Args:
-        file: path, or an address that Detectron2's PathManager knows.
-        kind: what the file should be, for the message.
-        remedy: what to do about a file that cannot be read, for the message.
+    ``kind``, what the file should be, and ``remedy`` are for the message.
 
     Raises:
         OSError: it, or a part that the block loads, cannot be read; the message names the file.

@@ -16,9 +16,7 @@ from pair_detr.utils.messages import counted
 def with_slashes(name: str, dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Images whose file names were written on Windows, with slashes for backslashes where the files exist so.
 
-    Args:
-        name: the dataset, for a message.
-        dicts: its images in Detectron2's standard format; left unchanged.
+    ``dicts`` are left unchanged.
     """
     if os.sep == "\\":
         return dicts

@@ -51,11 +51,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
 
 
 def match_training_set(first: str, name: str) -> tuple[int, ...] | None:
-    """Finds the classes of one training set in those of another.
-
-    Args:
-        first: whose classes the model has.
-        name: of the other dataset.
+    """Finds the classes of a training set in those of the first, which the model has.
 
     Returns:
         the index in ``first`` of each class of ``name``; None if they have the same order, or no names.
@@ -78,12 +74,7 @@ def match_training_set(first: str, name: str) -> tuple[int, ...] | None:
 
 
 def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int, ...] | None:
-    """Finds the classes of a model in those of a test set.
-
-    Args:
-        classes: of the model.
-        name: of the test set.
-        origin: what a message calls the model's classes.
+    """Finds the classes of a model, which a message calls ``origin``, in those of a test set.
 
     Returns:
         the index in the test set of each class of the model; None if they have the same order, or the classes of the
@@ -153,12 +144,7 @@ def resolve_class_names(cfg: CfgNode) -> list[str] | None:
 
 
 def resolve_category_ids(cfg: CfgNode, names: Sequence[str] | None) -> tuple[int | str, ...] | None:
-    """Ids in the files of the data of classes, such as COCO's 1 to 90; None where no dataset of the config can tell.
-
-    Args:
-        cfg: config.
-        names: of the classes.
-    """
+    """Ids of classes in the files of the data, such as COCO's 1 to 90; None where no dataset can tell."""
     if names is None:
         return None
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):

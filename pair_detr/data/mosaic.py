@@ -26,12 +26,7 @@ class MosaicMapper:
     Every image is resized by a factor drawn from ``SCALE_RANGE``, where 1 lets it fit into the size of the first one;
     it touches the point with a corner, and a window drawn at random is cut out of one that is larger than its quarter
     of the canvas. Boxes and masks are cut off with it; with masks, boxes are the bounds of what is left of these.
-    Crowds are left out.
-
-    Args:
-        cfg: config.
-        mapper: maps what results, and images that stay alone.
-        dicts: images to draw the other three from, in Detectron2's standard format.
+    Crowds are left out. ``mapper`` maps what results, and images that stay alone.
 
     Source: YOLOv4, arXiv 2004.10934, section 3.3.
     """

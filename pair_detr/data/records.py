@@ -25,14 +25,10 @@ _REMEDY = "Correct the function that was registered for it; the format is Detect
 
 
 def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
-    """Brings the images of a dataset to the form that loaders, evaluators and writers rely on.
+    """Brings the images of a dataset, in any iterable, to the form that loaders, evaluators and writers rely on.
 
     Paths, NumPy's numbers and arrays, tensors, and floats for whole numbers become Python's own types. Boxes and masks
     that cannot be used stay as they are: :mod:`pair_detr.data.checks.trainable` lists them.
-
-    Args:
-        name: the dataset.
-        records: its images in Detectron2's standard format, in any iterable; left unchanged.
 
     Returns:
         dicts with ``file_name``, text, ``image_id``, an int or text of its own for each (the ``file_name`` if the data

@@ -47,13 +47,7 @@ def default_size(cfg: CfgNode) -> tuple[int, int]:
 
 
 def module_table(model: nn.Module, flops: dict[tuple[int, int], Counter[str]], depth: int) -> list[dict[str, Any]]:
-    """Parameters, trained ones, and operations of the modules of a detector, to a depth of its tree.
-
-    Args:
-        model: the detector.
-        flops: by module, for each size.
-        depth: 1 is the detector's own parts.
-    """
+    """Parameters and operations of the modules of a detector, to a depth of its tree (1: its own parts)."""
     parameters = parameter_count(model)
     rows = []
     for name, module in model.named_modules():
@@ -136,11 +130,7 @@ def _measure(model: nn.Module, cfg: CfgNode, sizes: Sequence[tuple[int, int]], a
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        FileNotFoundError, KeyError, ValueError: the config cannot be used.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Counts parameters and operations of each module, and measures the memory of activations, latency and images a "
         "second by batch size and precision, on random images and random weights.",

@@ -23,14 +23,7 @@ _DIM, _HEADS, _CHANNELS, _STRIDES = 256, 8, [1024, 512, 256], (32, 16, 8, 4)
 
 
 def make_queries(images: int, size: tuple[int, int], queries: int, device: torch.device) -> MaskQueries:
-    """Random inputs of a mask head.
-
-    Args:
-        images: of the batch.
-        size: height and width of the batch in pixels.
-        queries: of an image.
-        device: of the tensors; "meta" has no values.
-    """
+    """Random inputs of a mask head for a batch of ``size``, (height, width) in pixels; on "meta" without values."""
     coarsest, *finer = [tuple(-(-side // stride) for side in size) for stride in _STRIDES]
     projected = torch.randn(images, _DIM, *coarsest, device=device)
     maps = FeatureMaps(

@@ -56,12 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(name: str, open_images: bool) -> bool:
-    """Says what is in a dataset and what is wrong with it; whether it can be trained on.
-
-    Args:
-        name: of the dataset.
-        open_images: also read every image.
-    """
+    """Says what is in a dataset and what is wrong with it; whether it can be trained on."""
     try:
         report = check_dataset(name)
     except (KeyError, OSError, ValueError, ImportError) as error:
@@ -89,12 +84,7 @@ def check(name: str, open_images: bool) -> bool:
 
 
 def compare(first: str, name: str) -> bool:
-    """Says how the classes of a dataset differ from those of another; whether a run may use both.
-
-    Args:
-        first: whose classes a model would have.
-        name: of the dataset to compare with it.
-    """
+    """Says how the classes of a dataset differ from those of the first; whether a run may use both."""
     difference = compare_classes(first, name)
     if difference is None:
         return True

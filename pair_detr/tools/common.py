@@ -34,13 +34,7 @@ def tool_logger(name: str) -> logging.Logger:
 
 
 def tool_parser(description: str, *examples: str, package: str = "pair_detr.tools") -> argparse.ArgumentParser:
-    """A parser whose ``--help`` ends with commands that can be typed as they are.
-
-    Args:
-        description: what the tool is for.
-        examples: the tool's name and arguments of each.
-        package: where the tool is.
-    """
+    """A parser whose ``--help`` ends with commands that can be typed as they are: a tool's name and arguments."""
     start = f"python -m {package}."
     parser = argparse.ArgumentParser(
         prog=start + examples[0].split()[0],
@@ -81,12 +75,7 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
 
 
 def load_model_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a tool's arguments; sets up loggers and the CPU.
-
-    Raises:
-        FileNotFoundError, KeyError: see :func:`pair_detr.config_files.load_config`.
-        ValueError: see :func:`pair_detr.config.validation.check_config`.
-    """
+    """The config of a tool's arguments; sets up loggers and the CPU."""
     setup_logger(name="pair_detr")
     configure_cpu(1)
     cfg = load_config(args.config_file, args.opts)
@@ -121,8 +110,7 @@ def load_predictor(args: argparse.Namespace, vocabulary: Sequence[str] | None = 
     """The model of a tool's arguments.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError, CheckpointError: see :func:`load_model_config` and
-            :class:`pair_detr.Predictor`; or there are no weights.
+        ValueError: there are no weights; for others see :class:`pair_detr.Predictor`.
     """
     cfg = load_model_config(args)
     if not cfg.MODEL.WEIGHTS:

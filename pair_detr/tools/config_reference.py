@@ -57,11 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_entries(source: str) -> list[Entry]:
-    """Reads the comments of a config.
+    """Reads the comments of Python code that sets keys with lines of the form ``cfg.A.B = value``.
 
-    Args:
-        source: Python code that sets keys with lines of the form ``cfg.A.B = value``; the comment of a key stands above
-            it or above the lines that it follows without a gap.
+    The comment of a key stands above it, or above the lines that it follows without a gap.
     """
     values = {
         node.lineno: (ast.unparse(node.targets[0]).removeprefix("cfg."), node.value)

@@ -50,9 +50,6 @@ def convert_file(
     """The checkpoint for Detectron2 that foreign weights, or those of this package in another entry, become.
 
     Args:
-        checkpoint: what was read.
-        input_path: where from, for messages.
-        source: as of :func:`pair_detr.checkpoint.convert`, like ``num_classes`` and ``keep_91``.
         cfg: a config that the weights have to fit; its DC5 and its number of heads become part of the metadata.
 
     Raises:
@@ -87,13 +84,10 @@ def reverse(
     class_names: list[str] | None,
     keep_classes: bool,
 ) -> Exported:
-    """Weights of this package for another code base.
+    """Weights of this package for ``target``, "official" or "transformers".
 
     Args:
-        checkpoint: the weights.
-        target: "official" or "transformers".
         cfg: the config of the model; None takes the metadata of the file.
-        class_names: as of :func:`pair_detr.checkpoint.export_official`, like ``keep_classes``.
 
     Raises:
         ConversionError: the other code base cannot have such a model, or not enough is known of it.
@@ -142,13 +136,7 @@ def _fill_folder(exported: Exported, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        FileNotFoundError, FileExistsError, ConversionError: see :func:`pair_detr.checkpoint.read_checkpoint`,
-            :func:`check_output`, :func:`convert_file` and :func:`reverse`.
-        ValueError: see :func:`pair_detr.config.validation.check_values`.
-    """
+    """Runs the tool."""
     args = _parse(arguments)
     setup_logger(name="pair_detr")
     check_output(args.output, args.overwrite)

@@ -59,21 +59,13 @@ class Demo:
         return draw_detections(as_bgr(image), outputs, self._predictor.metadata)
 
     def image(self, file: Path, output: Path) -> None:
-        """Draws an image.
-
-        Raises:
-            OSError, ValueError: it cannot be read; the message names it.
-        """
+        """Draws an image."""
         picture = Image.fromarray(self.detect(open_file(file), str(file)))
         with writing(output) as temporary:
             picture.save(temporary, quality=92)
 
     def video(self, source: Path | int, output: Path, limit: int | None = None) -> None:
-        """Draws a video, frame by frame.
-
-        Raises:
-            OSError: it cannot be read, or ends early; the message names it.
-        """
+        """Draws a video, frame by frame."""
         frames = Frames(source)
         name = f"webcam {source}" if isinstance(source, int) else str(source)
         total = frames.expected if limit is None else min(limit, frames.expected or limit)
@@ -120,9 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit status: 1 if an input could not be read.
-
-    Raises:
-        FileNotFoundError, ValueError, ImportError: bad arguments, before anything is written.
     """
     parser = tool_parser(
         "Detects objects in images, folders, patterns and videos. Writes a picture or video for each, and one file in "

@@ -81,11 +81,7 @@ def prepare(predictor: Predictor, record: dict[str, Any], dataset: str) -> dict[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, KeyError, ValueError: the model, the dataset or the image; the message names it.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "For an image with annotated objects: the cost of each object with each query, which query the matching chose, "
         "and how much its class, its L1 distance and its GIoU contribute. Writes a PNG, and the numbers as JSON beside "

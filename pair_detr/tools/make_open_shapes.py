@@ -16,13 +16,7 @@ logger = tool_logger("make_open_shapes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, ValueError: see :func:`pair_detr.data.datasets.shapes.make_shapes`,
-            :func:`pair_detr.data.datasets.open_shapes.make_open_shapes` and
-            :meth:`pair_detr.open_vocabulary.Vocabulary.save`.
-    """
+    """Runs the tool."""
     root = datasets_root() / "shapes"
     parser = tool_parser(
         "Makes open_shapes_train_boxes, open_shapes_train_image_labels and open_shapes_val from the "

@@ -23,11 +23,7 @@ logger = tool_logger("make_ov_coco")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, ValueError: COCO's annotations cannot be read, or are not those of COCO.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Writes ovcoco_2017_train_base, ovcoco_2017_val and ovcoco_2017_train_image_labels from "
         "coco/annotations/instances_{train,val}2017.json. From the full files come 107761 training and 4836 "

@@ -11,11 +11,7 @@ logger = tool_logger("make_shapes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        FileExistsError, ValueError: see :func:`pair_detr.data.datasets.shapes.make_shapes`.
-    """
+    """Runs the tool."""
     default = datasets_root() / "shapes"
     parser = tool_parser(
         "Makes the datasets shapes_train and shapes_val: circles, rectangles and triangles on noise, with boxes and "

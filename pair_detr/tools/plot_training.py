@@ -49,11 +49,7 @@ def _with_epochs(groups: dict[str, list[Run]], epoch_length: float | None) -> di
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        FileNotFoundError, ValueError: a run or a file cannot be read; the message names it.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Draws AP, total loss and every loss term of trainings into one figure, as PNG and SVG, and prints how fast "
         "they got to an AP. Several seeds become a line with a band. The axis counts epochs where all runs know them, "

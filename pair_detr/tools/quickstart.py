@@ -47,12 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the data, trains, evaluates, draws, and prints the result.
 
     The last line is ``AP=0.xxx AP50=0.xxx``, with masks followed by `` mask_AP=0.xxx mask_AP50=0.xxx``.
-
-    Raises:
-        PermissionError: the folder of the datasets cannot be written.
-        FileExistsError: a picture of the user would be replaced.
-        FolderInUseError: another run writes to the folder of the results.
-        TrainingInterrupted: a signal stopped the training; a checkpoint has been written.
     """
     parser = tool_parser(
         "Makes a dataset of shapes, trains a detector on it - on a CPU in a few minutes -, evaluates it, and draws "
@@ -133,9 +127,6 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
 
     Args:
         images: in Detectron2's standard format.
-        results_file: predictions in COCO's result format.
-        metadata: of the dataset.
-        output: PNG file to write.
     """
     class_ids = metadata.thing_dataset_id_to_contiguous_id
     predicted: dict[int, list[_Object]] = defaultdict(list)

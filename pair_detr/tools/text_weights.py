@@ -12,11 +12,7 @@ logger = tool_logger("text_weights")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, ValueError, ImportError: the classes or the text encoder cannot be read, or the output not written.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Makes text weights, from which an open-vocabulary model classifies: encodes class names, or takes them from "
         "other text weights. Writes a .npy file, and a .json file with the names beside it.",

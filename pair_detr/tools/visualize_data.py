@@ -32,10 +32,7 @@ def select(records: Sequence[dict[str, Any]], images: Sequence[str], start: int,
     """Positions of the images to draw.
 
     Args:
-        records: of the dataset.
         images: ids, file names or ends of paths; none of them takes ``count`` images from ``start`` on.
-        start: position of the first one.
-        count: at most so many; 0 takes all.
 
     Raises:
         ValueError: an image is not among them, or there are none from ``start`` on.
@@ -116,10 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit status: 1 if images could not be read.
-
-    Raises:
-        KeyError, OSError, ValueError: a dataset cannot be loaded, or has not the images that were asked for.
-        ImportError: OpenCV is not installed.
     """
     args = parse(arguments)
     setup_logger(name="pair_detr")

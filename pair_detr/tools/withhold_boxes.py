@@ -13,12 +13,7 @@ logger = tool_logger("withhold_boxes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError: the annotations cannot be read.
-        ValueError: they are not in COCO's format, or have no such class.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Writes OUTPUT_boxes.json, the annotations without the boxes of some classes, and "
         "OUTPUT_image_labels.json, the images that show these classes with labels in place of all boxes. Both keep all "

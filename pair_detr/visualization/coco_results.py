@@ -15,11 +15,7 @@ class CocoResults:
     """Collects detections. Its file has "info", "images", "categories" and, with a "score" each, "annotations"."""
 
     def __init__(self, class_names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
-        """
-        Args:
-            class_names: of the classes.
-            category_ids: in the file; default: 1, 2, ...
-        """
+        """``category_ids`` are those of the file; default: 1, 2, ..."""
         ids = range(1, len(class_names) + 1) if category_ids is None else category_ids
         self._ids = list(ids)
         self._categories = [{"id": i, "name": name} for i, name in zip(self._ids, class_names, strict=True)]

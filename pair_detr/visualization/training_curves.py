@@ -62,11 +62,7 @@ class Published:
 
 
 def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
-    """Reads the ``metrics.json`` of a training's output folder.
-
-    Args:
-        folder: OUTPUT_DIR.
-        metric: what is plotted as AP; in percent in the file.
+    """Reads the ``metrics.json`` of a training's output folder, where ``metric``, plotted as AP, is in percent.
 
     Raises:
         FileNotFoundError: the folder has none.

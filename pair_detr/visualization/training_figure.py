@@ -19,10 +19,7 @@ def draw_training(
     """Draws the mean of each group as a line, and the range of its seeds as a band; published curves are dashed.
 
     Args:
-        groups: the seeds of each run.
         published: with ``by_epoch`` only.
-        title: of the figure.
-        metric: name of what is plotted as AP.
         by_epoch: the axis counts epochs rather than iterations.
 
     Raises:

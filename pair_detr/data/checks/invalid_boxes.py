@@ -20,14 +20,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class BoxFault:
-    """One unusable box.
-
-    Args:
-        file_name: the image.
-        index: position among the image's annotations, counted from 0.
-        bbox: the box as annotated, whatever that is.
-        reason: what is wrong, for a message.
-    """
+    """One unusable box as annotated, whatever that is; ``index`` counts the image's annotations from 0."""
 
     file_name: str
     index: int

@@ -17,9 +17,6 @@ def warn_beyond(
 
     Args:
         name: what the images are of, such as 'Test set "my_val"'.
-        records: images in Detectron2's standard format.
-        key: of the config.
-        limit: its value.
         consequence: what happens to the objects beyond it, a clause.
         per_class: whether the limit is one to the objects of each class.
     """

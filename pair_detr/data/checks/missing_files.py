@@ -37,9 +37,7 @@ class Finding(NamedTuple):
 def explain_missing(missing: Sequence[str], image_root: str | None = None) -> str:
     """What is wrong with the names of missing files, if it is the same with many, and what to do about it.
 
-    Args:
-        missing: see :func:`pair_detr.data.image_names.missing_files`.
-        image_root: folder that the names were joined to, where known.
+    ``image_root`` is the folder that they were joined to, where known.
 
     Returns:
         a text with an example; "" if the files seem to be just not there.

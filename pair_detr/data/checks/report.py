@@ -143,8 +143,6 @@ def inspect_dicts(
     """As :func:`check_dataset`, for images already loaded in Detectron2's standard format.
 
     Args:
-        name: the dataset.
-        dicts: its images.
         annotation_type: "box" or "image", whether labels are the classes of an image's boxes where it has no
             ``pos_category_ids``; by default what the metadata say.
         masks: whether to look also at masks, which takes its time.

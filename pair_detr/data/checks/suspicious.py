@@ -19,10 +19,7 @@ def suspicions_of(
 ) -> list[str]:
     """Names of classes that occur twice, boxes that are probably in another format than declared, too many crowds.
 
-    Args:
-        dicts: images in Detectron2's standard format.
-        classes: names of the classes.
-        unusable: for each image the positions of annotations whose boxes are not looked at.
+    Boxes whose positions are in ``unusable``, for each image, are not looked at.
 
     Returns:
         what is doubtful and what to do about it, a text for each kind.

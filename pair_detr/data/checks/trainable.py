@@ -31,9 +31,6 @@ def validate(
     dataset is logged in numbers.
 
     Args:
-        name: the dataset.
-        dicts: its images in Detectron2's standard format; left unchanged.
-        annotation_type: see :func:`pair_detr.data.checks.report.inspect_dicts`.
         masks: whether every box needs a mask.
 
     Returns:
@@ -100,8 +97,7 @@ def validate(
 
 
 def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Opens each image, and the file with its segments if there is one; yields what is wrong with those that cannot be
-    read or are of another size than annotated."""
+    """Opens each image, and the file with its segments if there is one; yields what is wrong with them."""
     for record in dicts:
         try:
             image = read_pixels(record["file_name"], "RGB")

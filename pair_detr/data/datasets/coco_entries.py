@@ -5,7 +5,7 @@ The functions change the entries in place, and return what is wrong with those t
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,7 @@ ANNOTATION_FIELDS = ("id", "image_id", "category_id", "bbox")
 
 @dataclass
 class AnnotationFindings:
-    """What there is to say of annotations.
-
-    Args:
-        faults: what is wrong with those that cannot be understood.
-        num_ignored: how many objects "ignore" makes crowds.
-        bad_areas: names of the annotations whose area was of no use, and removed.
-    """
+    """Faults of annotations, the number that "ignore" makes crowds, and names of those whose area was removed."""
 
     faults: list[str] = field(default_factory=list)
     num_ignored: int = 0
@@ -33,12 +27,7 @@ class AnnotationFindings:
 
 
 def normalize_images(images: list[Any], fields: Collection[str] = IMAGE_FIELDS) -> list[str]:
-    """Ids become ints, or stay text; ``width`` and ``height`` become ints.
-
-    Args:
-        images: the list of a file.
-        fields: that every entry needs.
-    """
+    """Ids become ints, or stay text; ``width`` and ``height`` become ints. Every entry needs the fields."""
     return _normalize_list("image", "images", images, fields, _normalize_image)
 
 
@@ -60,10 +49,7 @@ def normalize_annotations(
     removed. ``segmentation`` and everything else stay as they are.
 
     Args:
-        annotations: the list of a file.
-        images: of the file, normalized.
         categories: of the file, normalized; None if annotations have none.
-        fields: that every entry needs.
         unique: whether an ``id`` that occurs twice is a fault.
     """
     known = {"image_id": ("images", _ids(images))}
@@ -73,7 +59,7 @@ def normalize_annotations(
     seen: set[int | str] = set()
     # Of hundreds of thousands nearly all are as they should be: what costs time is done for the others alone.
     for position, annotation in enumerate(annotations):
-        fault = _missing(annotation, fields) or _normalize_annotation(annotation, known, findings)
+        fault = missing_fields(annotation, fields) or _normalize_annotation(annotation, known, findings)
         if fault is None and unique:
             if annotation["id"] in seen:
                 fault = "occurs more than once"
@@ -81,6 +67,35 @@ def normalize_annotations(
         if fault is not None:
             findings.faults.append(f"{_label('annotation', 'annotations', position, annotation)} {fault}")
     return findings
+
+
+def missing_lists(content: Any, keys: Collection[str], optional: Collection[str] = ()) -> list[str]:
+    """What is wrong with a file's content that is to be an object with lists, of which some may be left out."""
+    if not isinstance(content, dict):
+        return [f"it holds a {type(content).__name__}, not an object"]
+    return [
+        f'there is no list "{key}" in it'
+        for key in keys
+        if not isinstance(content.get(key, [] if key in optional else None), list)
+    ]
+
+
+def missing_fields(entry: Any, fields: Collection[str]) -> str | None:
+    """What an entry lacks; None if nothing."""
+    if not isinstance(entry, dict):
+        return "is not an object"
+    missing = [name for name in fields if name not in entry]
+    return f"has no {', '.join(missing)}" if missing else None
+
+
+def in_order_of_ids(categories: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Categories in the order of the classes that they become."""
+    return sorted(categories, key=lambda category: category["id"])
+
+
+def describe_fields(fields: Mapping[str, Collection[str]]) -> str:
+    """What each list's entries need, for a message."""
+    return "; ".join(f"every entry of {key} needs {', '.join(names)}" for key, names in fields.items())
 
 
 def _normalize_list(
@@ -94,7 +109,7 @@ def _normalize_list(
     ids: dict[int | str, None] = {}
     _unify_ids(entries)
     for position, entry in enumerate(entries):
-        fault = _missing(entry, fields) or _normalize_id(entry) or normalize(entry)
+        fault = missing_fields(entry, fields) or _normalize_id(entry) or normalize(entry)
         if fault is None and entry["id"] in ids:
             fault = "occurs more than once"
         if fault is None:
@@ -119,13 +134,6 @@ def _unify_ids(entries: list[Any]) -> None:
 def _ids(entries: Iterable[Any]) -> set[int | str]:
     # Those of entries with another fault count: one message of each is enough.
     return {id_of(entry.get("id")) for entry in entries if isinstance(entry, dict)} - {None}
-
-
-def _missing(entry: Any, fields: Collection[str]) -> str | None:
-    if not isinstance(entry, dict):
-        return "is not an object"
-    missing = [name for name in fields if name not in entry]
-    return f"has no {', '.join(missing)}" if missing else None
 
 
 def _normalize_id(entry: dict[str, Any]) -> str | None:

@@ -25,12 +25,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What a file says before its pixels are decoded.
-
-    Attributes:
-        mode: Pillow's name of the kind of pixels.
-        size: width and height in pixels.
-    """
+    """What a file says before its pixels are decoded: Pillow's name of their kind, and (width, height)."""
 
     mode: str
     size: tuple[int, int]
@@ -71,10 +66,6 @@ def read_segment_ids(file: str, expected: Collection[int]) -> np.ndarray:
     that are ids, or of colors to look at, so that the number of a color is the id: what fits the segments better
     counts. One-channel files may also have come from a program that makes gray pictures smaller.
 
-    Args:
-        file: PNG file.
-        expected: ids of the image's segments.
-
     Returns:
         (H, W) int32; 0 is usually no segment.
 
@@ -98,14 +89,7 @@ def read_segment_ids(file: str, expected: Collection[int]) -> np.ndarray:
 
 
 def read_stuff(file: str, dtype: Any = np.uint8) -> np.ndarray:
-    """Reads the class of stuff of each pixel, in the separated form: the value of its one channel, or of its palette.
-
-    Args:
-        file: PNG file.
-        dtype: of the result.
-
-    Returns:
-        (H, W).
+    """Reads the (H, W) classes of stuff of the separated form: the values of one channel, or of a palette.
 
     Raises:
         OSError: it cannot be read; the message names it.

@@ -26,11 +26,7 @@ _CATEGORIES = [
 
 
 def register_panoptic_shapes(root: str | Path) -> None:
-    """Registers ``panoptic_shapes_train`` and ``panoptic_shapes_val``, which :func:`make_panoptic_shapes` makes.
-
-    Args:
-        root: folder of the shapes.
-    """
+    """Registers ``panoptic_shapes_train`` and ``panoptic_shapes_val``, of the shapes in ``root``."""
     root = Path(root)
     remedy = 'Run "python -m pair_detr.tools.make_shapes --panoptic"; DETECTRON2_DATASETS names the folder of "shapes".'
     for split in SPLITS:

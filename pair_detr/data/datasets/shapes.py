@@ -141,10 +141,7 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
-    """Outlines of a mask along the edges of its pixels, so that rasterising them gives the mask again.
-
-    Args:
-        mask: (H, W) boolean, without holes.
+    """Outlines of an (H, W) boolean mask without holes along its pixels; rasterizing them gives the mask again.
 
     Returns:
         COCO polygons [x1, y1, x2, y2, ...] in pixels, one for every 4-connected part.

@@ -64,12 +64,6 @@ def unused_labels(folder: Path, used: Collection[Path]) -> list[Path]:
 def read_labels(file: Path, num_classes: int, width: int, height: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The objects of an image, and what is wrong with the file, by line.
 
-    Args:
-        file: with the labels.
-        num_classes: class numbers are below it.
-        width: of the image in pixels, turned as its EXIF data say.
-        height: of the image in pixels.
-
     Returns:
         annotations in Detectron2's standard format, boxes in xyxy pixels; and faults.
     """
