@@ -13,11 +13,6 @@ ImageInput = str | Path | Image.Image | np.ndarray
 _OTHER_ARRAYS = {"L": ", or (height, width), gray", "RGBA": ", or (height, width, 4), in BGRA order"}
 
 
-def as_bgr(image: ImageInput) -> np.ndarray:
-    """(H, W, 3) uint8 pixels in BGR order; argument and errors as of :func:`as_format`."""
-    return as_format(image, "BGR")
-
-
 def as_format(image: ImageInput, image_format: str) -> np.ndarray:
     """Pixels of an image, upright.
 
@@ -47,7 +42,7 @@ def as_format(image: ImageInput, image_format: str) -> np.ndarray:
 
 
 def open_file(file: str | Path) -> Image.Image:
-    """The image in a file, upright; errors as of :func:`as_format`."""
+    """The image in a file, upright; for errors see :func:`as_format`."""
     path = Path(file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist or is no file: correct the path.")

@@ -2,11 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -19,12 +19,14 @@ from pair_detr.utils.regular_files import require_regular_file
 
 logger = logging.getLogger(__name__)
 
+_Header = TypeVar("_Header")
+
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".tga", ".jp2"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 
-# Images, too, but Pillow has no reader of them, or not everywhere.
+# Also images, but Pillow has no reader of them, or not everywhere.
 _OTHER_IMAGES = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg"})
 
 
@@ -62,9 +64,23 @@ def find_images(folder: Path, recursive: bool = True, also: Collection[str] = ()
 
 def image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | None]:
     """Width and height of each image as Detectron2 will load it, turned as its EXIF data say; None if it is none."""
+    return map_headers(files, _upright_size)
+
+
+def map_headers(files: Sequence[str | Path], read: Callable[[Image.Image], _Header]) -> list[_Header | None]:
+    """What ``read`` makes of the header of each image; None for those that cannot be read."""
+
+    def read_one(file: str | Path) -> _Header | None:
+        try:
+            require_regular_file(file)
+            with Image.open(file) as image:
+                return read(image)
+        except (*UNREADABLE, ValueError):
+            return None
+
     # Reading headers is waiting for the disk.
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(_image_size, files))
+        return list(readers.map(read_one, files))
 
 
 def read_pixels(file: str, image_format: str) -> np.ndarray:
@@ -147,15 +163,9 @@ def to_rgb(pixels: np.ndarray, image_format: str) -> np.ndarray:
     return np.asarray(Image.frombytes(image_format, (width, height), pixels.tobytes()).convert("RGB"))
 
 
-def _image_size(path: Path) -> tuple[int, int] | None:
-    try:
-        require_regular_file(path)
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
-    except (*UNREADABLE, ValueError):
-        return None
-    return (height, width) if turned else (width, height)
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED else (width, height)
 
 
 _BITS_PER_SAMPLE = next(tag for tag, info in TiffTags.TAGS_V2.items() if info.name == "BitsPerSample")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.data.image_input import as_bgr, open_file
+from pair_detr.data.image_input import as_format, open_file
 from pair_detr.open_vocabulary import read_class_list
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (
@@ -56,7 +56,7 @@ class Demo:
         outputs["instances"] = instances = outputs["instances"].to("cpu")
         outputs["instances"] = instances = instances[instances.scores >= self._confidence]
         self.results.add(name, instances, **details)
-        return draw_detections(as_bgr(image), outputs, self._predictor.metadata)
+        return draw_detections(as_format(image, "BGR"), outputs, self._predictor.metadata)
 
     def image(self, file: Path, output: Path) -> None:
         """Draws an image."""

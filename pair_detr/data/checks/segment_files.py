@@ -23,14 +23,14 @@ def inspect_segment_files(records: Sequence[dict[str, Any]]) -> tuple[list[str],
     """Reads the headers of all PNG files and the pixels of a few, and looks for what training would stumble on.
 
     Returns:
-        what is wrong with files that cannot be used, and what is doubtful, each as a sentence.
+        what is wrong with files that cannot be used, and what is suspicious, each as a sentence.
     """
     if faults := _header_faults(records):
         return faults, []
     without_all, without_some = _sampled_faults(records)
     faults = [f"{fault}, which are all of the image. {_REMEDY}." for fault in without_all]
-    doubt = f"{join_some(without_some)}, and they are left out. {_REMEDY}; check_dataset --open-images lists all"
-    return faults, [doubt] if without_some else []
+    note = f"{join_some(without_some)}, and they are left out. {_REMEDY}; check_dataset --open-images lists all"
+    return faults, [note] if without_some else []
 
 
 def require_segment_files(name: str, faults: Sequence[str]) -> None:

@@ -1,19 +1,15 @@
 """PNG files of panoptic data: the segment, or the class of stuff, of each pixel."""
 
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from pair_detr.data.image_io import UNREADABLE, opened_image, require_8_bits
-from pair_detr.utils.regular_files import require_regular_file
+from pair_detr.data.image_io import map_headers, opened_image, require_8_bits
 
 # Ids have as many bits as the colors of a pixel.
 MAX_SEGMENT_ID = 256**3 - 1
-_READERS = 16
 _COLORS = ("RGB", "RGBA")
 _PALETTE = ("P", "PA")
 _ONE_CHANNEL = ("L", "LA", "1", "I", "I;16", "I;16B", "I;16L")
@@ -23,8 +19,7 @@ _REMEDY = (
 )
 
 
-@dataclass(frozen=True)
-class PngHeader:
+class PngHeader(NamedTuple):
     """What a file says before its pixels are decoded: Pillow's name of their kind, and (width, height)."""
 
     mode: str
@@ -32,9 +27,8 @@ class PngHeader:
 
 
 def read_headers(files: Sequence[str]) -> list[PngHeader | None]:
-    """The header of each file; None of one that cannot be read."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(_read_header, files))
+    """The header of each file; None for one that cannot be read."""
+    return map_headers(files, lambda image: PngHeader(image.mode, image.size))
 
 
 def holds_colors(header: PngHeader) -> bool:
@@ -105,15 +99,6 @@ def read_stuff(file: str, dtype: Any = np.uint8) -> np.ndarray:
             "value of one channel."
         )
     return channels[..., 0].astype(dtype)
-
-
-def _read_header(file: str) -> PngHeader | None:
-    try:
-        require_regular_file(file)
-        with Image.open(file) as image:
-            return PngHeader(image.mode, image.size)
-    except (*UNREADABLE, ValueError):
-        return None
 
 
 def _open(file: str) -> Image.Image:
