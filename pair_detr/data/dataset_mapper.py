@@ -73,12 +73,7 @@ class DetectionMapper(DatasetMapper):
         return image, record
 
     def augment(self, image: np.ndarray, record: dict[str, Any]) -> dict[str, Any]:
-        """The model's input made of :meth:`read`'s, or of what was put together from several of them.
-
-        Args:
-            image: (H, W, C) uint8.
-            record: of this image; it is changed.
-        """
+        """The model's input made of :meth:`read`'s, or of what was put together from several; the record is changed."""
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
         # A copy: Pillow's arrays cannot be written to, which torch warns of.

@@ -136,10 +136,8 @@ def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
     """Pixels of an image of any mode with 8 bits a channel.
 
     Args:
-        image: upright.
         image_format: one of ``IMAGE_CHANNELS``. Formats without transparency drop it, RGBA and LA take images without
             it as opaque, L and LA make colors gray.
-        name: of the image, for a message.
 
     Returns:
         (H, W, C) uint8.
@@ -187,7 +185,6 @@ def require_8_bits(image: Image.Image, name: str) -> None:
 
     Args:
         image: as ``Image.open`` returns it; once its pixels are loaded, their depth in the file is not known any more.
-        name: of the image, for the message.
 
     Raises:
         ValueError: it has more.

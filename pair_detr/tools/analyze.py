@@ -9,7 +9,6 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from fvcore.nn import parameter_count
-from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
@@ -20,6 +19,7 @@ from pair_detr.tools.common import (
     add_overwrite_argument,
     describe_machine,
     load_model_config,
+    markdown,
     run,
     tool_logger,
     tool_parser,
@@ -66,33 +66,21 @@ def module_table(model: nn.Module, flops: dict[tuple[int, int], Counter[str]], d
 
 
 def _modules_table(rows: list[dict[str, Any]], sizes: Sequence[str]) -> str:
-    lines = [
-        [
-            row["module"] or "all",
-            f"{row['parameters'] / 1e6:.3f}",
-            f"{row['trained'] / 1e6:.3f}",
-            *(f"{row['flops'][size] / 1e9:.3f}" for size in sizes),
-        ]
-        for row in rows
-    ]
-    headers = ["module", "parameters (M)", "trained (M)", *(f"GFLOPs {size}" for size in sizes)]
-    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+    lines = []
+    for row in rows:
+        numbers = row["parameters"] / 1e6, row["trained"] / 1e6, *(row["flops"][size] / 1e9 for size in sizes)
+        lines.append([row["module"] or "all", *(f"{number:.3f}" for number in numbers)])
+    return markdown(lines, ["module", "parameters (M)", "trained (M)", *(f"GFLOPs {size}" for size in sizes)])
 
 
 def _speed_table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        [
-            row["size"],
-            row["batch"],
-            row["precision"],
-            f"{row['saved_bytes'] / 2**20:.1f}",
-            f"{row['seconds'] * 1000:.1f}",
-            f"{row['batch'] / row['seconds']:.2f}",
-        ]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        memory, milliseconds = f"{row['saved_bytes'] / 2**20:.1f}", f"{row['seconds'] * 1000:.1f}"
+        case = row["size"], row["batch"], row["precision"]
+        lines.append([*case, memory, milliseconds, f"{row['batch'] / row['seconds']:.2f}"])
     headers = ["size", "batch", "precision", "activations of a training step (MiB)", "inference (ms)", "images/s"]
-    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+    return markdown(lines, headers)
 
 
 def _count(

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -12,7 +11,7 @@ from pair_detr.data import DatasetReport, check_dataset, datasets_in_label_space
 from pair_detr.data.checks.segment_files import absent_segments
 from pair_detr.data.checks.trainable import unreadable_images
 from pair_detr.data.model_classes import compare_classes
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.tools.common import parse, run, tool_logger, tool_parser
 from pair_detr.utils.messages import one_line
 
 logger = tool_logger("check_dataset")
@@ -39,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="config that registers the datasets")
     parser.add_argument("--open-images", action="store_true", help="also read every image, which takes its time")
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     names, free = args.names, set()
     if args.config_file:
         cfg = load_config(args.config_file)

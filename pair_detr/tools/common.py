@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
 
 from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
@@ -44,6 +45,18 @@ def tool_parser(description: str, *examples: str, package: str = "pair_detr.tool
     )
     add_traceback_argument(parser)
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line, and sets up the loggers of tools that do no more than log to the terminal."""
+    args = parser.parse_args(arguments)
+    setup_logger(name="pair_detr")
+    return args
+
+
+def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """A table with its numbers as they are written."""
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -> None:

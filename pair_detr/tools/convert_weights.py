@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
 
 from pair_detr.checkpoint import (
     AUTHOR,
@@ -31,7 +30,7 @@ from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
 from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import load_config
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.tools.common import parse, run, tool_logger, tool_parser
 from pair_detr.utils.atomic import atomic_replace
 from pair_detr.utils.finiteness import describe_non_finite
 from pair_detr.utils.messages import join_some
@@ -138,7 +137,6 @@ def _fill_folder(exported: Exported, folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     args = _parse(arguments)
-    setup_logger(name="pair_detr")
     check_output(args.output, args.overwrite)
     if args.output.resolve() == args.input.resolve():
         raise FileExistsError(f"{args.output} is the input. Choose another path for the output.")
@@ -207,7 +205,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="with --reverse, names of the classes, one a line"
     )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments)
 
 
 if __name__ == "__main__":

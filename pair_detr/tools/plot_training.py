@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
-from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 from pair_detr.utils.file_search import find_files
 from pair_detr.utils.outputs import require_outputs, writing
 from pair_detr.visualization.training_curves import Published, Run, read_published, read_run, summarize
@@ -73,12 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--title", default="", help="of the figure")
     parser.add_argument("--output", type=Path, default=Path("training.png"), help="the PNG; the SVG is beside it")
     add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
+    args = parse(parser, arguments)
     if args.epoch_length is not None and args.epoch_length <= 0:
         parser.error(f"--epoch-length {args.epoch_length}: it must be above 0")
     outputs = [args.output.with_suffix(suffix) for suffix in (".png", ".svg")]
     require_outputs(outputs, overwrite=args.overwrite)
-    setup_logger(name="pair_detr")
     groups = _with_epochs(read_groups(args.runs, args.metric), args.epoch_length)
     published = _read_published(args.published)
     unknown = [name for name, runs in groups.items() if any(r.epoch_length is None for r in runs)]

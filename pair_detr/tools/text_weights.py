@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list, require_output
-from pair_detr.tools.common import add_overwrite_argument, output_file, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, output_file, parse, run, tool_logger, tool_parser
 
 logger = tool_logger("text_weights")
 
@@ -33,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file beside it tells")
     parser.add_argument("--output", required=True, type=output_file(".npy"), help="the .npy file to write")
     add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     require_output(args.output, args.overwrite)
     if args.source and Path(args.source).resolve() == args.output.resolve():
         raise ValueError(f"--output: {args.output} is the file that --from names; choose another name.")

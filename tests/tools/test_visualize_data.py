@@ -219,7 +219,7 @@ def test_which_images(config: tuple[str, Path]) -> None:
         tool.main([])
     for wrong in (["--start", "-1"], ["--count", "-1"], ["--views", "0"]):
         with pytest.raises(SystemExit):
-            tool.parse(wrong)
+            tool.parse_arguments(wrong)
 
 
 @pytest.mark.parametrize("config", ["coco"], indirect=True)

@@ -46,8 +46,6 @@ class DatasetReport:
     """What is wrong with a dataset.
 
     Args:
-        name: the dataset.
-        num_images: its images.
         annotation_type: "box", or "image" if its annotations are labels of whole images.
         num_boxes: its usable boxes; crowds are none.
         num_difficult: those of them that Pascal VOC calls difficult; they are trained on.

@@ -48,10 +48,8 @@ def register_coco_panoptic(
     Classes are the JSON file's categories, things first, each part in the order of ids.
 
     Args:
-        name: name in the catalogs.
         json_file: segments and categories.
         panoptic_root: folder of the PNG files.
-        image_root: folder of the images.
         instances_json: the things in COCO's format for detection, if AP is also to be evaluated.
         metadata: further entries of the metadata, such as ``remedy``: what to do where the files are missing.
     """

@@ -26,13 +26,11 @@ def register_image_folder(
     """Registers a folder with one sub-folder a class; nothing is read until the dataset is used.
 
     Args:
-        name: name in the catalogs.
         root: the folder. Images may lie in further folders below a class; other files are skipped with a warning, and
             so are hidden files and folders, see :func:`pair_detr.utils.file_search.search_files`.
         class_names: the class name of each sub-folder, or a list of a name and its synonyms; sub-folders that are not
             in it are left out. A file has one line a class: the sub-folder, a space, and names separated by commas, as
             ImageNet's ``LOC_synset_mapping.txt``. By default each sub-folder is named as its class.
-        metadata: further entries of the metadata.
 
     Raises:
         ValueError: ``class_names`` has what is not text.

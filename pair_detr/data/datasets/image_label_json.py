@@ -22,11 +22,8 @@ def register_image_labels(name: str, json_file: str | Path, image_root: str | Pa
     """Registers images with labels, but no boxes; nothing is read until the dataset is used.
 
     Args:
-        name: name in the catalogs.
         json_file: as COCO's or LVIS's, each of its ``images`` with ``pos_category_ids``, the ids of the categories that
             it shows. Categories may have ``synonyms``, as LVIS's. Annotations with boxes are not read.
-        image_root: folder of the images.
-        metadata: further entries of the metadata.
     """
     json_file, image_root = str(json_file), str(image_root)
 

@@ -45,11 +45,8 @@ def load_segment_masks(record: dict[str, Any], masks: bool) -> dict[str, Any]:
 def draw_segment_masks(record: dict[str, Any], masks: bool) -> dict[str, Any]:
     """Annotations of an image of ``coco_panoptic.complete_records``, completed from its PNG file.
 
-    Segments without a pixel are left out, with a warning for the first images.
-
-    Args:
-        record: any image, not changed.
-        masks: whether masks are needed; boxes of the standard form do without the file.
+    Segments without a pixel are left out, with a warning for the first images. Boxes of the standard form need no file
+    unless ``masks`` are.
 
     Returns:
         a copy in the form that detection has. Annotations of the standard form have masks, (H, W) uint8, and the boxes

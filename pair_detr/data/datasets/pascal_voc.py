@@ -32,13 +32,11 @@ def register_voc(
     Detectron2's COCOEvaluator.
 
     Args:
-        name: name in the catalogs.
         root: folder that holds ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
         split: ``ImageSets/Main/<split>.txt`` lists the images; None takes all that have annotations.
         class_names: the classes in the order of their ids. By default all names in ``Annotations``, sorted, so
             that all splits of a folder have the same classes.
         year: 2007 or 2012, the way in which the VOC evaluator computes AP.
-        metadata: further entries of the metadata.
 
     Raises:
         ValueError: ``year`` is neither of the two, or a class name occurs twice.

@@ -45,13 +45,8 @@ def register_shapes(root: str, prefix: str = "shapes") -> None:
 def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int = 0) -> bool:
     """Writes the dataset into a folder, which is complete or absent at any time; waits for processes that do the same.
 
-    Image i of a split depends on the seed, the split and i alone; training and validation images never coincide.
-
-    Args:
-        root: folder to write. One written earlier with the same arguments is kept, with others replaced.
-        num_train: training images.
-        num_val: validation images.
-        seed: of all random choices.
+    Image i of a split depends on the seed, the split and i alone; training and validation images never coincide. What
+    was written earlier with the same arguments is kept, with others replaced.
 
     Returns:
         whether images were made; False if the folder was up to date.

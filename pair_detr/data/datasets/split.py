@@ -19,9 +19,7 @@ def register_split(name: str, val: float, seed: int = 0) -> None:
     """Registers ``<name>_train`` and ``<name>_val``, which share the images of ``name`` out between them.
 
     Args:
-        name: registered dataset of any form.
         val: part of the images that are for validation, between 0 and 1.
-        seed: of the choice; see :func:`validation_files`.
 
     Raises:
         ValueError: ``val`` is not between 0 and 1.

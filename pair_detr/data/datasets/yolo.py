@@ -22,12 +22,10 @@ def register_yolo(name: str, root: str | Path, split: str = "train", **metadata:
     """Registers data in YOLO's layout; nothing is read until the dataset is used.
 
     Args:
-        name: name in the catalogs.
         root: folder that holds ``data.yaml``, or such a file, with ``names`` (a list, or a dict by class number) and,
             for each split, a folder of images, a text file that lists images, or a list of these. They are relative to
             ``path`` in the file, which is relative to its folder.
         split: key in that file: train, val or test.
-        metadata: further entries of the metadata.
     """
     file = yolo_file(root)
 
