@@ -42,13 +42,13 @@ def make_batch(
     return batch
 
 
-def saved_bytes(forward: Callable[[], Any], beside: Iterable[Tensor]) -> int:
+def saved_bytes(forward: Callable[[], Any], excluded: Iterable[Tensor]) -> int:
     """Bytes that a forward pass keeps for its backward pass, on any device, even "meta".
 
-    Those of the tensors in ``beside``, such as parameters and inputs, do not count.
+    Those of the tensors in ``excluded``, such as parameters and inputs, do not count.
     """
     # Tensors of the meta device have no addresses, but all have storages.
-    seen = {tensor.untyped_storage()._cdata for tensor in beside}
+    seen = {tensor.untyped_storage()._cdata for tensor in excluded}
     kept: list[torch.UntypedStorage] = []
 
     def pack(tensor: Tensor) -> Tensor:

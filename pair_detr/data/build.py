@@ -190,7 +190,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """
     dicts = load_dataset(name)
     require_images(name, dicts)
-    # Detectron2's build_detection_test_loader, but for the workers.
+    # Detectron2's build_detection_test_loader, except for the workers.
     return SignalSafeLoader(
         MapDataset(DatasetFromList(dicts, copy=False), DetectionMapper(cfg, is_train=False)),
         batch_size=cfg.TEST.IMS_PER_BATCH,

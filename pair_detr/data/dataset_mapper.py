@@ -55,7 +55,7 @@ class DetectionMapper(DatasetMapper):
 
         Raises:
             OSError: the image cannot be read; the message names the file.
-            ValueError: it has more than 8 bits a channel.
+            ValueError: it has more than 8 bits per channel.
             SizeMismatchError: it is of another size than its annotations say; the message names the file.
         """
         record = copy.deepcopy(dataset_dict)

@@ -24,16 +24,8 @@ ANNOTATION_TYPES = ("box", "image")
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How one dataset of ``DATASETS.TRAIN`` is used.
-
-    Args:
-        name: the dataset.
-        ann_type: "box" or "image", what its annotations are.
-        ratio: images drawn from it, in proportion to the other datasets.
-        batch_size: images of a batch in one process.
-        repeat_factors: whether images of rare classes are shown more often.
-        min_sizes: as ``INPUT.MIN_SIZE_TRAIN``.
-        max_size: as ``INPUT.MAX_SIZE_TRAIN``.
+    """How one dataset of ``DATASETS.TRAIN`` is used; ``ratio`` is in proportion to the others, ``batch_size`` per
+    process.
     """
 
     name: str
@@ -46,7 +38,7 @@ class SourceOptions:
 
 
 def source_options(cfg: CfgNode) -> list[SourceOptions]:
-    """Reads ``DATALOADER.DATASET_*`` and ``USE_RFS``, an entry a dataset of ``DATASETS.TRAIN``.
+    """Reads ``DATALOADER.DATASET_*`` and ``USE_RFS``, an entry per dataset of ``DATASETS.TRAIN``.
 
     Raises:
         ValueError: a key has another number of entries, or an entry makes no sense.

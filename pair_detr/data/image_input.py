@@ -29,7 +29,7 @@ def as_format(image: ImageInput, image_format: str) -> np.ndarray:
         FileNotFoundError: there is no such file.
         OSError: it is not an image, or truncated; the message names it.
         TypeError: ``image`` is something else.
-        ValueError: an array of another shape or type, an image without pixels, or more than 8 bits a channel.
+        ValueError: an array of another shape or type, an image without pixels, or more than 8 bits per channel.
     """
     if isinstance(image, (str, Path)):
         return to_pixels(open_file(image), image_format, str(image))

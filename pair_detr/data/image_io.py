@@ -48,7 +48,7 @@ def find_images(folder: Path, recursive: bool = True, also: Collection[str] = ()
         also: endings, in lower case, of other files to list.
 
     Raises:
-        OSError: as of :func:`pair_detr.utils.file_search.search_files`.
+        OSError: see :func:`pair_detr.utils.file_search.search_files`.
     """
     found = search_files(folder, IMAGE_SUFFIXES.union(also), recursive)
     warn_of_hidden(folder, found.hidden)
@@ -91,7 +91,7 @@ def read_pixels(file: str, image_format: str) -> np.ndarray:
 
     Raises:
         OSError: it cannot be read; the message names the file.
-        ValueError: it has more than 8 bits a channel.
+        ValueError: it has more than 8 bits per channel.
     """
     return to_pixels(open_image(file), image_format, file)
 
@@ -104,7 +104,7 @@ def open_image(file: str, remedy: str = "Remove it from the dataset or replace t
 
     Raises:
         OSError: it cannot be read; the message names the file.
-        ValueError: it has more than 8 bits a channel.
+        ValueError: it has more than 8 bits per channel.
     """
     with opened_image(file, "an image", remedy) as image:
         require_8_bits(image, file)
@@ -133,7 +133,7 @@ def opened_image(file: str, kind: str, remedy: str) -> Iterator[Image.Image]:
 
 
 def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
-    """Pixels of an image of any mode with 8 bits a channel.
+    """Pixels of an image of any mode with 8 bits per channel.
 
     Args:
         image_format: one of ``IMAGE_CHANNELS``. Formats without transparency drop it, RGBA and LA take images without
@@ -143,7 +143,7 @@ def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
         (H, W, C) uint8.
 
     Raises:
-        ValueError: it has more than 8 bits a channel, or no pixels.
+        ValueError: it has more than 8 bits per channel, or no pixels.
     """
     require_8_bits(image, name)
     if 0 in image.size:
@@ -178,7 +178,7 @@ _COMPONENTS, _DEPTH, _COMPONENT = 40, 42, 3
 
 
 def require_8_bits(image: Image.Image, name: str) -> None:
-    """Makes sure that an image has at most 8 bits a channel.
+    """Makes sure that an image has at most 8 bits per channel.
 
     Of colors with 16 bits Pillow keeps the upper 8, which are next to nothing where a camera fills the lower 12 alone;
     gray it would clip at 255, so that almost everything is white.
@@ -195,7 +195,7 @@ def require_8_bits(image: Image.Image, name: str) -> None:
         found = f"{image.format} of {bits} bits"
     else:
         return
-    raise ValueError(f"{name} has more than 8 bits a channel ({found}): scale it to 0..255 and save it with 8 bits.")
+    raise ValueError(f"{name} has more than 8 bits per channel ({found}): scale it to 0..255 and save it with 8 bits.")
 
 
 def _bits_in_file(image: Image.Image) -> int:

@@ -34,7 +34,13 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     test_sets = () if cfg.MODEL.DETR.CLASS_AGNOSTIC else cfg.DATASETS.TEST
     if num_classes > 0:
         for name in dict.fromkeys((*datasets_in_label_space(cfg), *test_sets)):
-            _check(num_classes, name, class_names_or_none(name))
+            classes = class_names_or_none(name)
+            if classes is not None and num_classes != len(classes):
+                raise ValueError(
+                    f'{_KEY} {num_classes} does not agree with dataset "{name}", which has '
+                    f"{describe_classes(classes)}. "
+                    f"Set {_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
+                )
         return num_classes
 
     sources = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
@@ -98,12 +104,7 @@ def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int,
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """How the classes of a dataset differ from those of another.
-
-    Attributes:
-        text: the difference and what comes of it.
-        stops: whether a run on both stops.
-    """
+    """How the classes of a dataset differ from those of another, and whether a run on both stops."""
 
     text: str
     stops: bool
@@ -180,13 +181,3 @@ def class_names_or_none(name: str) -> list[str] | None:
     except (KeyError, FileNotFoundError):
         # The model can be built and used elsewhere; loading the data reports it.
         return None
-
-
-def _check(num_classes: int, name: str, classes: list[str] | None) -> None:
-    if classes is None or num_classes == len(classes):
-        return
-    raise ValueError(
-        f'{_KEY} {num_classes} does not agree with dataset "{name}", which has '
-        f"{describe_classes(classes)}. "
-        f"Set {_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
-    )

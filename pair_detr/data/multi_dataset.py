@@ -14,8 +14,8 @@ from pair_detr.data.samplers import MultiDatasetBatchSampler, TrainingBatchSampl
 class MultiDatasetMapper:
     """Maps a dict of :func:`pair_detr.data.dataset_mixture.load_source_dicts` in the way of its dataset.
 
-    Output is as of :class:`DetectionMapper`, plus ``dataset_source``, ``ann_type`` and, of images with labels,
-    ``pos_category_ids``; these have ``instances``, too, without any. They are not cropped, which might leave
+    Output is that of :class:`DetectionMapper`, plus ``dataset_source``, ``ann_type`` and, of images with labels,
+    ``pos_category_ids``; these also have ``instances``, without any. They are not cropped, which might leave
     nothing of what the label is about.
     """
 

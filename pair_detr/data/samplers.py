@@ -174,11 +174,7 @@ class MultiDatasetBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 def orientations(dicts: Sequence[dict[str, Any]]) -> list[int]:
-    """Whether each image is landscape: batches of one orientation need less padding.
-
-    Raises:
-        ValueError: an image has no size.
-    """
+    """Whether each image is landscape: batches of one need less padding. A ValueError if one has no size."""
     for record in dicts:
         if "width" not in record or "height" not in record:
             raise ValueError(

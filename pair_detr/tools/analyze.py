@@ -83,17 +83,6 @@ def _speed_table(rows: list[dict[str, Any]]) -> str:
     return markdown(lines, headers)
 
 
-def _count(
-    detector: nn.Module, sizes: Sequence[tuple[int, int]], depth: int, channels: int
-) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """:func:`module_table` of a detector, and the calls of operators that are not counted."""
-    flops, uncounted = {}, Counter()
-    for size in sizes:
-        flops[size], operators = count_flops(detector, *size, channels)
-        uncounted |= operators
-    return module_table(detector, flops, depth), uncounted
-
-
 def _measure(model: nn.Module, cfg: CfgNode, sizes: Sequence[tuple[int, int]], args: argparse.Namespace) -> list[dict]:
     """Memory and time of every size, precision and batch size."""
     device = cfg.MODEL.DEVICE
@@ -144,7 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cfg = without_data(load_model_config(args))
     sizes = args.sizes or [default_size(cfg)]
     model = build_model(cfg).eval()
-    modules, uncounted = _count(model.detector, sizes, args.depth, len(cfg.MODEL.PIXEL_MEAN))
+    flops, uncounted = {}, Counter()
+    for size in sizes:
+        flops[size], operators = count_flops(model.detector, *size, len(cfg.MODEL.PIXEL_MEAN))
+        uncounted |= operators
+    modules = module_table(model.detector, flops, args.depth)
     names = [f"{h}x{w}" for h, w in sizes]
     logger.info(
         "%s, inference of one image; an operation is a multiply-add\n%s\nNot counted, by number of calls: %s",

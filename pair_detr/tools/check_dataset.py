@@ -7,7 +7,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from pair_detr.config_files import load_config
-from pair_detr.data import DatasetReport, check_dataset, datasets_in_label_space, load_dataset, register_from_config
+from pair_detr.data import check_dataset, datasets_in_label_space, load_dataset, register_from_config
+from pair_detr.data.checks.report import DatasetReport
 from pair_detr.data.checks.segment_files import absent_segments
 from pair_detr.data.checks.trainable import unreadable_images
 from pair_detr.data.model_classes import compare_classes
@@ -29,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = tool_parser(
         "Counts boxes, crowds and images of every class, and lists missing images, unknown classes, invalid boxes, "
         "crowds, missing and malformed masks, duplicates and images without objects or labels. Compares the "
-        "classes of all datasets with those of the first. Exits with 1 if training would stop at one of the data "
-        "sets, or at the classes of two of them.",
+        "classes of all datasets with those of the first. Exits with 1 if training would stop at one of the "
+        "datasets, or at the classes of two of them.",
         "check_dataset my_train my_val --config-file my.yaml --open-images",
     )
     parser.add_argument(
@@ -113,7 +114,7 @@ def _log_faults(report: DatasetReport) -> None:
         )
     if report.missing_hint:
         logger.info("%s: missing images: %s", report.name, report.missing_hint)
-    # Good data have many of these, too.
+    # Good data also have many of these.
     for title, items in (
         ("crowd", report.crowds),
         ("without objects", report.without_objects),
@@ -127,7 +128,7 @@ def _log_faults(report: DatasetReport) -> None:
 
 
 def class_table(report: DatasetReport) -> str:
-    """A line a class: its usable boxes, the images that have some, its crowds, and the images labeled with it.
+    """A line per class: its usable boxes, the images that have some, its crowds, and the images labeled with it.
 
     Where there are objects that Pascal VOC calls difficult, it says how many of the boxes these are.
     """

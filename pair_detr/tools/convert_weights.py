@@ -188,7 +188,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--keep-91", action="store_true", help="keep classifiers over COCO's 91 raw ids (panoptic: 250)"
     )
     parser.add_argument("--entry", default="", help="entry of INPUT with the weights, if there are several")
-    parser.add_argument("--allow-pickle", action="store_true", help="read objects, too; only from whom you trust")
+    parser.add_argument("--allow-pickle", action="store_true", help="also read objects; only from whom you trust")
     parser.add_argument(
         "--config-file",
         metavar="FILE",

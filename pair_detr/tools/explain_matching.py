@@ -84,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     parser = tool_parser(
         "For an image with annotated objects: the cost of each object with each query, which query the matching chose, "
-        "and how much its class, its L1 distance and its GIoU contribute. Writes a PNG, and the numbers as JSON beside "
-        "it; prints a table.",
+        "and how much its class, its L1 distance and its GIoU contribute. Writes a PNG, and the numbers as JSON next "
+        "to it; prints a table.",
         "explain_matching --config-file quickstart --weights output/quickstart/pair_detr/model_final.pth "
         "--image 000000.png --output matching.png",
     )

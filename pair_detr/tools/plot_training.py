@@ -40,12 +40,6 @@ def _read_published(paths: Sequence[Path]) -> list[Published]:
     return [read_published(file) for file in files]
 
 
-def _with_epochs(groups: dict[str, list[Run]], epoch_length: float | None) -> dict[str, list[Run]]:
-    if epoch_length is None:
-        return groups
-    return {name: [dataclasses.replace(r, epoch_length=epoch_length) for r in runs] for name, runs in groups.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     parser = tool_parser(
@@ -69,14 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--epoch-length", type=float, metavar="N", help="iterations of an epoch, for runs that do not tell"
     )
     parser.add_argument("--title", default="", help="of the figure")
-    parser.add_argument("--output", type=Path, default=Path("training.png"), help="the PNG; the SVG is beside it")
+    parser.add_argument("--output", type=Path, default=Path("training.png"), help="the PNG; the SVG is next to it")
     add_overwrite_argument(parser)
     args = parse(parser, arguments)
     if args.epoch_length is not None and args.epoch_length <= 0:
         parser.error(f"--epoch-length {args.epoch_length}: it must be above 0")
     outputs = [args.output.with_suffix(suffix) for suffix in (".png", ".svg")]
     require_outputs(outputs, overwrite=args.overwrite)
-    groups = _with_epochs(read_groups(args.runs, args.metric), args.epoch_length)
+    groups = read_groups(args.runs, args.metric)
+    if args.epoch_length is not None:
+        known = {"epoch_length": args.epoch_length}
+        groups = {name: [dataclasses.replace(r, **known) for r in runs] for name, runs in groups.items()}
     published = _read_published(args.published)
     unknown = [name for name, runs in groups.items() if any(r.epoch_length is None for r in runs)]
     if published and unknown:

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     parser = tool_parser(
         "Makes text weights, from which an open-vocabulary model classifies: encodes class names, or takes them from "
-        "other text weights. Writes a .npy file, and a .json file with the names beside it.",
+        "other text weights. Writes a .npy file, and a .json file with the names next to it.",
         'text_weights --vocabulary "helmet,traffic cone" --checkpoint ViT-B-32.pt --output helmets.npy',
         "text_weights --vocabulary cat,dog --from coco.npy --output pets.npy",
     )
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", nargs="+", default=["a {}"], help="averaged over")
     parser.add_argument("--no-synonyms", action="store_true", help="encode the name of a class alone")
     parser.add_argument("--from", dest="source", help="take the classes from this .npy file; nothing is encoded")
-    parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file beside it tells")
+    parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file next to it tells")
     parser.add_argument("--output", required=True, type=output_file(".npy"), help="the .npy file to write")
     add_overwrite_argument(parser)
     args = parse(parser, arguments)

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = tool_parser(
         "Draws, for the best detections in an image, the cross-attention of every decoder head - for Pair DETR and "
         "Conditional DETR also its spatial and its content part, for Pair DETR of both decoders side by side - and the "
-        "encoder's self-attention at points. Beside the PNG a .npz file holds all maps.",
+        "encoder's self-attention at points. Next to the PNG a .npz file holds all maps.",
         "visualize_attention --config-file quickstart --weights output/quickstart/pair_detr/model_final.pth "
         "--image photo.jpg --output attention.png",
     )

@@ -58,7 +58,7 @@ def draw_input(
         padding: value of each channel there, in the order of ``image_format``.
 
     Returns:
-        as of :func:`draw_record`.
+        as for :func:`draw_record`.
     """
     image = item["image"].permute(1, 2, 0).numpy()
     if fixed_size:

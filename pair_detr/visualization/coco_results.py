@@ -23,7 +23,7 @@ class CocoResults:
         self._annotations: list[dict[str, Any]] = []
 
     def add(self, file: str, instances: Instances, **details: Any) -> None:
-        """Adds the detections of an image; ``details`` are written beside its name, as the number of a frame."""
+        """Adds the detections of an image; ``details`` are written next to its name, as the number of a frame."""
         image_id = len(self._images) + 1
         height, width = instances.image_size
         self._images.append({"id": image_id, "file_name": file, "width": width, "height": height, **details})

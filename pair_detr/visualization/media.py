@@ -72,9 +72,7 @@ class Frames:
     """
 
     def __init__(self, source: Path | int) -> None:
-        """
-        Args:
-            source: a file, or the number of a webcam.
+        """``source`` is a file, or the number of a webcam.
 
         Raises:
             OSError: it cannot be opened.

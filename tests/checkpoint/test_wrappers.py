@@ -224,7 +224,7 @@ AVERAGES: dict[str, Callable[[State, State], dict[str, Any]]] = {
 def test_the_command_that_the_warning_gives_takes_the_average(
     tmp_path: Path, kind: str, source: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert_weights, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     state = tiny_state("detr") if source == "ours" else theirs("detr", "detr")
     path = tmp_path / "check point.pth"
     content = AVERAGES[kind](state, shifted(state))

@@ -277,7 +277,7 @@ def test_check_dataset_reports_masks(
         "annotation 2 of 1.png has run lengths of 60x50 pixels, but the image has 60x40",
     ]
     assert (report.num_boxes, report.num_masks, len(report.missing_masks)) == (4, 1, 1)
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     with caplog.at_level("INFO"):
         assert tool.main(["faulty"]) == 0
     assert "faulty: bad mask: annotation 0 of 1.png has a polygon of 7 numbers" in caplog.text

@@ -30,8 +30,7 @@ SCALE = 5
 @pytest.fixture(autouse=True)
 def _own_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the log of later tests would be kept from caplog."""
-    for module in (tool, check_dataset):
-        monkeypatch.setattr(module, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
 
 
 def make(data_format: str, root: Path) -> dict[str, Any]:

@@ -49,7 +49,12 @@ def set_classes(metadata: Metadata, content: dict[str, Any], json_file: str) -> 
             if known_ids is None:
                 metadata.thing_dataset_id_to_contiguous_id = contiguous
             if len(chosen) < len(categories):
-                _log_unused(json_file, categories[0]["name"])
+                message = (
+                    f'{json_file}: category 0, "{categories[0]["name"]}", is not a class: it is the supercategory of '
+                    "all others and has no annotations, as in exports of Roboflow. To keep it, name it in the "
+                    "metadata's thing_classes."
+                )
+                log_once(logger, logging.INFO, message)
             return contiguous
     if known_names not in (None, names):
         difference = f"are {join_some(names)}, but thing_classes in the metadata {join_some(known_names)}"
@@ -87,12 +92,3 @@ def _other_split_uses_category_0(json_file: str) -> bool:
         return False
     others = [other for other in file.parent.parent.glob(f"*/{_ROBOFLOW_FILE}") if other.parent != file.parent]
     return any(_USES_CATEGORY_0.search(other.read_bytes()) for other in others)
-
-
-def _log_unused(json_file: str, name: str) -> None:
-    log_once(
-        logger,
-        logging.INFO,
-        f'{json_file}: category 0, "{name}", is not a class: it is the supercategory of all others and has no '
-        "annotations, as in exports of Roboflow. To keep it, name it in the metadata's thing_classes.",
-    )

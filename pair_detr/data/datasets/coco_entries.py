@@ -4,12 +4,11 @@ The functions change the entries in place, and return what is wrong with those t
 """
 
 import json
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pair_detr.data.scalars import find_id, flag_of, id_of, integer_of, number_of, numbers_of
+from pair_detr.data.scalars import find_id, id_of, integer_of, numbers_of, unify_marks
 
 # What every entry needs, in an annotation file for detection.
 IMAGE_FIELDS = ("id", "file_name", "width", "height")
@@ -160,7 +159,7 @@ def _normalize_image(image: dict[str, Any]) -> str | None:
 def _normalize_category(category: dict[str, Any]) -> str | None:
     name = category["name"]
     if type(name) in (int, float):
-        # Digits and grades are classes, too.
+        # Digits and grades are also classes.
         name = json.dumps(name)
     if not isinstance(name, str) or not name.strip():
         return _has("name", name)
@@ -185,36 +184,14 @@ def _normalize_annotation(
         if numbers is None:
             return _has("bbox", bbox)
         annotation["bbox"] = numbers
-    if (fault := _normalize_flag(annotation, "iscrowd")) is not None:
-        return fault
-    if "ignore" in annotation:
-        if (fault := _normalize_flag(annotation, "ignore")) is not None:
-            return fault
-        if annotation["ignore"] and not annotation["iscrowd"]:
-            annotation["iscrowd"] = 1
-            findings.num_ignored += 1
-    if "area" in annotation:
-        _normalize_area(annotation, findings)
-    return None
-
-
-def _normalize_flag(annotation: dict[str, Any], key: str) -> str | None:
-    value = annotation.get(key)
-    if type(value) is not int or value not in (0, 1):
-        if (flag := flag_of(value)) is None:
-            return _has(key, value)
-        annotation[key] = flag
-    return None
-
-
-def _normalize_area(annotation: dict[str, Any], findings: AnnotationFindings) -> None:
-    value = annotation.pop("area")
-    area = number_of(value)
-    if area is not None and 0 < area < math.inf:
-        annotation["area"] = area
-    elif value is not None:
+    wrong, is_ignored, has_bad_area = unify_marks(annotation)
+    if wrong is not None:
+        return _has(wrong, annotation[wrong])
+    findings.num_ignored += is_ignored
+    if has_bad_area:
         # Nothing but the evaluation uses it, and that can compute it.
         findings.bad_areas.append(_label("annotation", "annotations", 0, annotation))
+    return None
 
 
 def _has(key: str, value: Any) -> str:

@@ -73,11 +73,7 @@ def draw_segment_masks(record: dict[str, Any], masks: bool) -> dict[str, Any]:
 
 
 def missing_segments(record: dict[str, Any]) -> list[int]:
-    """Ids of segments of the standard form that have no pixel in the PNG file of their image.
-
-    Raises:
-        OSError, ValueError: see :func:`draw_segment_masks`.
-    """
+    """Ids of segments of the standard form that have no pixel in the PNG file of their image."""
     if "pan_seg_file_name" not in record:
         return []
     present = set(np.unique(read_mask_file(record)).tolist())
@@ -85,11 +81,7 @@ def missing_segments(record: dict[str, Any]) -> list[int]:
 
 
 def read_mask_file(record: dict[str, Any]) -> np.ndarray | None:
-    """(H, W) segment or class of stuff of each pixel, as the PNG file of an image has them; None of other images.
-
-    Raises:
-        OSError, ValueError: see :func:`draw_segment_masks`.
-    """
+    """(H, W) segment or class of stuff of each pixel, as the PNG file of an image has them; None for other images."""
     file = mask_file(record)
     if file is None:
         return None

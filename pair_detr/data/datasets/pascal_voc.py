@@ -68,12 +68,7 @@ def register_voc(
 
 
 def infer_class_names(root: str) -> list[str]:
-    """All class names in ``root/Annotations``, sorted.
-
-    Raises:
-        FileNotFoundError: there are no annotations.
-        ValueError: a file is not XML, or an object has no name.
-    """
+    """All class names in ``root/Annotations``, sorted."""
     files = annotation_files(Path(root))
     return sorted({_text(obj, "name", file) for file in files for obj in read_xml(file).iter("object")})
 

@@ -90,9 +90,7 @@ def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int 
 
 def ensure_shapes(root: str) -> bool:
     """Makes the dataset if there is none in a folder; one of any numbers and seed stays.
-
-    Returns, raises:
-        as :func:`make_shapes`.
+    See :func:`make_shapes`.
     """
     existing = read_stamp(Path(root).expanduser())
     if existing is None:

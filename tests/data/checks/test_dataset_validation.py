@@ -181,7 +181,7 @@ def test_tool_lists_everything(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It would keep the log of later tests from caplog.
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
     register("tool", tmp_path, [{"image_id": 1, "bbox": [1, 1, 0, 5]}, {"image_id": 1, "bbox": [1, 1, 2, 5]}])
     assert tool.main(["tool"]) == 0
@@ -198,7 +198,7 @@ def test_tool_lists_everything(
 def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
     register("torn", tmp_path / "torn", []).joinpath("annotations.json").write_text("[")
     register("gone", tmp_path / "gone", []).joinpath("annotations.json").unlink()
@@ -215,7 +215,7 @@ def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
 
 
 def test_tool_registers_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     config = tmp_path / "config.yaml"
     root = write_voc(tmp_path / "voc")
     config.write_text(
@@ -321,7 +321,7 @@ def test_a_test_set_of_other_classes_says_so() -> None:
 
 
 def test_tool_opens_images(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
     register("opened", tmp_path, [{"image_id": 1, "bbox": [1, 1, 5, 5]}], images=3)
     assert tool.main(["opened", "--open-images"]) == 0

@@ -17,12 +17,12 @@ from pair_detr.data import (
     class_names_of,
     load_dataset,
     load_training_dicts,
-    match_classes,
     register_coco,
     register_from_config,
     register_image_folder,
     register_image_labels,
 )
+from pair_detr.data.class_matching import match_classes
 from pair_detr.tools import check_dataset as check_dataset_tool
 
 pytestmark = pytest.mark.usefixtures("catalogs")
