@@ -1,8 +1,12 @@
 """Names of a ResNet's parts in each code base; those of this package are Detectron2's."""
 
+from collections.abc import Sequence
+
 from pair_detr.checkpoint.formats.name_table import Names
 
 _STAGES = range(2, 6)
+_NORM = ("weight", "bias", "running_mean", "running_var")
+_BRANCHES = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 
 DETECTRON2: Names = {
     "stem.conv1.weight": "stem.conv1.weight",
@@ -44,23 +48,14 @@ for _stage in _STAGES:
         }
 
 
-def caffe2(**norm: str) -> Names:
-    """Names in Detectron's files.
-
-    Args:
-        norm: what they call weight, bias, running_mean and running_var; files with folded statistics lack the latter.
-    """
+def caffe2(norm: Sequence[str]) -> Names:
+    """Names in Detectron's files, for their names of a norm's tensors: two if its statistics are folded, else four."""
     names: Names = {"conv1_w": "stem.conv1.weight"}
     convolutions = {"res_conv1": "stem.conv1"}
     for stage in _STAGES:
-        for theirs, ours in {
-            "branch1": "shortcut",
-            "branch2a": "conv1",
-            "branch2b": "conv2",
-            "branch2c": "conv3",
-        }.items():
+        for theirs, ours in _BRANCHES.items():
             names[f"res{stage}_{{i}}_{theirs}_w"] = f"res{stage}.{{i}}.{ours}.weight"
             convolutions[f"res{stage}_{{i}}_{theirs}"] = f"res{stage}.{{i}}.{ours}"
     for theirs, ours in convolutions.items():
-        names |= {f"{theirs}_bn_{suffix}": f"{ours}.norm.{name}" for name, suffix in norm.items()}
+        names |= {f"{theirs}_bn_{suffix}": f"{ours}.norm.{name}" for name, suffix in zip(_NORM, norm, strict=False)}
     return names
