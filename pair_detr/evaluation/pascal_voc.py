@@ -38,8 +38,7 @@ class VOCEvaluator(DatasetEvaluator):
     Args:
         name: registered dataset. If others than this package have registered it, and its metadata have ``dirname``
             and ``split``, :func:`load_voc` reads the annotations, as Detectron2's do not say which objects are
-            difficult. ``year``, 2007 or 2012 (the default),
-            is the way in which AP is computed.
+            difficult. ``year``, 2007 or 2012 (the default), is the way in which AP is computed.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,7 +60,7 @@ class VOCEvaluator(DatasetEvaluator):
             ``{"voc": {"AP": ..., "AP50": ..., "AP75": ...}}`` in percent; empty in other processes than the first.
 
         Raises:
-            ValueError: as of :meth:`require_objects`.
+            ValueError: see :meth:`require_objects`.
         """
         gathered = comm.gather(self._predictions, dst=0)
         if not comm.is_main_process():
