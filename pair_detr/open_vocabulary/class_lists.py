@@ -36,18 +36,10 @@ _ANNOTATIONS = {
 }
 
 
-def _coco() -> ClassList:
-    return class_list(_get_builtin_metadata("coco")["thing_classes"])
-
-
 def _lvis() -> ClassList:
     # As Detectron2's metadata do, the first synonym names the class.
     categories = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
     return class_list([category["synonyms"][0] for category in categories], [c["synonyms"] for c in categories])
-
-
-def _voc() -> ClassList:
-    return class_list(VOC_CLASS_NAMES)
 
 
 def _from_annotations(name: str) -> ClassList:
@@ -68,7 +60,11 @@ def _from_annotations(name: str) -> ClassList:
     return {own: (name,) for own, name in zip(unique, names, strict=True)}
 
 
-_BUILTIN: dict[str, Callable[[], ClassList]] = {"coco": _coco, "lvis": _lvis, "voc": _voc}
+_BUILTIN: dict[str, Callable[[], ClassList]] = {
+    "coco": lambda: class_list(_get_builtin_metadata("coco")["thing_classes"]),
+    "lvis": _lvis,
+    "voc": lambda: class_list(VOC_CLASS_NAMES),
+}
 
 
 def class_list(names: Iterable[str], synonyms: Sequence[Iterable[str]] | None = None) -> ClassList:
@@ -102,7 +98,7 @@ def read_class_list(source: str) -> ClassList:
             folder that the environment's DETECTRON2_DATASETS names; a dataset in Detectron2's catalog; a file; or
             names with commas between them, "cat,dog,traffic cone". A .txt file has a class a line; a .json file is a
             list of names, an annotation file with "categories" (ordered by their ids, with "synonyms" if they have
-            any), or what is written beside text weights. In text, "|" separates synonyms: "sofa|couch". The first one
+            any), or what is written next to text weights. In text, "|" separates synonyms: "sofa|couch". The first one
             names the class.
 
     Raises:
