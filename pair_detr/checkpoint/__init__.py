@@ -1,11 +1,4 @@
-"""Weights of other code bases in, weights for other code bases out.
-
-``reading`` reads files, ``checkpoint`` finds the weights in them, and ``wrappers`` removes from their names what
-torch.compile, DataParallel and Lightning add. ``names`` holds what a table of names is; ``official``, ``mmdet``,
-``detrex``, ``huggingface`` and ``resnets`` are the tables; ``sources`` puts them together and recognizes a file's.
-``architecture`` reads a model's sizes from its tensors, so that no key is missing unnoticed. ``classes`` knows COCO's
-ids. ``convert`` and ``export`` are the two directions.
-"""
+"""Weights of other code bases in, weights for other code bases out; and this package's own checkpoints."""
 
 from pair_detr.checkpoint.architecture import config_mismatches, required_config
 from pair_detr.checkpoint.convert import AUTHOR, Converted, convert, describe

@@ -19,13 +19,9 @@ from pair_detr.modeling.text_classifier import classifier_factory
 
 Shapes = Mapping[str, torch.Size]
 
-_DEPTHS = {
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
-}
+# Blocks of each stage by depth; from 50 on they are bottlenecks.
+RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_DEPTHS = {(blocks, depth >= 50): depth for depth, blocks in RESNET_BLOCKS.items()}
 # A key of each part that tells its size.
 _STEM = "backbone.stem.conv1.weight"
 _BLOCK = "backbone.res2.0.conv{}.weight"
@@ -104,7 +100,7 @@ def infer_architecture(shapes: Shapes, variant: str | None) -> Architecture:
     """Reads sizes from a detector's state dict, which may be incomplete otherwise.
 
     Args:
-        shapes: by our names, without "detector.".
+        shapes: by the names of this package, without "detector.".
         variant: MODEL.DETR.VARIANT; None for a backbone alone.
 
     Raises:
@@ -160,7 +156,10 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 @lru_cache(maxsize=32)
 def _shapes(architecture: Architecture) -> Shapes:
-    cfg = config_of(architecture.settings())
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_list([part for entry in architecture.settings().items() for part in entry])
     if not cfg.MODEL.MASK_ON:
         # The shapes do not depend on it; the real number need not be known.
         cfg.MODEL.DETR.NUM_HEADS = 1
@@ -175,15 +174,6 @@ def _shapes(architecture: Architecture) -> Shapes:
         classifier = classifier_factory(cfg, class_scoring, num_classes, None)
         detector = variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg))
     return {key: tensor.shape for key, tensor in detector.state_dict().items()}
-
-
-def config_of(settings: Mapping[str, Any]) -> CfgNode:
-    """The project's default config with the entries that ``settings`` holds by their full names."""
-    cfg = get_cfg()
-    add_pair_detr_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.merge_from_list([part for entry in settings.items() for part in entry])
-    return cfg
 
 
 def required_config(cfg: CfgNode) -> dict[str, Any]:

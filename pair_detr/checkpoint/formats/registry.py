@@ -148,8 +148,7 @@ class Match:
     """How well a state dict fits a layout.
 
     Attributes:
-        layout: the layout.
-        renamed: the tensors that it knows, by our names.
+        renamed: the tensors that the layout knows, by our names.
         architecture: what they make up; None if it cannot be told.
         missing: keys of the layout that the state dict lacks.
         unexpected: keys of the state dict that the layout does not have.
@@ -229,7 +228,7 @@ def recognize(state: Mapping[str, Tensor], source: str = "auto") -> Match:
             return match
         matches.append(match)
     matches = [match for match in matches if match.renamed]
-    if source != "auto" and (other := _recognized(state)):
+    if source != "auto" and (other := recognized_name(state)):
         raise ConversionError(f"The weights are not {source}'s. They are {other}'s: leave out --source {source}.")
     if not matches:
         whose = "of no known source" if source == "auto" else f"not of source {source}"
@@ -243,7 +242,8 @@ def recognize(state: Mapping[str, Tensor], source: str = "auto") -> Match:
     )
 
 
-def _recognized(state: Mapping[str, Tensor]) -> str:
+def recognized_name(state: Mapping[str, Tensor]) -> str:
+    """The name of the layout that a state dict has exactly; "" if it has none."""
     try:
         return recognize(state).layout.name
     except ConversionError:
