@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pair_detr.data.image_io import UNREADABLE, opened_image, require_8_bits
-from pair_detr.utils.regular_files import require_regular_file
+from pair_detr.utils.text_files import require_regular_file
 
 # Ids have as many bits as the colors of a pixel.
 MAX_SEGMENT_ID = 256**3 - 1
