@@ -12,6 +12,7 @@ from detectron2.modeling import build_backbone
 
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.config.defaults import add_pair_detr_config
+from pair_detr.config.validation import flatten
 from pair_detr.config.variants import VARIANTS, classification_of, variant_of
 from pair_detr.losses.classification import build_class_scoring
 from pair_detr.modeling.mask_head import mask_head_factory
@@ -198,17 +199,14 @@ def required_config(cfg: CfgNode) -> dict[str, Any]:
 
 
 def config_mismatches(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
-    """Says which entries of ``cfg`` differ from those that weights need, one sentence an entry.
+    """Says which entries of ``cfg`` differ from those that weights need, one sentence per entry.
 
     A class count of 0, which is taken from the data, fits any.
     """
+    values = flatten(cfg, keep_tuples=True) | {"MODEL.DETR.LOSS.CLASSIFICATION": classification_of(cfg)}
     found = []
     for key, required in settings.items():
-        value: Any = cfg
-        for part in key.split("."):
-            value = value[part]
-        if key == "MODEL.DETR.LOSS.CLASSIFICATION":
-            value = classification_of(cfg)
+        value = values[key]
         if (key == "MODEL.DETR.NUM_CLASSES" and value == 0) or _equal(value, required):
             continue
         found.append(f"{key} is {value}, the weights need {required}")

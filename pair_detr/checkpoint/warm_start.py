@@ -160,15 +160,9 @@ def _fit(
 ) -> tuple[Tensor | None, str]:
     """What to load into ``target``, None for nothing; and what was done to it, "" for nothing."""
     part = _part(key)
+    differ = weights_classes and model_classes and list(weights_classes) != list(model_classes)
     # Other kinds of classifiers have no rows of classes.
-    if (
-        key in _ROWS_OF_CLASSES
-        and tensor.dim()
-        and target.dim()
-        and weights_classes
-        and model_classes
-        and list(weights_classes) != list(model_classes)
-    ):
+    if differ and key in _ROWS_OF_CLASSES and tensor.dim() and target.dim():
         return _rows_by_name(tensor, target, weights_classes, model_classes)
     if tensor.shape == target.shape:
         return tensor, ""

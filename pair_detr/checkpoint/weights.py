@@ -135,11 +135,8 @@ def require_weights(cfg: CfgNode) -> None:
     _read_ahead.clear()
     _read_ahead[cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES in RAW_IDS] = weights, stamps
     require_config(weights.required_config, cfg, f"MODEL.WEIGHTS {weights.path} do")
-    dilation = "MODEL.RESNETS.RES5_DILATION"
-    if {
-        "MODEL.DETR.VARIANT",
-        "MODEL.RESNETS.DEPTH",
-    } <= weights.required_config.keys() and dilation not in weights.required_config:
+    dilation, known = "MODEL.RESNETS.RES5_DILATION", weights.required_config.keys()
+    if {"MODEL.DETR.VARIANT", "MODEL.RESNETS.DEPTH"} <= known and dilation not in known:
         logger.warning(
             "%s do not say whether they are of a dilated model (DC5): %s is %d in the config. With the wrong one AP is "
             "low.",

@@ -119,21 +119,16 @@ class _TestSet:
         self.cfg = cfg
         self.name = name
         self.folder = folder or str(Path(cfg.OUTPUT_DIR) / "inference" / name)
-        self.kind = self._choose_evaluator()
-
-    def _choose_evaluator(self) -> str:
-        name, cfg = self.name, self.cfg
         if name not in DatasetCatalog.list():
             raise KeyError(f"DATASETS.TEST names {name}, which is not registered. See DATASETS.REGISTER.")
         metadata = MetadataCatalog.get(name)
-        kind = metadata.get("evaluator_type", None) if cfg.TEST.EVALUATOR == "auto" else cfg.TEST.EVALUATOR
-        if kind not in _EVALUATORS:
+        is_auto = cfg.TEST.EVALUATOR == "auto"
+        self.kind: str = metadata.get("evaluator_type", None) if is_auto else cfg.TEST.EVALUATOR
+        if self.kind not in _EVALUATORS:
             raise ValueError(
-                f"There is no evaluator for {name}: "
-                + (f'its evaluator_type is "{kind}"' if cfg.TEST.EVALUATOR == "auto" else f'TEST.EVALUATOR is "{kind}"')
-                + f". Choose one with TEST.EVALUATOR: {', '.join(_EVALUATORS)}."
+                f"There is no evaluator for {name}: {'its evaluator_type' if is_auto else 'TEST.EVALUATOR'} is "
+                f'"{self.kind}". Choose one with TEST.EVALUATOR: {", ".join(_EVALUATORS)}.'
             )
-        return kind
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from pair_detr.evaluation.coco_ground_truth import (
     are_annotated,
+    as_coco,
     make_coco,
     number_images,
     require_known_images,
@@ -151,7 +152,9 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         left_out = "bbox" if task == "segm" else "segmentation"
         detections = [{key: value for key, value in x.items() if key != left_out} for x in detections]
         truth = self._coco_api
-        found = without_prints(lambda: truth.loadRes(detections)) if detections else _without_objects(truth)
+        # pycocotools does not load an empty list.
+        empty = {**truth.dataset, "annotations": []}
+        found = without_prints(lambda: truth.loadRes(detections)) if detections else as_coco(empty)
         # The fast implementation, which is there where Detectron2's extension is, knows COCO's own limit alone.
         kind = COCOeval_opt if self._max_detections == _LIMITS[-1] else COCOevalMaxDets
         evaluation = kind(truth, found, task)
@@ -164,13 +167,6 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         evaluation.accumulate()
         evaluation.summarize()
         return evaluation
-
-
-def _without_objects(truth: COCO) -> COCO:
-    coco = COCO()
-    coco.dataset = {**truth.dataset, "annotations": []}
-    without_prints(coco.createIndex)
-    return coco
 
 
 class OpenVocabularyCOCOEvaluator(COCOEvaluator):

@@ -129,14 +129,13 @@ def make_coco(
     if masks:
         with ThreadPoolExecutor(_READERS) as readers:
             records = list(readers.map(_with_masks, records))
-    coco = COCO()
     annotations: list[dict[str, Any]] = []
     for record, _, annotation in objects_of(records):
         if can_be_compared(annotation):
             entry = _entry(annotation, record, masks)
             place = {"id": len(annotations) + 1, "image_id": numbers[record["image_id"]]}
             annotations.append(place | entry)
-    coco.dataset = {
+    content = {
         "images": [
             {"id": numbers[record["image_id"]], "width": record.get("width"), "height": record.get("height")}
             for record in records
@@ -144,6 +143,13 @@ def make_coco(
         "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)],
         "annotations": annotations,
     }
+    return as_coco(content)
+
+
+def as_coco(content: dict[str, Any]) -> COCO:
+    """The content of a file in COCO's format, with pycocotools' index of it."""
+    coco = COCO()
+    coco.dataset = content
     without_prints(coco.createIndex)
     return coco
 

@@ -85,8 +85,7 @@ def _require_classes(name: str, records: Sequence[dict[str, Any]], num_classes: 
     if unknown:
         raise ValueError(
             f'Test set "{name}": {join_some(unknown)}, but its {counted(num_classes, "class has", "classes have")} '
-            "the ids 0 to "
-            f"{num_classes - 1}. Correct the annotations, or the dataset's thing_classes."
+            f"the ids 0 to {num_classes - 1}. Correct the annotations, or the dataset's thing_classes."
         )
 
 

@@ -28,11 +28,10 @@ def require_objects(name: str, records: Sequence[dict[str, Any]]) -> None:
     boxes = f", {len(unusable)} have no usable box: {join_some(list(map(str, unusable)), _NAMED)}" if unusable else ""
     raise ValueError(
         f'Test set "{name}": none of its {counted(len(records), "image")} has an object to find, so that there is no '
-        "AP; "
-        f"of {counted(len(annotations), 'annotation')} {counted(crowds, 'is a crowd', 'are crowds')} "
-        f"(iscrowd){boxes}. Correct the annotations, or take "
-        'it out of DATASETS.TEST. To have predictions written without an AP, remove the list "annotations" from its '
-        "JSON file (the key from its records, if it is registered in Python)."
+        f"AP; of {counted(len(annotations), 'annotation')} {counted(crowds, 'is a crowd', 'are crowds')} (iscrowd)"
+        f"{boxes}. Correct the annotations, or take it out of DATASETS.TEST. To have predictions written without an "
+        'AP, remove the list "annotations" from its JSON file (the key from its records, if it is registered in '
+        "Python)."
     )
 
 

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from pair_detr.data.class_matching import ClassMismatchError, match_order
 from pair_detr.data.model_classes import class_names_or_none, match_test_set
 from pair_detr.open_vocabulary.class_lists import read_class_list
-from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary
+from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, require_same_names
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def check_vocabulary(vocabulary: Vocabulary | None, training: Sequence[str], tes
     for number, name in enumerate(training):
         classes = class_names_or_none(name)
         if classes and (number == 0 or not _is_reordered(vocabulary.names, classes)):
-            vocabulary.require_names(classes, f'Dataset "{name}"')
+            require_same_names(classes, vocabulary.names, f'Dataset "{name}"', vocabulary.source)
     for name in test:
         try:
             match_test_set(vocabulary.names, name, f"those of {vocabulary.source}")

@@ -111,11 +111,8 @@ def _build_clip(name: str, model: str, checkpoint: str | os.PathLike) -> TextEnc
         raise ValueError(f'clip has no model "{model}"; choose one of {", ".join(_CLIP_DIMS)}.')
     # The file name that clip downloads to.
     cached = _CLIP_CACHE / f"{model.replace('/', '-').replace('@', '-')}.pt"
-    path = _find_checkpoint(
-        name,
-        checkpoint or cached,
-        f"python -c \"import clip; clip.load('{model or 'ViT-B/32'}', download_root='.')\"",
-    )
+    command = f"python -c \"import clip; clip.load('{model or 'ViT-B/32'}', download_root='.')\""
+    path = _find_checkpoint(name, checkpoint or cached, command)
     state = _read_state(path)
     try:
         dim = state["text_projection"].shape[1]

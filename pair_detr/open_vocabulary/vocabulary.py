@@ -121,7 +121,7 @@ class Vocabulary:
             raise UnnamedClassesError(
                 f"The classes of the {len(weights)} text weights in {path} are not known, as there is no "
                 f"{description.name} next to it. Name them with MODEL.CLIP.VOCABULARY (coco, lvis, voc, or a file with "
-                f"a class a line), or {_MAKE}.",
+                f"one class per line), or {_MAKE}.",
                 len(weights),
             )
         if names is not None and own_names is not None:
@@ -168,10 +168,6 @@ class Vocabulary:
             raise ValueError(f"{self.source} has no {', '.join(unknown)} among its {_describe(self.names)}.")
         metadata = {key: value for key, value in self.metadata.items() if key != "synonyms"}
         return Vocabulary(tuple(names), self.weights[found], metadata, f"A choice from {self.source}")
-
-    def require_names(self, names: Sequence[str], owner: str) -> None:
-        """Raises a ValueError unless the classes are these, in this order; ``owner`` has them in the message."""
-        require_same_names(names, self.names, owner, self.source)
 
 
 def random_text_weights(names: Sequence[str], dim: int = 64) -> Vocabulary:
