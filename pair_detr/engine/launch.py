@@ -196,7 +196,7 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Runs :func:`main` in ``args.num_gpus`` processes: one a GPU or, on a machine without, all on the CPU.
+    """Runs :func:`main` in ``args.num_gpus`` processes: one per GPU or, on a machine without, all on the CPU.
 
     Returns:
         Results of :func:`main`; empty with several processes.
