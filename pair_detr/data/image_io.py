@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, TiffTags
 
 from pair_detr.utils.file_search import search_files, warn_of_hidden
 from pair_detr.utils.messages import counted, join_some
-from pair_detr.utils.regular_files import require_regular_file
+from pair_detr.utils.text_files import require_regular_file
 
 logger = logging.getLogger(__name__)
 

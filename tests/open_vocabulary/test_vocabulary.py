@@ -60,7 +60,7 @@ def test_lists_from_text_and_files(tmp_path: Path) -> None:
 
 def test_names_in_the_annotations_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"DETECTRON2_DATASETS.*a \.txt file with a class a line"):
+    with pytest.raises(FileNotFoundError, match=r"DETECTRON2_DATASETS.*a \.txt file with one class per line"):
         read_class_list("openimages")
     folder = tmp_path / "oid/annotations"
     folder.mkdir(parents=True)
