@@ -194,7 +194,7 @@ def test_an_older_torch_of_the_user_stops_the_installation(
 ) -> None:
     module = load_script(project_root / "scripts" / "install.py")
     environment = module.Environment(Path(sys.prefix))
-    # What the import asks for, too.
+    # The import requires the same.
     (bound,) = [r for r in read_requirements(project_root / "requirements" / "base.txt") if r.name == "torch"]
     assert str(bound.specifier) == ">=2.6"
     module.require_torch(environment)
