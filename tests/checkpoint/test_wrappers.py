@@ -101,7 +101,7 @@ def test_several_models_are_named(tmp_path: Path, prefix: str, first: str, secon
     assert_same(read_checkpoint(tmp_path / "a.pth", entry=prefix + second[:-1]).state, shifted(state))
 
 
-def test_teacher_and_student_beside_another_module_are_named(tmp_path: Path) -> None:
+def test_teacher_and_student_next_to_another_module_are_named(tmp_path: Path) -> None:
     state = tiny_state("detr")
     content = renamed("student.", state) | renamed("teacher.", state) | {"projector.weight": torch.ones(2, 2)}
     torch.save(content, tmp_path / "a.pth")

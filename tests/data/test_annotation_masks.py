@@ -85,7 +85,7 @@ def test_every_form_gives_the_annotated_mask(three_forms: list[np.ndarray]) -> N
     assert isinstance(instances.gt_masks, BitMasks)
     assert instances.gt_masks.tensor.numpy().astype(bool).tolist() == np.stack(three_forms).tolist()
     assert instances.gt_classes.tolist() == [0, 1, 0]
-    # An image without objects has masks, too, none.
+    # An image without objects has an empty list of masks.
     empty = DetectionMapper(cfg, is_train=True)(dicts[1])["instances"]
     assert empty.gt_masks.tensor.shape == (0, HEIGHT, WIDTH)
     assert len(empty) == 0

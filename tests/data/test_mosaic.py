@@ -29,7 +29,7 @@ def disc(x: int, y: int, radius: int) -> np.ndarray:
 
 @pytest.fixture
 def dicts(tmp_path: Path) -> list[dict]:
-    """Black images with a disc each, whose red is 100 + its class: 0, 1, 2, ... Only the first one is a crowd, too."""
+    """Black images with a disc each, whose red is 100 + its class: 0, 1, 2, ... Only the first one is also a crowd."""
     rng = np.random.default_rng(0)
     records = []
     for number in range(NUM_IMAGES):

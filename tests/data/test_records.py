@@ -125,7 +125,7 @@ def test_what_is_not_known_stays_open() -> None:
     assert normalize_records("own", []) == []
 
 
-def test_degenerate_boxes_are_left_to_validation(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_invalid_boxes_are_left_to_validation(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", 40, 30)
     bad = [[1, 2, 1, 12], [1, 2, float("nan"), 4], [1, 2, 3], "wide", np.zeros(4), [1, 2, None, 4]]
     relative = annotation(bbox_mode=BoxMode.XYWH_REL)

@@ -110,7 +110,7 @@ def test_every_kind_is_checked_and_drawn(config: tuple[str, Path]) -> None:
         assert shown[middle[0], x - 3 : x + 4].max() > 100
     for y in (top, bottom):
         assert shown[y - 3 : y + 4, middle[1]].max() > 100
-    # Beside the box, whose label is below, is nothing; in it is the mask, where there is one.
+    # Outside the box, whose label is below, is nothing; inside it is the mask, if there is one.
     assert shown[:, right + 8 :].max() < 40 and shown[: middle[0], : left - 8].max() < 40
     assert (shown[middle].max() > 40) == (data_format == "coco")
 

@@ -87,7 +87,7 @@ def test_classes_of_the_same_name_are_a_warning(tmp_path: Path) -> None:
     assert check_dataset("d").suspicious == ["classes cell occur more than once; give each category a name of its own"]
 
 
-def test_degenerate_boxes_are_dropped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_boxes_are_dropped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     boxes = [[1, 1, 5, 5], [2, 2, 0, 5], [3, 3, 5, -1], [4, 4, 4, 4]]
     register("bad_boxes", tmp_path, [{"image_id": 1 + i // 2, "bbox": b} for i, b in enumerate(boxes)])
     dicts = load_training_dicts(make_cfg(TRAIN=("bad_boxes",)))
@@ -158,7 +158,7 @@ def test_data_without_any_usable_box(tmp_path: Path, annotations: list[dict], fi
         load_training_dicts(cfg)
     assert not check_dataset("all_empty").trainable
 
-    # Beside a set that has boxes, it is background.
+    # Next to a set that has boxes, it is background.
     (tmp_path / "other").mkdir()
     register("not_empty", tmp_path / "other", [{"image_id": 1, "bbox": [1, 1, 5, 5]}])
     cfg.DATASETS.TRAIN = ("all_empty", "not_empty")

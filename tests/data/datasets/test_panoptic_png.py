@@ -47,7 +47,7 @@ LOOKS = np.random.default_rng(0).integers(0, 256, (256, 3))
         (Image.fromarray(LARGE.astype(np.uint16)), "I;16", LARGE),
         (Image.fromarray(SMALL > 0), "1", SMALL > 0),
         (Image.fromarray(SMALL.astype(np.uint8)).convert("LA"), "LA", SMALL),
-        # The number of a color of a palette to look at, as of annotation tools, or the color itself.
+        # The index of a color in a display palette, as annotation tools write it, or the color itself.
         (palette(SMALL, LOOKS), "P", SMALL),
         (Image.fromarray(id_to_rgb(LARGE)).convert("P", palette=Image.Palette.ADAPTIVE), "P", LARGE),
         (Image.fromarray(id_to_rgb(LARGE * 200)), "RGB", LARGE * 200),

@@ -90,7 +90,7 @@ def test_complete_data_are_reused_and_others_replaced(tmp_path: Path, monkeypatc
     assert (folder / "train" / "000000.png").stat().st_mtime_ns == before
     assert make_shapes(str(folder), 2, 1, 0)
     assert len(list((folder / "train").iterdir())) == 2
-    # Nothing temporary is left beside it.
+    # Nothing temporary is left next to it.
     assert [p.name for p in tmp_path.iterdir()] == ["shapes"]
 
 
