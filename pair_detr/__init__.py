@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+import importlib
 from typing import Any
 
 import torch
@@ -29,13 +30,13 @@ from pair_detr.modeling import meta_arch
 
 __version__ = "0.1.0"
 
-__all__ = ["Predictor", "add_pair_detr_config", "data", "meta_arch"]
+# Imported when they are used: neither training nor prediction has need of all, and the modules import this one.
+_LAZY = {"Predictor": "predictor", "Trainer": "engine", "load_config": "config_files"}
+
+__all__ = ["Predictor", "Trainer", "add_pair_detr_config", "data", "load_config", "meta_arch"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is used: training has no need of it.
-    if name == "Predictor":
-        from pair_detr.predictor import Predictor
-
-        return Predictor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pair_detr.{_LAZY[name]}"), name)

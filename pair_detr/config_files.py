@@ -63,7 +63,7 @@ def load_config(name: str | Path, options: Sequence[str] = ()) -> CfgNode:
     """The defaults of Detectron2 and of this project, changed by a config file and then by options.
 
     Args:
-        name: as of :func:`find_config`.
+        name: see :func:`find_config`.
         options: keys and values in turn, as on the command line.
 
     Raises:
@@ -78,7 +78,13 @@ def load_config(name: str | Path, options: Sequence[str] = ()) -> CfgNode:
     files = read_config_files(path, _config_folder()) if path else []
     if files:
         _merge_files(cfg, files)
-    _require_keys(cfg, options)
+    if len(options) % 2:
+        raise ValueError(
+            f"Options are keys and values in turn, but {' '.join(options)} ends with a key: add its value."
+        )
+    known = set(_keys(cfg))
+    if unknown := [key for key in options[::2] if key not in known]:
+        raise KeyError(_describe_unknown(unknown, cfg))
     for key, value in zip(options[::2], options[1::2], strict=True):
         try:
             cfg.merge_from_list([key, value])
@@ -134,16 +140,6 @@ def _describe_mismatch(error: Exception) -> str:
     return f"{match['key']} is {match['new']} ({given}); it must be of the default's type, {wanted}: {match['old']}."
 
 
-def _require_keys(cfg: CfgNode, options: Sequence[str]) -> None:
-    if len(options) % 2:
-        raise ValueError(
-            f"Options are keys and values in turn, but {' '.join(options)} ends with a key: add its value."
-        )
-    known = set(_keys(cfg))
-    if unknown := [key for key in options[::2] if key not in known]:
-        raise KeyError(_describe_unknown(unknown, cfg))
-
-
 def _describe_unknown(keys: Sequence[str], cfg: CfgNode) -> str:
     """All that have another name here, as a config of another project has several; otherwise the first."""
     if renamed := [text for key in keys if (text := describe_renamed(key))]:
@@ -178,5 +174,5 @@ def _keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
 
 def _config_folder() -> Path:
     installed = PACKAGE_ROOT / "configs"
-    # setup.py moves the folder into the package; in a checkout, and so in an editable install, it is beside it.
+    # setup.py moves the folder into the package; in a checkout, and so in an editable install, it is next to it.
     return installed if installed.is_dir() else PACKAGE_ROOT.parent / "configs"

@@ -39,8 +39,8 @@ class Predictor:
         category_ids: of the classes in the files of their data, as the checkpoint or a dataset of the config says;
             None if neither does.
         metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes, and
-            ``thing_dataset_id_to_contiguous_id`` has their ids, if known; a panoptic model has ``stuff_classes`` and
-            ``stuff_dataset_id_to_contiguous_id``, too.
+            ``thing_dataset_id_to_contiguous_id`` has their ids, if known; a panoptic model also has ``stuff_classes``
+            and ``stuff_dataset_id_to_contiguous_id``.
     """
 
     def __init__(self, cfg: CfgNode, vocabulary: Vocabulary | Sequence[str] | None = None) -> None:
@@ -87,9 +87,9 @@ class Predictor:
         """A predictor of a config file and a checkpoint, from which the names of the classes come.
 
         Args:
-            config_file: as of :func:`pair_detr.config_files.load_config`, like ``options``.
+            config_file: see :func:`pair_detr.config_files.load_config`, also for ``options``.
             weights: MODEL.WEIGHTS.
-            vocabulary: as of the constructor.
+            vocabulary: see the constructor.
 
         Raises:
             FileNotFoundError, ValueError, KeyError: as the constructor and ``load_config``.
@@ -97,14 +97,14 @@ class Predictor:
         return cls(load_config(config_file, [*options, "MODEL.WEIGHTS", weights]), vocabulary)
 
     def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str]) -> None:
-        """Detects other classes from now on; argument and errors as of the constructor."""
+        """Detects other classes from now on; for argument and errors see the constructor."""
         vocabulary = self._resolve(vocabulary)
         self.model.set_vocabulary(vocabulary.names, vocabulary.weights)
         self._name_classes()
 
     @torch.no_grad()
     def __call__(self, image: ImageInput) -> dict[str, Any]:
-        """Detects.
+        """Detects the objects in an image.
 
         Args:
             image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order, whatever the INPUT.FORMAT of the
@@ -113,8 +113,8 @@ class Predictor:
 
         Returns:
             {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
-            ``pred_classes``, best first; further what :meth:`DetectionTransformer.forward` adds with masks and for
-            panoptic models.
+            ``pred_classes``, best first; and with masks and for panoptic models what
+            :meth:`pair_detr.modeling.meta_arch.DetectionTransformer.forward` adds.
         """
         return self.model([self.prepare(image)])[0]
 

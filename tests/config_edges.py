@@ -132,7 +132,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "MODEL.DETR.MASK.QUERY_DECODER": DECODER,
     "MODEL.DETR.PANOPTIC.SCORE_THRESHOLD": BELOW_ONE,
     "MODEL.DETR.PANOPTIC.MIN_AREA": WHOLE,
-    # Of other numbers of channels than MODEL.PIXEL_MEAN and PIXEL_STD, too.
+    # Also with other numbers of channels than MODEL.PIXEL_MEAN and PIXEL_STD.
     "INPUT.FORMAT": (["XYZ", "rgb", "", None, "L", "RGBA"], ["RGB", "BGR", "YCbCr"]),
     "INPUT.MIN_SIZE_TRAIN": ([value for value in SIZES[0] if value not in ((0,), (480, 0))], [(0,), *SIZES[1]]),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": (["random", "", None], ["choice"]),

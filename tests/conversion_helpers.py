@@ -95,7 +95,7 @@ def _attention(name: str) -> list[str]:
 
 
 def mmdet_keys(variant: str) -> list[str]:
-    """mmdetection's keys beside the backbone's, from its modules."""
+    """mmdetection's keys other than the backbone's, from its modules."""
     ffn = ("ffn.layers.0.0", "ffn.layers.1")
     encoder = [*_attention("self_attn.attn"), *_both(*ffn, "norms.0", "norms.1")]
     first = later = [*_attention("self_attn.attn"), *_attention("cross_attn.attn")]
@@ -112,7 +112,7 @@ def mmdet_keys(variant: str) -> list[str]:
 
 
 def detrex_keys(variant: str) -> list[str]:
-    """detrex's keys beside the backbone's, from its modules."""
+    """detrex's keys other than the backbone's, from its modules."""
     ffn = ("ffns.0.layers.0.0", "ffns.0.layers.1")
     encoder = [*_attention("attentions.0.attn"), *_both(*ffn, "norms.0", "norms.1")]
     first = later = [*_attention("attentions.0.attn"), *_attention("attentions.1.attn")]

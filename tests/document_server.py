@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 import torch
+from detectron2_helpers import speed_up_default_setup
 
 import pair_detr.engine
 from pair_detr.config_files import load_config
@@ -95,6 +96,7 @@ def answer(connection: socket.socket) -> None:
 def main(address: str) -> None:
     """Serves until it is stopped."""
     torch.set_num_threads(1)
+    speed_up_default_setup()
     for module in PRELOADED:
         importlib.import_module(module)
     with socket.socket(socket.AF_UNIX) as server:

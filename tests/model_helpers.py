@@ -20,8 +20,8 @@ VARIANTS = ("pair_detr", "conditional_detr", "detr")
 class PatchBackbone(Backbone):
     """Sees each 8 x 8 patch by itself, so that nothing but the detector can mix image and padding.
 
-    The features of any stack of overlapping convolutions change beside the padding: the first one zero-pads at the
-    border of an image, the second finds there what the first made of it. That is so in the official code, too.
+    The features of any stack of overlapping convolutions change next to the padding: the first one zero-pads at the
+    border of an image, the second finds there what the first made of it. The official code has the same effect.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def randomize_constants(model: nn.Module) -> None:
 
 
 def make_instances(size: tuple[int, int], count: int, num_classes: int = 3) -> Instances:
-    """``count`` random boxes, of at least 2 pixels a side, in an image of ``size`` (height, width)."""
+    """``count`` random boxes, of at least 2 pixels per side, in an image of ``size`` (height, width)."""
     height, width = size
     scale = torch.tensor([width, height])
     corner = torch.rand(count, 2) * 0.6 * scale

@@ -17,7 +17,7 @@ from pair_detr.structures import MaskQueries
 
 
 def mask_cfg(variant: str = "pair_detr", resnet: bool = False, **detr: Any) -> CfgNode:
-    """A tiny model with masks; arguments as of :func:`model_helpers.tiny_cfg`."""
+    """A tiny model with masks; arguments as for :func:`model_helpers.tiny_cfg`."""
     cfg = (tiny_resnet_cfg if resnet else tiny_cfg)(variant, **detr)
     cfg.MODEL.MASK_ON = True
     return cfg

@@ -108,3 +108,11 @@ def test_scripts_import_what_there_is(script: Path) -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pair_detr"):
             module = importlib.import_module(node.module)
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_the_package_itself_has_what_programs_start_from() -> None:
+    package = importlib.import_module("pair_detr")
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trainer'"):
+        _ = package.trainer

@@ -19,7 +19,7 @@ import pair_detr
 from pair_detr import predictor as predictor_module
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
 from pair_detr.checkpoint.weights import CheckpointError
-from pair_detr.data.image_input import as_bgr
+from pair_detr.data.image_input import as_format
 from pair_detr.open_vocabulary import Vocabulary
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -179,15 +179,15 @@ def test_files_of_every_mode_are_read_upright(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # "rotate by 90 degrees clockwise to see it upright"
     rgb.rotate(90, expand=True).save(tmp_path / "turned.png", exif=turned)
-    assert np.array_equal(as_bgr(tmp_path / "turned.png"), expected)
+    assert np.array_equal(as_format(tmp_path / "turned.png", "BGR"), expected)
     alpha = rgb.copy()
     alpha.putalpha(0)
     alpha.save(tmp_path / "alpha.png")
-    assert np.array_equal(as_bgr(tmp_path / "alpha.png"), expected)
+    assert np.array_equal(as_format(tmp_path / "alpha.png", "BGR"), expected)
     gray = rgb.convert("L")
-    assert np.array_equal(as_bgr(gray), np.repeat(np.asarray(gray)[..., None], 3, axis=2))
+    assert np.array_equal(as_format(gray, "BGR"), np.repeat(np.asarray(gray)[..., None], 3, axis=2))
     palette = rgb.quantize(16)
-    assert np.array_equal(as_bgr(palette), np.asarray(palette.convert("RGB"))[:, :, ::-1])
+    assert np.array_equal(as_format(palette, "BGR"), np.asarray(palette.convert("RGB"))[:, :, ::-1])
 
 
 def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
@@ -196,21 +196,21 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     for name in ("half", "text"):
         with pytest.raises(OSError, match=rf"{name}\.png cannot be read as an image .* Replace"):
-            as_bgr(tmp_path / f"{name}.png")
+            as_format(tmp_path / f"{name}.png", "BGR")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png does not exist"):
-        as_bgr("nowhere.png")
+        as_format("nowhere.png", "BGR")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
-        as_bgr(tmp_path / "deep.png")
+        as_format(tmp_path / "deep.png", "BGR")
     with pytest.raises(ValueError, match=r"type float32; it must be uint8"):
-        as_bgr(IMAGE.astype(np.float32))
+        as_format(IMAGE.astype(np.float32), "BGR")
     with pytest.raises(TypeError, match="is a list; give a path"):
-        as_bgr([1])
+        as_format([1], "BGR")
     for empty in (IMAGE[:0], IMAGE[:, :0]):
         with pytest.raises(ValueError, match=r"has no pixels: its shape is \((0, 80|60, 0), 3\)"):
-            as_bgr(empty)
+            as_format(empty, "BGR")
     with pytest.raises(ValueError, match="has no pixels: its size is 0x4"):
-        as_bgr(Image.new("RGB", (0, 4)))
+        as_format(Image.new("RGB", (0, 4)), "BGR")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

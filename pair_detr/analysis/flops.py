@@ -37,13 +37,7 @@ def attention_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 
 def count_flops(detector: Detector, height: int, width: int, channels: int = 3) -> tuple[Counter[str], Counter[str]]:
-    """Counts the inference of one image without padding.
-
-    Args:
-        detector: in evaluation mode: without the parts that only training has.
-        height: of the image, in pixels.
-        width: likewise.
-        channels: of the image.
+    """Counts the inference of one image, of a size in pixels and without padding, by a detector in evaluation mode.
 
     Returns:
         Operations by module, "" being all, and calls of the operators that fvcore met and does not count: elementwise

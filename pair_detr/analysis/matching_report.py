@@ -37,7 +37,7 @@ class MatchingReport:
         return self.terms.sum(0)
 
     def rows(self, names: list[str]) -> list[dict[str, Any]]:
-        """A line an object: its query, the terms, and the query that would be cheapest if others did not matter."""
+        """A line per object: its query, the terms, and the query that would be cheapest if others did not matter."""
         rows = []
         for index, (label, query) in enumerate(zip(self.labels, self.query, strict=True)):
             row: dict[str, Any] = {"object": index + 1, "class": names[label]}

@@ -25,12 +25,7 @@ def make_batch(
     """Random images with random boxes, as the training's mapper makes them.
 
     Args:
-        images: number of images.
-        size: height and width in pixels.
-        boxes: number of boxes an image.
-        num_classes: labels are below it.
         masks: give every object an empty one, whose loss costs what that of any other does.
-        channels: of an image.
     """
     generator = torch.Generator().manual_seed(0)
     height, width = size
@@ -47,15 +42,13 @@ def make_batch(
     return batch
 
 
-def saved_bytes(forward: Callable[[], Any], beside: Iterable[Tensor]) -> int:
+def saved_bytes(forward: Callable[[], Any], excluded: Iterable[Tensor]) -> int:
     """Bytes that a forward pass keeps for its backward pass, on any device, even "meta".
 
-    Args:
-        forward: the pass.
-        beside: tensors that do not count, such as parameters and inputs.
+    Those of the tensors in ``excluded``, such as parameters and inputs, do not count.
     """
     # Tensors of the meta device have no addresses, but all have storages.
-    seen = {tensor.untyped_storage()._cdata for tensor in beside}
+    seen = {tensor.untyped_storage()._cdata for tensor in excluded}
     kept: list[torch.UntypedStorage] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -72,14 +65,7 @@ def saved_bytes(forward: Callable[[], Any], beside: Iterable[Tensor]) -> int:
 
 
 def training_bytes(model: nn.Module, batch: list[dict[str, Any]], device: str, precision: str) -> int:
-    """Bytes that a training step keeps for its backward pass, parameters and the batch left out.
-
-    Args:
-        model: a meta-architecture in training mode.
-        batch: its input.
-        device: where it is.
-        precision: of PRECISIONS.
-    """
+    """Bytes that a training step keeps for its backward pass, parameters and the batch left out."""
 
     def forward() -> Tensor:
         with autocast(device, precision):

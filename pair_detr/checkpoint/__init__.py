@@ -1,33 +1,23 @@
-"""Weights of other code bases in, weights for other code bases out.
-
-``reading`` reads files, ``checkpoint`` finds the weights in them, and ``wrappers`` removes from their names what
-torch.compile, DataParallel and Lightning add. ``names`` holds what a table of names is; ``official``, ``mmdet``,
-``detrex``, ``huggingface`` and ``resnets`` are the tables; ``sources`` puts them together and recognizes a file's.
-``architecture`` reads a model's sizes from its tensors, so that no key is missing unnoticed. ``classes`` knows COCO's
-ids. ``convert`` and ``export`` are the two directions.
-"""
+"""Weights of other code bases in, weights for other code bases out; and this package's own checkpoints."""
 
 from pair_detr.checkpoint.architecture import config_mismatches, required_config
-from pair_detr.checkpoint.convert import AUTHOR, Converted, convert, describe
+from pair_detr.checkpoint.convert import AUTHOR, convert, describe
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.export import Exported, export_official, export_transformers
 from pair_detr.checkpoint.formats.native import PREFIX, is_native
-from pair_detr.checkpoint.formats.registry import LAYOUTS, SOURCES, TORCHVISION_PIXELS
+from pair_detr.checkpoint.formats.registry import SOURCES, TORCHVISION_PIXELS
 from pair_detr.checkpoint.reading import read_checkpoint, read_state_dict
-from pair_detr.checkpoint.state_dicts import METADATA, Checkpoint, checkpoint_of
+from pair_detr.checkpoint.state_dicts import METADATA, Checkpoint
 
 __all__ = [
     "AUTHOR",
-    "LAYOUTS",
     "METADATA",
     "PREFIX",
     "SOURCES",
     "TORCHVISION_PIXELS",
     "Checkpoint",
     "ConversionError",
-    "Converted",
     "Exported",
-    "checkpoint_of",
     "config_mismatches",
     "convert",
     "describe",

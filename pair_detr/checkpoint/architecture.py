@@ -12,6 +12,7 @@ from detectron2.modeling import build_backbone
 
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.config.defaults import add_pair_detr_config
+from pair_detr.config.validation import flatten
 from pair_detr.config.variants import VARIANTS, classification_of, variant_of
 from pair_detr.losses.classification import build_class_scoring
 from pair_detr.modeling.mask_head import mask_head_factory
@@ -19,13 +20,9 @@ from pair_detr.modeling.text_classifier import classifier_factory
 
 Shapes = Mapping[str, torch.Size]
 
-_DEPTHS = {
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
-}
+# Blocks of each stage by depth; from 50 on they are bottlenecks.
+RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_DEPTHS = {(blocks, depth >= 50): depth for depth, blocks in RESNET_BLOCKS.items()}
 # A key of each part that tells its size.
 _STEM = "backbone.stem.conv1.weight"
 _BLOCK = "backbone.res2.0.conv{}.weight"
@@ -104,7 +101,7 @@ def infer_architecture(shapes: Shapes, variant: str | None) -> Architecture:
     """Reads sizes from a detector's state dict, which may be incomplete otherwise.
 
     Args:
-        shapes: by our names, without "detector.".
+        shapes: by the names of this package, without "detector.".
         variant: MODEL.DETR.VARIANT; None for a backbone alone.
 
     Raises:
@@ -160,7 +157,10 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 @lru_cache(maxsize=32)
 def _shapes(architecture: Architecture) -> Shapes:
-    cfg = config_of(architecture.settings())
+    cfg = get_cfg()
+    add_pair_detr_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_list([part for entry in architecture.settings().items() for part in entry])
     if not cfg.MODEL.MASK_ON:
         # The shapes do not depend on it; the real number need not be known.
         cfg.MODEL.DETR.NUM_HEADS = 1
@@ -175,15 +175,6 @@ def _shapes(architecture: Architecture) -> Shapes:
         classifier = classifier_factory(cfg, class_scoring, num_classes, None)
         detector = variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg))
     return {key: tensor.shape for key, tensor in detector.state_dict().items()}
-
-
-def config_of(settings: Mapping[str, Any]) -> CfgNode:
-    """The project's default config with the entries that ``settings`` holds by their full names."""
-    cfg = get_cfg()
-    add_pair_detr_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.merge_from_list([part for entry in settings.items() for part in entry])
-    return cfg
 
 
 def required_config(cfg: CfgNode) -> dict[str, Any]:
@@ -208,17 +199,14 @@ def required_config(cfg: CfgNode) -> dict[str, Any]:
 
 
 def config_mismatches(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
-    """Says which entries of ``cfg`` differ from those that weights need, one sentence an entry.
+    """Says which entries of ``cfg`` differ from those that weights need, one sentence per entry.
 
     A class count of 0, which is taken from the data, fits any.
     """
+    values = flatten(cfg, keep_tuples=True) | {"MODEL.DETR.LOSS.CLASSIFICATION": classification_of(cfg)}
     found = []
     for key, required in settings.items():
-        value: Any = cfg
-        for part in key.split("."):
-            value = value[part]
-        if key == "MODEL.DETR.LOSS.CLASSIFICATION":
-            value = classification_of(cfg)
+        value = values[key]
         if (key == "MODEL.DETR.NUM_CLASSES" and value == 0) or _equal(value, required):
             continue
         found.append(f"{key} is {value}, the weights need {required}")

@@ -34,7 +34,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
     A checkpoint is written to a temporary file, flushed to the disk, and then renamed. ``last_checkpoint`` follows in
     the same way, so whatever moment the process is killed at, it names a complete file.
 
-    The names of a model's classes, and their ids in the files of its data, are saved beside its weights.
+    The names of a model's classes, and their ids in the files of its data, are saved with its weights.
     """
 
     def __init__(
@@ -48,11 +48,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
     ) -> None:
         """
         Args:
-            model: the model.
-            save_dir: folder of the checkpoints.
+            model: see Detectron2's class, also for ``save_dir`` and ``checkpointables``.
             required_config: config entries to save with the weights, see :func:`pair_detr.checkpoint.required_config`.
             training: what to save about the training, see :func:`pair_detr.engine.resume.training_config`.
-            checkpointables: what else to save, by name.
         """
         super().__init__(model, save_dir, **checkpointables)
         self._required_config = required_config or {}
@@ -89,14 +87,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return next(find_candidates(self.save_dir), None) is not None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Loads a checkpoint that :meth:`save` wrote. For weights alone, see :mod:`pair_detr.checkpoint.weights`.
-
-        Args:
-            path: of the checkpoint.
-            checkpointables: names of the states to load; None loads all.
-
-        Returns:
-            What the file held beyond that.
+        """Loads a checkpoint that :meth:`save` wrote, and returns what it holds beyond that.
 
         Raises:
             CheckpointError: the file cannot be read, holds NaN or infinity, or lacks parameters of the model.
@@ -174,13 +165,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
 def require_class_order(own: Sequence[str] | None, class_names: Sequence[str] | None, path: Path) -> None:
     """Makes sure that the rows of a linear classifier still are the classes that they were trained as.
 
-    Args:
-        own: names of the classes of the model, if known.
-        class_names: of those of a checkpoint, if known.
-        path: of the checkpoint.
-
     Raises:
-        CheckpointError: the model has other classes than the checkpoint, or the same in another order.
+        CheckpointError: the model has other classes (``own``) than the checkpoint, or the same in another order; where
+            one of the two is not known, nothing is checked.
     """
     if own is None or class_names is None:
         return
@@ -201,12 +188,7 @@ def require_class_order(own: Sequence[str] | None, class_names: Sequence[str] | 
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint, and what it says about its weights and its training.
-
-    Attributes:
-        path: of the file.
-        metadata: "class_names", "config" and "training"; empty for files of other programs.
-    """
+    """A checkpoint, with its "class_names", "config" and "training"; files of other programs have no metadata."""
 
     path: Path
     metadata: Mapping[str, Any]

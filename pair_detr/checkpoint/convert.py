@@ -97,7 +97,7 @@ def _pixels(layout: Layout, checkpoint: Checkpoint) -> dict[str, Any]:
     raise ConversionError(
         "The backbone does not say whether it was trained as torchvision's are (RGB, ImageNet statistics, stride in "
         'the 3x3 convolution) or Caffe\'s (BGR, standard deviation 1, stride in the 1x1). Add "__author__": '
-        '"torchvision" or "Caffe2" to the file, beside "model".'
+        '"torchvision" or "Caffe2" to the file, next to "model".'
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pair_detr.checkpoint.architecture import Architecture, LackingError, infer_architecture
+from pair_detr.checkpoint.architecture import RESNET_BLOCKS, Architecture, LackingError, infer_architecture
 from pair_detr.checkpoint.coco_ids import PANOPTIC, THINGS
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.formats.native import PREFIX, is_native
@@ -14,8 +14,6 @@ from pair_detr.checkpoint.formats.registry import layout_named
 from pair_detr.checkpoint.warm_start import extra_parts_of
 from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted, join_some
-
-_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Exported:
         state: the state dict, contiguous.
         variant: "detr" or "conditional_detr".
         num_classes: after the conversion.
-        files: JSON files by name that belong beside it.
+        files: JSON files by name that belong next to it.
     """
 
     state: dict[str, Tensor]
@@ -78,13 +76,13 @@ def export_transformers(
     """Converts to what ``from_pretrained`` of transformers 4 and 5 reads.
 
     Args:
-        state: as of :func:`export_official`, like ``class_names`` and ``keep_classes``.
+        state: see :func:`export_official`, also for ``class_names`` and ``keep_classes``.
         num_heads: MODEL.DETR.NUM_HEADS.
         dilation: the model is a DC5 (MODEL.RESNETS.RES5_DILATION 2). transformers dilates timm's backbones alone, so
             that loading it needs timm.
 
     Raises:
-        ConversionError: as of :func:`export_official`, or transformers has no such backbone.
+        ConversionError: see :func:`export_official`; or transformers has no such backbone.
     """
     own = _prepare(state, class_names, keep_classes)
     shape = own.architecture.transformer
@@ -142,7 +140,7 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
             "The model is a Pair DETR that decodes boxes from pairs (MODEL.DETR.PAIR.BOX_DECODING pair): no other "
             "code base can do that. One with BOX_DECODING center becomes a Conditional DETR."
         )
-    # What is left without these predicts the same boxes: they belong to the training, or to a decoder beside.
+    # What is left without these predicts the same boxes: they belong to the training, or to a second decoder.
     extra = frozenset().union(*map(extra_parts_of, VARIANTS.values()))
     own = {key: tensor for key, tensor in own.items() if key.partition(".")[0] not in extra}
     variant = "detr" if "decoder.layers.0.self_attn.in_proj_weight" in own else "conditional_detr"
@@ -200,7 +198,7 @@ def _backbone_config(architecture: Architecture, dilation: bool, all_stages: boo
         "layer_type": "basic" if is_basic else "bottleneck",
         "embedding_size": resnet.STEM_OUT_CHANNELS,
         "hidden_sizes": [resnet.RES2_OUT_CHANNELS * 2**stage for stage in range(4)],
-        "depths": list(_DEPTHS[resnet.DEPTH]),
+        "depths": list(RESNET_BLOCKS[resnet.DEPTH]),
         "out_features": [f"stage{i}" for i in range(1 if all_stages else 4, 5)],
     }
     return {"dilation": False, "use_timm_backbone": False, "backbone": None, "backbone_config": backbone}

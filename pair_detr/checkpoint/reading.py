@@ -10,7 +10,6 @@ from pair_detr.checkpoint.state_dicts import Checkpoint, checkpoint_of, unwrappe
 from pair_detr.tensor_files import TensorFileError, read_tensor_file
 from pair_detr.utils.json_files import read_json
 
-_AGAIN = "Download it again."
 _FOLDER_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -20,7 +19,7 @@ _FOLDER_FILES = (
 
 
 def read_state_dict(path: str | Path, allow_pickle: bool = False) -> dict[str, Tensor]:
-    """The weights in a file; arguments and errors as of :func:`read_checkpoint`."""
+    """The weights in a file; for arguments and errors see :func:`read_checkpoint`."""
     return read_checkpoint(path, allow_pickle).state
 
 
@@ -71,4 +70,4 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except ValueError as error:
-        raise ConversionError(f"{error} {_AGAIN}") from error
+        raise ConversionError(f"{error} Download it again.") from error

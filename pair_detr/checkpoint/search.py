@@ -23,8 +23,7 @@ def find_candidates(save_dir: str | Path) -> Iterator[Path]:
     where it is damaged, and where ``last_checkpoint`` is missing because a run was killed before it wrote that file, or
     because files were copied without it. Files that hold weights alone are none of them.
 
-    Yields:
-        Files that exist, but may be damaged.
+    All of them exist, but may be damaged.
     """
     last = named_checkpoint(save_dir)
     if last is not None and last.is_file():
@@ -54,7 +53,7 @@ def named_checkpoint(save_dir: str | Path) -> Path | None:
         return Path(save_dir, name)
     logger.warning(
         "%s does not name a .pth file of that folder, but says %r: it is damaged, or not of this program. Looking for "
-        "the newest checkpoint beside it.",
+        "the newest checkpoint next to it.",
         file,
         content[:80],
     )

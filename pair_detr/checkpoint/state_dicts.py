@@ -1,4 +1,4 @@
-"""Finds the weights in what a file holds beside them."""
+"""Finds the weights among all that a file holds."""
 
 import argparse
 import logging
@@ -41,7 +41,7 @@ class Checkpoint:
         entry: the key of the file that it was under, with dots between keys of several levels; "" if the file is the
             state dict.
         removed: what was removed from its keys, such as "module.".
-        hints: what the file says beside its weights: "num_heads", "dilation" (DC5), "class_names", "author",
+        hints: what else the file says: "num_heads", "dilation" (DC5), "class_names", "author",
             and "metadata", what :func:`pair_detr.checkpoint.convert` wrote. Each may be absent.
     """
 
@@ -68,7 +68,7 @@ def checkpoint_of(content: Any, path: str, entry: str = "") -> Checkpoint:
     Args:
         content: the file's.
         path: of the file, for messages.
-        entry: as of :func:`read_checkpoint`.
+        entry: see :func:`pair_detr.checkpoint.reading.read_checkpoint`.
 
     Raises:
         ConversionError: there are none.
@@ -94,12 +94,7 @@ def checkpoint_of(content: Any, path: str, entry: str = "") -> Checkpoint:
 def unwrapped_checkpoint(
     state: Mapping[str, Any], path: str, entry: str = "", hints: dict[str, Any] | None = None
 ) -> Checkpoint:
-    """The weights in a state dict without the traces of wrappers, which are logged.
-
-    Args:
-        state: tensors or arrays by their names.
-        path: of the file, for messages.
-        entry: of the checkpoint, like ``hints``.
+    """The weights in a state dict (tensors or arrays by their names) without the traces of wrappers, which are logged.
 
     Raises:
         ConversionError: the state dict holds anything else, or nothing.

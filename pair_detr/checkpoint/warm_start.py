@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tabulate import tabulate
 from torch import Tensor
@@ -71,10 +70,8 @@ def adapt_state_dict(
       out.
 
     Args:
-        weights: state dict.
-        model: state dict of the model.
-        weights_classes: names of the classes of the weights, if known.
-        model_classes: names of the model's, if known.
+        weights: state dict, as ``model``.
+        weights_classes: names of the classes of the weights, if known, as ``model_classes``.
         detector: class of the model's; it and those that it inherits from know which parts are their own, and what
             these may start as.
 
@@ -85,7 +82,7 @@ def adapt_state_dict(
     optional = _OPTIONAL | extra_parts_of(detector)
     aliases: dict[str, str] = {}
     for cls in reversed(detector.__mro__):
-        aliases |= _own(cls, "warm_start_aliases", {})
+        aliases |= vars(cls).get("warm_start_aliases", {})
     parts_of_weights = {_part(key) for key in weights}
     parts_of_model = {_part(key) for key in model}
     only_backbone = parts_of_weights == {"backbone"}
@@ -138,12 +135,8 @@ def adapt_state_dict(
 
 
 def extra_parts_of(detector: type) -> frozenset[str]:
-    """The parts that a detector, and those that it inherits from, have beside those of the published model."""
-    return frozenset().union(*(_own(cls, "extra_parts", ()) for cls in detector.__mro__))
-
-
-def _own(cls: type, attribute: str, default: Any) -> Any:
-    return vars(cls).get(attribute, default)
+    """The parts that a detector, and those that it inherits from, have in addition to those of the published model."""
+    return frozenset().union(*(vars(cls).get("extra_parts", ()) for cls in detector.__mro__))
 
 
 def _part(key: str) -> str:
@@ -167,15 +160,9 @@ def _fit(
 ) -> tuple[Tensor | None, str]:
     """What to load into ``target``, None for nothing; and what was done to it, "" for nothing."""
     part = _part(key)
+    differ = weights_classes and model_classes and list(weights_classes) != list(model_classes)
     # Other kinds of classifiers have no rows of classes.
-    if (
-        key in _ROWS_OF_CLASSES
-        and tensor.dim()
-        and target.dim()
-        and weights_classes
-        and model_classes
-        and list(weights_classes) != list(model_classes)
-    ):
+    if differ and key in _ROWS_OF_CLASSES and tensor.dim() and target.dim():
         return _rows_by_name(tensor, target, weights_classes, model_classes)
     if tensor.shape == target.shape:
         return tensor, ""
@@ -230,9 +217,7 @@ def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
 def require_agreement(model: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     """Checks that weights give a single value to parameters that a model uses under several names.
 
-    Args:
-        model: state dict of the model itself, not a copy: shared parameters are told by their memory.
-        weights: what is to be loaded into it.
+    Those are told by their memory: ``model`` is the state dict of the model itself, not a copy.
 
     Raises:
         MisfitError: two values would be written to one parameter, of which one would be lost.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pair_detr.checkpoint import PREFIX, ConversionError, config_mismatches, convert, is_native, read_checkpoint
 from pair_detr.checkpoint.coco_ids import RAW_IDS
-from pair_detr.checkpoint.warm_start import MisfitError, WarmStart, adapt_state_dict, require_agreement
+from pair_detr.checkpoint.warm_start import MisfitError, adapt_state_dict, require_agreement
 from pair_detr.config.renamed import with_current_names
 from pair_detr.config.variants import are_related
 from pair_detr.data.class_matching import normalize_name
@@ -135,11 +135,8 @@ def require_weights(cfg: CfgNode) -> None:
     _read_ahead.clear()
     _read_ahead[cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES in RAW_IDS] = weights, stamps
     require_config(weights.required_config, cfg, f"MODEL.WEIGHTS {weights.path} do")
-    dilation = "MODEL.RESNETS.RES5_DILATION"
-    if {
-        "MODEL.DETR.VARIANT",
-        "MODEL.RESNETS.DEPTH",
-    } <= weights.required_config.keys() and dilation not in weights.required_config:
+    dilation, known = "MODEL.RESNETS.RES5_DILATION", weights.required_config.keys()
+    if {"MODEL.DETR.VARIANT", "MODEL.RESNETS.DEPTH"} <= known and dilation not in known:
         logger.warning(
             "%s do not say whether they are of a dilated model (DC5): %s is %d in the config. With the wrong one AP is "
             "low.",
@@ -153,19 +150,16 @@ def require_config(required_config: Mapping[str, Any], cfg: CfgNode, subject: st
     """Makes sure that weights are used as they were trained, where their tensors would not show it.
 
     Args:
-        required_config: config entries that they were trained with, by their full names, those of before included.
-        cfg: config.
+        required_config: entries that they were trained with, by their full names, past or present.
+        cfg: of the model.
         subject: of the message.
 
     Raises:
         CheckpointError: an entry that changes what they compute, but no shape, differs.
     """
+    has_effect = tuple(key for key in _SILENT_KEYS if cfg.MODEL.MASK_ON or key != "MODEL.DETR.MASK.")
     required_config = with_current_names(required_config)
-    required_config = {key: value for key, value in required_config.items() if key.startswith(_SILENT_KEYS)}
-    if not cfg.MODEL.MASK_ON:
-        required_config = {
-            key: value for key, value in required_config.items() if not key.startswith("MODEL.DETR.MASK.")
-        }
+    required_config = {key: value for key, value in required_config.items() if key.startswith(has_effect)}
     if are_related(required_config.get("MODEL.DETR.VARIANT"), cfg.MODEL.DETR.VARIANT):
         del required_config["MODEL.DETR.VARIANT"]
     if found := config_mismatches(required_config, cfg):
@@ -175,11 +169,11 @@ def require_config(required_config: Mapping[str, Any], cfg: CfgNode, subject: st
 
 
 def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) -> None:
-    """Loads weights into a model, and logs what had to be adapted (see :func:`.adapt_state_dict`).
+    """Loads weights into a model, and logs what :func:`.adapt_state_dict` had to adapt.
 
     Args:
         model: a meta-architecture; its ``class_names``, if it has any, decide which rows of a classifier are taken.
-        weights: the weights.
+        weights: of any model that this one can start from.
         complete: the weights must determine the whole model, as for an evaluation.
 
     Raises:
@@ -203,8 +197,14 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
             f"{start.table()}\nUse the config that they were trained with (MODEL.DETR.VARIANT, MODEL.DETR.NUM_CLASSES, "
             "MODEL.DETR.NUM_QUERIES, MODEL.CLIP.TEXT_WEIGHTS of the same text encoder), or train."
         )
-    if getattr(model, "freeze_detector", False):
-        _require_detector(start, weights.path)
+    # What is frozen would keep its random start for ever.
+    is_frozen = getattr(model, "freeze_detector", False)
+    if is_frozen and any(not key.startswith(_MASK_HEAD) for key in start.uninitialized):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {weights.path} are not those of the whole detector, which MODEL.DETR.MASK.FREEZE_DETECTOR "
+            f"does not train:\n{start.table()}\nTake the weights of a detector with this config's classes and queries, "
+            "or set FREEZE_DETECTOR to False."
+        )
     model.load_state_dict(start.state, strict=False)
     logger.info("Loaded %s of %s (%s).", counted(len(start.state), "tensor"), weights.path, weights.layout)
     if start.rows:
@@ -212,24 +212,8 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
     log_exchanged_classes(model, weights.class_names, weights.path)
 
 
-def _require_detector(start: WarmStart, path: str) -> None:
-    """What is frozen would keep its random start for ever."""
-    if any(not key.startswith(_MASK_HEAD) for key in start.uninitialized):
-        raise CheckpointError(
-            f"MODEL.WEIGHTS {path} are not those of the whole detector, which MODEL.DETR.MASK.FREEZE_DETECTOR does not "
-            f"train:\n{start.table()}\nTake the weights of a detector with this config's classes and queries, or set "
-            "FREEZE_DETECTOR to False."
-        )
-
-
 def log_exchanged_classes(model: nn.Module, class_names: Sequence[str] | None, path: str) -> None:
-    """Says how the vocabulary of a model differs from the classes that its weights were trained with, if it does.
-
-    Args:
-        model: a meta-architecture.
-        class_names: of the weights, if known.
-        path: of the weights.
-    """
+    """Says how the vocabulary of a model differs from the classes that its weights were trained with, if it does."""
     vocabulary = getattr(model, "vocabulary", None)
     if vocabulary is None or class_names is None:
         return

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.formats.native import PREFIX, is_inner, is_native
-from pair_detr.checkpoint.formats.registry import LAYOUTS, recognize
+from pair_detr.checkpoint.formats.registry import LAYOUTS, recognized_name
 
 # Of torch.compile, FSDP, activation checkpointing and Lightning's strategies, which may wrap any part of a model.
 _INSERTED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-# Of DataParallel, and of averages of models, which have counters beside it.
+# Of DataParallel, and of averages of models, which have counters next to it.
 _PARALLEL = "module"
 COUNTERS = {"n_averaged", "steps", "num_updates", "updates", "decay"}
-# Attributes of a Lightning module beside the model.
+# Attributes of a Lightning module other than the model.
 _BESIDE = re.compile(r"criterion|loss|matcher|metric|(^|_)m?ap(_|$)|^(train|val|valid|test)_")
 _AVERAGE = re.compile(r"(^|_)ema(_|$)|averag|teacher")
 _MAX_DEPTH = 4
@@ -30,7 +30,7 @@ class Unwrapped:
         state: the weights of the model.
         removed: what was taken out of the names, such as "module.".
         left_out: names of what is not the model's, the criterion's buffers for instance.
-        averages: prefix of a second model, an average of the first, which is left out, too; "" for none.
+        averages: prefix of a second model, an average of the first, which is also left out; "" for none.
     """
 
     state: dict[str, Tensor]
@@ -62,9 +62,9 @@ def unwrap(state: Mapping[str, Tensor]) -> Unwrapped:
     _require_one_model(candidates[-1])
     if len(candidates) == 1:
         return candidates[0]
-    known = next((found for found in candidates if _is_known(found.state)), None)
-    # What is nearly known is better compared without what is around it, too.
-    return known or min(candidates, key=lambda found: _count_unknown(found.state))
+    known = next((found for found in candidates if recognized_name(found.state)), None)
+    # What is nearly known is better compared without what is around it.
+    return known or min(candidates, key=lambda found: min(layout.count_unknown(found.state) for layout in LAYOUTS))
 
 
 def _require_one_model(found: Unwrapped) -> None:
@@ -75,7 +75,7 @@ def _require_one_model(found: Unwrapped) -> None:
     models = [
         "".join((*found.removed, name))
         for name, state in groups.items()
-        if is_native(state) or is_inner(state) or _is_known(state)
+        if is_native(state) or is_inner(state) or recognized_name(state)
     ]
     if len(models) > 1:
         raise ConversionError(
@@ -135,16 +135,3 @@ def _without_component(found: Unwrapped) -> Unwrapped | None:
     left_out = [key for key in found.state if not key.startswith(model)]
     result = _without_prefix(found, model, left_out)
     return replace(result, averages="".join((*found.removed, averages)) if averages else found.averages)
-
-
-def _is_known(state: Mapping[str, Tensor]) -> bool:
-    try:
-        recognize(state)
-    except ConversionError:
-        return False
-    return True
-
-
-def _count_unknown(state: Mapping[str, Tensor]) -> int:
-    """How many keys the best known of all layouts does not have; those of our own are all known."""
-    return min(layout.count_unknown(state) for layout in LAYOUTS)

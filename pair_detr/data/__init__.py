@@ -3,8 +3,7 @@
 from pair_detr.data.build import build_test_loader, build_train_loader, images_per_process, load_training_dicts
 from pair_detr.data.catalog import class_names_of, datasets_root, load_dataset, panoptic_classes
 from pair_detr.data.checks.input_keys import check_input
-from pair_detr.data.checks.validation import DatasetReport, check_dataset
-from pair_detr.data.class_matching import VocabularyMatch, match_classes
+from pair_detr.data.checks.report import check_dataset
 from pair_detr.data.constant_ids import require_constant_ids
 from pair_detr.data.dataset_mapper import DetectionMapper
 from pair_detr.data.datasets import builtin  # noqa: F401  (registers the datasets)
@@ -17,7 +16,6 @@ from pair_detr.data.datasets.panoptic_classes import PanopticClasses
 from pair_detr.data.datasets.panoptic_shapes import make_panoptic_shapes
 from pair_detr.data.datasets.pascal_voc import register_voc
 from pair_detr.data.datasets.shapes import make_shapes, register_shapes
-from pair_detr.data.datasets.split import register_split
 from pair_detr.data.datasets.yolo import register_yolo
 from pair_detr.data.model_classes import (
     datasets_in_label_space,
@@ -25,20 +23,12 @@ from pair_detr.data.model_classes import (
     resolve_class_names,
     resolve_num_classes,
 )
-from pair_detr.data.multi_dataset import MultiDatasetMapper, build_multi_dataset_sampler
-from pair_detr.data.samplers import MultiDatasetBatchSampler, TrainingBatchSampler
 from pair_detr.data.transforms import build_augmentation
 
 __all__ = [
-    "DatasetReport",
     "DetectionMapper",
-    "MultiDatasetBatchSampler",
-    "MultiDatasetMapper",
     "PanopticClasses",
-    "TrainingBatchSampler",
-    "VocabularyMatch",
     "build_augmentation",
-    "build_multi_dataset_sampler",
     "build_test_loader",
     "build_train_loader",
     "check_dataset",
@@ -51,7 +41,6 @@ __all__ = [
     "load_training_dicts",
     "make_panoptic_shapes",
     "make_shapes",
-    "match_classes",
     "panoptic_classes",
     "register_coco",
     "register_coco_panoptic",
@@ -59,7 +48,6 @@ __all__ = [
     "register_image_folder",
     "register_image_labels",
     "register_shapes",
-    "register_split",
     "register_voc",
     "register_yolo",
     "require_constant_ids",

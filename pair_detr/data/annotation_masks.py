@@ -7,6 +7,9 @@ from numbers import Real
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
+import torch
+from detectron2.structures import BitMasks
 from pycocotools import mask as mask_util
 
 from pair_detr.utils.messages import counted
@@ -21,13 +24,7 @@ _MAX_PIXELS = 10**9
 
 @dataclass(frozen=True)
 class MaskFault:
-    """One unusable mask, or a part of one.
-
-    Args:
-        file_name: the image.
-        index: position among the image's annotations, counted from 0.
-        reason: what is wrong, for a message.
-    """
+    """One unusable mask, or a part of one; ``index`` counts the image's annotations from 0."""
 
     file_name: str
     index: int
@@ -99,19 +96,46 @@ def usable_part(segmentation: Any) -> tuple[Any, list[str]]:
     return good, [fault for fault in faults if fault is not None]
 
 
-def to_rle(segmentation: list | dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    """A usable segmentation as compressed run lengths; polygons fill the pixels that COCO's evaluation fills.
+def size_of(record: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an image in Detectron2's standard format; None where they are not known."""
+    return (record["width"], record["height"]) if "width" in record and "height" in record else None
 
-    Args:
-        segmentation: see :func:`mask_fault`.
-        height: of the image in pixels.
-        width: of the image in pixels.
+
+def faulty_masks(record: dict[str, Any]) -> tuple[dict[int, MaskFault], dict[int, MaskFault]]:
+    """Annotations of an image without a mask and with an unusable one, by their position; crowds need none."""
+    missing: dict[int, MaskFault] = {}
+    bad: dict[int, MaskFault] = {}
+    if "pan_seg_file_name" in record:
+        return missing, bad
+    for index, annotation in enumerate(record.get("annotations", ())):
+        segmentation = annotation.get("segmentation")
+        if not annotation.get("iscrowd") and (reason := mask_fault(segmentation, size_of(record))) is not None:
+            (bad if segmentation else missing)[index] = MaskFault(record["file_name"], index, reason)
+    return missing, bad
+
+
+def to_rle(segmentation: list | dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    """A usable segmentation (see :func:`mask_fault`) of an image of this size in pixels as compressed run lengths.
+
+    Polygons fill the pixels that COCO's evaluation fills.
     """
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):
         return mask_util.frPyObjects(segmentation, height, width)
     return segmentation
+
+
+def decode_mask(segmentation: list | dict[str, Any] | np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) uint8, 0 and 1: the pixels of what :func:`to_rle` takes; pixels stay as they are."""
+    if isinstance(segmentation, np.ndarray):
+        return segmentation
+    return mask_util.decode(to_rle(segmentation, height, width))
+
+
+def mask_bounds(mask: np.ndarray) -> list[float]:
+    """The box of an (H, W) mask, xyxy in pixels; zeros if it is empty."""
+    return BitMasks(torch.from_numpy(mask)[None]).get_bounding_boxes().tensor[0].tolist()
 
 
 def rle_fault(segmentation: dict[str, Any], image_size: tuple[int, int] | None = None) -> str | None:
@@ -138,7 +162,7 @@ def rle_fault(segmentation: dict[str, Any], image_size: tuple[int, int] | None =
 def _run_lengths(counts: str | bytes) -> list[int] | None:
     """The lengths that compressed ones stand for; None if they stand for none.
 
-    pycocotools takes others as well: it writes past the end of the mask, or compares masks for ever.
+    pycocotools takes others as well: it writes past the end of the mask, or compares masks forever.
 
     Source: ``rleFrString`` in COCO's maskApi.c: five bits a character, the lowest first, a sixth where more follow, the
     highest of the last for the sign; from the fourth run on it is the difference to the run before the last.
@@ -170,7 +194,7 @@ def _is_inside(polygon: Sequence[float], image_size: tuple[int, int]) -> bool:
 
 
 def _is_number(kind: type) -> bool:
-    # NumPy's are real numbers, too.
+    # NumPy's are also real numbers.
     return kind in (int, float) or (issubclass(kind, Real) and kind is not bool)
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pair_detr.config.choices import MULTI_DATASET_SAMPLER, REPEAT_FACTOR_SAMPLER, SAMPLERS
 from pair_detr.data.catalog import annotation_type_of, class_names_of, forget_dataset, load_dataset
-from pair_detr.data.checks.validation import require_boxes, require_images, validate
+from pair_detr.data.checks.trainable import require_boxes, require_images, validate
 from pair_detr.data.class_matching import with_classes
 from pair_detr.data.dataset_mapper import DetectionMapper
 from pair_detr.data.dataset_mixture import load_source_dicts, source_options
@@ -56,7 +56,7 @@ class SeededDataset(Dataset):
 
 
 def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Images of all sets in ``DATASETS.TRAIN``, validated (see :func:`pair_detr.data.checks.validation.validate`).
+    """Images of all sets in ``DATASETS.TRAIN``, validated (see :func:`pair_detr.data.checks.trainable.validate`).
 
     Images without objects are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says so. With
     ``DATALOADER.SAMPLER_TRAIN`` MultiDatasetSampler they are those of
@@ -131,7 +131,6 @@ def build_train_loader(
     differ from run to run. ``len(loader.dataset)`` is the number of images.
 
     Args:
-        cfg: config.
         dataset_dicts: validated images; by default those of :func:`load_training_dicts`.
         start_iter: first iteration; the ones before it are skipped without loading.
 
@@ -178,12 +177,7 @@ def build_train_loader(
 def training_mapper(
     cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What makes the model's input of an image of one dataset.
-
-    Args:
-        cfg: config.
-        dataset_dicts: images that a mosaic may take in.
-    """
+    """What makes the model's input of an image of one dataset; a mosaic takes in others of ``dataset_dicts``."""
     mapper = DetectionMapper(cfg, is_train=True)
     return MosaicMapper(cfg, mapper, dataset_dicts) if cfg.INPUT.MOSAIC.ENABLED else mapper
 
@@ -196,7 +190,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """
     dicts = load_dataset(name)
     require_images(name, dicts)
-    # Detectron2's build_detection_test_loader, but for the workers.
+    # Detectron2's build_detection_test_loader, except for the workers.
     return SignalSafeLoader(
         MapDataset(DatasetFromList(dicts, copy=False), DetectionMapper(cfg, is_train=False)),
         batch_size=cfg.TEST.IMS_PER_BATCH,

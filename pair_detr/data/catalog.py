@@ -1,7 +1,7 @@
 """Datasets and their classes from Detectron2's catalogs, with errors that say what to do."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -59,20 +59,17 @@ def forget_dataset(name: str) -> None:
 
 def _read(name: str) -> list[dict[str, Any]]:
     with _explained(name):
-        records = _reader(name)()
+        # This package's readers take the place of Detectron2's of COCO and of LVIS.
+        if is_own_lvis(name):
+            records = load_own_lvis(MetadataCatalog.get(name))
+        else:
+            records = (detectron2_reader(name) or DatasetCatalog[name])()
         if isinstance(records, Iterator):
             # It may fail only now.
             records = list(records)
     records = normalize_records(name, records)
     with _explained(name):
         return with_slashes(name, complete_records(records, MetadataCatalog.get(name)))
-
-
-def _reader(name: str) -> Callable[[], Iterable[dict[str, Any]]]:
-    """What reads a dataset: this package's reader in place of Detectron2's of COCO and of LVIS, where it has one."""
-    if is_own_lvis(name):
-        return partial(load_own_lvis, MetadataCatalog.get(name))
-    return detectron2_reader(name) or DatasetCatalog[name]
 
 
 @contextmanager

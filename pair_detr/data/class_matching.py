@@ -19,10 +19,6 @@ class ClassMismatchError(ValueError):
 def match_order(names: Sequence[str], others: Sequence[str]) -> tuple[int, ...] | None:
     """Finds each class of one list in another with the same names, up to case, underscores and hyphens.
 
-    Args:
-        names: of the classes.
-        others: where to find them.
-
     Returns:
         the index in ``others`` of each of ``names``; None where both lists have the same order.
 
@@ -53,7 +49,6 @@ def with_classes(
     """Images whose annotations have other class indices.
 
     Args:
-        records: images in Detectron2's standard format; left unchanged.
         to_index: new index by the old one; a mapping may leave out classes, whose annotations are left out.
     """
     if not isinstance(to_index, Mapping):
@@ -137,13 +132,7 @@ def match_classes(
     synonyms: Sequence[Sequence[str]] | None = None,
     vocabulary_synonyms: Sequence[Sequence[str]] | None = None,
 ) -> VocabularyMatch:
-    """Finds each class in a vocabulary: by its name, else by a synonym on either side.
-
-    Args:
-        names: classes of the dataset.
-        vocabulary: classes to find them in.
-        synonyms: other names of each of ``names``, if known.
-        vocabulary_synonyms: other names of each class of the vocabulary, if known.
+    """Finds each class in a vocabulary: by its name, else by a synonym on either side, where known.
 
     Raises:
         ValueError: two classes of the vocabulary have the same name, up to case, underscores and hyphens.

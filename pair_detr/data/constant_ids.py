@@ -19,13 +19,13 @@ _REMEDY = (
 def require_constant_ids(name: str) -> None:
     """Makes sure that the images of a dataset have the same ids whenever, and wherever, it is loaded.
 
-    Predictions and annotations come from loading it twice, and in several processes, and are matched by these ids. Data
-    sets that are read by neither this package nor Detectron2 are loaded twice for it. All processes have to call it
-    together.
+    Predictions and annotations come from loading it twice, and in several processes, and are matched by these ids.
+    Datasets that are read by neither this package nor Detectron2 are loaded twice for it. All processes have to call
+    it together.
 
     Raises:
         ValueError: the ids change; the message names an image.
-        KeyError, OSError: as of :func:`pair_detr.data.catalog.load_dataset`.
+        KeyError, OSError: see :func:`pair_detr.data.catalog.load_dataset`.
     """
     if (whole := MetadataCatalog.get(name).get("split_of")) is not None:
         require_constant_ids(whole)

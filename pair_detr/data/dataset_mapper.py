@@ -8,12 +8,18 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import SizeMismatchError, check_image_size
+from detectron2.data.detection_utils import (
+    SizeMismatchError,
+    annotations_to_instances,
+    check_image_size,
+    filter_empty_instances,
+    transform_instance_annotations,
+)
 from detectron2.structures import BitMasks
 from fvcore.transforms.transform import CropTransform
 
-from pair_detr.data.annotation_masks import to_rle
-from pair_detr.data.datasets.panoptic_masks import load_segment_masks
+from pair_detr.data.annotation_masks import decode_mask
+from pair_detr.data.datasets.panoptic_masks import draw_segment_masks
 from pair_detr.data.image_io import read_pixels
 from pair_detr.data.transforms import build_augmentation
 
@@ -26,7 +32,7 @@ class DetectionMapper(DatasetMapper):
     the crop leaves empty, are not among them. ``file_name``, ``image_id``, ``height`` and ``width`` (of the original
     image) stay.
 
-    With MODEL.MASK_ON they have ``gt_masks``, too: ``BitMasks`` (n, H, W), whatever they are annotated as and
+    With MODEL.MASK_ON they also have ``gt_masks``: ``BitMasks`` (n, H, W), whatever they are annotated as and
     whatever INPUT.MASK_FORMAT says. A mask is drawn in the original image and follows its pixels from there on, as in
     DETR. An instance whose mask becomes empty is left out, and one in a cropped image has the box of what is left of
     its mask. For segments of panoptic data see :mod:`pair_detr.data.datasets.panoptic_masks`.
@@ -36,23 +42,25 @@ class DetectionMapper(DatasetMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         augmentations = build_augmentation(cfg, is_train)
         options = super().from_config(cfg, is_train)
-        return options | {"augmentations": augmentations, "instance_mask_format": "bitmask"}
+        return options | {"augmentations": augmentations}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Maps one entry, which stays unchanged; errors as of :meth:`read`."""
+        """Maps one entry, which stays unchanged; for errors see :meth:`read`."""
         return self.augment(*self.read(dataset_dict))
 
     def read(self, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
         """The (H, W, C) pixels of an entry, and a copy of it, with size and, in training, complete annotations.
 
+        These may be drawn as they are iterated over: once.
+
         Raises:
             OSError: the image cannot be read; the message names the file.
-            ValueError: it has more than 8 bits a channel.
+            ValueError: it has more than 8 bits per channel.
             SizeMismatchError: it is of another size than its annotations say; the message names the file.
         """
-        if self.is_train:
-            dataset_dict = load_segment_masks(dataset_dict, masks=self.use_instance_mask)
         record = copy.deepcopy(dataset_dict)
+        if self.is_train:
+            record = draw_segment_masks(record, masks=self.use_instance_mask)
         image = read_pixels(record["file_name"], self.image_format)
         try:
             check_image_size(record, image)
@@ -60,17 +68,12 @@ class DetectionMapper(DatasetMapper):
             # Detectron2's message names the file and both sizes.
             raise SizeMismatchError(
                 f"{error} It is <size> in Pascal VOC's XML, width and height of images in COCO's JSON, of the image "
-                "turned as its EXIF data say; the boxes must be those of the turned image, too."
+                "turned as its EXIF data say; the boxes must also be those of the turned image."
             ) from error
         return image, record
 
     def augment(self, image: np.ndarray, record: dict[str, Any]) -> dict[str, Any]:
-        """The model's input made of :meth:`read`'s, or of what was put together from several of them.
-
-        Args:
-            image: (H, W, C) uint8.
-            record: of this image; it is changed.
-        """
+        """The model's input made of :meth:`read`'s, or of what was put together from several; the record is changed."""
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
         # A copy: Pillow's arrays cannot be written to, which torch warns of.
@@ -85,20 +88,24 @@ class DetectionMapper(DatasetMapper):
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
     ) -> None:
+        # Detectron2's takes no masks that are decoded.
+        objects = []
+        for annotation in dataset_dict.pop("annotations"):
+            if annotation.get("iscrowd", 0):
+                continue
+            segmentation = annotation.pop("segmentation", None)
+            annotation.pop("keypoints", None)
+            objects.append(transform_instance_annotations(annotation, transforms, image_shape))
+            if self.use_instance_mask:
+                mask = decode_mask(segmentation, dataset_dict["height"], dataset_dict["width"])
+                annotation["segmentation"] = transforms.apply_segmentation(mask)
+        instances = filter_empty_instances(annotations_to_instances(objects, image_shape, "bitmask"))
         if self.use_instance_mask:
-            for annotation in dataset_dict["annotations"]:
-                if not annotation.get("iscrowd", 0):
-                    annotation["segmentation"] = to_rle(
-                        annotation["segmentation"], dataset_dict["height"], dataset_dict["width"]
-                    )
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
-        if not self.use_instance_mask:
-            return
-        instances = dataset_dict["instances"]
-        if not instances.has("gt_masks"):
-            instances.gt_masks = BitMasks(torch.zeros(0, *image_shape, dtype=torch.bool))
-        if _is_cropped(transforms):
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+            if not instances.has("gt_masks"):
+                instances.gt_masks = BitMasks(torch.zeros(0, *image_shape, dtype=torch.bool))
+            if _is_cropped(transforms):
+                instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        dataset_dict["instances"] = instances
 
 
 def _is_cropped(transforms: T.TransformList) -> bool:

@@ -13,8 +13,9 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations, pri
 from detectron2.utils import comm
 
 from pair_detr.data.catalog import annotation_type_of, load_dataset
-from pair_detr.data.checks.validation import image_labels_of, require_boxes, validate
-from pair_detr.data.class_matching import VocabularyMatch, match_classes, require_class_names
+from pair_detr.data.checks.report import image_labels_of
+from pair_detr.data.checks.trainable import require_boxes, validate
+from pair_detr.data.class_matching import VocabularyMatch, match_classes, require_class_names, with_classes
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +24,8 @@ ANNOTATION_TYPES = ("box", "image")
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How one dataset of ``DATASETS.TRAIN`` is used.
-
-    Args:
-        name: the dataset.
-        ann_type: "box" or "image", what its annotations are.
-        ratio: images drawn from it, in proportion to the other datasets.
-        batch_size: images of a batch in one process.
-        repeat_factors: whether images of rare classes are shown more often.
-        min_sizes: as ``INPUT.MIN_SIZE_TRAIN``.
-        max_size: as ``INPUT.MAX_SIZE_TRAIN``.
+    """How one dataset of ``DATASETS.TRAIN`` is used; ``ratio`` is in proportion to the others, ``batch_size`` per
+    process.
     """
 
     name: str
@@ -45,7 +38,7 @@ class SourceOptions:
 
 
 def source_options(cfg: CfgNode) -> list[SourceOptions]:
-    """Reads ``DATALOADER.DATASET_*`` and ``USE_RFS``, an entry a dataset of ``DATASETS.TRAIN``.
+    """Reads ``DATALOADER.DATASET_*`` and ``USE_RFS``, an entry per dataset of ``DATASETS.TRAIN``.
 
     Raises:
         ValueError: a key has another number of entries, or an entry makes no sense.
@@ -163,15 +156,7 @@ def _with_vocabulary(
                 f'Dataset "{source.name}" is in Detectron2\'s separated panoptic form, but not the first of '
                 "DATASETS.TRAIN, whose classes count: put it first, or use the standard form (without _separated)."
             )
-        return [
-            {
-                **record,
-                "annotations": [
-                    {**a, "category_id": match.to_vocabulary[a["category_id"]]} for a in record.get("annotations", ())
-                ],
-            }
-            for record in images
-        ]
+        return with_classes(images, match.to_vocabulary)
     kept = []
     for record in images:
         labels = sorted({match.to_vocabulary[i] for i in image_labels_of(record) if i in match.to_vocabulary})

@@ -13,11 +13,6 @@ ImageInput = str | Path | Image.Image | np.ndarray
 _OTHER_ARRAYS = {"L": ", or (height, width), gray", "RGBA": ", or (height, width, 4), in BGRA order"}
 
 
-def as_bgr(image: ImageInput) -> np.ndarray:
-    """(H, W, 3) uint8 pixels in BGR order; argument and errors as of :func:`as_format`."""
-    return as_format(image, "BGR")
-
-
 def as_format(image: ImageInput, image_format: str) -> np.ndarray:
     """Pixels of an image, upright.
 
@@ -34,7 +29,7 @@ def as_format(image: ImageInput, image_format: str) -> np.ndarray:
         FileNotFoundError: there is no such file.
         OSError: it is not an image, or truncated; the message names it.
         TypeError: ``image`` is something else.
-        ValueError: an array of another shape or type, an image without pixels, or more than 8 bits a channel.
+        ValueError: an array of another shape or type, an image without pixels, or more than 8 bits per channel.
     """
     if isinstance(image, (str, Path)):
         return to_pixels(open_file(image), image_format, str(image))
@@ -47,7 +42,7 @@ def as_format(image: ImageInput, image_format: str) -> np.ndarray:
 
 
 def open_file(file: str | Path) -> Image.Image:
-    """The image in a file, upright; errors as of :func:`as_format`."""
+    """The image in a file, upright; for errors see :func:`as_format`."""
     path = Path(file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist or is no file: correct the path.")

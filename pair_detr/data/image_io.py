@@ -2,11 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -15,16 +15,18 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, TiffTags
 
 from pair_detr.utils.file_search import search_files, warn_of_hidden
 from pair_detr.utils.messages import counted, join_some
-from pair_detr.utils.regular_files import require_regular_file
+from pair_detr.utils.text_files import require_regular_file
 
 logger = logging.getLogger(__name__)
+
+_Header = TypeVar("_Header")
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".tga", ".jp2"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 
-# Images, too, but Pillow has no reader of them, or not everywhere.
+# Also images, but Pillow has no reader of them, or not everywhere.
 _OTHER_IMAGES = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg"})
 
 
@@ -43,12 +45,10 @@ def find_images(folder: Path, recursive: bool = True, also: Collection[str] = ()
     """The images in a folder, sorted; logs a warning about those that are hidden, and those of formats not read.
 
     Args:
-        folder: where to search.
-        recursive: also search in the folders in it.
         also: endings, in lower case, of other files to list.
 
     Raises:
-        OSError: as of :func:`pair_detr.utils.file_search.search_files`.
+        OSError: see :func:`pair_detr.utils.file_search.search_files`.
     """
     found = search_files(folder, IMAGE_SUFFIXES.union(also), recursive)
     warn_of_hidden(folder, found.hidden)
@@ -64,24 +64,34 @@ def find_images(folder: Path, recursive: bool = True, also: Collection[str] = ()
 
 def image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | None]:
     """Width and height of each image as Detectron2 will load it, turned as its EXIF data say; None if it is none."""
+    return map_headers(files, _upright_size)
+
+
+def map_headers(files: Sequence[str | Path], read: Callable[[Image.Image], _Header]) -> list[_Header | None]:
+    """What ``read`` makes of the header of each image; None for those that cannot be read."""
+
+    def read_one(file: str | Path) -> _Header | None:
+        try:
+            require_regular_file(file)
+            with Image.open(file) as image:
+                return read(image)
+        except (*UNREADABLE, ValueError):
+            return None
+
     # Reading headers is waiting for the disk.
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(_image_size, files))
+        return list(readers.map(read_one, files))
 
 
 def read_pixels(file: str, image_format: str) -> np.ndarray:
-    """Reads an image, turned as its EXIF data say; of any mode with 8 bits a channel.
-
-    Args:
-        file: path, or an address that Detectron2's PathManager knows.
-        image_format: see :func:`to_pixels`.
+    """Reads an image, turned as its EXIF data say; of any mode with 8 bits per channel.
 
     Returns:
         (H, W, C) uint8.
 
     Raises:
         OSError: it cannot be read; the message names the file.
-        ValueError: it has more than 8 bits a channel.
+        ValueError: it has more than 8 bits per channel.
     """
     return to_pixels(open_image(file), image_format, file)
 
@@ -90,12 +100,11 @@ def open_image(file: str, remedy: str = "Remove it from the dataset or replace t
     """Reads an image, turned as its EXIF data say.
 
     Args:
-        file: path, or an address that Detectron2's PathManager knows.
         remedy: what to do about a file that cannot be read, for the message.
 
     Raises:
         OSError: it cannot be read; the message names the file.
-        ValueError: it has more than 8 bits a channel.
+        ValueError: it has more than 8 bits per channel.
     """
     with opened_image(file, "an image", remedy) as image:
         require_8_bits(image, file)
@@ -107,10 +116,7 @@ def open_image(file: str, remedy: str = "Remove it from the dataset or replace t
 def opened_image(file: str, kind: str, remedy: str) -> Iterator[Image.Image]:
     """Yields an image of which the header is read; the block has to load its pixels.
 
-    Args:
-        file: path, or an address that Detectron2's PathManager knows.
-        kind: what the file should be, for the message.
-        remedy: what to do about a file that cannot be read, for the message.
+    ``kind``, what the file should be, and ``remedy`` are for the message.
 
     Raises:
         OSError: it, or a part that the block loads, cannot be read; the message names the file.
@@ -127,19 +133,17 @@ def opened_image(file: str, kind: str, remedy: str) -> Iterator[Image.Image]:
 
 
 def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
-    """Pixels of an image of any mode with 8 bits a channel.
+    """Pixels of an image of any mode with 8 bits per channel.
 
     Args:
-        image: upright.
         image_format: one of ``IMAGE_CHANNELS``. Formats without transparency drop it, RGBA and LA take images without
             it as opaque, L and LA make colors gray.
-        name: of the image, for a message.
 
     Returns:
         (H, W, C) uint8.
 
     Raises:
-        ValueError: it has more than 8 bits a channel, or no pixels.
+        ValueError: it has more than 8 bits per channel, or no pixels.
     """
     require_8_bits(image, name)
     if 0 in image.size:
@@ -157,15 +161,9 @@ def to_rgb(pixels: np.ndarray, image_format: str) -> np.ndarray:
     return np.asarray(Image.frombytes(image_format, (width, height), pixels.tobytes()).convert("RGB"))
 
 
-def _image_size(path: Path) -> tuple[int, int] | None:
-    try:
-        require_regular_file(path)
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
-    except (*UNREADABLE, ValueError):
-        return None
-    return (height, width) if turned else (width, height)
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED else (width, height)
 
 
 _BITS_PER_SAMPLE = next(tag for tag, info in TiffTags.TAGS_V2.items() if info.name == "BitsPerSample")
@@ -180,14 +178,13 @@ _COMPONENTS, _DEPTH, _COMPONENT = 40, 42, 3
 
 
 def require_8_bits(image: Image.Image, name: str) -> None:
-    """Makes sure that an image has at most 8 bits a channel.
+    """Makes sure that an image has at most 8 bits per channel.
 
     Of colors with 16 bits Pillow keeps the upper 8, which are next to nothing where a camera fills the lower 12 alone;
     gray it would clip at 255, so that almost everything is white.
 
     Args:
         image: as ``Image.open`` returns it; once its pixels are loaded, their depth in the file is not known any more.
-        name: of the image, for the message.
 
     Raises:
         ValueError: it has more.
@@ -198,7 +195,7 @@ def require_8_bits(image: Image.Image, name: str) -> None:
         found = f"{image.format} of {bits} bits"
     else:
         return
-    raise ValueError(f"{name} has more than 8 bits a channel ({found}): scale it to 0..255 and save it with 8 bits.")
+    raise ValueError(f"{name} has more than 8 bits per channel ({found}): scale it to 0..255 and save it with 8 bits.")
 
 
 def _bits_in_file(image: Image.Image) -> int:

@@ -12,13 +12,14 @@ from iopath.common.file_io import HTTPURLHandler
 
 from pair_detr.utils.messages import counted
 
+# Unlike pathlib's, these say no of what cannot even be a path, or lies where the user may not look.
+is_there, is_folder = os.path.exists, os.path.isdir
+
 
 def with_slashes(name: str, dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Images whose file names were written on Windows, with slashes for backslashes where the files exist so.
 
-    Args:
-        name: the dataset, for a message.
-        dicts: its images in Detectron2's standard format; left unchanged.
+    ``dicts`` are left unchanged.
     """
     if os.sep == "\\":
         return dicts
@@ -64,22 +65,6 @@ def _is_file(entry: os.DirEntry) -> bool:
         return entry.is_file()
     except OSError:
         # A link that leads nowhere, or where the user may not look.
-        return False
-
-
-def is_there(path: str | Path) -> bool:
-    """Whether there is such a file or folder; what cannot even be a path is not."""
-    try:
-        return Path(path).exists()
-    except OSError:
-        return False
-
-
-def is_folder(path: str | Path) -> bool:
-    """As :func:`is_there`, for folders."""
-    try:
-        return Path(path).is_dir()
-    except OSError:
         return False
 
 

@@ -25,11 +25,7 @@ class SignalSafeLoader(DataLoader):
     """
 
     def __init__(self, dataset: Any, **options: Any) -> None:
-        """
-        Args:
-            dataset: as ``DataLoader`` takes it.
-            options: further arguments of ``DataLoader``, but for ``worker_init_fn``.
-        """
+        """``options`` are further arguments of ``DataLoader``, except for ``worker_init_fn``."""
         super().__init__(dataset, worker_init_fn=_outlive_signals, **options)
 
     def __iter__(self) -> Iterator[Any]:

@@ -34,7 +34,13 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     test_sets = () if cfg.MODEL.DETR.CLASS_AGNOSTIC else cfg.DATASETS.TEST
     if num_classes > 0:
         for name in dict.fromkeys((*datasets_in_label_space(cfg), *test_sets)):
-            _check(num_classes, name, class_names_or_none(name))
+            classes = class_names_or_none(name)
+            if classes is not None and num_classes != len(classes):
+                raise ValueError(
+                    f'{_KEY} {num_classes} does not agree with dataset "{name}", which has '
+                    f"{describe_classes(classes)}. "
+                    f"Set {_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
+                )
         return num_classes
 
     sources = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
@@ -51,11 +57,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
 
 
 def match_training_set(first: str, name: str) -> tuple[int, ...] | None:
-    """Finds the classes of one training set in those of another.
-
-    Args:
-        first: whose classes the model has.
-        name: of the other dataset.
+    """Finds the classes of a training set in those of the first, which the model has.
 
     Returns:
         the index in ``first`` of each class of ``name``; None if they have the same order, or no names.
@@ -78,12 +80,7 @@ def match_training_set(first: str, name: str) -> tuple[int, ...] | None:
 
 
 def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int, ...] | None:
-    """Finds the classes of a model in those of a test set.
-
-    Args:
-        classes: of the model.
-        name: of the test set.
-        origin: what a message calls the model's classes.
+    """Finds the classes of a model, which a message calls ``origin``, in those of a test set.
 
     Returns:
         the index in the test set of each class of the model; None if they have the same order, or the classes of the
@@ -107,12 +104,7 @@ def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int,
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """How the classes of a dataset differ from those of another.
-
-    Attributes:
-        text: the difference and what comes of it.
-        stops: whether a run on both stops.
-    """
+    """How the classes of a dataset differ from those of another, and whether a run on both stops."""
 
     text: str
     stops: bool
@@ -153,12 +145,7 @@ def resolve_class_names(cfg: CfgNode) -> list[str] | None:
 
 
 def resolve_category_ids(cfg: CfgNode, names: Sequence[str] | None) -> tuple[int | str, ...] | None:
-    """Ids in the files of the data of classes, such as COCO's 1 to 90; None where no dataset of the config can tell.
-
-    Args:
-        cfg: config.
-        names: of the classes.
-    """
+    """Ids of classes in the files of the data, such as COCO's 1 to 90; None where no dataset can tell."""
     if names is None:
         return None
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -194,13 +181,3 @@ def class_names_or_none(name: str) -> list[str] | None:
     except (KeyError, FileNotFoundError):
         # The model can be built and used elsewhere; loading the data reports it.
         return None
-
-
-def _check(num_classes: int, name: str, classes: list[str] | None) -> None:
-    if classes is None or num_classes == len(classes):
-        return
-    raise ValueError(
-        f'{_KEY} {num_classes} does not agree with dataset "{name}", which has '
-        f"{describe_classes(classes)}. "
-        f"Set {_KEY} to {len(classes)}, or to 0 to take it from the training data, or correct DATASETS."
-    )

@@ -1,6 +1,7 @@
 """Mosaic: four images in one, around a point drawn at random."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from fvcore.transforms.transform import PadTransform
-from pycocotools import mask as mask_util
 
-from pair_detr.data.annotation_masks import to_rle
+from pair_detr.data.annotation_masks import decode_mask, mask_bounds
 from pair_detr.data.dataset_mapper import DetectionMapper
 from pair_detr.data.transforms import ResizeScale
 
@@ -26,12 +26,7 @@ class MosaicMapper:
     Every image is resized by a factor drawn from ``SCALE_RANGE``, where 1 lets it fit into the size of the first one;
     it touches the point with a corner, and a window drawn at random is cut out of one that is larger than its quarter
     of the canvas. Boxes and masks are cut off with it; with masks, boxes are the bounds of what is left of these.
-    Crowds are left out.
-
-    Args:
-        cfg: config.
-        mapper: maps what results, and images that stay alone.
-        dicts: images to draw the other three from, in Detectron2's standard format.
+    Crowds are left out. ``mapper`` maps what results, and images that stay alone.
 
     Source: YOLOv4, arXiv 2004.10934, section 3.3.
     """
@@ -56,12 +51,13 @@ class MosaicMapper:
         height, width = parts[0][0].shape[:2]
         canvas = np.full((2 * height, 2 * width, *parts[0][0].shape[2:]), _GRAY, dtype=parts[0][0].dtype)
         center = [round(side * np.random.uniform(*self._center_range)) for side in canvas.shape[:2]]
-        annotations: list[dict[str, Any]] = []
+        placed = []
         for number, (image, record) in enumerate(parts):
             transforms, (top, left, tile) = self._place(image, number, center, canvas.shape[:2], (height, width))
             canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
             bounds = [left, top, left + tile.shape[1], top + tile.shape[0]]
-            annotations += _placed(record, transforms, bounds, masks=self._mapper.use_instance_mask)
+            placed.append(_placed(record, transforms, bounds, masks=self._mapper.use_instance_mask))
+        annotations = itertools.chain.from_iterable(placed)
         merged = {**parts[0][1], "height": canvas.shape[0], "width": canvas.shape[1], "annotations": annotations}
         return self._mapper.augment(canvas, merged)
 
@@ -85,22 +81,23 @@ class MosaicMapper:
 
 def _placed(
     record: dict[str, Any], transforms: T.TransformList, bounds: Sequence[int], masks: bool
-) -> list[dict[str, Any]]:
-    """The annotations of an image on the canvas, as far as they are within its tile (xyxy)."""
-    placed = []
+) -> Iterator[dict[str, Any]]:
+    """The annotations of an image on the canvas, as far as they are within its tile (xyxy).
+
+    With masks these are drawn one by one, as each is as large as the canvas.
+    """
     for annotation in record["annotations"]:
         if annotation.get("iscrowd", 0):
             continue
         if masks:
-            mask = mask_util.decode(to_rle(annotation["segmentation"], record["height"], record["width"]))
-            segmentation = mask_util.encode(np.asfortranarray(transforms.apply_segmentation(mask)))
-            box, mode = mask_util.toBbox(segmentation).tolist(), BoxMode.XYWH_ABS
-            is_left = mask_util.area(segmentation) > 0
-            placed += [annotation | {"bbox": box, "bbox_mode": mode, "segmentation": segmentation}] if is_left else []
+            mask = decode_mask(annotation["segmentation"], record["height"], record["width"])
+            mask = transforms.apply_segmentation(mask)
+            if mask.any():
+                box = {"bbox": mask_bounds(mask), "bbox_mode": BoxMode.XYXY_ABS}
+                yield annotation | box | {"segmentation": mask}
             continue
         corners = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
         box = transforms.apply_box(np.array([corners]))[0]
         box = np.clip(box, [*bounds[:2]] * 2, [*bounds[2:]] * 2)
         if (box[2:] > box[:2]).all():
-            placed.append(annotation | {"bbox": box.tolist(), "bbox_mode": BoxMode.XYXY_ABS})
-    return placed
+            yield annotation | {"bbox": box.tolist(), "bbox_mode": BoxMode.XYXY_ABS}

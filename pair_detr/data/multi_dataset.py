@@ -14,13 +14,9 @@ from pair_detr.data.samplers import MultiDatasetBatchSampler, TrainingBatchSampl
 class MultiDatasetMapper:
     """Maps a dict of :func:`pair_detr.data.dataset_mixture.load_source_dicts` in the way of its dataset.
 
-    Output is as of :class:`DetectionMapper`, plus ``dataset_source``, ``ann_type`` and, of images with labels,
-    ``pos_category_ids``; these have ``instances``, too, without any. They are not cropped, which might leave
+    Output is that of :class:`DetectionMapper`, plus ``dataset_source``, ``ann_type`` and, of images with labels,
+    ``pos_category_ids``; these also have ``instances``, without any. They are not cropped, which might leave
     nothing of what the label is about.
-
-    Args:
-        cfg: config.
-        options: of the datasets.
     """
 
     def __init__(self, cfg: CfgNode, options: Sequence[SourceOptions]) -> None:
@@ -39,15 +35,8 @@ def build_multi_dataset_sampler(
     world_size: int = 1,
     start_batch: int = 0,
 ) -> MultiDatasetBatchSampler:
-    """The sampler that ``DATALOADER.DATASET_*`` describes.
-
-    Args:
-        cfg: config.
-        dicts: of :func:`pair_detr.data.dataset_mixture.load_source_dicts`.
-        seed: the same in all processes.
-        rank: this process.
-        world_size: number of processes.
-        start_batch: iteration to resume at.
+    """The sampler that ``DATALOADER.DATASET_*`` describes, for images of
+    :func:`pair_detr.data.dataset_mixture.load_source_dicts`.
 
     Raises:
         ValueError: see :func:`pair_detr.data.dataset_mixture.source_options`, or images have no size.

@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from pair_detr.data.annotation_masks import MaskFault, usable_part
-from pair_detr.data.scalars import flag_of, id_of, integer_of, number_of, numbers_of
+from pair_detr.data.scalars import id_of, integer_of, numbers_of, unify_marks
 from pair_detr.utils.messages import counted, join_some, log_once
 
 logger = logging.getLogger(__name__)
@@ -25,18 +25,14 @@ _REMEDY = "Correct the function that was registered for it; the format is Detect
 
 
 def normalize_records(name: str, records: Any) -> list[dict[str, Any]]:
-    """Brings the images of a dataset to the form that loaders, evaluators and writers rely on.
+    """Brings the images of a dataset, in any iterable, to the form that loaders, evaluators and writers rely on.
 
     Paths, NumPy's numbers and arrays, tensors, and floats for whole numbers become Python's own types. Boxes and masks
-    that cannot be used stay as they are: :mod:`pair_detr.data.checks.validation` lists them.
-
-    Args:
-        name: the dataset.
-        records: its images in Detectron2's standard format, in any iterable; left unchanged.
+    that cannot be used stay as they are: :mod:`pair_detr.data.checks.trainable` lists them.
 
     Returns:
-        dicts with ``file_name``, text, ``image_id``, an int or text of its own for each (the ``file_name`` if the data
-        set has no ids), and ``width`` and ``height``, ints, unless they are not known. Annotations have
+        dicts with ``file_name``, text, ``image_id``, an int or text of its own for each (the ``file_name`` if the
+        dataset has no ids), and ``width`` and ``height``, ints, unless they are not known. Annotations have
         ``category_id``, an int, ``bbox`` (a list of floats) and ``bbox_mode`` if they have a box, and ``iscrowd``, 0 or
         1, which is 1 for an object with ``ignore`` 1; ``area``, if they have it, is a positive float.
 
@@ -134,24 +130,11 @@ def _normalize_annotation(key: str, index: int, annotation: Any, notes: Counter[
         if (number := integer_of(category)) is None or isinstance(category, str):
             raise ValueError(f"{label} with category_id {category!r}; it must be the index of its class, from 0 on")
         annotation["category_id"] = number
-    for flag in ("iscrowd", "ignore"):
-        value = annotation.get(flag, 0)
-        if type(value) is not int or value not in (0, 1):
-            if (number := flag_of(value)) is None:
-                raise ValueError(f"{label} with {flag} {value!r}; it must be 0 or 1")
-            value = number
-        if flag == "iscrowd" or flag in annotation:
-            annotation[flag] = value
-    if annotation.get("ignore") and not annotation["iscrowd"]:
-        annotation["iscrowd"] = 1
-        notes[_IGNORED] += 1
-    if "area" in annotation:
-        value = annotation.pop("area")
-        area = number_of(value)
-        if area is not None and 0 < area < np.inf:
-            annotation["area"] = area
-        elif value is not None:
-            notes[_BAD_AREA] += 1
+    wrong, is_ignored, has_bad_area = unify_marks(annotation)
+    if wrong is not None:
+        raise ValueError(f"{label} with {wrong} {annotation[wrong]!r}; it must be 0 or 1")
+    notes[_IGNORED] += is_ignored
+    notes[_BAD_AREA] += has_bad_area
     if annotation.get("bbox") is not None:
         annotation["bbox"] = _box(annotation["bbox"])
         if key == "annotations":
@@ -193,11 +176,7 @@ def _box_mode(label: str, mode: Any) -> BoxMode:
 
 
 def _complete_ids(name: str, records: Sequence[dict[str, Any]]) -> None:
-    """Gives images ids where the dataset has none.
-
-    Raises:
-        ValueError: some have ids and others not, or an id occurs twice.
-    """
+    """Gives images ids where the dataset has none; a ValueError if some have none, or one occurs twice."""
     without = [index for index, record in enumerate(records) if record.get("image_id") is None]
     if without and len(without) < len(records):
         raise ValueError(

@@ -25,11 +25,8 @@ class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
     (index of the image, seed of its augmentation).
 
     Args:
-        size: number of images.
         batch_size: images of a batch in one process.
         seed: the same in all processes.
-        rank: this process.
-        world_size: number of processes.
         groups: (size,) group of every image; a batch holds images of one group. None: all are alike.
         repeat_factors: (size,) how often an image occurs in an epoch, on average. None: once.
         start_batch: batches to skip in each process, without any loading; the iteration to resume at.
@@ -122,10 +119,8 @@ class MultiDatasetBatchSampler(Sampler[list[tuple[int, int]]]):
         sources: the stream of each source, made with ``rank`` 0 of a ``world_size`` of 1 and ``start_batch`` 0.
         ratios: how many images are drawn from each source, in proportion. As batches may differ in size, a source
             gets ``ratio / batch_size`` of the iterations, in proportion.
-        seed: where the order of the sources begins; the same in all processes.
-        rank: this process.
-        world_size: number of processes.
-        start_batch: batches to skip in each process, without any loading; the iteration to resume at.
+        seed: where the order of the sources begins; the same in all processes. The rest is as for
+            :class:`TrainingBatchSampler`.
 
     Raises:
         ValueError: there are no sources, or some ratio is not positive.
@@ -179,11 +174,7 @@ class MultiDatasetBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 def orientations(dicts: Sequence[dict[str, Any]]) -> list[int]:
-    """Whether each image is landscape: batches of one orientation need less padding.
-
-    Raises:
-        ValueError: an image has no size.
-    """
+    """Whether each image is landscape: batches of one need less padding. A ValueError if one has no size."""
     for record in dicts:
         if "width" not in record or "height" not in record:
             raise ValueError(

@@ -28,6 +28,34 @@ def flag_of(value: Any) -> int | None:
     return int(number) if number in (0, 1) else None
 
 
+def unify_marks(annotation: dict[str, Any]) -> tuple[str | None, bool, bool]:
+    """Makes the marks of an annotation 0 or 1, and its area a positive float, in place.
+
+    All get ``iscrowd``, which is 1 for an object with ``ignore`` 1; an ``area`` that is of no use is removed.
+
+    Returns:
+        the key of a mark that is neither 0 nor 1, or None; whether ``ignore`` has made it a crowd; whether it had an
+        area of no use, other than None.
+    """
+    for key in ("iscrowd", "ignore"):
+        value = annotation.get(key, 0)
+        if type(value) is not int or value not in (0, 1):
+            value = flag_of(value)
+            if value is None:
+                return key, False, False
+        if key == "iscrowd" or key in annotation:
+            annotation[key] = value
+    is_ignored = bool(annotation.get("ignore")) and not annotation["iscrowd"]
+    if is_ignored:
+        annotation["iscrowd"] = 1
+    given = annotation.pop("area", None)
+    area = number_of(given)
+    if area is not None and 0 < area < math.inf:
+        annotation["area"] = area
+        return None, is_ignored, False
+    return None, is_ignored, given is not None
+
+
 def number_of(value: Any) -> float | None:
     """A number, or text that is one, as float, which may be infinite or NaN; None for everything else."""
     if type(value) is float:

@@ -24,7 +24,7 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     long side is at most ``INPUT.MAX_SIZE_TRAIN`` or, where that is less, twice the largest of
     ``INPUT.RESIZE_CROP.SCALES``. With the defaults that changes nothing up to an aspect ratio of 1333 / 600 = 2.2.
 
-    With ``INPUT.FIXED_SIZE`` the last resize, for testing too, makes the image as large as fits into that size, and
+    With ``INPUT.FIXED_SIZE`` the last resize, also for testing, makes the image as large as fits into that size, and
     the model pads it; ``INPUT.LARGE_SCALE_JITTER`` makes it larger or smaller, and crops what does not fit.
 
     Raises:
@@ -40,7 +40,7 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     augmentations = [
         T.RandomFlip(horizontal=axis == "horizontal", vertical=axis == "vertical") for axis in _flip_axes(cfg)
     ]
-    # USER: an augmentation of your own can be added here; Detectron2's take boxes and masks along.
+    # USER: custom augmentations can be added here; Detectron2's take boxes and masks along.
     if (jitter := cfg.INPUT.COLOR_JITTER).ENABLED:
         strengths = jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE
         augmentations.append(T.RandomApply(RandomColorJitter(*strengths, cfg.INPUT.FORMAT), prob=jitter.PROB))
@@ -72,25 +72,23 @@ def _flip_axes(cfg: CfgNode) -> tuple[str, ...]:
     return () if cfg.INPUT.RANDOM_FLIP == "none" else (cfg.INPUT.RANDOM_FLIP,)
 
 
-class ResizeShortestEdge(T.ResizeShortestEdge):
-    """As Detectron2's, which rounds the short side of an image of 4000x1 pixels to 0 where the long one is limited."""
+class _AtLeastAPixel:
+    """Of an image of 4000x1 pixels, Detectron2's resizing rounds the short side to 0."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        return _at_least_a_pixel(super().get_transform(image))
+        transform = super().get_transform(image)
+        if not isinstance(transform, T.ResizeTransform) or min(transform.new_h, transform.new_w) > 0:
+            return transform
+        sides = max(transform.new_h, 1), max(transform.new_w, 1)
+        return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
 
-class ResizeScale(T.ResizeScale):
-    """As Detectron2's, which rounds the short side of a thin image to 0."""
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        return _at_least_a_pixel(super().get_transform(image))
+class ResizeShortestEdge(_AtLeastAPixel, T.ResizeShortestEdge):
+    """As Detectron2's, but no side becomes 0."""
 
 
-def _at_least_a_pixel(transform: T.Transform) -> T.Transform:
-    if not isinstance(transform, T.ResizeTransform) or min(transform.new_h, transform.new_w) > 0:
-        return transform
-    sides = max(transform.new_h, 1), max(transform.new_w, 1)
-    return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
+class ResizeScale(_AtLeastAPixel, T.ResizeScale):
+    """As Detectron2's, but no side becomes 0."""
 
 
 _ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)

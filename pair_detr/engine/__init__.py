@@ -1,8 +1,6 @@
 """Training and evaluation."""
 
-from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
-from pair_detr.checkpoint.weights import CheckpointError, load_weights, read_weights, require_weights
-from pair_detr.engine.hooks import GracefulStop, TrainingInterrupted
+from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.launch import argument_parser, main, run, setup
 from pair_detr.engine.solver import build_optimizer, resolve_epochs
 from pair_detr.engine.train_loop import AutocastTrainer
@@ -11,19 +9,13 @@ from pair_detr.engine.user_errors import run_program
 from pair_detr.evaluation.build import build_evaluator
 
 __all__ = [
-    "AtomicCheckpointer",
     "AutocastTrainer",
-    "CheckpointError",
-    "GracefulStop",
     "Trainer",
     "TrainingInterrupted",
     "argument_parser",
     "build_evaluator",
     "build_optimizer",
-    "load_weights",
     "main",
-    "read_weights",
-    "require_weights",
     "resolve_epochs",
     "run",
     "run_program",

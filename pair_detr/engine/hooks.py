@@ -31,7 +31,7 @@ class TrainingInterrupted(SystemExit):
 
 
 class EpochCounter(HookBase):
-    """Writes "epoch", how often the training set has been seen, beside the losses; register it before the writers."""
+    """Writes "epoch", how often the training set has been seen, next to the losses; register it before the writers."""
 
     def __init__(self, iterations_per_epoch: float) -> None:
         self._length = iterations_per_epoch

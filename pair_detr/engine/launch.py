@@ -43,7 +43,7 @@ from pair_detr.engine.user_errors import (
 from pair_detr.evaluation.build import require_test_set
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
 from pair_detr.utils.atomic import atomic_write
-from pair_detr.utils.held_records import held_records, replay
+from pair_detr.utils.messages import held_records, replay
 from pair_detr.utils.text_files import read_text
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Reads the config, registers its datasets and sets up the process: loggers, threads and random numbers.
 
     Other runs are kept out of OUTPUT_DIR until the process ends; see :func:`pair_detr.engine.run_lock.claim_folder`.
-
-    Args:
-        args: of :func:`argument_parser`.
 
     Returns:
         Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
@@ -93,13 +90,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRecord]) -> None:
     # Before anything is written.
     require_own_config(cfg.OUTPUT_DIR)
-    if not args.eval_only and not _resumes(cfg, args):
+    resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR))
+    if not args.eval_only and not resumes:
         require_inputs_elsewhere(cfg)
     # Detectron2 sets up loggers of its own packages alone.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
     replay(records)
     register_from_config(cfg)
-    # In config.yaml, too, so that the model can be built from it without the training data.
+    # Also in config.yaml, so that the model can be built from it without the training data.
     vocabulary = load_vocabulary(cfg)
     if vocabulary is None:
         cfg.MODEL.DETR.NUM_CLASSES = resolve_num_classes(cfg)
@@ -118,8 +116,7 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
 def configure_cpu(processes: int) -> None:
     """Makes the CPU compute at its full speed; call it before the first computation of the process.
 
-    Args:
-        processes: on this machine; they share its cores, unless OMP_NUM_THREADS says how many each may use.
+    The processes of this machine share its cores, unless OMP_NUM_THREADS says how many each may use.
     """
     # Training from scratch runs into denormal numbers, which are many times slower.
     torch.set_flush_denormal(True)
@@ -164,16 +161,8 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     return trainer.train()
 
 
-def _resumes(cfg: CfgNode, args: argparse.Namespace) -> bool:
-    return args.resume and any(find_candidates(cfg.OUTPUT_DIR))
-
-
 def archive_previous_run(folder: Path) -> None:
-    """Moves checkpoints and metrics of an earlier run into a folder of their own: ``--resume`` would continue that run.
-
-    Args:
-        folder: OUTPUT_DIR.
-    """
+    """Moves an earlier run in OUTPUT_DIR into a folder of its own there: ``--resume`` would continue that run."""
     last = folder / LAST_CHECKPOINT
     moved = [path for path in (last, *checkpoint_files(folder)) if path.exists()]
     if not moved:
@@ -207,7 +196,7 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Runs :func:`main` in ``args.num_gpus`` processes: one a GPU or, on a machine without, all on the CPU.
+    """Runs :func:`main` in ``args.num_gpus`` processes: one per GPU or, on a machine without, all on the CPU.
 
     Returns:
         Results of :func:`main`; empty with several processes.
@@ -237,7 +226,7 @@ def run(args: argparse.Namespace) -> dict:
             # The process that ended first may have failed because it lost the one with the user's error.
             if found := sorted(Path(notes).glob("[0-9]*")):
                 raise WorkerError(found[0].read_text(encoding="utf-8"), error) from error
-            number = _signal_of(error)
+            number = max(0, -error.exit_code) if isinstance(error, ProcessExitedException) else 0
             if number and not received:
                 name = signal.Signals(number).name
                 hint = " The system does that when memory is short." if number == signal.SIGKILL else ""
@@ -271,11 +260,6 @@ def _check_processes(args: argparse.Namespace) -> None:
             f"--num-machines is {args.num_machines}, but --dist-url is auto, which finds processes of one machine: "
             "give it an address of the first machine, the same on all, such as tcp://10.0.0.1:29500."
         )
-
-
-def _signal_of(error: ProcessExitedException | ProcessRaisedException) -> int:
-    """The number of the signal that ended a process; 0 if none did."""
-    return max(0, -error.exit_code) if isinstance(error, ProcessExitedException) else 0
 
 
 def _main_of_worker(args: argparse.Namespace, notes: str) -> None:

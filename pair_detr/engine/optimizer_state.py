@@ -7,7 +7,7 @@ import torch
 from detectron2.solver import LRMultiplier
 from torch import nn
 
-from pair_detr.utils.messages import counted
+from pair_detr.utils.messages import counted, join_some
 
 _RATES = {"initial_lr": "learning rate", "weight_decay": "weight decay", "momentum": "momentum"}
 
@@ -28,8 +28,7 @@ def fit_state(
     """A state dict with what an optimizer knows about its parameters, and the rates and groups of another one.
 
     Args:
-        optimizer: the one to load it into, as the config describes it.
-        names: of its parameters.
+        optimizer: the one to load it into, as the config describes it; its parameters have ``names``.
         saved: state dict of the other one.
         saved_names: of its parameters; None for a checkpoint that does not tell them, whose groups have to be alike.
 
@@ -52,7 +51,7 @@ def fit_state(
     if differing := sorted({*names} ^ {*saved_names}):
         raise OtherOptimizerError(
             f"{counted(len(differing), 'parameter is', 'parameters are')} trained in one and not in the other, such "
-            f"as {', '.join(differing[:3])}"
+            f"as {join_some(differing, 3)}"
         )
     saved_index = dict(zip(saved_names, (i for group in saved_groups for i in group["params"]), strict=True))
     index = dict(zip(names, (i for group in groups for i in group["params"]), strict=True))

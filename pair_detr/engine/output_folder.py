@@ -4,12 +4,13 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from pair_detr.config.validation import flatten
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.outputs import MARK, is_made_here
 
 CONFIG_FILE = "config.yaml"
 
-# What a run writes before its config, or with its first checkpoint: the config beside it is that run's.
+# What a run writes before its config, or with its first checkpoint: the config next to it is that run's.
 _TRACES = ("log.txt", "metrics.json", "last_checkpoint")
 _WEIGHTS = ("MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS", "MODEL.CLIP.TEXT_WEIGHTS", "MODEL.CLIP.CHECKPOINT")
 _CHECKPOINTS = "model_*.pth"
@@ -22,13 +23,11 @@ def require_inputs_elsewhere(cfg: CfgNode) -> None:
         FileExistsError: they are among the checkpoints in OUTPUT_DIR.
     """
     folder = Path(cfg.OUTPUT_DIR)
+    entries = flatten(cfg)
     for key in _WEIGHTS:
-        node = cfg
-        for part in key.split("."):
-            node = node[part]
-        if node and _is_checkpoint_in(Path(node), folder):
+        if (file := entries[key]) and _is_checkpoint_in(Path(file), folder):
             raise FileExistsError(
-                f"{key} {node} lies in OUTPUT_DIR {folder}, whose checkpoints this training would replace: set "
+                f"{key} {file} lies in OUTPUT_DIR {folder}, whose checkpoints this training would replace: set "
                 "OUTPUT_DIR to another folder, or continue the training of that folder with --resume."
             )
 

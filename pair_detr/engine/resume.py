@@ -103,11 +103,7 @@ class Difference:
 
 
 def training_config(cfg: CfgNode) -> dict[str, Any]:
-    """What a checkpoint says about its training: the entries that it depends on, by their full names.
-
-    Args:
-        cfg: as the training has resolved it.
-    """
+    """What a checkpoint says about its training: the entries of its resolved config that it depends on."""
     entries = {key: value for key, value in flatten(cfg).items() if has_effect(key, cfg)}
     entries["MODEL.DETR.LOSS.CLASSIFICATION"] = classification_of(cfg)
     # Which texts these are may change.
@@ -123,11 +119,11 @@ def require_resumable(cfg: CfgNode, *, training: bool = True) -> SavedCheckpoint
     """Compares the config with that of the checkpoint to resume from, before anything is built or loaded.
 
     Args:
-        cfg: config.
+        cfg: whose OUTPUT_DIR has the checkpoint.
         training: the training is to go on, rather than the model to be evaluated.
 
     Returns:
-        The checkpoint; None if there is none in OUTPUT_DIR.
+        The checkpoint; None if there is none.
 
     Raises:
         ResumeError: the training cannot go on with the config; the message has old and new values, and the ways out.
@@ -148,12 +144,7 @@ def require_resumable(cfg: CfgNode, *, training: bool = True) -> SavedCheckpoint
 
 
 def differences(saved: SavedCheckpoint, now: Mapping[str, Any]) -> list[Difference]:
-    """What is not as it was when a checkpoint was written, as far as the training depends on it.
-
-    Args:
-        saved: the checkpoint; of an older one nothing is known.
-        now: of :func:`training_config`, perhaps with further entries.
-    """
+    """What is not as it was when a checkpoint was written; ``now`` begins with :func:`training_config`'s entries."""
     before = with_current_names(saved.metadata.get("training", {}))
     return [Difference(key, before[key], now[key]) for key in now if key in before and before[key] != now[key]]
 
@@ -170,13 +161,7 @@ def log_differences(saved: SavedCheckpoint, found: Sequence[Difference], start_i
 
 
 def explain_refusal(path: str, what: str, is_warm_start: bool) -> str:
-    """The message of a :class:`ResumeError`.
-
-    Args:
-        path: of the checkpoint.
-        what: is not as it was.
-        is_warm_start: a new training can start from its weights.
-    """
+    """The message of a :class:`ResumeError`: what differs, and whether the weights may start a new training."""
     new_run = "start a new run with another OUTPUT_DIR and without --resume"
     weights = f"from its weights (MODEL.WEIGHTS {path})" if is_warm_start else "from other weights, as these do not fit"
     return f"{path} cannot be resumed with this config: {what}. Set back what differs; or {new_run}, {weights}."

@@ -37,7 +37,7 @@ def claim_folder(folder: str | Path, remedy: str = _REMEDY) -> None:
     claim a folder several times, and releases it as often.
 
     Args:
-        folder: of the run.
+        folder: where the run writes.
         remedy: how to choose another one, for messages.
 
     Raises:
@@ -95,7 +95,11 @@ def _lock(folder: Path, remedy: str) -> FileLock:
     except OSError as error:
         raise _not_writable(error, folder, remedy) from error
     try:
-        _require_lock_file(lock.file, remedy)
+        # Others may have made the folder: a link would be written through, and a pipe waited for.
+        if lock.file.is_symlink() or (lock.file.exists() and not lock.file.is_file()):
+            raise FileExistsError(
+                f"{lock.file} is a link, a folder, a pipe or a device, and no run made it: remove it, or {remedy}."
+            )
         before = _read(lock.file)
         if not lock.acquire():
             raise FolderInUseError(_describe_use(lock.file, folder, remedy))
@@ -120,14 +124,6 @@ def _lock(folder: Path, remedy: str) -> FileLock:
 
 def _not_writable(error: OSError, folder: Path, remedy: str) -> OSError:
     return type(error)(f"The run cannot write to {folder} ({error.strerror}): {remedy}.")
-
-
-def _require_lock_file(file: Path, remedy: str) -> None:
-    """Others may have made the folder: a link would be written through, and a pipe waited for."""
-    if file.is_symlink() or (file.exists() and not file.is_file()):
-        raise FileExistsError(
-            f"{file} is a link, a folder, a pipe or a device, and no run made it: remove it, or {remedy}."
-        )
 
 
 def _unlock(lock: FileLock) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
+_OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 _FUSED_DEVICES = ("cuda", "cpu")
 
 
@@ -25,40 +26,30 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ValueError: ``SOLVER.OPTIMIZER`` or ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown, or nothing is trainable.
     """
     solver = cfg.SOLVER
+
+    def learning_rate_factor(name: str) -> float:
+        of_module = solver.BACKBONE_MULTIPLIER if "backbone" in name.split(".") else 1.0
+        return of_module * (solver.BIAS_LR_FACTOR if name.endswith(".bias") else 1.0)
+
     groups = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        lr_factor_func=_learning_rate_factor(solver),
+        lr_factor_func=learning_rate_factor,
     )
     if not groups:
         raise ValueError("The model has no trainable parameters. Lower MODEL.BACKBONE.FREEZE_AT.")
     name = solver.OPTIMIZER.upper()
     if name not in _OPTIMIZERS:
         raise ValueError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}"; choose one of {", ".join(_OPTIMIZERS)}.')
-    optimizer_type, arguments = _OPTIMIZERS[name](cfg, groups)
+    optimizer_type = _OPTIMIZERS[name]
+    if name == "SGD":
+        arguments = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "foreach": True}
+    else:
+        devices = {parameter.device.type for group in groups for parameter in group["params"]}
+        arguments = {"fused": devices.issubset(_FUSED_DEVICES)}
     return _with_clipping(cfg, optimizer_type)(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **arguments)
-
-
-def _learning_rate_factor(solver: CfgNode) -> Callable[[str], float]:
-    def factor(name: str) -> float:
-        of_module = solver.BACKBONE_MULTIPLIER if "backbone" in name.split(".") else 1.0
-        return of_module * (solver.BIAS_LR_FACTOR if name.endswith(".bias") else 1.0)
-
-    return factor
-
-
-def _adamw(cfg: CfgNode, groups: list[dict]) -> tuple[type[torch.optim.Optimizer], dict]:
-    devices = {parameter.device.type for group in groups for parameter in group["params"]}
-    return torch.optim.AdamW, {"fused": devices.issubset(_FUSED_DEVICES)}
-
-
-def _sgd(cfg: CfgNode, groups: list[dict]) -> tuple[type[torch.optim.Optimizer], dict]:
-    return torch.optim.SGD, {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV, "foreach": True}
-
-
-_OPTIMIZERS = {"ADAMW": _adamw, "SGD": _sgd}
 
 
 def _with_clipping(cfg: CfgNode, optimizer_type: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:

@@ -64,7 +64,6 @@ class AutocastTrainer(AMPTrainer):
         Args:
             model: returns a dict of scalar losses, means over a batch or a part of it.
             data_loader: iterable of batches, whose lengths ``accumulate_steps`` divides.
-            optimizer: of the model's parameters.
             precision: type to autocast to; None computes in the parameters' own. float16 scales the loss.
             seed: of the random numbers of each step; None leaves the generators alone.
             accumulate_steps: parts of a batch that are computed one after the other, for the memory of one. Their
@@ -155,15 +154,12 @@ def _log_step(iteration: int, by_process: Sequence[Mapping[str, float]], data_ti
 
 
 class MetricsFlush(HookBase):
-    """Flushes the losses before other hooks need them: those that write them, and those that save the model.
-
-    Register it in every process and before those hooks.
-    """
+    """Flushes the losses before the hooks that write them or save the model; register it first, in every process."""
 
     def __init__(self, *periods: int) -> None:
         """
         Args:
-            periods: iterations between two flushes; each of them is kept. Those that are not positive are left out.
+            periods: iterations between two flushes; each positive one is kept.
         """
         self._periods = [period for period in periods if period > 0]
 

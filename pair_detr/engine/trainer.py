@@ -43,7 +43,7 @@ from pair_detr.engine.writers import build_writers
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.modeling.batching import lacks_loss
 from pair_detr.modeling.divergence import DIVERGED
-from pair_detr.utils.disk_space import explain_full_disk, warn_of_large_checkpoints
+from pair_detr.utils.disk_space import explain_full_disk, format_size, free_space
 from pair_detr.utils.finiteness import describe_non_finite
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Trainer(DefaultTrainer):
         warn_beyond("DATASETS.TRAIN", self._dataset_dicts, QUERIES_KEY, cfg.MODEL.DETR.NUM_QUERIES, unmatched)
         for name in cfg.DATASETS.TEST:
             # Else it would be noticed after hours of training.
-            require_test_set(cfg, name)
+            require_test_set(cfg, name, is_trained_on=name in cfg.DATASETS.TRAIN)
         cfg = resolve_epochs(cfg, len(self._dataset_dicts))
 
         model = self.build_model(cfg)
@@ -115,8 +115,8 @@ class Trainer(DefaultTrainer):
         """Runs the training to its end; if it is there already, writes the final checkpoint where it is missing.
 
         Returns:
-            Results of the evaluation at the end, by task and metric (in percent); empty in other processes than the
-            first and if there is no test set.
+            Results of the last evaluation, by task and metric (in percent); empty without a test set, and in other
+            processes than the first.
 
         Raises:
             TrainingInterrupted: a signal stopped it; a checkpoint has been written.
@@ -180,7 +180,16 @@ class Trainer(DefaultTrainer):
         size = sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
         size += states * sum(x.nbytes for x in model.parameters() if x.requires_grad)
         count = 1 + (self.max_iter // period - self.start_iter // period if period > 0 else 0)
-        warn_of_large_checkpoints(Path(self.cfg.OUTPUT_DIR), size, count)
+        free = free_space(Path(self.cfg.OUTPUT_DIR))
+        if size * count > free:
+            logger.warning(
+                "This training will write %d checkpoints of about %s, %s in all, but %s has %s left. Free space, or "
+                "raise SOLVER.CHECKPOINT_PERIOD.",
+                count,
+                *map(format_size, (size, size * count)),
+                self.cfg.OUTPUT_DIR,
+                format_size(free),
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, with the names of the optimizer's parameters."""
@@ -207,7 +216,7 @@ class Trainer(DefaultTrainer):
             follow_schedule(self.scheduler, self.optimizer)
 
     def flush_metrics(self) -> None:
-        """Logs the losses that are not logged yet; see :meth:`AutocastTrainer.flush_metrics`."""
+        """See :meth:`AutocastTrainer.flush_metrics`."""
         self._trainer.flush_metrics()
 
     def build_hooks(self) -> list[HookBase]:

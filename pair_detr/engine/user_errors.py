@@ -38,16 +38,8 @@ class WorkerError(ProcessRaisedException):
 
 # Errors of these kinds are taken for the user's. A library, or a mistake in this package, may raise one as well:
 # describe_error then adds the place.
-USER_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    ImportError,
-    AssertionError,
-    FloatingPointError,
-    CheckpointError,
-    WorkerError,
-)
+_BUILTIN_ERRORS = (OSError, ValueError, KeyError, ImportError, AssertionError, FloatingPointError)
+USER_ERRORS = (*_BUILTIN_ERRORS, CheckpointError, WorkerError)
 
 
 def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
@@ -67,13 +59,10 @@ class _ShowTraceback(argparse.Action):
 
 
 def run_program(main: Callable[[], object]) -> NoReturn:
-    """Ends the process with the status that ``main`` returns, or with 1 and a line that says what is wrong.
+    """Ends the process with the number that ``main`` returns, if any, or with 1 and a line that says what is wrong.
 
     Errors of the kinds in :data:`USER_ERRORS` are that line alone, others keep their traceback; ``--traceback`` or
     the environment variable :data:`TRACEBACK_VARIABLE` shows it of all.
-
-    Args:
-        main: the program; what it returns counts if it is a number.
     """
     try:
         with short_training_errors():

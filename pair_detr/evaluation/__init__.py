@@ -1,7 +1,7 @@
 """Evaluators: average precision, panoptic quality, and what is particular about datasets, classes and models."""
 
 from pair_detr.evaluation.class_order import ReorderedClassesEvaluator
-from pair_detr.evaluation.coco import COCOEvaluator, OpenVocabularyCOCOEvaluator, ThingsEvaluator
+from pair_detr.evaluation.coco import COCOEvaluator, OpenVocabularyCOCOEvaluator
 from pair_detr.evaluation.panoptic import PanopticEvaluator
 
 __all__ = [
@@ -9,5 +9,4 @@ __all__ = [
     "OpenVocabularyCOCOEvaluator",
     "PanopticEvaluator",
     "ReorderedClassesEvaluator",
-    "ThingsEvaluator",
 ]

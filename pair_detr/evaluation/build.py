@@ -2,17 +2,20 @@
 
 import logging
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
 from pair_detr.data import load_dataset, panoptic_classes, require_constant_ids
+from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
+from pair_detr.data.checks.report import inspect_dicts, warn_of_suspicious
 from pair_detr.data.checks.segment_files import require_segment_files
-from pair_detr.data.checks.validation import check_files, inspect_dicts, warn_of_suspicious
+from pair_detr.data.checks.trainable import check_files
 from pair_detr.data.datasets.panoptic_classes import is_separated
 from pair_detr.data.datasets.panoptic_png import read_stuff
 from pair_detr.data.model_classes import match_test_set, resolve_class_names
@@ -21,26 +24,19 @@ from pair_detr.evaluation import (
     OpenVocabularyCOCOEvaluator,
     PanopticEvaluator,
     ReorderedClassesEvaluator,
-    ThingsEvaluator,
 )
 from pair_detr.evaluation.coco_ground_truth import are_annotated
 from pair_detr.evaluation.instances import EvaluatedObjects, evaluated_objects, things_file
 from pair_detr.evaluation.lvis import LVISEvaluator, require_lvis, require_lvis_file
 from pair_detr.evaluation.panoptic import require_panoptic_quality
 from pair_detr.evaluation.pascal_voc import VOCEvaluator
-from pair_detr.evaluation.requirements import (
-    masks_can_be_evaluated,
-    require_objects,
-    warn_of_evaluation_limit,
-    warn_of_model_limits,
-    warn_of_objects,
-)
+from pair_detr.evaluation.requirements import masks_can_be_evaluated, require_objects, warn_of_objects
 from pair_detr.open_vocabulary import load_vocabulary
 
 logger = logging.getLogger(__name__)
 
 PANOPTIC_EVALUATOR = "coco_panoptic_seg"
-# The limits to the detections of an image where TEST.MAX_DETECTIONS is 0; COCO's is one to those of a class.
+# The limits to the detections per image where TEST.MAX_DETECTIONS is 0; COCO's is one per class.
 _MAX_DETECTIONS = {"coco": 100, "pascal_voc": 100, "lvis": 300, PANOPTIC_EVALUATOR: 100}
 
 
@@ -51,7 +47,7 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     order.
 
     Args:
-        cfg: config.
+        cfg: of the model.
         name: registered dataset.
         output_folder: where results go; default ``<OUTPUT_DIR>/inference/<name>``.
 
@@ -67,33 +63,41 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
         return _coco(test_set)
     order = test_set.class_order()
     evaluator = _EVALUATORS[test_set.kind](test_set)
-    return evaluator if order is None else ReorderedClassesEvaluator(evaluator, order)
+    return evaluator if order is None else ReorderedClassesEvaluator(evaluator, np.argsort(order))
 
 
-def require_test_set(cfg: CfgNode, name: str) -> None:
+def require_test_set(cfg: CfgNode, name: str, is_trained_on: bool = False) -> None:
     """Makes sure, before a model runs, that an evaluation has its images, annotations and evaluator.
 
     What a perfect model could not find is a warning.
 
+    Args:
+        cfg: config.
+        name: the dataset.
+        is_trained_on: whether it has been loaded for training, which has checked and reported it.
+
     Raises:
-        KeyError, FileNotFoundError, ValueError, ImportError: as of :func:`build_evaluator`, or files are missing.
+        KeyError, FileNotFoundError, ValueError, ImportError: see :func:`build_evaluator`; or files are missing.
     """
     test_set = _TestSet(cfg, name)
     kind, records = test_set.kind, test_set.records
     if kind == "lvis":
         require_lvis(name)
-    report = inspect_dicts(name, records, masks=cfg.MODEL.MASK_ON)
-    check_files(report)
+    if not is_trained_on:
+        report = inspect_dicts(name, records, masks=cfg.MODEL.MASK_ON)
+        check_files(report)
+        require_segment_files(name, report.bad_segment_files)
+        warn_of_suspicious(report)
     require_constant_ids(name)
-    require_segment_files(name, report.bad_segment_files)
-    warn_of_suspicious(report)
     test_set.class_order()
     test_set.require_metric()
     if test_set.reads_lvis:
         require_lvis_file(name)
     if test_set.has_panoptic_quality:
         require_panoptic_quality(name, records)
-        test_set.warn_of_missing_things()
+        things = MetadataCatalog.get(name).get("json_file")
+        if things and not test_set.has_average_precision:
+            logger.warning('Test set "%s": there will be no AP of things, as %s does not exist.', name, things)
     if test_set.has_average_precision:
         objects = test_set.objects.records
         require_objects(name, objects)
@@ -105,40 +109,33 @@ def require_test_set(cfg: CfgNode, name: str) -> None:
             f'TEST.EXPECTED_RESULTS is set, but test set "{name}" has no annotations to get results with: set it to '
             "[], or name another dataset in DATASETS.TEST."
         )
-    if test_set.reads_lvis:
-        warn_of_evaluation_limit(name, records, test_set.max_detections, per_class=False)
-    elif test_set.has_average_precision:
-        warn_of_evaluation_limit(name, objects, test_set.max_detections, per_class=True)
-    warn_of_model_limits(name, records, cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.DETR.NUM_QUERIES)
+    label = f'Test set "{name}"'
+    if test_set.reads_lvis or test_set.has_average_precision:
+        counted, per_class = (records, False) if test_set.reads_lvis else (objects, True)
+        missed = "detections beyond it are not counted, so that even a perfect model misses objects"
+        warn_beyond(label, counted, "TEST.MAX_DETECTIONS", test_set.max_detections, missed, per_class)
+    missed = "the model returns no more detections"
+    warn_beyond(label, records, "TEST.DETECTIONS_PER_IMAGE", cfg.TEST.DETECTIONS_PER_IMAGE, missed)
+    warn_beyond(label, records, QUERIES_KEY, cfg.MODEL.DETR.NUM_QUERIES, "a query finds one object")
 
 
 class _TestSet:
-    """A dataset to evaluate on, as a config says.
-
-    Attributes:
-        kind: of evaluator.
-        folder: for results.
-    """
+    """A dataset to evaluate on, the ``kind`` of its evaluator, and the ``folder`` for its results."""
 
     def __init__(self, cfg: CfgNode, name: str, folder: str | None = None) -> None:
         self.cfg = cfg
         self.name = name
         self.folder = folder or str(Path(cfg.OUTPUT_DIR) / "inference" / name)
-        self.kind = self._choose_evaluator()
-
-    def _choose_evaluator(self) -> str:
-        name, cfg = self.name, self.cfg
         if name not in DatasetCatalog.list():
             raise KeyError(f"DATASETS.TEST names {name}, which is not registered. See DATASETS.REGISTER.")
         metadata = MetadataCatalog.get(name)
-        kind = metadata.get("evaluator_type", None) if cfg.TEST.EVALUATOR == "auto" else cfg.TEST.EVALUATOR
-        if kind not in _EVALUATORS:
+        is_auto = cfg.TEST.EVALUATOR == "auto"
+        self.kind: str = metadata.get("evaluator_type", None) if is_auto else cfg.TEST.EVALUATOR
+        if self.kind not in _EVALUATORS:
             raise ValueError(
-                f"There is no evaluator for {name}: "
-                + (f'its evaluator_type is "{kind}"' if cfg.TEST.EVALUATOR == "auto" else f'TEST.EVALUATOR is "{kind}"')
-                + f". Choose one with TEST.EVALUATOR: {', '.join(_EVALUATORS)}."
+                f"There is no evaluator for {name}: {'its evaluator_type' if is_auto else 'TEST.EVALUATOR'} is "
+                f'"{self.kind}". Choose one with TEST.EVALUATOR: {", ".join(_EVALUATORS)}.'
             )
-        return kind
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:
@@ -170,12 +167,6 @@ class _TestSet:
             return things_file(self.name) is not None
         return self.kind in ("coco", "pascal_voc")
 
-    def warn_of_missing_things(self) -> None:
-        """Says that the AP of things is left out, where the metadata name a file of things that does not exist."""
-        file = MetadataCatalog.get(self.name).get("json_file")
-        if file and not self.has_average_precision:
-            logger.warning('Test set "%s": there will be no AP of things, as %s does not exist.', self.name, file)
-
     def require_metric(self) -> None:
         """Raises a ValueError if there is nothing to evaluate the model with."""
         if self.has_average_precision or self.has_panoptic_quality or self.kind != PANOPTIC_EVALUATOR:
@@ -193,7 +184,7 @@ class _TestSet:
 
     @property
     def max_detections(self) -> int:
-        """The evaluation's limit to the detections of an image."""
+        """The evaluation's limit to the detections per image."""
         limit = self.cfg.TEST.MAX_DETECTIONS
         if limit < 0:
             raise ValueError(f"TEST.MAX_DETECTIONS is {limit}; it must be 1 or more, or 0 for the evaluator's default.")
@@ -236,23 +227,24 @@ def _coco(test_set: _TestSet) -> DatasetEvaluator:
     tasks = test_set.tasks
     if "segm" in tasks and are_annotated(objects.records) and not masks_can_be_evaluated(name, objects.records):
         tasks = ("bbox",)
-    arguments: tuple[Any, ...] = (name, objects.records, objects.class_names)
-    options = {
-        "category_ids": objects.category_ids,
-        "tasks": tasks,
-        "output_dir": test_set.folder,
-        "max_detections": test_set.max_detections,
-    }
-    if objects.class_indices is not None:
-        return ThingsEvaluator(*arguments, class_indices=objects.class_indices, **options)
+    make: Callable[..., DatasetEvaluator] = COCOEvaluator
     novel = MetadataCatalog.get(name).get("novel_classes")
-    if novel and not test_set.cfg.MODEL.DETR.CLASS_AGNOSTIC:
-        return OpenVocabularyCOCOEvaluator(*arguments, novel_classes=novel, **options)
-    return COCOEvaluator(*arguments, **options)
+    if novel and objects.class_indices is None and not test_set.cfg.MODEL.DETR.CLASS_AGNOSTIC:
+        make = partial(OpenVocabularyCOCOEvaluator, novel_classes=novel)
+    evaluator = make(
+        name,
+        objects.records,
+        objects.class_names,
+        category_ids=objects.category_ids,
+        tasks=tasks,
+        output_dir=test_set.folder,
+        max_detections=test_set.max_detections,
+    )
+    return evaluator if objects.class_indices is None else ReorderedClassesEvaluator(evaluator, objects.class_indices)
 
 
 def _pascal_voc(test_set: _TestSet) -> DatasetEvaluator:
-    """COCO's AP as "bbox", as of any other dataset, and Pascal VOC's as "voc"."""
+    """COCO's AP as "bbox", like that of any other dataset, and Pascal VOC's as "voc"."""
     return DatasetEvaluators([_coco(test_set), VOCEvaluator(test_set.name)])
 
 

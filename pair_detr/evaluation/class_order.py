@@ -1,4 +1,4 @@
-"""Evaluation on data whose classes have another order than the model's."""
+"""Evaluation on data whose classes have another order than the model's, or are only some of these."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,16 @@ from detectron2.structures import Instances
 class ReorderedClassesEvaluator(DatasetEvaluator):
     """Gives an evaluator detections with the class indices of its data in place of the model's.
 
+    Detections of other classes are left out, such as those of stuff where things are evaluated.
+
     Args:
         evaluator: of the data.
-        to_dataset: index in the data of each class of the model, see :func:`pair_detr.data.class_matching.match_order`.
+        class_indices: index in the model of each class of the data.
     """
 
-    def __init__(self, evaluator: DatasetEvaluator, to_dataset: Sequence[int]) -> None:
+    def __init__(self, evaluator: DatasetEvaluator, class_indices: Sequence[int]) -> None:
         self._evaluator = evaluator
-        self._to_dataset = torch.tensor(to_dataset)
+        self._class_indices = torch.tensor(class_indices)
 
     def reset(self) -> None:
         self._evaluator.reset()
@@ -31,6 +33,8 @@ class ReorderedClassesEvaluator(DatasetEvaluator):
         return self._evaluator.evaluate()
 
     def _reordered(self, detections: Instances) -> Instances:
-        fields = detections.get_fields()
-        classes = self._to_dataset.to(detections.pred_classes.device)[detections.pred_classes]
-        return Instances(detections.image_size, **{**fields, "pred_classes": classes})
+        # One row for each detection, one column for each class of the data.
+        matches = detections.pred_classes[:, None] == self._class_indices.to(detections.pred_classes.device)
+        kept = detections[matches.any(1)]
+        kept.pred_classes = matches[matches.any(1)].int().argmax(1)
+        return kept

@@ -11,20 +11,26 @@ import numpy as np
 import torch
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOeval_opt, COCOevalMaxDets
-from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pair_detr.evaluation.coco_ground_truth import are_annotated, make_coco, number_images, without_prints
+from pair_detr.evaluation.coco_ground_truth import (
+    are_annotated,
+    as_coco,
+    make_coco,
+    number_images,
+    require_known_images,
+    without_prints,
+)
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.json_files import write_json
 from pair_detr.utils.messages import join_some
 
 logger = logging.getLogger(__name__)
 
-# COCO's limits to the detections of a class in an image, of which the last is that of AP.
+# COCO's limits to the detections per class and image, of which the last is that of AP.
 _LIMITS = (1, 10, 100)
 
 
@@ -57,7 +63,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             category_ids: of the classes in the file of predictions; default: 1, 2, ...
             tasks: "bbox" and "segm", whose masks the records then have.
             output_dir: for ``instances_predictions.pth`` and ``coco_instances_results.json``; None writes none.
-            max_detections: the most detections of a class in an image that count, the best ones; COCO's limit is 100.
+            max_detections: the most detections per class and image that count, the best ones; COCO's limit is 100.
 
         Raises:
             ValueError: two images have the same id.
@@ -78,18 +84,9 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         self._predictions: list[dict[str, Any]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """As Detectron2's.
-
-        Raises:
-            ValueError: an image, or the class of a detection, is not one of the dataset.
-        """
-        for image, output in zip(inputs, outputs, strict=True):
-            if image["image_id"] not in self._numbers:
-                raise ValueError(
-                    f'Test set "{self._name}": predictions are made for image {image["image_id"]!r} '
-                    f"({image.get('file_name', 'of unknown file')}), which its ground truth has not. If the dataset "
-                    "is registered in Python, its function has to give an image the same image_id at each call."
-                )
+        """As Detectron2's; raises a ValueError if an image, or a detection's class, is not one of the dataset."""
+        require_known_images(self._name, inputs, self._numbers)
+        for output in outputs:
             classes = output["instances"].pred_classes
             if len(classes) and int(classes.max()) >= len(self._class_names):
                 raise ValueError(
@@ -123,7 +120,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         if self._output_dir:
             file = Path(self._output_dir) / "coco_instances_results.json"
             logger.info("Saving results to %s", file)
-            write_json([self._as_written(x) for image in predictions for x in image["instances"]], file)
+            detections = [x for image in predictions for x in image["instances"]]
+            write_json([{**x, "category_id": self._category_ids[x["category_id"]]} for x in detections], file)
         if not self._do_evaluation:
             logger.warning(
                 'Test set "%s" has no annotations, so that there is no AP. %s',
@@ -145,9 +143,6 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             evaluation = self._compare(found, task, None if img_ids is None else [self._numbers[i] for i in img_ids])
             self._results[task] = self._derive_coco_results(evaluation, task, self._class_names)
 
-    def _as_written(self, detection: dict[str, Any]) -> dict[str, Any]:
-        return {**detection, "category_id": self._category_ids[detection["category_id"]]}
-
     def _as_evaluated(self, detection: dict[str, Any]) -> dict[str, Any]:
         number = self._numbers[detection["image_id"]]
         return {**detection, "image_id": number, "category_id": detection["category_id"] + 1}
@@ -157,7 +152,9 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         left_out = "bbox" if task == "segm" else "segmentation"
         detections = [{key: value for key, value in x.items() if key != left_out} for x in detections]
         truth = self._coco_api
-        found = without_prints(lambda: truth.loadRes(detections)) if detections else _without_objects(truth)
+        # pycocotools does not load an empty list.
+        empty = {**truth.dataset, "annotations": []}
+        found = without_prints(lambda: truth.loadRes(detections)) if detections else as_coco(empty)
         # The fast implementation, which is there where Detectron2's extension is, knows COCO's own limit alone.
         kind = COCOeval_opt if self._max_detections == _LIMITS[-1] else COCOevalMaxDets
         evaluation = kind(truth, found, task)
@@ -172,82 +169,29 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         return evaluation
 
 
-def _without_objects(truth: COCO) -> COCO:
-    coco = COCO()
-    coco.dataset = {**truth.dataset, "annotations": []}
-    without_prints(coco.createIndex)
-    return coco
-
-
-class ThingsEvaluator(COCOEvaluator):
-    """Evaluates some classes of a model alone, as the things of data with stuff; other detections are left out."""
-
-    def __init__(
-        self,
-        name: str,
-        records: Sequence[dict[str, Any]],
-        class_names: Sequence[str],
-        *,
-        class_indices: Sequence[int],
-        **options: Any,
-    ) -> None:
-        """
-        Args:
-            name: as of :class:`COCOEvaluator`, like ``records`` and ``options``.
-            records: images.
-            class_names: of the classes that are evaluated.
-            class_indices: of these among the classes of the model.
-            options: further arguments.
-        """
-        super().__init__(name, records, class_names, **options)
-        self._class_indices = torch.tensor(class_indices)
-
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """As :meth:`COCOEvaluator.process`."""
-        super().process(inputs, [{"instances": self._evaluated(output["instances"])} for output in outputs])
-
-    def _evaluated(self, detections: Instances) -> Instances:
-        # One row for each detection, one column for each class.
-        matches = detections.pred_classes[:, None] == self._class_indices.to(detections.pred_classes.device)
-        kept = detections[matches.any(1)]
-        kept.pred_classes = matches[matches.any(1)].int().argmax(1)
-        return kept
-
-
 class OpenVocabularyCOCOEvaluator(COCOEvaluator):
     """Also reports AP50 of base classes and of novel ones (in percent).
 
-    Results have ``AP50-base`` and ``AP50-novel`` beside the usual ones, of which ``AP50`` is that of all classes. Each
+    Results have ``AP50-base`` and ``AP50-novel`` next to the usual ones, of which ``AP50`` is that of all classes. Each
     is the mean over the classes that have objects, and NaN if none has.
     """
 
-    def __init__(
-        self,
-        name: str,
-        records: Sequence[dict[str, Any]],
-        class_names: Sequence[str],
-        *,
-        novel_classes: Collection[str],
-        **options: Any,
-    ) -> None:
+    def __init__(self, *args: Any, novel_classes: Collection[str], **options: Any) -> None:
         """
         Args:
-            name: as of :class:`COCOEvaluator`, like ``records``, ``class_names`` and ``options``.
-            records: images.
-            class_names: of the classes.
+            args: see :class:`COCOEvaluator`, also for ``options``.
             novel_classes: names of the novel ones; all others are base classes.
-            options: further arguments.
 
         Raises:
-            ValueError: a novel class is not a class of the dataset; further as of :class:`COCOEvaluator`.
+            ValueError: a novel class is not a class of the dataset; further see :class:`COCOEvaluator`.
         """
-        super().__init__(name, records, class_names, **options)
-        if unknown := sorted(set(novel_classes) - set(class_names)):
+        super().__init__(*args, **options)
+        if unknown := sorted(set(novel_classes) - set(self._class_names)):
             raise ValueError(
-                f"{name}: the novel classes {', '.join(unknown)} are not among its classes. Correct NOVEL_CLASSES in "
-                "DATASETS.REGISTER, or novel_classes in the metadata."
+                f"{self._name}: the novel classes {', '.join(unknown)} are not among its classes. Correct "
+                "NOVEL_CLASSES in DATASETS.REGISTER, or novel_classes in the metadata."
             )
-        self._is_novel = np.array([class_name in novel_classes for class_name in class_names])
+        self._is_novel = np.array([class_name in novel_classes for class_name in self._class_names])
 
     def _derive_coco_results(
         self, coco_eval: COCOeval, iou_type: str, class_names: Sequence[str] | None = None

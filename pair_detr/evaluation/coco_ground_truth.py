@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from numbers import Real
@@ -29,10 +29,6 @@ def number_images(name: str, records: Sequence[dict[str, Any]]) -> dict[Hashable
 
     pycocotools puts ids into arrays of 64 bits or of floats, and others, such as hashes, would become one another.
 
-    Args:
-        name: dataset, for the message.
-        records: its images.
-
     Returns:
         the numbers by ``image_id``.
 
@@ -56,6 +52,17 @@ def number_images(name: str, records: Sequence[dict[str, Any]]) -> dict[Hashable
         # Numbers and text have no common order.
         ordered = list(files)
     return {image_id: number for number, image_id in enumerate(ordered, start=1)}
+
+
+def require_known_images(name: str, inputs: Sequence[dict[str, Any]], known: Container[Hashable]) -> None:
+    """Raises a ValueError if one of the images to evaluate predictions of is not ``known`` by its id."""
+    for image in inputs:
+        if image["image_id"] not in known:
+            raise ValueError(
+                f'Test set "{name}": predictions are made for image {image["image_id"]!r} '
+                f"({image.get('file_name', 'of unknown file')}), which its ground truth has not. If the dataset is "
+                "registered in Python, its function has to give an image the same image_id at each call."
+            )
 
 
 def are_annotated(records: Sequence[dict[str, Any]]) -> bool:
@@ -122,14 +129,13 @@ def make_coco(
     if masks:
         with ThreadPoolExecutor(_READERS) as readers:
             records = list(readers.map(_with_masks, records))
-    coco = COCO()
     annotations: list[dict[str, Any]] = []
     for record, _, annotation in objects_of(records):
         if can_be_compared(annotation):
             entry = _entry(annotation, record, masks)
             place = {"id": len(annotations) + 1, "image_id": numbers[record["image_id"]]}
             annotations.append(place | entry)
-    coco.dataset = {
+    content = {
         "images": [
             {"id": numbers[record["image_id"]], "width": record.get("width"), "height": record.get("height")}
             for record in records
@@ -137,6 +143,13 @@ def make_coco(
         "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)],
         "annotations": annotations,
     }
+    return as_coco(content)
+
+
+def as_coco(content: dict[str, Any]) -> COCO:
+    """The content of a file in COCO's format, with pycocotools' index of it."""
+    coco = COCO()
+    coco.dataset = content
     without_prints(coco.createIndex)
     return coco
 

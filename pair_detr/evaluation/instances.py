@@ -44,10 +44,7 @@ def evaluated_objects(name: str, records: Sequence[dict[str, Any]], class_agnost
     Panoptic data may have their things in a file of their own (INSTANCES in DATASETS.REGISTER): segments do not
     overlap, but objects, as COCO's AP takes them, do. Without such a file their segments are the objects.
 
-    Args:
-        name: of the dataset.
-        records: its images.
-        class_agnostic: make one class, "object", of all.
+    With ``class_agnostic`` all are of one class, "object".
 
     Raises:
         OSError, ValueError: the file of things cannot be read, or lacks images; the dataset does not say what its
@@ -88,8 +85,7 @@ def _require_classes(name: str, records: Sequence[dict[str, Any]], num_classes: 
     if unknown:
         raise ValueError(
             f'Test set "{name}": {join_some(unknown)}, but its {counted(num_classes, "class has", "classes have")} '
-            "the ids 0 to "
-            f"{num_classes - 1}. Correct the annotations, or the dataset's thing_classes."
+            f"the ids 0 to {num_classes - 1}. Correct the annotations, or the dataset's thing_classes."
         )
 
 
@@ -106,7 +102,7 @@ def _with_things(name: str, records: Sequence[dict[str, Any]], file: Path) -> li
         )
     objects: dict[Hashable, list[dict[str, Any]]] = {record["image_id"]: [] for record in records}
     for annotation in content.get("annotations", ()):
-        # panopticapi converts segments of stuff to annotations, too.
+        # panopticapi also converts segments of stuff to annotations.
         if annotation["image_id"] in objects and annotation["category_id"] in classes:
             own = {"category_id": classes[annotation["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
             objects[annotation["image_id"]].append({**annotation, **own})

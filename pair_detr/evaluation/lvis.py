@@ -1,4 +1,4 @@
-"""Detectron2's evaluator of LVIS, with the versions of NumPy of today and for own data."""
+"""Detectron2's evaluator of LVIS, with the versions of NumPy of today and for custom data."""
 
 import logging
 from collections import defaultdict
@@ -31,7 +31,7 @@ _NAMED = 3
 class LVISEvaluator(Detectron2LVISEvaluator):
     """Reports AP of rare, common and frequent classes as ``APr``, ``APc`` and ``APf``; see Detectron2's class.
 
-    Own data in LVIS's format may leave out what LVIS has: see :func:`complete`. Where objects have no segmentation,
+    Custom data in LVIS's format may leave out what LVIS has: see :func:`complete`. Where objects have no segmentation,
     boxes alone are evaluated. The metric of a kind of which there are no objects is NaN.
     """
 
@@ -46,8 +46,8 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         """
         Args:
             dataset_name: registered, with ``json_file`` in its metadata.
-            tasks: "bbox", "segm"; None follows the predictions.
-            max_detections: the most detections of an image that count, the best ones; LVIS's limit is 300.
+            tasks: "bbox" and "segm"; None follows the predictions.
+            max_detections: the most detections per image that count, the best ones; LVIS's limit is 300.
             options: of Detectron2's class.
         """
         super().__init__(dataset_name, tasks, max_dets_per_image=max_detections, **options)
@@ -64,11 +64,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
             self._tasks = ("bbox",)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """As Detectron2's.
-
-        Raises:
-            ValueError: an image is not one of the ground truth.
-        """
+        """As Detectron2's; raises a ValueError if an image is not one of the ground truth."""
         for image in inputs:
             if image["image_id"] not in self._lvis_api.imgs:
                 raise ValueError(
@@ -108,7 +104,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
 
 
 def complete(content: dict[str, Any]) -> None:
-    """Gives a file in LVIS's format, in place, what the evaluation needs and own files may not have.
+    """Gives a file in LVIS's format, in place, what the evaluation needs and custom files may not have.
 
     An image without ``neg_category_ids`` is annotated exhaustively: what it has no object of is not in it. Classes
     without ``frequency`` are frequent, areas are those of the boxes, and crowds are ignored. Annotations get new ids.
@@ -135,14 +131,7 @@ def complete(content: dict[str, Any]) -> None:
 
 
 def require_lvis(name: str) -> None:
-    """Makes sure that LVIS's evaluator can be used.
-
-    Args:
-        name: of the dataset, for the message.
-
-    Raises:
-        ImportError: a package is not installed.
-    """
+    """Raises an ImportError if a package is not installed that LVIS's evaluator needs."""
     # lvis imports OpenCV, even to evaluate.
     if find_spec("lvis") is None or find_spec("cv2") is None:
         raise ImportError(f'The evaluator of {name} needs the packages lvis and OpenCV: run "pip install lvis".')
@@ -176,15 +165,11 @@ def require_lvis_file(name: str) -> None:
             "take it out of DATASETS.TEST."
         )
     ids = [id_of(image["id"]) for image in content["images"]]
-    if bad := [repr(own) for own in ids if not _is_sortable(own)]:
+    if bad := [repr(own) for own in ids if not (isinstance(own, int) and -(2**63) <= own < 2**63)]:
         raise ValueError(
             f"{file}: LVIS's evaluator cannot tell images apart by the ids {join_some(bad, _NAMED)}: give them whole "
             f"numbers of up to 63 bits, {remedy}."
         )
-
-
-def _is_sortable(image_id: Any) -> bool:
-    return isinstance(image_id, int) and -(2**63) <= image_id < 2**63
 
 
 @contextmanager

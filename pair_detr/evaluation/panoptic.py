@@ -20,7 +20,7 @@ from pair_detr.data.catalog import panoptic_classes
 from pair_detr.data.datasets.panoptic_classes import category_ids_of
 from pair_detr.data.datasets.panoptic_png import holds_colors, id_to_rgb, read_headers, read_segment_ids
 from pair_detr.data.scalars import find_id, flag_of
-from pair_detr.evaluation.coco_ground_truth import number_images, without_prints
+from pair_detr.evaluation.coco_ground_truth import number_images, require_known_images, without_prints
 from pair_detr.utils.json_files import read_json, write_json
 from pair_detr.utils.messages import join_some
 
@@ -38,15 +38,7 @@ class PanopticEvaluator(COCOPanopticEvaluator):
     """
 
     def __init__(self, name: str, records: Sequence[dict[str, Any]], output_dir: str | None = None) -> None:
-        """
-        Args:
-            name: registered dataset.
-            records: its images.
-            output_dir: for ``predictions.json``; None writes none.
-
-        Raises:
-            ValueError: two images have the same id.
-        """
+        """As Detectron2's, which writes ``predictions.json``; a ValueError if two images have the same id."""
         super().__init__(name, output_dir)
         self._name = name
         self._records = records
@@ -54,18 +46,8 @@ class PanopticEvaluator(COCOPanopticEvaluator):
         self._predictions: list[dict[str, Any]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """As Detectron2's.
-
-        Raises:
-            ValueError: an image is not one of the dataset.
-        """
-        for image in inputs:
-            if image["image_id"] not in self._numbers:
-                raise ValueError(
-                    f'Test set "{self._name}": predictions are made for image {image["image_id"]!r} '
-                    f"({image['file_name']}), which its ground truth has not. If the dataset is registered in Python, "
-                    "its function has to give an image the same image_id at each call."
-                )
+        """As Detectron2's; raises a ValueError if an image is not one of the dataset."""
+        require_known_images(self._name, inputs, self._numbers)
         super().process(inputs, outputs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -150,11 +132,7 @@ class PanopticEvaluator(COCOPanopticEvaluator):
 
 
 def panoptic_annotations(name: str, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Segments of a dataset in COCO's panoptic format.
-
-    Args:
-        name: of the dataset.
-        records: its images. Those of the separated form do not have segments, which are read from ``panoptic_json``.
+    """Segments of a dataset in COCO's panoptic format; those of the separated form are read from ``panoptic_json``.
 
     Returns:
         "image_id", "file_name" (the path of the PNG file) and "segments_info" of each image: "id", "category_id" as in
@@ -227,10 +205,6 @@ def _complete(annotation: dict[str, Any], in_colors: bool, copy: Path) -> dict[s
 
 def require_panoptic_quality(name: str, records: Sequence[dict[str, Any]]) -> None:
     """Makes sure that the panoptic quality of a dataset can be computed.
-
-    Args:
-        name: of the dataset.
-        records: its images.
 
     Raises:
         ImportError: panopticapi is not installed.

@@ -38,8 +38,7 @@ class VOCEvaluator(DatasetEvaluator):
     Args:
         name: registered dataset. If others than this package have registered it, and its metadata have ``dirname``
             and ``split``, :func:`load_voc` reads the annotations, as Detectron2's do not say which objects are
-            difficult. ``year``, 2007 or 2012 (the default),
-            is the way in which AP is computed.
+            difficult. ``year``, 2007 or 2012 (the default), is the way in which AP is computed.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,18 +60,17 @@ class VOCEvaluator(DatasetEvaluator):
             ``{"voc": {"AP": ..., "AP50": ..., "AP75": ...}}`` in percent; empty in other processes than the first.
 
         Raises:
-            ValueError: as of :meth:`require_objects`.
+            ValueError: see :meth:`require_objects`.
         """
         gathered = comm.gather(self._predictions, dst=0)
         if not comm.is_main_process():
             return {}
         predictions = {image_id: p for part in gathered for image_id, p in part.items()}
-        class_names = class_names_of(self._name)
+        num_classes = len(class_names_of(self._name))
         year = MetadataCatalog.get(self._name).get("year", 2012)
-        records = self._records(class_names)
+        records = self.require_objects()
         if not are_annotated(records):
             return {}
-        self._require_objects(records)
         objects = {record["image_id"]: record.get("annotations", []) for record in records}
         if unknown := [repr(image_id) for image_id in predictions if image_id not in objects]:
             raise ValueError(
@@ -80,40 +78,35 @@ class VOCEvaluator(DatasetEvaluator):
                 f"ground truth has not: {join_some(unknown, 3)}. An image must have the same image_id whenever the "
                 "dataset is loaded."
             )
-        aps = []
-        for class_id in range(len(class_names)):
-            ap = _class_ap(objects, predictions, class_id, use_07_metric=year == 2007)
-            if ap is not None:
-                aps.append(ap)
-        mean = 100 * np.mean(aps, axis=0)
+        aps = [_class_ap(objects, predictions, number, use_07_metric=year == 2007) for number in range(num_classes)]
+        mean = 100 * np.mean([ap for ap in aps if ap is not None], axis=0)
         results = {"AP": float(mean.mean()), "AP50": float(mean[0]), "AP75": float(mean[5])}
         logger.info("Pascal VOC %d's AP of %s: %s", year, self._name, results)
         return {"voc": results}
 
-    def require_objects(self) -> None:
-        """Makes sure that AP is a number.
+    def require_objects(self) -> list[dict[str, Any]]:
+        """The images with their annotations, of which AP is a number.
 
         Raises:
             ValueError: there is no object that must be found, though there are annotations.
             KeyError, OSError: the dataset cannot be loaded.
         """
-        records = self._records(class_names_of(self._name))
-        if are_annotated(records):
-            self._require_objects(records)
-
-    def _require_objects(self, records: list[dict[str, Any]]) -> None:
-        if not any(_must_be_found(a) for record in records for a in record.get("annotations", ())):
+        records = self._records()
+        annotations = [a for record in records for a in record.get("annotations", ())]
+        if are_annotated(records) and not any(map(_must_be_found, annotations)):
             raise ValueError(
                 f'Test set "{self._name}": none of its {counted(len(records), "image")} has an object that Pascal '
                 "VOC's AP asks for; difficult ones and crowds are none. Correct the annotations, set TEST.EVALUATOR "
                 "coco, for which difficult objects count, or take it out of DATASETS.TEST."
             )
+        return records
 
-    def _records(self, class_names: list[str]) -> list[dict[str, Any]]:
+    def _records(self) -> list[dict[str, Any]]:
         name, metadata = self._name, MetadataCatalog.get(self._name).as_dict()
         has_folder = "dirname" in metadata and "split" in metadata
         if has_folder and not DatasetCatalog[name].__module__.startswith("pair_detr."):
-            return _annotations.read(name, lambda: load_voc(metadata["dirname"], metadata["split"], class_names))
+            classes = class_names_of(name)
+            return _annotations.read(name, lambda: load_voc(metadata["dirname"], metadata["split"], classes))
         return load_dataset(name)
 
 

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
 from pair_detr.evaluation.coco_ground_truth import (
     are_annotated,
     is_to_be_found,
@@ -20,15 +19,7 @@ _NAMED = 3
 
 
 def require_objects(name: str, records: Sequence[dict[str, Any]]) -> None:
-    """Makes sure that COCO's AP is a number, where there are annotations.
-
-    Args:
-        name: of the dataset.
-        records: its images, with the objects that AP is computed of.
-
-    Raises:
-        ValueError: no image has an object to find.
-    """
+    """Raises a ValueError if there are annotations, but no object to find, so that COCO's AP is no number."""
     if not are_annotated(records) or any(is_to_be_found(annotation) for _, _, annotation in objects_of(records)):
         return
     annotations = [annotation for _, _, annotation in objects_of(records)]
@@ -37,22 +28,15 @@ def require_objects(name: str, records: Sequence[dict[str, Any]]) -> None:
     boxes = f", {len(unusable)} have no usable box: {join_some(list(map(str, unusable)), _NAMED)}" if unusable else ""
     raise ValueError(
         f'Test set "{name}": none of its {counted(len(records), "image")} has an object to find, so that there is no '
-        "AP; "
-        f"of {counted(len(annotations), 'annotation')} {counted(crowds, 'is a crowd', 'are crowds')} "
-        f"(iscrowd){boxes}. Correct the annotations, or take "
-        'it out of DATASETS.TEST. To have predictions written without an AP, remove the list "annotations" from its '
-        "JSON file (the key from its records, if it is registered in Python)."
+        f"AP; of {counted(len(annotations), 'annotation')} {counted(crowds, 'is a crowd', 'are crowds')} (iscrowd)"
+        f"{boxes}. Correct the annotations, or take it out of DATASETS.TEST. To have predictions written without an "
+        'AP, remove the list "annotations" from its JSON file (the key from its records, if it is registered in '
+        "Python)."
     )
 
 
 def warn_of_objects(name: str, records: Sequence[dict[str, Any]], masks: bool) -> None:
-    """Says which objects of a test set no prediction can find, and that there is no ground truth if there is none.
-
-    Args:
-        name: of the dataset.
-        records: its images, with the objects that AP is computed of.
-        masks: whether masks are to be evaluated.
-    """
+    """Says which objects of a test set no prediction can find, and that there is no ground truth if there is none."""
     if not are_annotated(records):
         logger.warning(
             'Test set "%s" has no annotations: predictions for its %s are written, but there will be no AP.',
@@ -84,28 +68,3 @@ def masks_can_be_evaluated(name: str, records: Sequence[dict[str, Any]]) -> bool
             "segmentations, those of crowds included.",
         )
     return not faults
-
-
-def warn_of_evaluation_limit(
-    name: str, records: Sequence[dict[str, Any]], max_detections: int, per_class: bool
-) -> None:
-    """Says that images have more objects than the evaluation counts detections.
-
-    Args:
-        name: of the dataset.
-        records: its images, with the objects that are evaluated.
-        max_detections: TEST.MAX_DETECTIONS.
-        per_class: whether this is a limit to the detections of each class.
-    """
-    missed = "detections beyond it are not counted, so that even a perfect model misses objects"
-    warn_beyond(f'Test set "{name}"', records, "TEST.MAX_DETECTIONS", max_detections, missed, per_class)
-
-
-def warn_of_model_limits(
-    name: str, records: Sequence[dict[str, Any]], detections_per_image: int, num_queries: int
-) -> None:
-    """Says that images have more objects than a model finds, by TEST.DETECTIONS_PER_IMAGE or by its queries."""
-    label = f'Test set "{name}"'
-    missed = "the model returns no more detections"
-    warn_beyond(label, records, "TEST.DETECTIONS_PER_IMAGE", detections_per_image, missed)
-    warn_beyond(label, records, QUERIES_KEY, num_queries, "a query finds one object")

@@ -2,9 +2,8 @@
 
 from pair_detr.open_vocabulary.class_lists import ClassList, class_list, read_class_list
 from pair_detr.open_vocabulary.from_config import check_vocabulary, load_vocabulary
-from pair_detr.open_vocabulary.random_text_weights import random_text_weights
 from pair_detr.open_vocabulary.text_encoders import TextEncoder, build_text_encoder, encode_classes
-from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, require_output
+from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, random_text_weights, require_output
 
 __all__ = [
     "ClassList",

@@ -36,18 +36,10 @@ _ANNOTATIONS = {
 }
 
 
-def _coco() -> ClassList:
-    return class_list(_get_builtin_metadata("coco")["thing_classes"])
-
-
 def _lvis() -> ClassList:
     # As Detectron2's metadata do, the first synonym names the class.
     categories = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
     return class_list([category["synonyms"][0] for category in categories], [c["synonyms"] for c in categories])
-
-
-def _voc() -> ClassList:
-    return class_list(VOC_CLASS_NAMES)
 
 
 def _from_annotations(name: str) -> ClassList:
@@ -57,8 +49,8 @@ def _from_annotations(name: str) -> ClassList:
         raise FileNotFoundError(
             f'The class names of "{name}" are in its annotations, and there is none of '
             f"{', '.join(map(str, candidates))}. Set the environment's DETECTRON2_DATASETS to the folder with the "
-            f'dataset; or give a file in place of "{name}": any .json file with its categories, or a .txt file with a '
-            "class a line."
+            f'dataset; or give a file in place of "{name}": any .json file with its categories, or a .txt file with '
+            "one class per line."
         )
     categories = sorted(read_json(path)["categories"], key=lambda category: category["id"])
     names = [category["name"].strip() for category in categories]
@@ -68,7 +60,11 @@ def _from_annotations(name: str) -> ClassList:
     return {own: (name,) for own, name in zip(unique, names, strict=True)}
 
 
-_BUILTIN: dict[str, Callable[[], ClassList]] = {"coco": _coco, "lvis": _lvis, "voc": _voc}
+_BUILTIN: dict[str, Callable[[], ClassList]] = {
+    "coco": lambda: class_list(_get_builtin_metadata("coco")["thing_classes"]),
+    "lvis": _lvis,
+    "voc": lambda: class_list(VOC_CLASS_NAMES),
+}
 
 
 def class_list(names: Iterable[str], synonyms: Sequence[Iterable[str]] | None = None) -> ClassList:
@@ -100,9 +96,9 @@ def read_class_list(source: str) -> ClassList:
     Args:
         source: "coco", "lvis" (v1) or "voc"; "objects365" or "openimages", whose names are in their annotations, in the
             folder that the environment's DETECTRON2_DATASETS names; a dataset in Detectron2's catalog; a file; or
-            names with commas between them, "cat,dog,traffic cone". A .txt file has a class a line; a .json file is a
-            list of names, an annotation file with "categories" (ordered by their ids, with "synonyms" if they have
-            any), or what is written beside text weights. In text, "|" separates synonyms: "sofa|couch". The first one
+            names with commas between them, "cat,dog,traffic cone". A .txt file has one class per line; a .json file is
+            a list of names, an annotation file with "categories" (ordered by their ids, with "synonyms" if they have
+            any), or what is written next to text weights. In text, "|" separates synonyms: "sofa|couch". The first one
             names the class.
 
     Raises:
@@ -124,7 +120,7 @@ def read_class_list(source: str) -> ClassList:
                 return _from_json(read_json(path))
             return _from_lines(read_text(path).splitlines())
         if "," not in source and path.is_file():
-            raise ValueError("it is a file, but its name does not end with .txt (a class a line) or .json: rename it")
+            raise ValueError("it is a file, but its name does not end with .txt (a class per line) or .json: rename it")
         return _from_lines(source.split(","), keep_empty=True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'"{source}" cannot be read as a list of classes ({error}).') from error

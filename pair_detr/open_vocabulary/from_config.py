@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from pair_detr.data.class_matching import ClassMismatchError, match_order
 from pair_detr.data.model_classes import class_names_or_none, match_test_set
 from pair_detr.open_vocabulary.class_lists import read_class_list
-from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary
+from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, require_same_names
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 def load_vocabulary(cfg: CfgNode) -> Vocabulary | None:
     """The vocabulary in MODEL.CLIP.TEXT_WEIGHTS; None if that is empty, and the classifier linear.
 
-    The names of its classes are those that MODEL.CLIP.VOCABULARY or the .json file beside it tells. For a file that has
-    neither they are those of a dataset of the config that has as many classes.
+    The names of its classes are those that MODEL.CLIP.VOCABULARY or the .json file next to it tells. For a file that
+    has neither they are those of a dataset of the config that has as many classes.
 
     Raises:
         FileNotFoundError, ValueError: see :meth:`Vocabulary.load`.
@@ -43,7 +43,7 @@ def check_vocabulary(vocabulary: Vocabulary | None, training: Sequence[str], tes
     Args:
         vocabulary: of the model; None if it has a linear classifier.
         training: datasets whose class indices are the model's, see :func:`pair_detr.data.datasets_in_label_space`.
-        test: datasets to evaluate on.
+        test: further datasets, to evaluate on.
 
     Raises:
         ValueError: a dataset has other classes, or the first one to train on the same in another order, which all
@@ -54,7 +54,7 @@ def check_vocabulary(vocabulary: Vocabulary | None, training: Sequence[str], tes
     for number, name in enumerate(training):
         classes = class_names_or_none(name)
         if classes and (number == 0 or not _is_reordered(vocabulary.names, classes)):
-            vocabulary.require_names(classes, f'Dataset "{name}"')
+            require_same_names(classes, vocabulary.names, f'Dataset "{name}"', vocabulary.source)
     for name in test:
         try:
             match_test_set(vocabulary.names, name, f"those of {vocabulary.source}")

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,26 +24,12 @@ _CLIP_CACHE = Path("~/.cache/clip")
 _STATE_DICT = "Where it comes from, save model.state_dict() alone."
 
 
-class TextEncoder(ABC):
-    """Maps texts to vectors, on the CPU.
+class TextEncoder:
+    """Maps texts to vectors, on the CPU: a model with ``encode_text``, and the tokenizer that belongs to it.
 
     Attributes:
         name: family and model, "clip:ViT-B/32".
     """
-
-    name: str
-
-    @abstractmethod
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """(N, length) token ids. Texts that are too long are cut; the end token stays."""
-
-    @abstractmethod
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) fp32 embeddings, of any length."""
-
-
-class _ClipLike(TextEncoder):
-    """A model with ``encode_text``, and the tokenizer that belongs to it."""
 
     def __init__(self, name: str, model: torch.nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
         self.name = name
@@ -52,12 +37,12 @@ class _ClipLike(TextEncoder):
         self._tokenizer = tokenizer
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """See :class:`TextEncoder`."""
+        """(N, length) token ids. Texts that are too long are cut; the end token stays."""
         return self._tokenizer(list(texts))
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """See :class:`TextEncoder`."""
+        """(N, D) fp32 embeddings, of any length."""
         tokens = self.tokenize(texts)
         return torch.cat([self._model.encode_text(part).float() for part in tokens.split(_BATCH_SIZE)])
 
@@ -91,7 +76,6 @@ def encode_classes(
     and normalized.
 
     Args:
-        encoder: encodes.
         classes: names and synonyms. Underscores become spaces in the texts.
         prompts: texts with "{}" where the word goes.
         use_synonyms: average over them; otherwise the first one stands alone.
@@ -127,11 +111,8 @@ def _build_clip(name: str, model: str, checkpoint: str | os.PathLike) -> TextEnc
         raise ValueError(f'clip has no model "{model}"; choose one of {", ".join(_CLIP_DIMS)}.')
     # The file name that clip downloads to.
     cached = _CLIP_CACHE / f"{model.replace('/', '-').replace('@', '-')}.pt"
-    path = _find_checkpoint(
-        name,
-        checkpoint or cached,
-        f"python -c \"import clip; clip.load('{model or 'ViT-B/32'}', download_root='.')\"",
-    )
+    command = f"python -c \"import clip; clip.load('{model or 'ViT-B/32'}', download_root='.')\""
+    path = _find_checkpoint(name, checkpoint or cached, command)
     state = _read_state(path)
     try:
         dim = state["text_projection"].shape[1]
@@ -146,7 +127,7 @@ def _build_clip(name: str, model: str, checkpoint: str | os.PathLike) -> TextEnc
             "the file of that model, or the name of this one."
         )
     length = network.context_length
-    return _ClipLike(name, network, lambda texts: clip.tokenize(texts, context_length=length, truncate=True))
+    return TextEncoder(name, network, lambda texts: clip.tokenize(texts, context_length=length, truncate=True))
 
 
 def _build_open_clip(name: str, model: str, checkpoint: str | os.PathLike) -> TextEncoder:
@@ -176,7 +157,7 @@ def _build_open_clip(name: str, model: str, checkpoint: str | os.PathLike) -> Te
         network.load_state_dict({key: value for key, value in state.items() if key not in _OPENAI_KEYS})
     except RuntimeError as error:
         raise ValueError(f"{path} does not hold the weights of {name}. {error}") from error
-    return _ClipLike(name, network, open_clip.get_tokenizer(model))
+    return TextEncoder(name, network, open_clip.get_tokenizer(model))
 
 
 # Width of the embeddings of the models that the package clip has.

@@ -20,6 +20,8 @@ from pair_detr.utils.outputs import require_outputs
 
 _MAKE = 'make new ones with "python -m pair_detr.tools.text_weights"'
 _NAMED_IN_A_MESSAGE = 5
+# Of two random texts, on average: that of COCO's class names.
+_RANDOM_COSINE = 0.8
 
 
 class UnnamedClassesError(ValueError):
@@ -47,11 +49,7 @@ class Vocabulary:
     source: str = "The vocabulary"
 
     def __post_init__(self) -> None:
-        """Validates.
-
-        Raises:
-            ValueError: the weights are not a matrix of finite numbers with a row a name, or a row is zero.
-        """
+        """Normalizes the weights; a ValueError if they are not a finite matrix with a row, not zero, for each name."""
         if isinstance(self.names, str):
             raise ValueError(f"{self.source}: names is the text {self.names!r}; give a list of class names.")
         object.__setattr__(self, "names", tuple(self.names))
@@ -79,7 +77,7 @@ class Vocabulary:
                 faulty = [f"{i} ({self.names[i]})" for i in rows.nonzero()[:, 0].tolist()]
                 raise ValueError(
                     f"{self.source}: text weights are {fault} in {len(faulty)} rows: "
-                    f"{', '.join(faulty[:_NAMED_IN_A_MESSAGE])}. The file may be damaged: fetch it again, or {_MAKE}."
+                    f"{join_some(faulty, _NAMED_IN_A_MESSAGE)}. The file may be damaged: fetch it again, or {_MAKE}."
                 )
         return F.normalize(weights, dim=1)
 
@@ -96,9 +94,9 @@ class Vocabulary:
         """Reads text weights, as published or as :meth:`save` writes them.
 
         Args:
-            path: .npy file, a (C, D) matrix. A .json file of the same name beside it tells the names of the classes,
+            path: .npy file, a (C, D) matrix. A .json file of the same name next to it tells the names of the classes,
                 and the checksum of the .npy file.
-            names: of the classes, for a file that has no .json file beside it; checked against it if it has.
+            names: of the classes, for a file that has no .json file next to it; checked against it if it has.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -122,8 +120,8 @@ class Vocabulary:
         if names is None and own_names is None:
             raise UnnamedClassesError(
                 f"The classes of the {len(weights)} text weights in {path} are not known, as there is no "
-                f"{description.name} beside it. Name them with MODEL.CLIP.VOCABULARY (coco, lvis, voc, or a file with "
-                f"a class a line), or {_MAKE}.",
+                f"{description.name} next to it. Name them with MODEL.CLIP.VOCABULARY (coco, lvis, voc, or a file with "
+                f"one class per line), or {_MAKE}.",
                 len(weights),
             )
         if names is not None and own_names is not None:
@@ -131,11 +129,9 @@ class Vocabulary:
         return cls(tuple(own_names or names), weights, metadata, str(path))
 
     def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
-        """Writes the weights to ``path`` (.npy), and names, metadata and checksum to a .json file beside it.
+        """Writes the weights to ``path`` (.npy), and names, metadata and checksum to a .json file next to it.
 
-        Args:
-            path: of the file. Text weights that this method wrote are replaced.
-            overwrite: replace others as well.
+        Text weights that this method wrote are replaced, others if ``overwrite``.
 
         Raises:
             ValueError: ``path`` has another ending.
@@ -173,9 +169,13 @@ class Vocabulary:
         metadata = {key: value for key, value in self.metadata.items() if key != "synonyms"}
         return Vocabulary(tuple(names), self.weights[found], metadata, f"A choice from {self.source}")
 
-    def require_names(self, names: Sequence[str], owner: str) -> None:
-        """Raises a ValueError unless the classes are these, in this order; ``owner`` has them in the message."""
-        require_same_names(names, self.names, owner, self.source)
+
+def random_text_weights(names: Sequence[str], dim: int = 64) -> Vocabulary:
+    """Directions that have nothing to do with the names, as alike as CLIP's texts are; the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    common, *own = F.normalize(torch.randn(1 + len(names), dim, generator=generator), dim=1)
+    weights = _RANDOM_COSINE**0.5 * common + (1 - _RANDOM_COSINE) ** 0.5 * torch.stack(own)
+    return Vocabulary(tuple(names), weights, {"encoder": "random"})
 
 
 def require_output(path: Path, overwrite: bool = False) -> None:
@@ -183,16 +183,14 @@ def require_output(path: Path, overwrite: bool = False) -> None:
     if path.suffix != ".npy":
         raise ValueError(f"text weights go to a .npy file, not to {path}: change its name")
     description = path.with_suffix(".json")
-    if not overwrite and description.is_file() and not _is_description(read_json(description)):
-        raise FileExistsError(
-            f"{description} would be overwritten, and does not belong to text weights: choose another name than "
-            f"{path.name}."
-        )
+    if not overwrite and description.is_file():
+        content = read_json(description)
+        if not isinstance(content, dict) or not {"names", "sha256"} <= content.keys():
+            raise FileExistsError(
+                f"{description} would be overwritten, and does not belong to text weights: choose another name than "
+                f"{path.name}."
+            )
     require_outputs([path], "text weights", overwrite=overwrite)
-
-
-def _is_description(content: Any) -> bool:
-    return isinstance(content, dict) and {"names", "sha256"} <= content.keys()
 
 
 def require_same_names(names: Sequence[str], expected: Sequence[str], owner: str, source: str) -> None:
@@ -228,7 +226,7 @@ def _read_description(path: Path, weights: Path) -> dict[str, Any]:
             raise ValueError("its names are not a list of texts")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} does not describe the text weights beside it ({type(error).__name__}: {error}). Remove it, and "
+            f"{path} does not describe the text weights next to it ({type(error).__name__}: {error}). Remove it, and "
             "name the classes with MODEL.CLIP.VOCABULARY; or write both files anew."
         ) from error
     checksum = content.pop("sha256", None)

@@ -24,7 +24,7 @@ from pair_detr.tensor_files.pickles import ForbiddenClassError, load_arrays
 from pair_detr.tensor_files.torchscript import is_torchscript, read_torchscript
 from pair_detr.utils.file_stamps import Stamp, are_unchanged, record_read, recorded_reads
 
-# What files hold beside tensors: the arguments of a training, paths, and NumPy's numbers and arrays.
+# What files hold besides tensors: the arguments of a training, paths, and NumPy's numbers and arrays.
 _HARMLESS = [
     argparse.Namespace,
     *(pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath),

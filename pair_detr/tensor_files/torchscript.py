@@ -109,7 +109,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 def _names_of_tensors(archive: zipfile.ZipFile, folder: str) -> dict[str, set[str]]:
-    """Names of the parameters and buffers of each class; other attributes may be tensors, too."""
+    """Names of the parameters and buffers of each class; other attributes may also be tensors."""
     names = {}
     for file in archive.namelist():
         if file.startswith(folder) and file.endswith(".py"):

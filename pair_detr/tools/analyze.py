@@ -9,7 +9,6 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from fvcore.nn import parameter_count
-from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
@@ -20,6 +19,7 @@ from pair_detr.tools.common import (
     add_overwrite_argument,
     describe_machine,
     load_model_config,
+    markdown,
     run,
     tool_logger,
     tool_parser,
@@ -47,13 +47,7 @@ def default_size(cfg: CfgNode) -> tuple[int, int]:
 
 
 def module_table(model: nn.Module, flops: dict[tuple[int, int], Counter[str]], depth: int) -> list[dict[str, Any]]:
-    """Parameters, trained ones, and operations of the modules of a detector, to a depth of its tree.
-
-    Args:
-        model: the detector.
-        flops: by module, for each size.
-        depth: 1 is the detector's own parts.
-    """
+    """Parameters and operations of the modules of a detector, to a depth of its tree (1: its own parts)."""
     parameters = parameter_count(model)
     rows = []
     for name, module in model.named_modules():
@@ -72,44 +66,21 @@ def module_table(model: nn.Module, flops: dict[tuple[int, int], Counter[str]], d
 
 
 def _modules_table(rows: list[dict[str, Any]], sizes: Sequence[str]) -> str:
-    lines = [
-        [
-            row["module"] or "all",
-            f"{row['parameters'] / 1e6:.3f}",
-            f"{row['trained'] / 1e6:.3f}",
-            *(f"{row['flops'][size] / 1e9:.3f}" for size in sizes),
-        ]
-        for row in rows
-    ]
-    headers = ["module", "parameters (M)", "trained (M)", *(f"GFLOPs {size}" for size in sizes)]
-    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+    lines = []
+    for row in rows:
+        numbers = row["parameters"] / 1e6, row["trained"] / 1e6, *(row["flops"][size] / 1e9 for size in sizes)
+        lines.append([row["module"] or "all", *(f"{number:.3f}" for number in numbers)])
+    return markdown(lines, ["module", "parameters (M)", "trained (M)", *(f"GFLOPs {size}" for size in sizes)])
 
 
 def _speed_table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        [
-            row["size"],
-            row["batch"],
-            row["precision"],
-            f"{row['saved_bytes'] / 2**20:.1f}",
-            f"{row['seconds'] * 1000:.1f}",
-            f"{row['batch'] / row['seconds']:.2f}",
-        ]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        memory, milliseconds = f"{row['saved_bytes'] / 2**20:.1f}", f"{row['seconds'] * 1000:.1f}"
+        case = row["size"], row["batch"], row["precision"]
+        lines.append([*case, memory, milliseconds, f"{row['batch'] / row['seconds']:.2f}"])
     headers = ["size", "batch", "precision", "activations of a training step (MiB)", "inference (ms)", "images/s"]
-    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
-
-
-def _count(
-    detector: nn.Module, sizes: Sequence[tuple[int, int]], depth: int, channels: int
-) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """:func:`module_table` of a detector, and the calls of operators that are not counted."""
-    flops, uncounted = {}, Counter()
-    for size in sizes:
-        flops[size], operators = count_flops(detector, *size, channels)
-        uncounted |= operators
-    return module_table(detector, flops, depth), uncounted
+    return markdown(lines, headers)
 
 
 def _measure(model: nn.Module, cfg: CfgNode, sizes: Sequence[tuple[int, int]], args: argparse.Namespace) -> list[dict]:
@@ -136,11 +107,7 @@ def _measure(model: nn.Module, cfg: CfgNode, sizes: Sequence[tuple[int, int]], a
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        FileNotFoundError, KeyError, ValueError: the config cannot be used.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Counts parameters and operations of each module, and measures the memory of activations, latency and images a "
         "second by batch size and precision, on random images and random weights.",
@@ -166,7 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cfg = without_data(load_model_config(args))
     sizes = args.sizes or [default_size(cfg)]
     model = build_model(cfg).eval()
-    modules, uncounted = _count(model.detector, sizes, args.depth, len(cfg.MODEL.PIXEL_MEAN))
+    flops, uncounted = {}, Counter()
+    for size in sizes:
+        flops[size], operators = count_flops(model.detector, *size, len(cfg.MODEL.PIXEL_MEAN))
+        uncounted |= operators
+    modules = module_table(model.detector, flops, args.depth)
     names = [f"{h}x{w}" for h, w in sizes]
     logger.info(
         "%s, inference of one image; an operation is a multiply-add\n%s\nNot counted, by number of calls: %s",

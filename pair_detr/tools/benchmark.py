@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.utils.logger import setup_logger
-from tabulate import tabulate
 
 from pair_detr.analysis.speed import make_batch, measure
 from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import load_config
 from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
-from pair_detr.tools.common import describe_machine, run, tool_logger, tool_parser, without_data
+from pair_detr.tools.common import describe_machine, markdown, parse, run, tool_logger, tool_parser, without_data
 
 logger = tool_logger("benchmark")
 
@@ -67,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--boxes", type=int, default=8, help="of an image")
     parser.add_argument("--repeats", type=int, default=10, help="timed rounds, after 2 to warm up")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options, as KEY VALUE ...")
-    args = parser.parse_args(arguments)
+    args = parse(parser, arguments)
     if min(args.images, *args.size, args.repeats) < 1 or args.boxes < 0:
         parser.error("--images, --size and --repeats must be 1 or more, --boxes 0 or more")
-    setup_logger(name="pair_detr")
     configure_cpu(1)
 
     steps = []
@@ -92,9 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.boxes,
         describe_machine(cfg.MODEL.DEVICE),
         args.repeats,
-        tabulate(
-            rows, ["variant", "median ms", f"ratio to {args.variants[0]}"], tablefmt="github", disable_numparse=True
-        ),
+        markdown(rows, ["variant", "median ms", f"ratio to {args.variants[0]}"]),
     )
 
 

@@ -1,12 +1,10 @@
-"""Memory of the mask head in training, beside the plain one: ``python -m pair_detr.tools.benchmark_masks``."""
+"""Memory of the mask head in training, next to the plain one: ``python -m pair_detr.tools.benchmark_masks``."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from detectron2.utils.logger import setup_logger
-from tabulate import tabulate
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
@@ -14,7 +12,7 @@ from pair_detr.analysis.speed import saved_bytes
 from pair_detr.losses.masks import dice_loss, mask_losses
 from pair_detr.modeling.mask_head import MaskHead
 from pair_detr.structures import FeatureMaps, MaskQueries, Memory
-from pair_detr.tools.common import describe_machine, run, tool_logger, tool_parser
+from pair_detr.tools.common import describe_machine, markdown, parse, run, tool_logger, tool_parser
 
 logger = tool_logger("benchmark_masks")
 
@@ -23,14 +21,7 @@ _DIM, _HEADS, _CHANNELS, _STRIDES = 256, 8, [1024, 512, 256], (32, 16, 8, 4)
 
 
 def make_queries(images: int, size: tuple[int, int], queries: int, device: torch.device) -> MaskQueries:
-    """Random inputs of a mask head.
-
-    Args:
-        images: of the batch.
-        size: height and width of the batch in pixels.
-        queries: of an image.
-        device: of the tensors; "meta" has no values.
-    """
+    """Random inputs of a mask head for a batch of ``size``, (height, width) in pixels; on "meta" without values."""
     coarsest, *finer = [tuple(-(-side // stride) for side in size) for stride in _STRIDES]
     projected = torch.randn(images, _DIM, *coarsest, device=device)
     maps = FeatureMaps(
@@ -68,7 +59,7 @@ def plain_loss(head: MaskHead, mask_queries: MaskQueries, matched: int, targets:
 
 
 def peak_bytes(loss: Callable[[], Tensor]) -> int:
-    """Highest memory of a forward and a backward pass on a GPU, beside what was there before."""
+    """Highest memory that a forward and a backward pass add on a GPU."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     loss().backward()
@@ -106,10 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=2, help="of a batch")
     parser.add_argument("--objects", type=int, default=10, help="of an image")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), help="height and width in pixels")
-    args = parser.parse_args(arguments)
+    args = parse(parser, arguments)
     if min(*args.queries, args.images, args.objects, *args.size) < 1:
         parser.error("--queries, --images, --objects and --size must be 1 or more")
-    setup_logger(name="pair_detr")
     has_gpu = torch.cuda.is_available()
     rows = []
     for queries in args.queries:
@@ -123,12 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *args.size,
         args.objects,
         describe_machine("cuda" if has_gpu else "cpu"),
-        tabulate(
-            rows,
-            ["mask head", "queries", "GiB kept for the backward pass", *["peak GiB"] * has_gpu],
-            tablefmt="github",
-            disable_numparse=True,
-        ),
+        markdown(rows, ["mask head", "queries", "GiB kept for the backward pass", *["peak GiB"] * has_gpu]),
     )
 
 

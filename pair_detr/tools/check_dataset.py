@@ -3,16 +3,16 @@
 import logging
 from collections.abc import Sequence
 
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
 from pair_detr.config_files import load_config
-from pair_detr.data import DatasetReport, check_dataset, datasets_in_label_space, load_dataset, register_from_config
+from pair_detr.data import check_dataset, datasets_in_label_space, load_dataset, register_from_config
+from pair_detr.data.checks.report import DatasetReport
 from pair_detr.data.checks.segment_files import absent_segments
-from pair_detr.data.checks.validation import unreadable_images
+from pair_detr.data.checks.trainable import unreadable_images
 from pair_detr.data.model_classes import compare_classes
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.tools.common import parse, run, tool_logger, tool_parser
 from pair_detr.utils.messages import one_line
 
 logger = tool_logger("check_dataset")
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = tool_parser(
         "Counts boxes, crowds and images of every class, and lists missing images, unknown classes, invalid boxes, "
         "crowds, missing and malformed masks, duplicates and images without objects or labels. Compares the "
-        "classes of all datasets with those of the first. Exits with 1 if training would stop at one of the data "
-        "sets, or at the classes of two of them.",
+        "classes of all datasets with those of the first. Exits with 1 if training would stop at one of the "
+        "datasets, or at the classes of two of them.",
         "check_dataset my_train my_val --config-file my.yaml --open-images",
     )
     parser.add_argument(
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="config that registers the datasets")
     parser.add_argument("--open-images", action="store_true", help="also read every image, which takes its time")
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     names, free = args.names, set()
     if args.config_file:
         cfg = load_config(args.config_file)
@@ -56,12 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(name: str, open_images: bool) -> bool:
-    """Says what is in a dataset and what is wrong with it; whether it can be trained on.
-
-    Args:
-        name: of the dataset.
-        open_images: also read every image.
-    """
+    """Says what is in a dataset and what is wrong with it; whether it can be trained on."""
     try:
         report = check_dataset(name)
     except (KeyError, OSError, ValueError, ImportError) as error:
@@ -89,12 +83,7 @@ def check(name: str, open_images: bool) -> bool:
 
 
 def compare(first: str, name: str) -> bool:
-    """Says how the classes of a dataset differ from those of another; whether a run may use both.
-
-    Args:
-        first: whose classes a model would have.
-        name: of the dataset to compare with it.
-    """
+    """Says how the classes of a dataset differ from those of the first; whether a run may use both."""
     difference = compare_classes(first, name)
     if difference is None:
         return True
@@ -125,7 +114,7 @@ def _log_faults(report: DatasetReport) -> None:
         )
     if report.missing_hint:
         logger.info("%s: missing images: %s", report.name, report.missing_hint)
-    # Good data have many of these, too.
+    # Good data also have many of these.
     for title, items in (
         ("crowd", report.crowds),
         ("without objects", report.without_objects),
@@ -139,7 +128,7 @@ def _log_faults(report: DatasetReport) -> None:
 
 
 def class_table(report: DatasetReport) -> str:
-    """A line a class: its usable boxes, the images that have some, its crowds, and the images labeled with it.
+    """A line per class: its usable boxes, the images that have some, its crowds, and the images labeled with it.
 
     Where there are objects that Pascal VOC calls difficult, it says how many of the boxes these are.
     """

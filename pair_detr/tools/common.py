@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
 
 from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
@@ -34,13 +35,7 @@ def tool_logger(name: str) -> logging.Logger:
 
 
 def tool_parser(description: str, *examples: str, package: str = "pair_detr.tools") -> argparse.ArgumentParser:
-    """A parser whose ``--help`` ends with commands that can be typed as they are.
-
-    Args:
-        description: what the tool is for.
-        examples: the tool's name and arguments of each.
-        package: where the tool is.
-    """
+    """A parser whose ``--help`` ends with commands that can be typed as they are: a tool's name and arguments."""
     start = f"python -m {package}."
     parser = argparse.ArgumentParser(
         prog=start + examples[0].split()[0],
@@ -50,6 +45,18 @@ def tool_parser(description: str, *examples: str, package: str = "pair_detr.tool
     )
     add_traceback_argument(parser)
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line, and sets up the loggers of tools that do no more than log to the terminal."""
+    args = parser.parse_args(arguments)
+    setup_logger(name="pair_detr")
+    return args
+
+
+def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """A table with its numbers as they are written."""
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -> None:
@@ -81,12 +88,7 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
 
 
 def load_model_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a tool's arguments; sets up loggers and the CPU.
-
-    Raises:
-        FileNotFoundError, KeyError: see :func:`pair_detr.config_files.load_config`.
-        ValueError: see :func:`pair_detr.config.validation.check_config`.
-    """
+    """The config of a tool's arguments; sets up loggers and the CPU."""
     setup_logger(name="pair_detr")
     configure_cpu(1)
     cfg = load_config(args.config_file, args.opts)
@@ -121,8 +123,7 @@ def load_predictor(args: argparse.Namespace, vocabulary: Sequence[str] | None = 
     """The model of a tool's arguments.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError, CheckpointError: see :func:`load_model_config` and
-            :class:`pair_detr.Predictor`; or there are no weights.
+        ValueError: there are no weights; for others see :class:`pair_detr.Predictor`.
     """
     cfg = load_model_config(args)
     if not cfg.MODEL.WEIGHTS:

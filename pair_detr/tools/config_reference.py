@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from detectron2.utils.logger import setup_logger
-
 import pair_detr.config
-from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 from pair_detr.utils.outputs import MARK, require_outputs, writing
 
 logger = tool_logger("config_reference")
@@ -47,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("docs/configuration.md"), help="the file to write")
     add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     require_outputs([args.output], overwrite=args.overwrite)
     entries = read_entries(inspect.getsource(pair_detr.config.defaults))
     with writing(args.output) as temporary:
@@ -57,11 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_entries(source: str) -> list[Entry]:
-    """Reads the comments of a config.
+    """Reads the comments of Python code that sets keys with lines of the form ``cfg.A.B = value``.
 
-    Args:
-        source: Python code that sets keys with lines of the form ``cfg.A.B = value``; the comment of a key stands above
-            it or above the lines that it follows without a gap.
+    The comment of a key stands above it, or above the lines that it follows without a gap.
     """
     values = {
         node.lineno: (ast.unparse(node.targets[0]).removeprefix("cfg."), node.value)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
 
 from pair_detr.checkpoint import (
     AUTHOR,
@@ -31,7 +30,7 @@ from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
 from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import load_config
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.tools.common import parse, run, tool_logger, tool_parser
 from pair_detr.utils.atomic import atomic_replace
 from pair_detr.utils.finiteness import describe_non_finite
 from pair_detr.utils.messages import join_some
@@ -50,9 +49,6 @@ def convert_file(
     """The checkpoint for Detectron2 that foreign weights, or those of this package in another entry, become.
 
     Args:
-        checkpoint: what was read.
-        input_path: where from, for messages.
-        source: as of :func:`pair_detr.checkpoint.convert`, like ``num_classes`` and ``keep_91``.
         cfg: a config that the weights have to fit; its DC5 and its number of heads become part of the metadata.
 
     Raises:
@@ -87,13 +83,10 @@ def reverse(
     class_names: list[str] | None,
     keep_classes: bool,
 ) -> Exported:
-    """Weights of this package for another code base.
+    """Weights of this package for ``target``, "official" or "transformers".
 
     Args:
-        checkpoint: the weights.
-        target: "official" or "transformers".
         cfg: the config of the model; None takes the metadata of the file.
-        class_names: as of :func:`pair_detr.checkpoint.export_official`, like ``keep_classes``.
 
     Raises:
         ConversionError: the other code base cannot have such a model, or not enough is known of it.
@@ -142,15 +135,8 @@ def _fill_folder(exported: Exported, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        FileNotFoundError, FileExistsError, ConversionError: see :func:`pair_detr.checkpoint.read_checkpoint`,
-            :func:`check_output`, :func:`convert_file` and :func:`reverse`.
-        ValueError: see :func:`pair_detr.config.validation.check_values`.
-    """
+    """Runs the tool."""
     args = _parse(arguments)
-    setup_logger(name="pair_detr")
     check_output(args.output, args.overwrite)
     if args.output.resolve() == args.input.resolve():
         raise FileExistsError(f"{args.output} is the input. Choose another path for the output.")
@@ -202,7 +188,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--keep-91", action="store_true", help="keep classifiers over COCO's 91 raw ids (panoptic: 250)"
     )
     parser.add_argument("--entry", default="", help="entry of INPUT with the weights, if there are several")
-    parser.add_argument("--allow-pickle", action="store_true", help="read objects, too; only from whom you trust")
+    parser.add_argument("--allow-pickle", action="store_true", help="also read objects; only from whom you trust")
     parser.add_argument(
         "--config-file",
         metavar="FILE",
@@ -219,7 +205,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="with --reverse, names of the classes, one a line"
     )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments)
 
 
 if __name__ == "__main__":

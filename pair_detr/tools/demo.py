@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.data.image_input import as_bgr, open_file
+from pair_detr.data.image_input import as_format, open_file
 from pair_detr.open_vocabulary import read_class_list
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (
@@ -56,24 +56,16 @@ class Demo:
         outputs["instances"] = instances = outputs["instances"].to("cpu")
         outputs["instances"] = instances = instances[instances.scores >= self._confidence]
         self.results.add(name, instances, **details)
-        return draw_detections(as_bgr(image), outputs, self._predictor.metadata)
+        return draw_detections(as_format(image, "BGR"), outputs, self._predictor.metadata)
 
     def image(self, file: Path, output: Path) -> None:
-        """Draws an image.
-
-        Raises:
-            OSError, ValueError: it cannot be read; the message names it.
-        """
+        """Draws an image."""
         picture = Image.fromarray(self.detect(open_file(file), str(file)))
         with writing(output) as temporary:
             picture.save(temporary, quality=92)
 
     def video(self, source: Path | int, output: Path, limit: int | None = None) -> None:
-        """Draws a video, frame by frame.
-
-        Raises:
-            OSError: it cannot be read, or ends early; the message names it.
-        """
+        """Draws a video, frame by frame."""
         frames = Frames(source)
         name = f"webcam {source}" if isinstance(source, int) else str(source)
         total = frames.expected if limit is None else min(limit, frames.expected or limit)
@@ -120,9 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit status: 1 if an input could not be read.
-
-    Raises:
-        FileNotFoundError, ValueError, ImportError: bad arguments, before anything is written.
     """
     parser = tool_parser(
         "Detects objects in images, folders, patterns and videos. Writes a picture or video for each, and one file in "

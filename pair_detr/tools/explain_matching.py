@@ -11,7 +11,7 @@ from detectron2.data.transforms import ScaleTransform, TransformList
 
 from pair_detr.analysis.matching_report import report_matching
 from pair_detr.data import load_dataset
-from pair_detr.data.checks.validation import validate
+from pair_detr.data.checks.trainable import validate
 from pair_detr.data.image_input import as_format
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (
@@ -81,15 +81,11 @@ def prepare(predictor: Predictor, record: dict[str, Any], dataset: str) -> dict[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, KeyError, ValueError: the model, the dataset or the image; the message names it.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "For an image with annotated objects: the cost of each object with each query, which query the matching chose, "
-        "and how much its class, its L1 distance and its GIoU contribute. Writes a PNG, and the numbers as JSON beside "
-        "it; prints a table.",
+        "and how much its class, its L1 distance and its GIoU contribute. Writes a PNG, and the numbers as JSON next "
+        "to it; prints a table.",
         "explain_matching --config-file quickstart --weights output/quickstart/pair_detr/model_final.pth "
         "--image 000000.png --output matching.png",
     )

@@ -3,26 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from pair_detr.data import datasets_root
 from pair_detr.data.datasets.open_shapes import make_open_shapes
 from pair_detr.data.datasets.shapes import CLASS_NAMES, ensure_shapes
 from pair_detr.data.datasets.shapes_folder import TEXTS
 from pair_detr.open_vocabulary import Vocabulary, random_text_weights, require_output
-from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 
 logger = tool_logger("make_open_shapes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, ValueError: see :func:`pair_detr.data.datasets.shapes.make_shapes`,
-            :func:`pair_detr.data.datasets.open_shapes.make_open_shapes` and
-            :meth:`pair_detr.open_vocabulary.Vocabulary.save`.
-    """
+    """Runs the tool."""
     root = datasets_root() / "shapes"
     parser = tool_parser(
         "Makes open_shapes_train_boxes, open_shapes_train_image_labels and open_shapes_val from the "
@@ -31,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", default=str(root), metavar="FOLDER", help="of the shapes")
     add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     texts = Path(args.output).expanduser() / TEXTS
     require_output(texts, args.overwrite)
     ensure_shapes(args.output)

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from pair_detr.data import datasets_root
 from pair_detr.data.datasets.ov_coco import (
     IMAGE_LABEL_FILE,
@@ -16,18 +14,14 @@ from pair_detr.data.datasets.ov_coco import (
     validation_boxes,
 )
 from pair_detr.data.datasets.withhold import read_annotations
-from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 from pair_detr.utils.outputs import require_outputs, write_marked_json
 
 logger = tool_logger("make_ov_coco")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, ValueError: COCO's annotations cannot be read, or are not those of COCO.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Writes ovcoco_2017_train_base, ovcoco_2017_val and ovcoco_2017_train_image_labels from "
         "coco/annotations/instances_{train,val}2017.json. From the full files come 107761 training and 4836 "
@@ -46,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="take the image labels from class names in captions_train2017.json rather than from the withheld boxes",
     )
     add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     root = Path(args.root).expanduser()
     annotations = root / "coco" / "annotations"
     inputs = [annotations / f"{name}.json" for name in ("instances_train2017", "instances_val2017")]

@@ -2,20 +2,14 @@
 
 from collections.abc import Sequence
 
-from detectron2.utils.logger import setup_logger
-
 from pair_detr.data import datasets_root, make_panoptic_shapes, make_shapes
-from pair_detr.tools.common import run, tool_logger, tool_parser
+from pair_detr.tools.common import parse, run, tool_logger, tool_parser
 
 logger = tool_logger("make_shapes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        FileExistsError, ValueError: see :func:`pair_detr.data.datasets.shapes.make_shapes`.
-    """
+    """Runs the tool."""
     default = datasets_root() / "shapes"
     parser = tool_parser(
         "Makes the datasets shapes_train and shapes_val: circles, rectangles and triangles on noise, with boxes and "
@@ -29,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--panoptic", action="store_true", help="also make panoptic_shapes_train and panoptic_shapes_val of them"
     )
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     made = make_shapes(args.output, args.train, args.val, args.seed)
     state = "made" if made else "there already, nothing to do"
     logger.info("%d training and %d validation images in %s: %s", args.train, args.val, args.output, state)

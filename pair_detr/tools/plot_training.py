@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
-from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 from pair_detr.utils.file_search import find_files
 from pair_detr.utils.outputs import require_outputs, writing
 from pair_detr.visualization.training_curves import Published, Run, read_published, read_run, summarize
@@ -42,18 +40,8 @@ def _read_published(paths: Sequence[Path]) -> list[Published]:
     return [read_published(file) for file in files]
 
 
-def _with_epochs(groups: dict[str, list[Run]], epoch_length: float | None) -> dict[str, list[Run]]:
-    if epoch_length is None:
-        return groups
-    return {name: [dataclasses.replace(r, epoch_length=epoch_length) for r in runs] for name, runs in groups.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        FileNotFoundError, ValueError: a run or a file cannot be read; the message names it.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Draws AP, total loss and every loss term of trainings into one figure, as PNG and SVG, and prints how fast "
         "they got to an AP. Several seeds become a line with a band. The axis counts epochs where all runs know them, "
@@ -75,15 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--epoch-length", type=float, metavar="N", help="iterations of an epoch, for runs that do not tell"
     )
     parser.add_argument("--title", default="", help="of the figure")
-    parser.add_argument("--output", type=Path, default=Path("training.png"), help="the PNG; the SVG is beside it")
+    parser.add_argument("--output", type=Path, default=Path("training.png"), help="the PNG; the SVG is next to it")
     add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
+    args = parse(parser, arguments)
     if args.epoch_length is not None and args.epoch_length <= 0:
         parser.error(f"--epoch-length {args.epoch_length}: it must be above 0")
     outputs = [args.output.with_suffix(suffix) for suffix in (".png", ".svg")]
     require_outputs(outputs, overwrite=args.overwrite)
-    setup_logger(name="pair_detr")
-    groups = _with_epochs(read_groups(args.runs, args.metric), args.epoch_length)
+    groups = read_groups(args.runs, args.metric)
+    if args.epoch_length is not None:
+        known = {"epoch_length": args.epoch_length}
+        groups = {name: [dataclasses.replace(r, **known) for r in runs] for name, runs in groups.items()}
     published = _read_published(args.published)
     unknown = [name for name, runs in groups.items() if any(r.epoch_length is None for r in runs)]
     if published and unknown:

@@ -26,7 +26,7 @@ from pycocotools import mask as mask_util
 from pair_detr import engine
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import datasets_root, load_dataset, make_shapes
-from pair_detr.data.annotation_masks import to_rle
+from pair_detr.data.annotation_masks import decode_mask
 from pair_detr.engine.run_lock import claimed
 from pair_detr.tools.common import add_overwrite_argument, run, tool_parser
 from pair_detr.utils.json_files import read_json
@@ -47,12 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the data, trains, evaluates, draws, and prints the result.
 
     The last line is ``AP=0.xxx AP50=0.xxx``, with masks followed by `` mask_AP=0.xxx mask_AP50=0.xxx``.
-
-    Raises:
-        PermissionError: the folder of the datasets cannot be written.
-        FileExistsError: a picture of the user would be replaced.
-        FolderInUseError: another run writes to the folder of the results.
-        TrainingInterrupted: a signal stopped the training; a checkpoint has been written.
     """
     parser = tool_parser(
         "Makes a dataset of shapes, trains a detector on it - on a CPU in a few minutes -, evaluates it, and draws "
@@ -133,9 +127,6 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
 
     Args:
         images: in Detectron2's standard format.
-        results_file: predictions in COCO's result format.
-        metadata: of the dataset.
-        output: PNG file to write.
     """
     class_ids = metadata.thing_dataset_id_to_contiguous_id
     predicted: dict[int, list[_Object]] = defaultdict(list)
@@ -160,9 +151,7 @@ def draw_predictions(images: list[dict], results_file: Path, metadata: Metadata,
                 BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS),
                 annotation["category_id"],
                 metadata.thing_classes[annotation["category_id"]],
-                mask_util.decode(to_rle(annotation["segmentation"], image["height"], image["width"]))
-                if with_masks
-                else None,
+                decode_mask(annotation["segmentation"], image["height"], image["width"]) if with_masks else None,
             )
             for annotation in image["annotations"]
         ]

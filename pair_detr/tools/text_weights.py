@@ -3,23 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, encode_classes, read_class_list, require_output
-from pair_detr.tools.common import add_overwrite_argument, output_file, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, output_file, parse, run, tool_logger, tool_parser
 
 logger = tool_logger("text_weights")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, ValueError, ImportError: the classes or the text encoder cannot be read, or the output not written.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Makes text weights, from which an open-vocabulary model classifies: encodes class names, or takes them from "
-        "other text weights. Writes a .npy file, and a .json file with the names beside it.",
+        "other text weights. Writes a .npy file, and a .json file with the names next to it.",
         'text_weights --vocabulary "helmet,traffic cone" --checkpoint ViT-B-32.pt --output helmets.npy',
         "text_weights --vocabulary cat,dog --from coco.npy --output pets.npy",
     )
@@ -34,11 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", nargs="+", default=["a {}"], help="averaged over")
     parser.add_argument("--no-synonyms", action="store_true", help="encode the name of a class alone")
     parser.add_argument("--from", dest="source", help="take the classes from this .npy file; nothing is encoded")
-    parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file beside it tells")
+    parser.add_argument("--from-vocabulary", help="names of its rows, if no .json file next to it tells")
     parser.add_argument("--output", required=True, type=output_file(".npy"), help="the .npy file to write")
     add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     require_output(args.output, args.overwrite)
     if args.source and Path(args.source).resolve() == args.output.resolve():
         raise ValueError(f"--output: {args.output} is the file that --from names; choose another name.")

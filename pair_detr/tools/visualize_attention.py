@@ -31,15 +31,11 @@ def _point(text: str) -> tuple[float, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError, ValueError: the image, the model or an option is at fault; the message says how.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Draws, for the best detections in an image, the cross-attention of every decoder head - for Pair DETR and "
         "Conditional DETR also its spatial and its content part, for Pair DETR of both decoders side by side - and the "
-        "encoder's self-attention at points. Beside the PNG a .npz file holds all maps.",
+        "encoder's self-attention at points. Next to the PNG a .npz file holds all maps.",
         "visualize_attention --config-file quickstart --weights output/quickstart/pair_detr/model_final.pth "
         "--image photo.jpg --output attention.png",
     )

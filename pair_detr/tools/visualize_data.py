@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
@@ -16,8 +15,8 @@ from pair_detr.config_files import load_config
 from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.data.build import SeededDataset, training_mapper
 from pair_detr.data.catalog import annotation_type_of
-from pair_detr.data.checks.validation import validate
-from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.data.checks.trainable import validate
+from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 from pair_detr.utils.messages import join_some
 from pair_detr.utils.outputs import require_outputs, require_writable, writing
 from pair_detr.visualization.annotations import draw_input, draw_record
@@ -32,10 +31,7 @@ def select(records: Sequence[dict[str, Any]], images: Sequence[str], start: int,
     """Positions of the images to draw.
 
     Args:
-        records: of the dataset.
         images: ids, file names or ends of paths; none of them takes ``count`` images from ``start`` on.
-        start: position of the first one.
-        count: at most so many; 0 takes all.
 
     Raises:
         ValueError: an image is not among them, or there are none from ``start`` on.
@@ -87,7 +83,7 @@ def augmented(
             yield file, lambda position=position, view=view: draw(position, view)
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = tool_parser(
         "Draws images of datasets with their boxes, masks and labels: to see that classes, boxes and turned images "
@@ -105,7 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", nargs="+", default=[], metavar="IMAGE", help="ids or file names, not --start")
     add_overwrite_argument(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="options; put last")
-    args = parser.parse_args(arguments)
+    args = parse(parser, arguments)
     if args.start < 0 or args.count < 0 or args.views < 1:
         parser.error("--start and --count must not be negative, and --views must be 1 or more")
     return args
@@ -116,13 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit status: 1 if images could not be read.
-
-    Raises:
-        KeyError, OSError, ValueError: a dataset cannot be loaded, or has not the images that were asked for.
-        ImportError: OpenCV is not installed.
     """
-    args = parse(arguments)
-    setup_logger(name="pair_detr")
+    args = parse_arguments(arguments)
     require_opencv()
     require_writable(args.output)
     cfg = load_config(args.config_file, args.opts)

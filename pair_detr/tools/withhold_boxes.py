@@ -3,22 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from pair_detr.data.datasets.withhold import as_image_labels, category_ids, read_annotations, without_boxes
-from pair_detr.tools.common import add_overwrite_argument, run, tool_logger, tool_parser
+from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 from pair_detr.utils.outputs import require_outputs, write_marked_json
 
 logger = tool_logger("withhold_boxes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool.
-
-    Raises:
-        OSError: the annotations cannot be read.
-        ValueError: they are not in COCO's format, or have no such class.
-    """
+    """Runs the tool."""
     parser = tool_parser(
         "Writes OUTPUT_boxes.json, the annotations without the boxes of some classes, and "
         "OUTPUT_image_labels.json, the images that show these classes with labels in place of all boxes. Both keep all "
@@ -34,8 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="label these images with all the classes that they show, not with the withheld ones alone",
     )
     add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
-    setup_logger(name="pair_detr")
+    args = parse(parser, arguments)
     outputs = [Path(f"{args.output}_{part}.json") for part in ("boxes", "image_labels")]
     require_outputs(outputs, "OUTPUT", overwrite=args.overwrite, inputs=[Path(args.input)])
     content = read_annotations(args.input)

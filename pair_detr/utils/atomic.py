@@ -101,13 +101,9 @@ def _clean_once(folder: Path) -> None:
 
 def _make_file(folder: Path, suffix: str) -> tuple[Path, FileLock]:
     while True:
-        path = _new_path(folder, suffix)
-        lock = FileLock(path)
-        try:
-            if lock.acquire():
-                return path, lock
-        except LocksUnsupportedError:
-            return path, lock
+        lock = FileLock(_new_path(folder, suffix))
+        if _is_ours(lock):
+            return lock.file, lock
 
 
 def _make_folder(parent: Path) -> tuple[Path, FileLock]:
@@ -117,11 +113,15 @@ def _make_folder(parent: Path) -> tuple[Path, FileLock]:
         lock = FileLock(path / _LOCK)
         # Between the two steps another process may take it for abandoned.
         with suppress(FileNotFoundError):
-            try:
-                if lock.acquire():
-                    return path, lock
-            except LocksUnsupportedError:
+            if _is_ours(lock):
                 return path, lock
+
+
+def _is_ours(lock: FileLock) -> bool:
+    try:
+        return lock.acquire()
+    except LocksUnsupportedError:
+        return True
 
 
 def _new_path(folder: Path, suffix: str = "") -> Path:

@@ -1,13 +1,10 @@
 """What is said of a disk that is full, or will be."""
 
 import errno
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 # No space, no quota left, and the limit of a file's size, which some clusters set instead.
 _ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -22,11 +19,11 @@ class DiskFullError(OSError):
 
 @contextmanager
 def explain_full_disk(file: Path, remedy: Callable[[], str] = lambda: _REMEDY) -> Iterator[None]:
-    """Turns the error of a block that writes ``file`` to a full disk into one that says so.
+    """Turns the error of a block that writes ``file``, or files in that folder, to a full disk into one that says so.
 
     Args:
-        file: which is written, or the folder of files.
-        remedy: returns a sentence or more that the message ends with; not called unless the disk is full.
+        file: named by the message.
+        remedy: returns what the message ends with; not called unless the disk is full.
 
     Raises:
         DiskFullError: the disk is full, or the user's share of it.
@@ -63,27 +60,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         seen.append(error)
         error = error.__cause__ or error.__context__
-
-
-def warn_of_large_checkpoints(folder: Path, size: int, count: int) -> None:
-    """Warns if the checkpoints of a training will not fit.
-
-    Args:
-        folder: OUTPUT_DIR.
-        size: bytes of one.
-        count: of those that will be written.
-    """
-    free = free_space(folder)
-    if size * count > free:
-        logger.warning(
-            "This training will write %d checkpoints of about %s, %s in all, but %s has %s left. Free space, or raise "
-            "SOLVER.CHECKPOINT_PERIOD.",
-            count,
-            format_size(size),
-            format_size(size * count),
-            folder,
-            format_size(free),
-        )
 
 
 def free_space(folder: Path) -> int:

@@ -10,7 +10,7 @@ def mean_over_processes(value: Tensor, counts: bool = True, *, minimum_sum: floa
     """Mean of a tensor over the processes in which it counts, without gradient; the host does not wait for it.
 
     Losses that are divided by it have the gradients of one process with the whole batch, weighted by the share of the
-    processes in which it counts: a loss of boxes has the same weight, beside one of image labels, for any number of
+    processes in which it counts: a loss of boxes has the same weight, next to one of image labels, for any number of
     processes. All processes have to call it together.
 
     Args:

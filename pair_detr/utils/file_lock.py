@@ -23,17 +23,13 @@ class LocksUnsupportedError(OSError):
 
 
 class FileLock:
-    """A lock that one process at a time holds; its file is removed when it is released.
+    """A lock that one process at a time holds; its file, in an existing folder, is removed when it is released.
 
     The operating system releases the lock of a process that is killed; the file, which stays then, locks nothing.
     Processes that the holder starts do not share the lock, so that none of them outlives it with the lock in hand.
     """
 
     def __init__(self, file: str | Path) -> None:
-        """
-        Args:
-            file: which is made for the lock; its folder exists.
-        """
         self.file = Path(file)
         self._descriptor: int | None = None
 
@@ -43,10 +39,7 @@ class FileLock:
         return self._descriptor is not None
 
     def acquire(self, wait: bool = False) -> bool:
-        """Takes the lock, if no other process (or other object of this class) holds it.
-
-        Args:
-            wait: until it is released.
+        """Takes the lock, if no other process (or other object of this class) holds it, or waits for it.
 
         Returns:
             whether it is held now.

@@ -4,7 +4,7 @@ import fnmatch
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import has_magic
 from pathlib import Path
@@ -14,8 +14,8 @@ from pair_detr.utils.messages import join_some
 
 logger = logging.getLogger(__name__)
 
-# What begins with a dot is hidden: .ipynb_checkpoints, .Trash-1000, .thumbnails, and ._x.jpg, which macOS writes beside
-# x.jpg. These are of the same kind, in lower case: archives of macOS, network drives, Windows, Linux.
+# What begins with a dot is hidden: .ipynb_checkpoints, .Trash-1000, .thumbnails, and ._x.jpg, which macOS writes next
+# to x.jpg. These are of the same kind, in lower case: archives of macOS, network drives, Windows, Linux.
 _HIDDEN = frozenset(
     {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
     | {"@recycle", "@recently-snapshot", "thumbs.db", "ehthumbs.db", "desktop.ini"}
@@ -57,13 +57,7 @@ def search_files(folder: Path, suffixes: Collection[str], recursive: bool = True
         OSError: the folder, or one in it that is not hidden, cannot be listed.
     """
     found = FoundFiles()
-    seen: set[str] = set()
-    for current, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        real = os.path.realpath(current)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
+    for current, folders, names in _walk_once(folder, lambda name: not recursive or is_hidden(name), _raise):
         record_read(current)
         for name in names:
             if not _is_of(name, suffixes):
@@ -75,14 +69,13 @@ def search_files(folder: Path, suffixes: Collection[str], recursive: bool = True
         if recursive:
             for name in filter(is_hidden, folders):
                 found.hidden.extend(files_below(Path(current, name), suffixes))
-        folders[:] = sorted(name for name in folders if recursive and not is_hidden(name))
     for files in (found.files, found.others, found.hidden):
         files.sort()
     return found
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """All files of one kind in a folder and those in it, hidden ones, too; what cannot be listed is passed over."""
+    """All files of one kind in a folder and those in it, also hidden ones; what cannot be listed is passed over."""
     for current, _, names in os.walk(folder):
         record_read(current)
         yield from (Path(current, name) for name in names if _is_of(name, suffixes))
@@ -91,7 +84,7 @@ def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
 def find_files(folder: Path, suffixes: Collection[str], recursive: bool = True) -> list[Path]:
     """The files of one kind in a folder, sorted; logs a warning that names the hidden ones.
 
-    Arguments and errors as of :func:`search_files`.
+    For arguments and errors see :func:`search_files`.
     """
     found = search_files(folder, suffixes, recursive)
     warn_of_hidden(folder, found.hidden)
@@ -117,8 +110,8 @@ def _expand(path: Path, parts: Sequence[str]) -> Iterator[Path]:
         yield path
     elif parts[0] == "**":
         # At the end of a pattern it matches all that is in the folders.
-        for folder in _folders_once(path):
-            yield from _expand(folder, parts[1:] or ["*"])
+        for folder, *_ in _walk_once(path, lambda name: name.startswith(".")):
+            yield from _expand(Path(folder), parts[1:] or ["*"])
     elif has_magic(parts[0]):
         for name in fnmatch.filter(_names(path), parts[0]):
             if parts[0].startswith(".") or not name.startswith("."):
@@ -127,15 +120,19 @@ def _expand(path: Path, parts: Sequence[str]) -> Iterator[Path]:
         yield from _expand(path / parts[0], parts[1:])
 
 
-def _folders_once(folder: Path) -> Iterator[Path]:
-    """A folder, and those below it that are not named with a dot; links are followed."""
+def _walk_once(
+    folder: Path, is_left_out: Callable[[str], bool], onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As :func:`os.walk`, which follows links, but goes to each folder once, and to none whose name is left out."""
     seen: set[str] = set()
-    for current, folders, _ in os.walk(folder, followlinks=True):
+    for current, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         real = os.path.realpath(current)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
+        if real in seen:
+            folders.clear()
+        else:
             seen.add(real)
-            yield Path(current)
+            yield current, folders, names
+            folders[:] = sorted(name for name in folders if not is_left_out(name))
 
 
 def _names(folder: Path) -> list[str]:

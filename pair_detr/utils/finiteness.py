@@ -15,14 +15,10 @@ _MAY_BE_INFINITE = re.compile(r"(mask|min|max)$")
 
 
 def describe_non_finite(state: Any) -> str:
-    """Names the tensors of a state that hold NaN or infinity, a few of them if there are many.
+    """A clause, such as "detector.query_embed.weight holds NaN or infinity"; "" if no tensor of a state does.
 
     Args:
-        state: nested dicts and sequences, as of a model, an optimizer or a checkpoint. What is no tensor in it is
-            skipped.
-
-    Returns:
-        A clause, such as "detector.query_embed.weight holds NaN or infinity"; "" if there is nothing to say.
+        state: nested dicts and sequences, such as a checkpoint. What is no tensor in it is skipped.
     """
     names = find_non_finite(state)
     if not names:

@@ -1,7 +1,9 @@
-"""Wording that the messages about data share."""
+"""Wording that messages share, and when they are logged."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 
 _logged: set[str] = set()
 
@@ -13,13 +15,7 @@ def join_some(items: Sequence[str], limit: int = 20) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number and what it counts: "1 box", "2 boxes".
-
-    Args:
-        count: how many there are.
-        noun: for one of them.
-        plural: for several; "" adds an s to the noun.
-    """
+    """A number and what it counts: "1 box", "2 boxes". Without a plural the noun gets an s."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
@@ -33,6 +29,27 @@ def log_once(logger: logging.Logger, level: int, message: str) -> None:
     logger.log(level, message)
     if logger.isEnabledFor(level) and logger.hasHandlers():
         _logged.add(message)
+
+
+@contextmanager
+def held_records(name: str) -> Iterator[list[logging.LogRecord]]:
+    """Collects what is logged under a logger's name, rather than to write it; see :func:`replay`."""
+    logger = logging.getLogger(name)
+    before = logger.handlers, logger.level, logger.propagate
+    buffer = BufferingHandler(capacity=1000)
+    logger.handlers, logger.propagate = [buffer], False
+    logger.setLevel(logging.INFO)
+    try:
+        yield buffer.buffer
+    finally:
+        logger.handlers, level, logger.propagate = before
+        logger.setLevel(level)
+
+
+def replay(records: list[logging.LogRecord]) -> None:
+    """Hands records over to the loggers that they were meant for."""
+    for record in records:
+        logging.getLogger(record.name).handle(record)
 
 
 def one_line(text: str) -> str:

@@ -56,11 +56,7 @@ def require_outputs(
 
 
 def require_writable(folder: Path, option: str = "--output") -> None:
-    """Makes sure that a folder can be written to, or be made if it does not exist; arguments as of the above.
-
-    Raises:
-        OSError: it cannot.
-    """
+    """Raises an OSError, which names ``option``, if a folder can be neither written to nor made."""
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
@@ -98,7 +94,7 @@ def write_marked_json(content: Mapping[str, Any], file: str | Path) -> None:
 def is_made_here(file: Path) -> bool:
     """Whether a file is one that this program has written.
 
-    Text weights (.npy) are told by their checksum, which is in a JSON file beside them.
+    Text weights (.npy) are told by their checksum, which is in a JSON file next to them.
     """
     if file.suffix == ".npy":
         with suppress(OSError, ValueError, TypeError, KeyError):

@@ -7,7 +7,6 @@ from pathlib import Path
 from detectron2.utils.file_io import PathManager
 
 from pair_detr.utils.file_stamps import record_read
-from pair_detr.utils.regular_files import require_regular_file
 
 # By their first bytes; UTF-32's begin with those of UTF-16.
 _MARKS = (
@@ -20,6 +19,22 @@ _MARKS = (
 _ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "ZIP"}
 _WHITE_SPACE = "\t\n\r\f\v"
 _NEWLINE = b"\n"
+
+
+def require_regular_file(file: str | Path) -> None:
+    """Makes sure that opening a file returns at once, as it does not with a pipe that nobody writes to.
+
+    Args:
+        file: path, where links are followed; one of nothing is left to the reader to complain about.
+
+    Raises:
+        OSError: it is something else than a file; IsADirectoryError if it is a folder.
+    """
+    path = Path(file)
+    if path.is_dir():
+        raise IsADirectoryError(f"{file} is a folder, not a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{file} is a pipe or a device, not a file")
 
 
 def read_text(file: str | Path) -> str:
@@ -52,7 +67,7 @@ def decode_text(data: bytes, file: str | Path, encoding: str | None = None, reme
     Args:
         data: content of a file.
         file: its name, for messages.
-        encoding: of Python's; by default as of :func:`read_text`.
+        encoding: of Python's; by default what :func:`read_text` finds.
         remedy: for bytes that are no text in that encoding.
 
     Raises:

@@ -21,8 +21,8 @@ def read_xml(file: str | Path) -> ET.Element:
             can take all memory; the message names it.
     """
     data = read_bytes(file)
-    # Python's parser knows no encoding of several bytes a character but UTF-8 and UTF-16. It ignores the declaration of
-    # what is decoded already.
+    # Python's parser knows no encoding of several bytes per character but UTF-8 and UTF-16. It ignores the declaration
+    # of what is decoded already.
     text = decode_text(data, file, _declared_encoding(data, file), "Save it as UTF-8 and declare that")
     if "<!ENTITY" in text:
         raise ValueError(f"{file} declares entities (<!ENTITY ...>), which are not read: remove them and its DOCTYPE.")

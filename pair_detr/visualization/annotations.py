@@ -18,10 +18,6 @@ from pair_detr.visualization.text import drawable, set_fonts
 def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:
     """Draws an image with its annotations; boxes and masks that cannot be used are left out.
 
-    Args:
-        record: of a dataset, in Detectron2's standard format.
-        class_names: in the order of their ids.
-
     Returns:
         (h, w, 3) uint8 in RGB order, larger than the image if this is small.
 
@@ -57,13 +53,12 @@ def draw_input(
 
     Args:
         item: as :class:`pair_detr.data.DetectionMapper` makes it.
-        class_names: in the order of their ids.
         image_format: of its image, see :data:`pair_detr.config.choices.IMAGE_CHANNELS`.
         fixed_size: height and width that the model pads it to, if it does.
         padding: value of each channel there, in the order of ``image_format``.
 
     Returns:
-        as of :func:`draw_record`.
+        as for :func:`draw_record`.
     """
     image = item["image"].permute(1, 2, 0).numpy()
     if fixed_size:

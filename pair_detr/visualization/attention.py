@@ -1,4 +1,4 @@
-"""Attention weights of a detector, recomputed beside a forward pass that stays as it is.
+"""Attention weights of a detector, recomputed next to a forward pass that stays as it is.
 
 The fused kernel returns no weights. While an :class:`AttentionRecorder` is active, what enters the kernel is kept, and
 :class:`RecordedAttention` computes the weights from it. Nothing of this exists in training.
@@ -32,11 +32,9 @@ class RecordedAttention:
         self.output = output
 
     def weights(self, channels: slice = slice(None)) -> Tensor:
-        """Attention weights.
+        """Attention weights of the model, or by some channels of query and key alone.
 
-        Args:
-            channels: of query and key. All of them give the weights of the model. The scale is that of all: the logits
-                of disjoint parts add up to those of the whole.
+        The scale is that of all channels: the logits of disjoint parts add up to those of the whole.
 
         Returns:
             (B, H, N, M) fp32; each row sums to 1.

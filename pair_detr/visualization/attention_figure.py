@@ -37,13 +37,7 @@ _FIRST_LAYER_CAPTION = (
 
 
 def draw_attention(image: np.ndarray, report: AttentionReport, names: Sequence[str]) -> Figure:
-    """Draws detections, the encoder's self-attention, and below them the cross-attention of each head.
-
-    Args:
-        image: (H, W, 3) uint8 in RGB order.
-        report: of that image.
-        names: of the classes.
-    """
+    """Draws detections in an (H, W, 3) uint8 RGB image, and below them the attention of each head."""
     names = drawable(names)
     heads = next(iter(report.cross.values()))["combined"].shape[1]
     kinds = list(next(iter(report.cross.values())))

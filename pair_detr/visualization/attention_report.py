@@ -118,18 +118,8 @@ def report_attention(
     encoder = None
     if calls := [call for (stage, _, _), call in recorder.calls.items() if stage == "encoder"]:
         encoder = _maps_of(calls[-1].weights(), cells[:, 1] * grid[1] + cells[:, 0], grid)
-    arrays = [x.float().cpu().numpy() if x.is_floating_point() else x.cpu().numpy() for x in (boxes, scores)]
-    return AttentionReport(
-        *arrays,
-        labels.cpu().numpy(),
-        queries.cpu().numpy(),
-        layer,
-        cross,
-        reference,
-        encoder,
-        chosen.cpu().numpy(),
-        extent,
-    )
+    arrays = (x.cpu().numpy() for x in (boxes.float(), scores.float(), labels, queries))
+    return AttentionReport(*arrays, layer, cross, reference, encoder, chosen.cpu().numpy(), extent)
 
 
 def _record(

@@ -14,5 +14,5 @@ def draw_box(axis: Axes, box: np.ndarray, color: object, linewidth: float = 2, l
 
 
 def frame_image(axis: Axes, image: np.ndarray) -> None:
-    """Shows the pixels of an image, (H, W, ...), and nothing beside them, whatever else is drawn."""
+    """Shows the pixels of an image, (H, W, ...), and nothing around them, whatever else is drawn."""
     axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5), xticks=[], yticks=[])

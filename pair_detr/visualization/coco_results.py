@@ -15,11 +15,7 @@ class CocoResults:
     """Collects detections. Its file has "info", "images", "categories" and, with a "score" each, "annotations"."""
 
     def __init__(self, class_names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
-        """
-        Args:
-            class_names: of the classes.
-            category_ids: in the file; default: 1, 2, ...
-        """
+        """``category_ids`` are those of the file; default: 1, 2, ..."""
         ids = range(1, len(class_names) + 1) if category_ids is None else category_ids
         self._ids = list(ids)
         self._categories = [{"id": i, "name": name} for i, name in zip(self._ids, class_names, strict=True)]
@@ -27,7 +23,7 @@ class CocoResults:
         self._annotations: list[dict[str, Any]] = []
 
     def add(self, file: str, instances: Instances, **details: Any) -> None:
-        """Adds the detections of an image; ``details`` are written beside its name, as the number of a frame."""
+        """Adds the detections of an image; ``details`` are written next to its name, as the number of a frame."""
         image_id = len(self._images) + 1
         height, width = instances.image_size
         self._images.append({"id": image_id, "file_name": file, "width": width, "height": height, **details})

@@ -22,7 +22,7 @@ def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metada
 
     Args:
         image: (H, W, 3) uint8 in BGR order.
-        outputs: "instances", on any device, or "panoptic_seg" as of Detectron2's panoptic models.
+        outputs: "instances", on any device, or "panoptic_seg" as from Detectron2's panoptic models.
         metadata: ``thing_classes``; for panoptic segmentations what Detectron2's Visualizer asks for.
 
     Returns:
@@ -31,7 +31,9 @@ def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metada
     Raises:
         ImportError: OpenCV is not installed.
     """
-    metadata = _drawable_metadata(metadata)
+    entries = metadata.as_dict()
+    names = {key: drawable(entries[key]) for key in ("thing_classes", "stuff_classes") if key in entries}
+    metadata = Metadata(**entries | names)
     visualizer = readable_visualizer(image[:, :, ::-1], metadata)
     if "panoptic_seg" in outputs:
         segments, info = outputs["panoptic_seg"]
@@ -49,13 +51,7 @@ def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metada
     return visualizer.output.get_image()
 
 
-def _drawable_metadata(metadata: Metadata) -> Metadata:
-    entries = metadata.as_dict()
-    names = {key: drawable(entries[key]) for key in ("thing_classes", "stuff_classes") if key in entries}
-    return Metadata(**entries | names)
-
-
 def labels_of(instances: Instances, names: Sequence[str]) -> list[str]:
-    """ "cat 87%", one an instance."""
+    """ "cat 87%", one per instance."""
     classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
     return [f"{names[c]} {s:.0%}" for c, s in zip(classes, scores, strict=True)]

@@ -24,14 +24,7 @@ def shown_queries(report: MatchingReport) -> np.ndarray:
 
 
 def draw_matching(image: np.ndarray, report: MatchingReport, names: Sequence[str], title: str) -> Figure:
-    """Draws objects with their matched boxes, the cost matrix, and the terms of each match.
-
-    Args:
-        image: (H, W, 3) uint8 in RGB order.
-        report: of that image, with at least one object.
-        names: of the classes.
-        title: of the figure.
-    """
+    """Draws the objects of an (H, W, 3) uint8 RGB image, the cost matrix, and the terms of each match."""
     count = len(report.labels)
     names = drawable(names)
     labels = [f"{i + 1} {names[label]}" for i, label in enumerate(report.labels)]

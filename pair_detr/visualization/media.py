@@ -72,9 +72,7 @@ class Frames:
     """
 
     def __init__(self, source: Path | int) -> None:
-        """
-        Args:
-            source: a file, or the number of a webcam.
+        """``source`` is a file, or the number of a webcam.
 
         Raises:
             OSError: it cannot be opened.
@@ -113,11 +111,7 @@ class VideoFile:
         self._writer = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Appends an (H, W, 3) uint8 frame in RGB order.
-
-        Raises:
-            OSError: OpenCV cannot write MP4 files.
-        """
+        """Appends an (H, W, 3) uint8 frame in RGB order."""
         cv2 = require_opencv()
         height, width = (side - side % 2 for side in frame.shape[:2])  # The codec has no odd sizes.
         if self._writer is None:

@@ -39,12 +39,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Run:
-    """A training.
-
-    Attributes:
-        ap: 0..1, by iteration; None without an evaluation.
-        losses: weighted terms, by name and iteration, "total_loss" among them.
-        epoch_length: iterations of an epoch; None if the run doesn't say.
+    """A training: AP (0 to 1) and weighted losses, "total_loss" among them, by iteration; iterations of an epoch if
+    known.
     """
 
     ap: Curve | None
@@ -62,11 +58,7 @@ class Published:
 
 
 def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
-    """Reads the ``metrics.json`` of a training's output folder.
-
-    Args:
-        folder: OUTPUT_DIR.
-        metric: what is plotted as AP; in percent in the file.
+    """Reads the ``metrics.json`` of a training's output folder, where ``metric``, plotted as AP, is in percent.
 
     Raises:
         FileNotFoundError: the folder has none.
@@ -142,11 +134,7 @@ def read_published(path: Path) -> Published:
 
 
 def mean_and_range(curves: Sequence[Curve], name: str) -> tuple[Curve, np.ndarray, np.ndarray]:
-    """Mean, least and greatest value over the seeds of a run.
-
-    Raises:
-        ValueError: they were measured after different numbers of iterations.
-    """
+    """Mean, least and greatest value over the seeds of a run; a ValueError unless all have the same steps."""
     if any(not np.array_equal(curve.steps, curves[0].steps) for curve in curves):
         raise ValueError(f"The runs of {name} were evaluated at different iterations: plot them apart.")
     values = np.stack([curve.values for curve in curves])

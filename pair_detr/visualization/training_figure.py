@@ -16,14 +16,8 @@ _TITLE_LENGTH = 120
 def draw_training(
     groups: dict[str, list[Run]], published: Sequence[Published], title: str, metric: str, by_epoch: bool
 ) -> Figure:
-    """Draws the mean of each group as a line, and the range of its seeds as a band; published curves are dashed.
-
-    Args:
-        groups: the seeds of each run.
-        published: with ``by_epoch`` only.
-        title: of the figure.
-        metric: name of what is plotted as AP.
-        by_epoch: the axis counts epochs rather than iterations.
+    """Draws the mean of each group as a line, and the range of its seeds as a band; published curves,
+    which need ``by_epoch``, are dashed.
 
     Raises:
         ValueError: the seeds of a run were evaluated at different iterations.

@@ -23,7 +23,7 @@ class LinearDetector(nn.Linear):
 
 
 class Counter:
-    """State beside the model's."""
+    """State in addition to the model's."""
 
     def __init__(self, value: int = 0) -> None:
         self.value = value
@@ -167,7 +167,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, content: object) -> None:
     assert find_checkpoint(str(tmp_path)).path.name == "model_0000002.pth"
 
 
-BESIDE = {
+STATES = {
     "nothing": (b"", "is empty"),
     "text": (b"Access denied", 'is text, not weights: "Access denied"'),
     "a page": (b"<!DOCTYPE html>\n<title>Sign in</title>", "is an HTML page"),
@@ -176,10 +176,10 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("kind", BESIDE)
+@pytest.mark.parametrize("kind", STATES)
 def test_what_is_not_a_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
     """By --resume and as MODEL.WEIGHTS."""
-    content, message = BESIDE[kind]
+    content, message = STATES[kind]
     path = tmp_path / "model_0000001.pth"
     path.write_bytes(content)
     (tmp_path / "last_checkpoint").write_text(path.name)
@@ -201,7 +201,7 @@ def test_damage_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
 
 
 class Tensors(Counter):
-    """State beside the model's, with a tensor."""
+    """State in addition to the model's, with a tensor."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"value": self.value, "averages": [torch.tensor(float(self.value))]}
@@ -249,7 +249,7 @@ def test_resume_falls_back_to_a_finite_checkpoint(
             assert f"{path} is of a training that has diverged: {spoiled} holds NaN or infinity. Trying" in caplog.text
     with pytest.raises(CheckpointError, match=rf"(?s){spoiled} holds NaN.*Start anew without --resume"):
         resume(tmp_path)
-    # The state beside the model does not matter to those who do not load it.
+    # State in addition to the model's does not matter to those who do not load it.
     if spoiled.startswith("counter"):
         AtomicCheckpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
 

@@ -98,7 +98,7 @@ def test_detectron2_backbones_say_whose_they_are() -> None:
             convert(Checkpoint(state, hints=hints))
 
 
-def test_harmless_content_beside_the_weights(tmp_path: Path) -> None:
+def test_harmless_content_next_to_the_weights(tmp_path: Path) -> None:
     state = theirs("detr", "detr")
     arguments = argparse.Namespace(output_dir=Path("runs"), lr=np.float64(0.1), mean=np.zeros(3))
     torch.save({"model": state, "args": arguments, "best": np.float32(1)}, tmp_path / "a.pth")

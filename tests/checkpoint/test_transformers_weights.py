@@ -15,7 +15,6 @@ from pair_detr.checkpoint.coco_ids import COCO_IDS, COCO_NAMES
 from pair_detr.config_files import config_file
 from pair_detr.modeling import DETR
 from pair_detr.modeling.meta_arch import DetectionTransformer
-from pair_detr.tools import convert_weights
 from pair_detr.tools.convert_weights import main
 
 transformers = pytest.importorskip("transformers")
@@ -30,7 +29,7 @@ BATCHES = [[(96, 128), (64, 160)], [(75, 90)], [(128, 96)]]
 @pytest.fixture(autouse=True)
 def _no_logger(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tool's would keep the log of later tests from caplog."""
-    monkeypatch.setattr(convert_weights, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
 
 
 def their_model(exported: Exported) -> nn.Module:

@@ -101,7 +101,7 @@ def test_several_models_are_named(tmp_path: Path, prefix: str, first: str, secon
     assert_same(read_checkpoint(tmp_path / "a.pth", entry=prefix + second[:-1]).state, shifted(state))
 
 
-def test_teacher_and_student_beside_another_module_are_named(tmp_path: Path) -> None:
+def test_teacher_and_student_next_to_another_module_are_named(tmp_path: Path) -> None:
     state = tiny_state("detr")
     content = renamed("student.", state) | renamed("teacher.", state) | {"projector.weight": torch.ones(2, 2)}
     torch.save(content, tmp_path / "a.pth")
@@ -224,7 +224,7 @@ AVERAGES: dict[str, Callable[[State, State], dict[str, Any]]] = {
 def test_the_command_that_the_warning_gives_takes_the_average(
     tmp_path: Path, kind: str, source: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert_weights, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     state = tiny_state("detr") if source == "ours" else theirs("detr", "detr")
     path = tmp_path / "check point.pth"
     content = AVERAGES[kind](state, shifted(state))

@@ -347,7 +347,7 @@ def test_what_is_missing_points_to_the_first_lines(name: str, tmp_path: Path, mo
 def test_the_command_in_the_config_makes_coco_s_annotations_of_bccd(
     shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the layout of its repository, without JSON files; the two degenerate boxes are in the XML files alone."""
+    """In the layout of its repository, without JSON files; the two invalid boxes are only in the XML files."""
     source, folder = shared_dir / "datasets" / "bccd", tmp_path / "datasets" / "bccd"
     folder.mkdir(parents=True)
     for part in ("Annotations", "ImageSets", "JPEGImages"):

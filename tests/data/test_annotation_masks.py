@@ -16,7 +16,7 @@ from torchvision.ops import masks_to_boxes
 
 from pair_detr.data import DetectionMapper, check_dataset, load_training_dicts, register_coco
 from pair_detr.data.annotation_masks import mask_fault, to_rle
-from pair_detr.data.checks.validation import validate
+from pair_detr.data.checks.trainable import validate
 from pair_detr.tools import check_dataset as tool
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -85,7 +85,7 @@ def test_every_form_gives_the_annotated_mask(three_forms: list[np.ndarray]) -> N
     assert isinstance(instances.gt_masks, BitMasks)
     assert instances.gt_masks.tensor.numpy().astype(bool).tolist() == np.stack(three_forms).tolist()
     assert instances.gt_classes.tolist() == [0, 1, 0]
-    # An image without objects has masks, too, none.
+    # An image without objects has an empty list of masks.
     empty = DetectionMapper(cfg, is_train=True)(dicts[1])["instances"]
     assert empty.gt_masks.tensor.shape == (0, HEIGHT, WIDTH)
     assert len(empty) == 0
@@ -277,7 +277,7 @@ def test_check_dataset_reports_masks(
         "annotation 2 of 1.png has run lengths of 60x50 pixels, but the image has 60x40",
     ]
     assert (report.num_boxes, report.num_masks, len(report.missing_masks)) == (4, 1, 1)
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     with caplog.at_level("INFO"):
         assert tool.main(["faulty"]) == 0
     assert "faulty: bad mask: annotation 0 of 1.png has a polygon of 7 numbers" in caplog.text

@@ -13,7 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-from pair_detr.data import load_dataset, register_coco, register_split, require_constant_ids
+from pair_detr.data import load_dataset, register_coco, require_constant_ids
+from pair_detr.data.datasets.split import register_split
 from pair_detr.evaluation.build import require_test_set
 
 pytestmark = pytest.mark.usefixtures("catalogs")

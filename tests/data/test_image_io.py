@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from pair_detr.data import DetectionMapper, build_train_loader, register_coco
-from pair_detr.data.image_input import as_bgr
+from pair_detr.data.image_input import as_format
 from pair_detr.data.image_io import image_sizes, read_pixels
 from pair_detr.data.image_names import missing_files
 
@@ -47,7 +47,7 @@ def test_more_than_8_bits_are_named(tmp_path: Path, mode: str, suffix: str) -> N
     Image.fromarray(np.full((4, 6), 3000, dtype={"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])).save(
         tmp_path / f"deep.{suffix}"
     )
-    with pytest.raises(ValueError, match=rf"deep\.{suffix} has more than 8 bits a channel .*scale it to 0\.\.255"):
+    with pytest.raises(ValueError, match=rf"deep\.{suffix} has more than 8 bits per channel .*scale it to 0\.\.255"):
         read_pixels(str(tmp_path / f"deep.{suffix}"), "RGB")
 
 
@@ -61,12 +61,12 @@ def test_colors_of_more_than_8_bits_are_named(tmp_path: Path, file: str) -> None
         (tmp_path / folder).mkdir()
         assert cv2.imwrite(str(tmp_path / folder / file), content, options)
     deep = tmp_path / "deep" / file
-    with pytest.raises(ValueError, match=rf"{file} has more than 8 bits a channel \(.* of 16 bits\): scale it to"):
+    with pytest.raises(ValueError, match=rf"{file} has more than 8 bits per channel \(.* of 16 bits\): scale it to"):
         read_pixels(str(deep), "RGB")
-    with pytest.raises(ValueError, match=rf"{file} has more than 8 bits a channel"):
-        as_bgr(deep)
-    with Image.open(deep) as image, pytest.raises(ValueError, match="the image has more than 8 bits a channel"):
-        as_bgr(image)
+    with pytest.raises(ValueError, match=rf"{file} has more than 8 bits per channel"):
+        as_format(deep, "BGR")
+    with Image.open(deep) as image, pytest.raises(ValueError, match="the image has more than 8 bits per channel"):
+        as_format(image, "BGR")
     assert read_pixels(str(tmp_path / "shallow" / file), "RGB").mean() == pytest.approx(127, abs=4)
 
 
@@ -80,7 +80,7 @@ def test_pipes_are_no_images(tmp_path: Path, linked: bool) -> None:
     with pytest.raises(OSError, match=r"pipe\.png cannot be read as an image \(OSError: .* is a pipe"):
         read_pixels(str(pipe), "RGB")
     with pytest.raises(OSError, match=r"pipe\.png"):
-        as_bgr(pipe)
+        as_format(pipe, "BGR")
     assert image_sizes([pipe]) == [None]
     (tmp_path / "dead.png").symlink_to(tmp_path / "nothing")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")

@@ -1,5 +1,7 @@
 """Mosaics: boxes and masks are where the pixels are."""
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ def disc(x: int, y: int, radius: int) -> np.ndarray:
 
 @pytest.fixture
 def dicts(tmp_path: Path) -> list[dict]:
-    """Black images with a disc each, whose red is 100 + its class: 0, 1, 2, ... Only the first one is a crowd, too."""
+    """Black images with a disc each, whose red is 100 + its class: 0, 1, 2, ... Only the first one is also a crowd."""
     rng = np.random.default_rng(0)
     records = []
     for number in range(NUM_IMAGES):
@@ -59,6 +61,23 @@ def cfg() -> CfgNode:
 def mosaic(cfg: CfgNode, dicts: list[dict], seed: int) -> dict:
     np.random.seed(seed)
     return MosaicMapper(cfg, DetectionMapper(cfg, is_train=True), dicts)(dicts[seed % NUM_IMAGES])
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often masks are encoded and decoded."""
+    counts: Counter[str] = Counter()
+
+    def counting(name: str, function: Callable) -> Callable:
+        def call(*args: object) -> object:
+            counts[name] += 1
+            return function(*args)
+
+        return call
+
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(mask_util, name, counting(name, getattr(mask_util, name)))
+    return counts
 
 
 def found_mask(image: torch.Tensor, class_id: int) -> torch.Tensor:
@@ -99,6 +118,26 @@ def test_what_is_annotated_is_what_is_seen(cfg: CfgNode, dicts: list[dict], mask
                 # A box that reached into a neighbor would hold more than the corners of the disc and black.
                 assert ((image[0] == 0) | mask)[inside].all()
     assert cut > 5 and whole > 5
+
+
+def test_a_mask_is_decoded_once_at_most(cfg: CfgNode, dicts: list[dict], tmp_path: Path, calls: Counter[str]) -> None:
+    """Run lengths once, alone or in a mosaic; the segments of a PNG file never."""
+    cfg.MODEL.MASK_ON = True
+    assert len(DetectionMapper(cfg, is_train=True)(dicts[1])["instances"]) == 1
+    assert calls == {"decode": 1}
+    calls.clear()
+    # Each has one disc that is no crowd.
+    assert len(mosaic(cfg, dicts, 1)["instances"]) >= 1
+    assert calls == {"decode": 4}
+    calls.clear()
+    Image.fromarray(disc(30, 20, 9).astype(np.uint8)).save(tmp_path / "segments.png")
+    segments = {"pan_seg_file_name": str(tmp_path / "segments.png"), "segments_info": [{"id": 1}]}
+    annotation = {"bbox": [0, 0, 1, 1], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "segment_id": 1}
+    panoptic = [{**dicts[0], **segments, "annotations": [annotation]}] * NUM_IMAGES
+    (mask,) = DetectionMapper(cfg, is_train=True)(panoptic[0])["instances"].gt_masks.tensor
+    assert mask.any()
+    assert mosaic(cfg, panoptic, 1)["instances"].gt_masks.tensor.any()
+    assert not calls
 
 
 def test_scales(cfg: CfgNode, dicts: list[dict]) -> None:

@@ -11,14 +11,13 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from pair_detr.data import (
-    MultiDatasetBatchSampler,
-    TrainingBatchSampler,
     build_train_loader,
     load_training_dicts,
     register_coco,
     register_image_folder,
     resolve_num_classes,
 )
+from pair_detr.data.samplers import MultiDatasetBatchSampler, TrainingBatchSampler
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

@@ -202,7 +202,7 @@ class Loader:
 
 
 def test_functions_of_the_user_may_be_any_object_and_change(tmp_path: Path) -> None:
-    """Parts of what they return are theirs, too, and what is in the records need not be pickled."""
+    """Callers also own the parts of what is returned, and the contents of records need not be picklable."""
     loader = Loader(4)
     DatasetCatalog.register("own", loader)
     (tmp_path / "own.json").write_text("{}")

@@ -14,7 +14,7 @@ from pycocotools import mask as mask_util
 
 from pair_detr.data import DetectionMapper, load_dataset, load_training_dicts
 from pair_detr.data.annotation_masks import mask_fault
-from pair_detr.data.checks.validation import validate
+from pair_detr.data.checks.trainable import validate
 from pair_detr.data.records import normalize_records
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -125,7 +125,7 @@ def test_what_is_not_known_stays_open() -> None:
     assert normalize_records("own", []) == []
 
 
-def test_degenerate_boxes_are_left_to_validation(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_invalid_boxes_are_left_to_validation(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", 40, 30)
     bad = [[1, 2, 1, 12], [1, 2, float("nan"), 4], [1, 2, 3], "wide", np.zeros(4), [1, 2, None, 4]]
     relative = annotation(bbox_mode=BoxMode.XYWH_REL)

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from pair_detr.data import TrainingBatchSampler
+from pair_detr.data.samplers import TrainingBatchSampler
 
 
 def take(sampler: TrainingBatchSampler, count: int) -> list[list[tuple[int, int]]]:

@@ -189,7 +189,7 @@ def test_another_batch_size_changes_epochs_and_not_iterations(images_per_batch: 
 
 @pytest.mark.usefixtures("base")
 def test_what_iterations_leave_of_the_epochs(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing inherited; and what is set beside the iterations is without effect, and said to be."""
+    """Nothing is inherited; what is set besides the iterations has no effect, and the log says so."""
     cfg = load_config("base.yaml", ["SOLVER.MAX_ITER", "30000"])
     assert (tuple(cfg.SOLVER.STEPS), cfg.SOLVER.EPOCHS.STEPS) == ((), [])
     assert not [key for key in idle_keys(cfg) if key.startswith("SOLVER.")]

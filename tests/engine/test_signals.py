@@ -87,7 +87,7 @@ def test_signals_to_the_whole_group_write_a_checkpoint(
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True) as process,
     ):
         log = tmp_path / "log.txt"
-        # That is when workers are started, too.
+        # Workers are then started as well.
         started = wait_for(lambda: log.exists() and "Start inference on" in log.read_text())
         # It passes the signal on to the group by itself.
         (process.send_signal if launcher else lambda n: os.killpg(process.pid, n))(number)

@@ -160,7 +160,7 @@ def test_precision_of_the_config() -> None:
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
 def test_parts_of_a_batch_equal_the_batch(precision: torch.dtype | None) -> None:
-    """Gradients, updates and the losses that are logged; by the second step the parameters have changed, too."""
+    """Gradients, updates and the losses that are logged; by the second step the parameters have also changed."""
     batches = torch.randn(2, 6, 4)
     results = []
     for steps in (1, 3):

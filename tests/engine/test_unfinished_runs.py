@@ -257,7 +257,7 @@ def test_checkpoints_that_will_not_fit_are_noticed_at_the_start(
     run(dataset, tmp_path, SOLVER__MAX_ITER=1)
     assert "This training will write" not in caplog.text
     # One more, and the final one.
-    monkeypatch.setattr("pair_detr.utils.disk_space.free_space", lambda folder: 1000)
+    monkeypatch.setattr("pair_detr.engine.trainer.free_space", lambda folder: 1000)
     run(dataset, tmp_path, "--resume", SOLVER__MAX_ITER=2, SOLVER__CHECKPOINT_PERIOD=2)
     (said,) = re.findall(r"will write 2 checkpoints of about ([\d.]+) kB, .* has 1\.0 kB left", caplog.text)
     tensors = torch.load(tmp_path / "model_final.pth")

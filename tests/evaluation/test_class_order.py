@@ -267,7 +267,7 @@ def test_open_vocabulary(tmp_path: Path) -> None:
 def test_the_tool_compares_data_sets(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
     register("train", tmp_path / "train", ["cat", "dog"])
     register("turned", tmp_path / "turned", ["dog", "Cat"])

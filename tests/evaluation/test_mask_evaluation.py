@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pair_detr.data import DetectionMapper, load_dataset, panoptic_classes, register_coco, register_from_config
 from pair_detr.data.datasets.panoptic_png import rgb_to_id
-from pair_detr.evaluation import COCOEvaluator, ThingsEvaluator
+from pair_detr.evaluation import COCOEvaluator, ReorderedClassesEvaluator
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.modeling.postprocessing.masks import BatchMasks
 from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, segment_all, semantic
@@ -242,7 +242,7 @@ def test_evaluators_of_panoptic_data(tmp_path: Path) -> None:
     cfg = cfg_for("both", tmp_path / "out", panoptic=True)
     panoptic, things = build_evaluator(cfg, "both")._evaluators
     assert isinstance(panoptic, COCOPanopticEvaluator)
-    assert isinstance(things, ThingsEvaluator)
+    assert isinstance(things, ReorderedClassesEvaluator)
     # Detections of stuff do not disturb the AP of things.
     detections = Instances((32, 48), pred_boxes=Boxes([[0, 0, 48, 10], [5, 12, 15, 20]]), scores=torch.ones(2))
     detections.pred_classes, detections.pred_masks = torch.tensor([1, 0]), torch.stack([~mask, mask])
@@ -251,7 +251,7 @@ def test_evaluators_of_panoptic_data(tmp_path: Path) -> None:
     # Without panoptic segments of the model, the things are left.
     cfg.MODEL.DETR.PANOPTIC.ENABLED = False
     (things,) = build_evaluator(cfg, "both")._evaluators
-    assert isinstance(things, ThingsEvaluator)
+    assert isinstance(things, ReorderedClassesEvaluator)
     register_from_config(make_cfg(REGISTER=[entry | {"NAME": "alone"}]))
     with pytest.raises(ValueError, match=r"alone is panoptic, but the model is not.*set MODEL\.DETR\.PANOPTIC"):
         build_evaluator(cfg, "alone")

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from engine_helpers import tiny_options, write_dataset
 
-from pair_detr.data import class_names_of, load_dataset, register_coco, register_voc
+from pair_detr.data import class_names_of, load_dataset, load_training_dicts, register_coco, register_voc
 from pair_detr.engine import Trainer, argument_parser, main
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.evaluation.requirements import require_objects
@@ -104,6 +104,17 @@ def test_images_to_predict_on_alone(folder: Path, kind: str, caplog: pytest.LogC
     cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 40.0, 1.0]]
     with pytest.raises(ValueError, match=r'EXPECTED_RESULTS is set, but test set "blind" has no annotations'):
         require_test_set(cfg, "blind")
+
+
+def test_what_is_trained_on_is_checked_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    box = {"bbox": [1, 1, 500, 500], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    register_python("both", [box], folder)
+    cfg = make_cfg(TRAIN=("both",), TEST=("both",))
+    load_training_dicts(cfg)
+    require_test_set(cfg, "both", is_trained_on=True)
+    assert caplog.text.count("boxes end far beyond their image") == 1
+    require_test_set(cfg, "both")
+    assert caplog.text.count("boxes end far beyond their image") == 2
 
 
 def test_objects_of_unknown_classes(folder: Path) -> None:

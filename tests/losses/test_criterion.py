@@ -95,7 +95,7 @@ def test_pair_criterion_equals_sums(
     expected = expected_terms(criterion, predictions, targets)
     torch.testing.assert_close(losses["loss_top_left"], 3 * expected["top_left"][-1])
     torch.testing.assert_close(losses["loss_top_left_aux"], 3 * sum(expected["top_left"][:-1]))
-    # The association is averaged over the images, those without objects, too.
+    # The association is averaged over all images, including those without objects.
     by_layer = [
         sum(loss(a[image], b[image], 0.2) for image in range(len(COUNTS))) / len(COUNTS)
         for a, b in zip(*predictions.pair_embeddings, strict=True)

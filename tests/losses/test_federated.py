@@ -96,7 +96,7 @@ def test_unknown_novel_class(cfg: CfgNode) -> None:
 
 
 def test_sample_is_in_proportion_to_the_weights() -> None:
-    """One class beside that of the batch: its probability is known."""
+    """One class in addition to that of the batch: its probability is known."""
     weights = torch.tensor([4.0, 1.0, 0.0, 2.0, 1.0])
     selection, draws = FederatedLossSampler(weights, 2), 4000
     drawn = torch.stack([selection(torch.tensor([0])) for _ in range(draws)]).float()

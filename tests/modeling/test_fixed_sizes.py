@@ -64,7 +64,7 @@ def test_boxes_come_back_to_the_pixels_they_came_from(tmp_path: Path, size: tupl
 
 
 def test_padding_is_a_part_of_the_image() -> None:
-    """Without a mask, whatever the sizes; an image that fills the size is none the different for it."""
+    """Without a mask, whatever the sizes; an image that fills the size is treated the same."""
     model = build(fixed_cfg()).eval()
     batch = make_batch([(64, 40), (30, 96)], [1, 2])
     padded = model.preprocess(batch)
@@ -153,7 +153,7 @@ def test_colors_change_as_torchvision_changes_them() -> None:
     torch.randperm(4)
     factor = torch.empty(1).uniform_(0.6, 1.4).item()
     assert np.array_equal(changed, np.asarray(F.adjust_brightness(Image.fromarray(image), factor)))
-    # The same transform makes the same change, as of a batch of views.
+    # The same transform makes the same change, as for a batch of views.
     assert np.array_equal(changed, transform.apply_image(image))
     box = np.array([[1.0, 2.0, 3.0, 4.0]])
     assert np.array_equal(transform.apply_box(box), box)

@@ -27,7 +27,7 @@ def test_a_perfect_mask_has_an_iou_of_1(output: tuple[int, int], scale: float) -
     logits = torch.where(small, 8.0, -8.0)
     beyond = ((PADDED[1] - IMAGE[1]) // STRIDE, (PADDED[0] - IMAGE[0]) // STRIDE)
     logits = F.pad(logits[None], (0, beyond[0], 0, beyond[1]), mode="replicate")[0]
-    # The padding says the opposite of what is beside it, but must not be seen.
+    # The padding is the opposite of what is next to it, but must not be seen.
     logits[:, small.shape[1] :] *= -0.5
     logits[:, : small.shape[1], small.shape[2] :] *= -0.5
     found = resize_masks(logits, PADDED, IMAGE, output) > 0.5

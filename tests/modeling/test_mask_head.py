@@ -87,7 +87,7 @@ def test_attention_is_a_softmax_over_heads_and_valid_cells() -> None:
 
 
 def test_attention_does_not_depend_on_padding() -> None:
-    """With a mask the cells beside the image change nothing, whatever they hold."""
+    """With a padding mask, the cells outside the image change nothing, whatever they hold."""
     attention = build_sharp(mask_cfg("detr")).detector.mask_head.attention
     queries, keys = torch.randn(3, 32), torch.randn(1, 12, 32)
     alone = attention(queries, keys, None, [3])

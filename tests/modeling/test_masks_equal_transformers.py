@@ -75,7 +75,7 @@ def test_masks_equal_transformers(pair: tuple[nn.Module, nn.Module]) -> None:
     assert expected.shape == found.shape
     error = (found - expected).abs().max() / expected.abs().max()
     assert error < 1e-4
-    # Queries of a random model have nearly the same mask: their differences must agree, too.
+    # Queries of a random model have nearly the same mask: their differences must also agree.
     found, expected = (x - x.mean(1, keepdim=True) for x in (found, expected))
     assert (found - expected).abs().max() / expected.abs().max() < 0.02
 

@@ -60,7 +60,7 @@ def test_lists_from_text_and_files(tmp_path: Path) -> None:
 
 def test_names_in_the_annotations_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"DETECTRON2_DATASETS.*a \.txt file with a class a line"):
+    with pytest.raises(FileNotFoundError, match=r"DETECTRON2_DATASETS.*a \.txt file with one class per line"):
         read_class_list("openimages")
     folder = tmp_path / "oid/annotations"
     folder.mkdir(parents=True)
@@ -255,7 +255,7 @@ def test_data_have_the_classes_of_the_vocabulary() -> None:
         check_vocabulary(vocabulary, (fewer,), ())
     with pytest.raises(ValueError, match=r'"vocabulary_fewer" has 1 class.*one vocabulary: take vocabulary_fewer out'):
         check_vocabulary(vocabulary, (), (same, fewer))
-    # Images with labels decide what the indices are, too, where they come first.
+    # Images with labels also decide what the indices are, where they come first.
     labels = register("vocabulary_labels", ["forklift", "helmet", "traffic cone"], annotation_type="image")
     with pytest.raises(ValueError, match='"vocabulary_labels" does not agree'):
         check_vocabulary(vocabulary, (labels,), ())

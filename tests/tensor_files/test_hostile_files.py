@@ -84,8 +84,8 @@ def _text_weights(file: Path) -> None:
     text_weights.main(["--vocabulary", "a", "--from", str(file), "--output", str(file.with_name("out.npy"))])
 
 
-def _beside_text_weights(file: Path) -> None:
-    """The names of classes are in a .json file beside them."""
+def _names_of_text_weights(file: Path) -> None:
+    """The names of classes are in a .json file next to them."""
     weights = file.with_name("texts.npy")
     Vocabulary(("a",), nn.Linear(3, 1).weight.detach()).save(weights)
     weights.with_suffix(".json").write_bytes(file.read_bytes())
@@ -106,7 +106,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "MODEL.TIMM.WEIGHTS": lambda f: TimmBackbone("test_resnet", [-1], weights=str(f)),
     "MODEL.TIMM.KWARGS": lambda f: TimmBackbone("test_resnet", [-1], kwargs={"checkpoint_path": str(f)}),
     "MODEL.CLIP.TEXT_WEIGHTS": lambda f: pair_detr.Predictor(_cfg(MODEL__CLIP__TEXT_WEIGHTS=str(f))),
-    "names beside text weights": _beside_text_weights,
+    "names next to text weights": _names_of_text_weights,
     "MODEL.CLIP.VOCABULARY": lambda f: read_class_list(str(f)),
     "MODEL.CLIP.CHECKPOINT": lambda f: build_text_encoder("clip", f),
     "Predictor": lambda f: pair_detr.Predictor(_cfg(MODEL__WEIGHTS=str(f))),

@@ -12,7 +12,6 @@ from model_helpers import build, tiny_resnet_cfg
 
 from pair_detr.checkpoint import METADATA, ConversionError, required_config
 from pair_detr.checkpoint.coco_ids import COCO_IDS
-from pair_detr.tools import convert_weights
 from pair_detr.tools.convert_weights import main
 
 pytest.importorskip("safetensors.torch")
@@ -21,7 +20,7 @@ pytest.importorskip("safetensors.torch")
 @pytest.fixture(autouse=True)
 def _no_logger(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tool's would keep the log of later tests from caplog."""
-    monkeypatch.setattr(convert_weights, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
 
 
 def save_official(path: Path, variant: str = "conditional_detr") -> Path:

@@ -47,7 +47,7 @@ def write_video(file: Path, frames: int, fps: float = 10) -> None:
     video.close()
 
 
-def test_images_and_videos_go_on_beside_a_broken_file(tmp_path: Path) -> None:
+def test_images_and_videos_go_on_despite_a_broken_file(tmp_path: Path) -> None:
     inputs = tmp_path / "in"
     inputs.mkdir()
     model = save_model(tmp_path)

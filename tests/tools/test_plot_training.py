@@ -52,7 +52,7 @@ def test_summary_names_seeds_that_do_not_reach_the_threshold(tmp_path: Path) -> 
     ]
 
 
-def test_figure_shows_means_of_seeds_by_epoch_beside_published_curves(tmp_path: Path) -> None:
+def test_figure_shows_means_of_seeds_by_epoch_next_to_published_curves(tmp_path: Path) -> None:
     seeds = []
     for seed in (0, 1):
         rows = [{"iteration": i, "epoch": (i + 1) / 40, "total_loss": 4.0 + seed, "loss_box": seed} for i in (19, 39)]

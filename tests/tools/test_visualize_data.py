@@ -30,8 +30,7 @@ SCALE = 5
 @pytest.fixture(autouse=True)
 def _own_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the log of later tests would be kept from caplog."""
-    for module in (tool, check_dataset):
-        monkeypatch.setattr(module, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
 
 
 def make(data_format: str, root: Path) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def test_every_kind_is_checked_and_drawn(config: tuple[str, Path]) -> None:
         assert shown[middle[0], x - 3 : x + 4].max() > 100
     for y in (top, bottom):
         assert shown[y - 3 : y + 4, middle[1]].max() > 100
-    # Beside the box, whose label is below, is nothing; in it is the mask, where there is one.
+    # Outside the box, whose label is below, is nothing; inside it is the mask, if there is one.
     assert shown[:, right + 8 :].max() < 40 and shown[: middle[0], : left - 8].max() < 40
     assert (shown[middle].max() > 40) == (data_format == "coco")
 
@@ -219,7 +218,7 @@ def test_which_images(config: tuple[str, Path]) -> None:
         tool.main([])
     for wrong in (["--start", "-1"], ["--count", "-1"], ["--views", "0"]):
         with pytest.raises(SystemExit):
-            tool.parse(wrong)
+            tool.parse_arguments(wrong)
 
 
 @pytest.mark.parametrize("config", ["coco"], indirect=True)

@@ -1,4 +1,4 @@
-"""Files in folders that hold what programs hide there, too."""
+"""Files in folders that also contain what programs hide there."""
 
 import glob
 import logging

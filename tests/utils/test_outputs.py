@@ -191,7 +191,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for split in ("train", "val"):
         (tmp_path / f"coco/annotations/instances_{split}2017.json").write_text('{"images": []}')
     (tmp_path / "out").mkdir()
-    for module in TOOLS:
+    for module in ("tools.common", *TOOLS):
         tool = importlib.import_module(f"pair_detr.{module}")
         if hasattr(tool, "setup_logger"):
             # It would keep the log of later tests from caplog.

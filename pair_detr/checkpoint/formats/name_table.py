@@ -56,11 +56,7 @@ class NameTable:
         return None
 
     def rename_to_native(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Renames and joins.
-
-        Returns:
-            The tensors under our names, less those that lack a part, and the keys that the table does not know.
-        """
+        """The tensors under our names, joined and less those that lack a part; and the keys that are not known."""
         parts: dict[str, dict[int, Tensor]] = {}
         counts: dict[str, int] = {}
         unknown = []
@@ -79,11 +75,7 @@ class NameTable:
         return renamed, unknown
 
     def rename_to_foreign(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Renames and splits.
-
-        Returns:
-            The tensors under their names, and the keys that the table does not know.
-        """
+        """The tensors under their names, split into their parts; and the keys that are not known."""
         renamed: dict[str, Tensor] = {}
         unknown = []
         for key, tensor in state.items():

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pair_detr.checkpoint.architecture import Architecture, LackingError, infer_architecture
 from pair_detr.checkpoint.errors import ConversionError
-from pair_detr.checkpoint.formats import detrex, huggingface, mmdet, official, resnets
-from pair_detr.checkpoint.formats.mask_head_names import with_masks
+from pair_detr.checkpoint.formats import detectors, resnets
+from pair_detr.checkpoint.formats.detectors import with_masks
 from pair_detr.checkpoint.formats.name_table import Names, NameTable, with_prefix
+from pair_detr.utils.messages import join_some
 
 TORCHVISION_PIXELS: dict[str, Any] = {
     "INPUT.FORMAT": "RGB",
@@ -27,6 +28,7 @@ CAFFE2_PIXELS: dict[str, Any] = {
     "MODEL.RESNETS.STRIDE_IN_1X1": True,
 }
 _COUNTERS = r".*\.num_batches_tracked"
+_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,12 @@ class Layout:
         return renamed, unknown
 
 
-def _detectors(name: str, source: str, detr: Names, conditional: Names, **options: Any) -> list[Layout]:
+def _detectors(name: str, sources: tuple[str, ...], names: tuple[Names, Names], **options: Any) -> list[Layout]:
+    """DETR of the first source, and Conditional DETR of the last."""
+    detr, conditional = map(NameTable, names)
     return [
-        Layout(f"{name} DETR", (source,), "detr", NameTable(detr), **options),
-        Layout(f"{name} Conditional DETR", (source,), "conditional_detr", NameTable(conditional), **options),
+        Layout(f"{name} DETR", sources[:1], "detr", detr, **options),
+        Layout(f"{name} Conditional DETR", sources[-1:], "conditional_detr", conditional, **options),
     ]
 
 
@@ -83,50 +87,38 @@ def _backbone(name: str, sources: tuple[str, ...], names: Names, **options: Any)
     return Layout(name, sources, None, NameTable(with_prefix("", "backbone.", names)), **options)
 
 
+def _d2_detr(name: str, names: Names) -> Layout:
+    return Layout(f"DETR's wrapper for Detectron2{name}", ("d2_detr",), "detr", NameTable(names), _AND_CRITERION)
+
+
+_AND_CRITERION = (_COUNTERS, r"criterion\.empty_weight")
 _CAFFE2_IGNORED = (r"(fc1000|pred)_[wb]", "conv1_b", r".*_momentum")
+# What Detectron's files call weight, bias, running_mean and running_var.
+_CAFFE2_NORMS = {
+    "folded batch norm": ("s", "b"),
+    "folded batch norm, gamma and beta": ("gamma", "beta"),
+    "batch norm": ("s", "b", "rm", "riv"),
+    "batch norm, gamma and beta": ("gamma", "beta", "running_mean", "running_var"),
+}
 
 LAYOUTS: tuple[Layout, ...] = (
-    Layout("official DETR", ("detr",), "detr", NameTable(official.DETR)),
-    Layout(
-        "official Conditional DETR", ("conditional_detr",), "conditional_detr", NameTable(official.CONDITIONAL_DETR)
-    ),
-    Layout(
-        "DETR's wrapper for Detectron2",
-        ("d2_detr",),
-        "detr",
-        NameTable(official.D2_DETR),
-        ignored=(_COUNTERS, r"criterion\.empty_weight"),
-    ),
-    *_detectors("official (with masks)", "detr", official.DETR_MASKS, official.CONDITIONAL_DETR_MASKS),
-    Layout(
-        "DETR's wrapper for Detectron2 (with masks)",
-        ("d2_detr",),
-        "detr",
-        NameTable(official.D2_DETR_MASKS),
-        ignored=(_COUNTERS, r"criterion\.empty_weight"),
-    ),
-    *_detectors("mmdetection's", "mmdet", mmdet.DETR, mmdet.CONDITIONAL_DETR),
-    *_detectors(
-        "detrex's", "detrex", detrex.DETR, detrex.CONDITIONAL_DETR, ignored=(_COUNTERS, r"criterion\.empty_weight")
-    ),
+    *_detectors("official", ("detr", "conditional_detr"), detectors.OFFICIAL),
+    _d2_detr("", detectors.D2_DETR),
+    # Of no file of Conditional DETR's authors, but of models that are converted to their names.
+    *_detectors("official (with masks)", ("detr",), tuple(map(with_masks, detectors.OFFICIAL))),
+    _d2_detr(" (with masks)", detectors.D2_DETR_MASKS),
+    *_detectors("mmdetection's", ("mmdet",), detectors.MMDET),
+    *_detectors("detrex's", ("detrex",), detectors.DETREX, ignored=_AND_CRITERION),
     *(
         layout
-        for (release, kind), backbone in huggingface.BACKBONES.items()
+        for masks in ("", ", with masks")
+        for (release, kind), (detr, conditional) in detectors.TRANSFORMERS.items()
         for layout in _detectors(
-            f"transformers {release}.x ({kind} backbone)",
-            "transformers",
-            backbone | huggingface.DETR[release],
-            backbone | huggingface.CONDITIONAL_DETR[release],
-        )
-    ),
-    *(
-        layout
-        for (release, kind), backbone in huggingface.BACKBONES.items()
-        for layout in _detectors(
-            f"transformers {release}.x ({kind} backbone, with masks)",
-            "transformers",
-            with_masks(backbone | huggingface.DETR[release], "detr.", release),
-            with_masks(backbone | huggingface.CONDITIONAL_DETR[release], "conditional_detr.", release),
+            f"transformers {release}.x ({kind} backbone{masks})",
+            ("transformers",),
+            (with_masks(detr, "detr.", release), with_masks(conditional, "conditional_detr.", release))
+            if masks
+            else (detr, conditional),
         )
     ),
     _backbone("torchvision's ResNet", ("torchvision", "timm"), resnets.TORCHVISION, ignored=(_COUNTERS, r"fc\..*")),
@@ -135,22 +127,12 @@ LAYOUTS: tuple[Layout, ...] = (
         _backbone(
             f"Detectron's ResNet ({kind})",
             ("detectron2",),
-            resnets.caffe2(**norm),
+            resnets.caffe2(norm),
             ignored=_CAFFE2_IGNORED,
             pixels=CAFFE2_PIXELS,
-            folded_norm="running_mean" not in norm,
+            folded_norm=len(norm) == 2,
         )
-        for kind, norm in {
-            "folded batch norm": {"weight": "s", "bias": "b"},
-            "folded batch norm, gamma and beta": {"weight": "gamma", "bias": "beta"},
-            "batch norm": {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"},
-            "batch norm, gamma and beta": {
-                "weight": "gamma",
-                "bias": "beta",
-                "running_mean": "running_mean",
-                "running_var": "running_var",
-            },
-        }.items()
+        for kind, norm in _CAFFE2_NORMS.items()
     ),
 )
 SOURCES: tuple[str, ...] = tuple(dict.fromkeys(source for layout in LAYOUTS for source in layout.sources))
@@ -166,8 +148,7 @@ class Match:
     """How well a state dict fits a layout.
 
     Attributes:
-        layout: the layout.
-        renamed: the tensors that it knows, by our names.
+        renamed: the tensors that the layout knows, by our names.
         architecture: what they make up; None if it cannot be told.
         missing: keys of the layout that the state dict lacks.
         unexpected: keys of the state dict that the layout does not have.
@@ -189,15 +170,9 @@ class Match:
     def describe(self) -> str:
         """One paragraph for an error message."""
         lines = [f"{self.layout.name}: {len(self.missing)} keys missing, {len(self.unexpected)} unexpected"]
-        lines += [f"  {name}: {_sample(keys)}" for name, keys in self._lists() if keys]
+        lists = ("missing", self.missing), ("unexpected", self.unexpected)
+        lines += [f"  {name}: {join_some(keys, _NAMED)}" for name, keys in lists if keys]
         return "\n".join([*lines, *([f"  {self.problem}"] if self.problem else [])])
-
-    def _lists(self) -> list[tuple[str, list[str]]]:
-        return [("missing", self.missing), ("unexpected", self.unexpected)]
-
-
-def _sample(keys: list[str], limit: int = 6) -> str:
-    return ", ".join(keys[:limit]) + (f", ... ({len(keys)} in all)" if len(keys) > limit else "")
 
 
 def match_layout(state: Mapping[str, Tensor], layout: Layout) -> Match:
@@ -227,7 +202,7 @@ def match_layout(state: Mapping[str, Tensor], layout: Layout) -> Match:
         for key, shape in shapes.items()
         if key in expected and shape != expected[key]
     ]
-    problem = f"shapes that do not agree with the others: {_sample(wrong)}" if wrong else ""
+    problem = f"shapes that do not agree with the others: {join_some(wrong, _NAMED)}" if wrong else ""
     return Match(layout, renamed, architecture, missing, unexpected, problem)
 
 
@@ -253,12 +228,12 @@ def recognize(state: Mapping[str, Tensor], source: str = "auto") -> Match:
             return match
         matches.append(match)
     matches = [match for match in matches if match.renamed]
-    if source != "auto" and (other := _recognized(state)):
+    if source != "auto" and (other := recognized_name(state)):
         raise ConversionError(f"The weights are not {source}'s. They are {other}'s: leave out --source {source}.")
     if not matches:
         whose = "of no known source" if source == "auto" else f"not of source {source}"
         raise ConversionError(
-            f"The weights are {whose}: none of their {len(state)} keys belongs to it ({_sample(list(state), 4)}). "
+            f"The weights are {whose}: none of their {len(state)} keys belongs to it ({join_some(list(state), 4)}). "
             f"Known are {', '.join(SOURCES)}; for a timm model other than a ResNet there is MODEL.TIMM.WEIGHTS."
         )
     matches.sort(key=lambda match: len(match.missing) + len(match.unexpected))
@@ -267,7 +242,8 @@ def recognize(state: Mapping[str, Tensor], source: str = "auto") -> Match:
     )
 
 
-def _recognized(state: Mapping[str, Tensor]) -> str:
+def recognized_name(state: Mapping[str, Tensor]) -> str:
+    """The name of the layout that a state dict has exactly; "" if it has none."""
     try:
         return recognize(state).layout.name
     except ConversionError:

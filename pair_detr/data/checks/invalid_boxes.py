@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from pair_detr.data.annotation_masks import MaskFault
+from pair_detr.data.annotation_masks import MaskFault, size_of
 from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
@@ -20,14 +20,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class BoxFault:
-    """One unusable box.
-
-    Args:
-        file_name: the image.
-        index: position among the image's annotations, counted from 0.
-        bbox: the box as annotated, whatever that is.
-        reason: what is wrong, for a message.
-    """
+    """One unusable box as annotated, whatever that is; ``index`` counts the image's annotations from 0."""
 
     file_name: str
     index: int
@@ -53,7 +46,7 @@ def box_fault(bbox: Any, mode: Any, image_size: tuple[float, float] | None = Non
     Args:
         bbox: the box as annotated, in pixels.
         mode: ``BoxMode.XYXY_ABS`` or ``BoxMode.XYWH_ABS``.
-        image_size: width and height of the image where known; a box that lies wholly outside is a fault, too.
+        image_size: width and height of the image where known; a box that lies wholly outside is also a fault.
 
     Returns:
         the reason in a few words, or None for a usable box. Boxes partly outside of the image are usable.
@@ -75,6 +68,15 @@ def box_fault(bbox: Any, mode: Any, image_size: tuple[float, float] | None = Non
         if left >= image_width or top >= image_height or left + width <= 0 or top + height <= 0:
             return f"outside of the image of {image_width}x{image_height} pixels"
     return None
+
+
+def faulty_boxes(record: dict[str, Any]) -> dict[int, BoxFault]:
+    """The unusable boxes of an image, by the position of their annotation."""
+    return {
+        index: BoxFault(record["file_name"], index, annotation.get("bbox"), reason)
+        for index, annotation in enumerate(record.get("annotations", ()))
+        if (reason := box_fault(annotation.get("bbox"), annotation.get("bbox_mode"), size_of(record))) is not None
+    }
 
 
 def warn_of_dropped(name: str, faults: Sequence[BoxFault | MaskFault]) -> None:

@@ -15,13 +15,8 @@ def warn_beyond(
 ) -> None:
     """Logs a warning if images have more objects, crowds aside, than a limit that a config key sets.
 
-    Args:
-        name: what the images are of, such as 'Test set "my_val"'.
-        records: images in Detectron2's standard format.
-        key: of the config.
-        limit: its value.
-        consequence: what happens to the objects beyond it, a clause.
-        per_class: whether the limit is one to the objects of each class.
+    ``name`` is what the images are of, such as 'Test set "my_val"'; ``consequence``, a clause, says what happens to the
+    objects beyond it. ``per_class`` limits the objects of each class.
     """
     counts = [_largest_count(record, per_class) for record in records]
     largest = max(range(len(counts)), key=counts.__getitem__, default=None)

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -23,12 +24,7 @@ _FOLDER_REMEDY = "correct the image folder, or the file names in the annotations
 
 
 class Finding(NamedTuple):
-    """What is wrong with a name.
-
-    Args:
-        kind: in short; the same for all files with this mistake.
-        text: a sentence or two, with the name as an example and what to do.
-    """
+    """What is wrong with a name: a kind that all files with this mistake have, and a text that says what to do."""
 
     kind: str
     text: str
@@ -37,28 +33,23 @@ class Finding(NamedTuple):
 def explain_missing(missing: Sequence[str], image_root: str | None = None) -> str:
     """What is wrong with the names of missing files, if it is the same with many, and what to do about it.
 
-    Args:
-        missing: see :func:`pair_detr.data.image_names.missing_files`.
-        image_root: folder that the names were joined to, where known.
+    ``image_root`` is the folder that they were joined to, where known.
 
     Returns:
         a text with an example; "" if the files seem to be just not there.
     """
     search = _Search(None if image_root is None else str(image_root))
     step = max(len(missing) // _EXAMPLES, 1)
-    findings = [finding for file in missing[::step][:_EXAMPLES] if (finding := _examine(search, file)) is not None]
+    findings = []
+    for file in missing[::step][:_EXAMPLES]:
+        # A folder on the way may not be read.
+        with suppress(OSError):
+            if (finding := search.examine(file)) is not None:
+                findings.append(finding)
     if not findings:
         return ""
     (most, _), *_ = Counter(finding.kind for finding in findings).most_common(1)
     return next(finding.text for finding in findings if finding.kind == most)
-
-
-def _examine(search: "_Search", file_name: str) -> Finding | None:
-    try:
-        return search.examine(file_name)
-    except OSError:
-        # A folder on the way may not be read.
-        return None
 
 
 class _Search:
@@ -140,7 +131,9 @@ class _Search:
             return None
         if existing not in self._folders:
             with os.scandir(existing) as entries:
-                self._folders[existing] = sorted(Path(e.path) for e in islice(filter(_is_dir, entries), _MAX_FOLDERS))
+                self._folders[existing] = sorted(
+                    Path(e.path) for e in islice(filter(os.DirEntry.is_dir, entries), _MAX_FOLDERS)
+                )
         for folder in self._folders[existing]:
             file = folder / path.relative_to(existing)
             if is_there(file):
@@ -154,10 +147,6 @@ class _Search:
             if is_there(file):
                 return file, "the names have folders that are not here", "write them relative to the image folder"
         return None
-
-
-def _is_dir(entry: os.DirEntry) -> bool:
-    return entry.is_dir()
 
 
 def _spelling_key(name: str, by_stem: bool) -> str:

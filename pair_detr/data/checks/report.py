@@ -4,18 +4,17 @@ import logging
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from pair_detr.data.annotation_masks import MaskFault
+from pair_detr.data.annotation_masks import MaskFault, faulty_masks
 from pair_detr.data.catalog import annotation_type_of, load_dataset
-from pair_detr.data.checks.invalid_boxes import BoxFault
+from pair_detr.data.checks.invalid_boxes import BoxFault, faulty_boxes
 from pair_detr.data.checks.missing_files import explain_missing
 from pair_detr.data.checks.segment_files import inspect_segment_files, unannotated_suspicions
 from pair_detr.data.checks.suspicious import suspicions_of
-from pair_detr.data.checks.usable_boxes import faulty_boxes, name_crowd
-from pair_detr.data.checks.usable_masks import faulty_masks
 from pair_detr.data.datasets.panoptic_masks import mask_file
 from pair_detr.data.image_names import missing_files
 from pair_detr.utils.messages import counted
@@ -47,8 +46,6 @@ class DatasetReport:
     """What is wrong with a dataset.
 
     Args:
-        name: the dataset.
-        num_images: its images.
         annotation_type: "box", or "image" if its annotations are labels of whole images.
         num_boxes: its usable boxes; crowds are none.
         num_difficult: those of them that Pascal VOC calls difficult; they are trained on.
@@ -102,7 +99,7 @@ class DatasetReport:
     def trainable(self) -> bool:
         """Whether training on it alone can start.
 
-        Degenerate boxes, duplicates and images without labels are no obstacle if a box, or a label, is left.
+        Invalid boxes, duplicates and images without labels are no obstacle if a box, or a label, is left.
         """
         usable = self.num_labels if self.annotation_type == "image" else self.num_boxes
         return not (self.missing_files or self.unknown_classes or self.bad_segment_files) and usable > 0
@@ -144,11 +141,9 @@ def inspect_dicts(
     """As :func:`check_dataset`, for images already loaded in Detectron2's standard format.
 
     Args:
-        name: the dataset.
-        dicts: its images.
         annotation_type: "box" or "image", whether labels are the classes of an image's boxes where it has no
             ``pos_category_ids``; by default what the metadata say.
-        masks: whether to look at masks, too, which takes its time.
+        masks: whether to look also at masks, which takes its time.
     """
     metadata = MetadataCatalog.get(name)
     classes = metadata.get("thing_classes")
@@ -208,9 +203,9 @@ def image_labels_of(record: dict[str, Any]) -> list[int]:
 
 
 def warn_of_suspicious(report: DatasetReport) -> None:
-    """Logs a warning for each of a report's doubts."""
-    for doubt in report.suspicious:
-        logger.warning('Dataset "%s": %s.', report.name, doubt)
+    """Logs a warning for all that is suspicious in a report."""
+    for suspicion in report.suspicious:
+        logger.warning('Dataset "%s": %s.', report.name, suspicion)
 
 
 def _inspect_boxes(
@@ -228,10 +223,9 @@ def _inspect_boxes(
     report.num_boxes += len(boxes)
     report.num_difficult += sum(bool(annotation.get("difficult")) for annotation in boxes)
     known = range(len(classes))
-    report.crowds.extend(
-        name_crowd(record, index, classes[a["category_id"]] if a["category_id"] in known else None)
-        for index, a in crowds
-    )
+    for index, annotation in crowds:
+        name = f" ({classes[annotation['category_id']]})" if annotation["category_id"] in known else ""
+        report.crowds.append(f"annotation {index} of {PurePath(record['file_name']).name}{name}")
     if report.annotation_type == "box" and not boxes:
         files = report.crowds_alone if crowds else report.unusable_alone if dropped else report.without_objects
         files.append(record["file_name"])

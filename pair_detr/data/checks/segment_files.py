@@ -22,18 +22,15 @@ _REMEDY = "Make the ids in the JSON file those in the PNG files"
 def inspect_segment_files(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
     """Reads the headers of all PNG files and the pixels of a few, and looks for what training would stumble on.
 
-    Args:
-        records: images in Detectron2's standard format, whose PNG files exist; those of other data have none.
-
     Returns:
-        what is wrong with files that cannot be used, and what is doubtful, each as a sentence.
+        what is wrong with files that cannot be used, and what is suspicious, each as a sentence.
     """
     if faults := _header_faults(records):
         return faults, []
     without_all, without_some = _sampled_faults(records)
     faults = [f"{fault}, which are all of the image. {_REMEDY}." for fault in without_all]
-    doubt = f"{join_some(without_some)}, and they are left out. {_REMEDY}; check_dataset --open-images lists all"
-    return faults, [doubt] if without_some else []
+    note = f"{join_some(without_some)}, and they are left out. {_REMEDY}; check_dataset --open-images lists all"
+    return faults, [note] if without_some else []
 
 
 def require_segment_files(name: str, faults: Sequence[str]) -> None:
@@ -59,13 +56,7 @@ def unannotated_suspicions(metadata: Metadata) -> list[str]:
 
 @dataclass(frozen=True)
 class AbsentSegments:
-    """Segments of an image that have no pixel in its PNG file.
-
-    Args:
-        text: which ones, for a message.
-        num_objects: how many of them are no crowds.
-        are_all: whether the image has no others.
-    """
+    """Segments of an image that have no pixel in its PNG file; ``num_objects`` of them are no crowds."""
 
     text: str
     num_objects: int

@@ -19,23 +19,20 @@ def suspicions_of(
 ) -> list[str]:
     """Names of classes that occur twice, boxes that are probably in another format than declared, too many crowds.
 
-    Args:
-        dicts: images in Detectron2's standard format.
-        classes: names of the classes.
-        unusable: for each image the positions of annotations whose boxes are not looked at.
+    Boxes whose positions are in ``unusable``, for each image, are not looked at.
 
     Returns:
-        what is doubtful and what to do about it, a text for each kind.
+        what is suspicious and what to do about it, a text for each kind.
     """
-    return [*_doubtful_classes(classes), *_doubtful_boxes(dicts, unusable), *_doubtful_marks(dicts)]
+    return [*_repeated_classes(classes), *_unlikely_boxes(dicts, unusable), *_unlikely_marks(dicts)]
 
 
-def _doubtful_classes(classes: Sequence[str]) -> list[str]:
+def _repeated_classes(classes: Sequence[str]) -> list[str]:
     twice = [name for name, count in Counter(classes).items() if count > 1]
     return [f"classes {join_some(twice)} occur more than once; give each category a name of its own"] if twice else []
 
 
-def _doubtful_boxes(dicts: Sequence[dict[str, Any]], unusable: Sequence[Container[int]]) -> list[str]:
+def _unlikely_boxes(dicts: Sequence[dict[str, Any]], unusable: Sequence[Container[int]]) -> list[str]:
     labels, boxes, sizes, have_corners = [], [], [], []
     for record, faults in zip(dicts, unusable, strict=True):
         size = (record.get("width"), record.get("height"))
@@ -64,7 +61,7 @@ def _doubtful_boxes(dicts: Sequence[dict[str, Any]], unusable: Sequence[Containe
     return suspicious
 
 
-def _doubtful_marks(dicts: Sequence[dict[str, Any]]) -> list[str]:
+def _unlikely_marks(dicts: Sequence[dict[str, Any]]) -> list[str]:
     """Marks that are for a few objects, on most of them."""
     annotations = [annotation for record in dicts for annotation in record.get("annotations", ())]
     crowds, difficult = (len([1 for a in annotations if a.get(key)]) for key in ("iscrowd", "difficult"))

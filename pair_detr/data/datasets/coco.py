@@ -17,9 +17,6 @@ def register_coco(name: str, json_file: str, image_root: str, **metadata: Any) -
     """Registers data in COCO's JSON format; nothing is read until the dataset is used, see :func:`load_coco`.
 
     Args:
-        name: name in the catalogs.
-        json_file: annotations.
-        image_root: folder of the images.
         metadata: further entries of the metadata, such as ``thing_classes``, or ``remedy``: what to do where the
             files are missing.
     """

@@ -4,12 +4,11 @@ The functions change the entries in place, and return what is wrong with those t
 """
 
 import json
-import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pair_detr.data.scalars import find_id, flag_of, id_of, integer_of, number_of, numbers_of
+from pair_detr.data.scalars import find_id, id_of, integer_of, numbers_of, unify_marks
 
 # What every entry needs, in an annotation file for detection.
 IMAGE_FIELDS = ("id", "file_name", "width", "height")
@@ -19,13 +18,7 @@ ANNOTATION_FIELDS = ("id", "image_id", "category_id", "bbox")
 
 @dataclass
 class AnnotationFindings:
-    """What there is to say of annotations.
-
-    Args:
-        faults: what is wrong with those that cannot be understood.
-        num_ignored: how many objects "ignore" makes crowds.
-        bad_areas: names of the annotations whose area was of no use, and removed.
-    """
+    """Faults of annotations, the number that "ignore" makes crowds, and names of those whose area was removed."""
 
     faults: list[str] = field(default_factory=list)
     num_ignored: int = 0
@@ -33,12 +26,7 @@ class AnnotationFindings:
 
 
 def normalize_images(images: list[Any], fields: Collection[str] = IMAGE_FIELDS) -> list[str]:
-    """Ids become ints, or stay text; ``width`` and ``height`` become ints.
-
-    Args:
-        images: the list of a file.
-        fields: that every entry needs.
-    """
+    """Ids become ints, or stay text; ``width`` and ``height`` become ints. Every entry needs the fields."""
     return _normalize_list("image", "images", images, fields, _normalize_image)
 
 
@@ -60,10 +48,7 @@ def normalize_annotations(
     removed. ``segmentation`` and everything else stay as they are.
 
     Args:
-        annotations: the list of a file.
-        images: of the file, normalized.
         categories: of the file, normalized; None if annotations have none.
-        fields: that every entry needs.
         unique: whether an ``id`` that occurs twice is a fault.
     """
     known = {"image_id": ("images", _ids(images))}
@@ -73,7 +58,7 @@ def normalize_annotations(
     seen: set[int | str] = set()
     # Of hundreds of thousands nearly all are as they should be: what costs time is done for the others alone.
     for position, annotation in enumerate(annotations):
-        fault = _missing(annotation, fields) or _normalize_annotation(annotation, known, findings)
+        fault = missing_fields(annotation, fields) or _normalize_annotation(annotation, known, findings)
         if fault is None and unique:
             if annotation["id"] in seen:
                 fault = "occurs more than once"
@@ -81,6 +66,35 @@ def normalize_annotations(
         if fault is not None:
             findings.faults.append(f"{_label('annotation', 'annotations', position, annotation)} {fault}")
     return findings
+
+
+def missing_lists(content: Any, keys: Collection[str], optional: Collection[str] = ()) -> list[str]:
+    """What is wrong with a file's content that is to be an object with lists, of which some may be left out."""
+    if not isinstance(content, dict):
+        return [f"it holds a {type(content).__name__}, not an object"]
+    return [
+        f'there is no list "{key}" in it'
+        for key in keys
+        if not isinstance(content.get(key, [] if key in optional else None), list)
+    ]
+
+
+def missing_fields(entry: Any, fields: Collection[str]) -> str | None:
+    """What an entry lacks; None if nothing."""
+    if not isinstance(entry, dict):
+        return "is not an object"
+    missing = [name for name in fields if name not in entry]
+    return f"has no {', '.join(missing)}" if missing else None
+
+
+def in_order_of_ids(categories: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Categories in the order of the classes that they become."""
+    return sorted(categories, key=lambda category: category["id"])
+
+
+def describe_fields(fields: Mapping[str, Collection[str]]) -> str:
+    """What each list's entries need, for a message."""
+    return "; ".join(f"every entry of {key} needs {', '.join(names)}" for key, names in fields.items())
 
 
 def _normalize_list(
@@ -94,7 +108,7 @@ def _normalize_list(
     ids: dict[int | str, None] = {}
     _unify_ids(entries)
     for position, entry in enumerate(entries):
-        fault = _missing(entry, fields) or _normalize_id(entry) or normalize(entry)
+        fault = missing_fields(entry, fields) or _normalize_id(entry) or normalize(entry)
         if fault is None and entry["id"] in ids:
             fault = "occurs more than once"
         if fault is None:
@@ -121,13 +135,6 @@ def _ids(entries: Iterable[Any]) -> set[int | str]:
     return {id_of(entry.get("id")) for entry in entries if isinstance(entry, dict)} - {None}
 
 
-def _missing(entry: Any, fields: Collection[str]) -> str | None:
-    if not isinstance(entry, dict):
-        return "is not an object"
-    missing = [name for name in fields if name not in entry]
-    return f"has no {', '.join(missing)}" if missing else None
-
-
 def _normalize_id(entry: dict[str, Any]) -> str | None:
     value = entry["id"]
     if type(value) not in (int, str):
@@ -152,7 +159,7 @@ def _normalize_image(image: dict[str, Any]) -> str | None:
 def _normalize_category(category: dict[str, Any]) -> str | None:
     name = category["name"]
     if type(name) in (int, float):
-        # Digits and grades are classes, too.
+        # Digits and grades are also classes.
         name = json.dumps(name)
     if not isinstance(name, str) or not name.strip():
         return _has("name", name)
@@ -177,36 +184,14 @@ def _normalize_annotation(
         if numbers is None:
             return _has("bbox", bbox)
         annotation["bbox"] = numbers
-    if (fault := _normalize_flag(annotation, "iscrowd")) is not None:
-        return fault
-    if "ignore" in annotation:
-        if (fault := _normalize_flag(annotation, "ignore")) is not None:
-            return fault
-        if annotation["ignore"] and not annotation["iscrowd"]:
-            annotation["iscrowd"] = 1
-            findings.num_ignored += 1
-    if "area" in annotation:
-        _normalize_area(annotation, findings)
-    return None
-
-
-def _normalize_flag(annotation: dict[str, Any], key: str) -> str | None:
-    value = annotation.get(key)
-    if type(value) is not int or value not in (0, 1):
-        if (flag := flag_of(value)) is None:
-            return _has(key, value)
-        annotation[key] = flag
-    return None
-
-
-def _normalize_area(annotation: dict[str, Any], findings: AnnotationFindings) -> None:
-    value = annotation.pop("area")
-    area = number_of(value)
-    if area is not None and 0 < area < math.inf:
-        annotation["area"] = area
-    elif value is not None:
+    wrong, is_ignored, has_bad_area = unify_marks(annotation)
+    if wrong is not None:
+        return _has(wrong, annotation[wrong])
+    findings.num_ignored += is_ignored
+    if has_bad_area:
         # Nothing but the evaluation uses it, and that can compute it.
         findings.bad_areas.append(_label("annotation", "annotations", 0, annotation))
+    return None
 
 
 def _has(key: str, value: Any) -> str:

@@ -8,6 +8,8 @@ from pair_detr.data.datasets.coco_entries import (
     CATEGORY_FIELDS,
     IMAGE_FIELDS,
     AnnotationFindings,
+    describe_fields,
+    missing_lists,
     normalize_annotations,
     normalize_categories,
     normalize_images,
@@ -20,11 +22,10 @@ logger = logging.getLogger(__name__)
 # The lists of a file in the order in which they are checked.
 _FIELDS = {"images": IMAGE_FIELDS, "categories": CATEGORY_FIELDS, "annotations": ANNOTATION_FIELDS}
 _REMEDY = (
-    "Correct the file: "
-    + "; ".join(f"every entry of {key} needs {', '.join(fields)}" for key, fields in _FIELDS.items())
-    + " (bbox is [x, y, width, height] in pixels; iscrowd and ignore are 0 or 1)"
+    f"Correct the file: {describe_fields(_FIELDS)} (bbox is [x, y, width, height] in pixels; iscrowd and ignore are 0 "
+    "or 1)"
 )
-# In the names of files of COCO 2014 that have some annotations twice; Detectron2 lets them pass, too.
+# In the names of files of COCO 2014 that have some annotations twice; Detectron2 also lets them pass.
 _WITH_REPEATED_ANNOTATIONS = "minival"
 _NAMED = 3
 
@@ -41,7 +42,10 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
         ValueError: it is not JSON, or entries lack something or point to nothing; the message names them.
     """
     content = read_json(json_file)
-    faults = _faults_of_lists(content)
+    # Files of test images have no annotations.
+    faults = missing_lists(content, _FIELDS, optional=("annotations",))
+    if not faults and not content["categories"]:
+        faults = ["categories is empty"]
     if not faults:
         images, categories = content["images"], content["categories"]
         faults = [*normalize_images(images), *normalize_categories(categories)]
@@ -52,16 +56,6 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
         raise ValueError(f"{json_file}: {join_some(faults)}. {_REMEDY}.")
     _log(json_file, findings)
     return content
-
-
-def _faults_of_lists(content: Any) -> list[str]:
-    if not isinstance(content, dict):
-        return [f"it holds a {type(content).__name__}, not an object"]
-    # Files of test images have no annotations.
-    lists = {"annotations": []} | content
-    if faults := [f'there is no list "{key}" in it' for key in _FIELDS if not isinstance(lists.get(key), list)]:
-        return faults
-    return [] if lists["categories"] else ["categories is empty"]
 
 
 def _log(json_file: str, findings: AnnotationFindings) -> None:

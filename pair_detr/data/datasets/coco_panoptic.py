@@ -13,7 +13,13 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from pair_detr.data.checks.invalid_boxes import is_box
-from pair_detr.data.datasets.coco_entries import normalize_categories, normalize_images
+from pair_detr.data.datasets.coco_entries import (
+    IMAGE_FIELDS,
+    missing_fields,
+    missing_lists,
+    normalize_categories,
+    normalize_images,
+)
 from pair_detr.data.datasets.panoptic_classes import is_separated
 from pair_detr.data.datasets.panoptic_png import MAX_SEGMENT_ID
 from pair_detr.data.scalars import find_id, flag_of, integer_of
@@ -22,11 +28,16 @@ from pair_detr.utils.messages import join_some
 
 # What the standard form's entries need.
 _FIELDS = {
-    "images": ("id", "file_name", "width", "height"),
+    "images": IMAGE_FIELDS,
     "categories": ("id", "name", "isthing"),
     "annotations": ("image_id", "file_name", "segments_info"),
 }
 _SEGMENT_FIELDS = ("id", "category_id", "bbox")
+_REMEDY = (
+    "Correct the file: it needs "
+    + "; ".join(f"{key} with {', '.join(fields)}" for key, fields in _FIELDS.items())
+    + f"; segments_info with {', '.join(_SEGMENT_FIELDS)} (bbox is [x, y, width, height] in pixels)."
+)
 
 
 def register_coco_panoptic(
@@ -37,18 +48,17 @@ def register_coco_panoptic(
     Classes are the JSON file's categories, things first, each part in the order of ids.
 
     Args:
-        name: name in the catalogs.
         json_file: segments and categories.
         panoptic_root: folder of the PNG files.
-        image_root: folder of the images.
-        instances_json: the things in COCO's format for detection, if AP is to be evaluated, too.
+        instances_json: the things in COCO's format for detection, if AP is also to be evaluated.
         metadata: further entries of the metadata, such as ``remedy``: what to do where the files are missing.
     """
     json_file, panoptic_root, image_root = str(json_file), str(panoptic_root), str(image_root)
 
     def load() -> list[dict[str, Any]]:
         content = read_json(json_file)
-        _check(content, json_file)
+        if faults := _faults_of(content):
+            raise ValueError(f"{json_file}: {join_some(faults)}. {_REMEDY}")
         classes = class_metadata(content["categories"])
         MetadataCatalog.get(name).set(**classes)
         # Detectron2's loader takes images to be JPEG files with the names of the PNG files.
@@ -57,10 +67,10 @@ def register_coco_panoptic(
         _note_unannotated(MetadataCatalog.get(name), content)
         return [
             {
-                "file_name": str(Path(image_root, images[annotation["image_id"]]["file_name"])),
-                "image_id": annotation["image_id"],
-                "height": images[annotation["image_id"]]["height"],
-                "width": images[annotation["image_id"]]["width"],
+                "file_name": str(Path(image_root, image["file_name"])),
+                "image_id": image["id"],
+                "height": image["height"],
+                "width": image["width"],
                 "pan_seg_file_name": str(Path(panoptic_root, annotation["file_name"])),
                 "segments_info": [
                     {
@@ -72,6 +82,7 @@ def register_coco_panoptic(
                 ],
             }
             for annotation in content["annotations"]
+            for image in (images[annotation["image_id"]],)
         ]
 
     DatasetCatalog.register(name, load)
@@ -90,7 +101,7 @@ def register_coco_panoptic(
 def complete_records(records: list[dict[str, Any]], metadata: Metadata) -> list[dict[str, Any]]:
     """Gives panoptic images what training on them needs beyond Detectron2's forms; others stay as they are.
 
-    Those of the standard form get "annotations", a box a segment, and their size; those of the separated form
+    Those of the standard form get "annotations", a box per segment, and their size; those of the separated form
     "first_stuff_class", the class of stuff 1.
 
     Raises:
@@ -184,25 +195,14 @@ def class_metadata(categories: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _check(content: Any, json_file: str) -> None:
-    if faults := _faults_of(content):
-        raise ValueError(
-            f"{json_file}: {join_some(faults)}. Correct the file: it needs "
-            + "; ".join(f"{key} with {', '.join(fields)}" for key, fields in _FIELDS.items())
-            + f"; segments_info with {', '.join(_SEGMENT_FIELDS)} (bbox is [x, y, width, height] in pixels)."
-        )
-
-
 def _faults_of(content: Any) -> list[str]:
-    if not isinstance(content, dict):
-        return [f"it holds a {type(content).__name__}, not an object"]
-    if faults := [f'there is no list "{key}" in it' for key in _FIELDS if not isinstance(content.get(key), list)]:
+    if faults := missing_lists(content, _FIELDS):
         return faults
     faults = [
         f"{key}[{position}] {fault}"
         for key, fields in _FIELDS.items()
         for position, entry in enumerate(content[key])
-        if (fault := _missing(entry, fields)) is not None
+        if (fault := missing_fields(entry, fields)) is not None
     ]
     faults = faults or [*normalize_images(content["images"]), *normalize_categories(content["categories"])]
     faults += [
@@ -226,7 +226,7 @@ def _faults_of(content: Any) -> list[str]:
         annotated.add(image_id)
         annotation["image_id"] = image_id
         for segment in annotation["segments_info"]:
-            if (missing := _missing(segment, _SEGMENT_FIELDS)) is not None:
+            if (missing := missing_fields(segment, _SEGMENT_FIELDS)) is not None:
                 faults.append(f"a segment of {label} {missing}")
             elif flag_of(segment.get("iscrowd")) is None:
                 faults.append(f"segment {segment['id']} of {label} has iscrowd {segment['iscrowd']!r}, not 0 or 1")
@@ -237,11 +237,3 @@ def _faults_of(content: Any) -> list[str]:
             else:
                 segment["category_id"] = category_id
     return faults
-
-
-def _missing(entry: Any, fields: Sequence[str]) -> str | None:
-    """What an entry lacks; None if nothing."""
-    if not isinstance(entry, dict):
-        return "is not an object"
-    missing = [field for field in fields if field not in entry]
-    return f"has no {', '.join(missing)}" if missing else None

@@ -1,6 +1,7 @@
 """Datasets that a config brings along (``DATASETS.REGISTER``)."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _KEYS = {
     "image_folder": ({"NAME", "FORMAT", "ROOT"}, {"CLASSES", "SPLIT"}),
     "image_labels": ({"NAME", "FORMAT", "JSON", "IMAGES"}, {"SPLIT"}),
 }
-# Formats that have splits of their own, by name, beside those drawn at random.
+# Formats that have splits of their own, by name, besides those drawn at random.
 _NAMED_SPLITS = ("voc", "yolo")
 # Keys whose values are text in any format; the name of a split is checked with the numbers that may stand in its place.
 _TEXTS = ("NAME", "JSON", "IMAGES", "SEGMENTS", "INSTANCES", "ROOT")
@@ -54,7 +55,7 @@ def register_from_config(cfg: CfgNode) -> None:
       :func:`pair_detr.data.datasets.image_label_json.register_image_labels`
 
     Where there is but one set, ``SPLIT: {VAL: 0.2, (SEED: 0)}`` in any of them but coco_panoptic registers
-    ``<NAME>_train`` and ``<NAME>_val`` out of it, beside NAME itself; see
+    ``<NAME>_train`` and ``<NAME>_val`` out of it, in addition to NAME itself; see
     :func:`pair_detr.data.datasets.split.register_split`. For voc it is made of all images with annotations, for yolo of
     "train" in data.yaml, or of the named split that a further key, ``OF``, says.
 
@@ -175,20 +176,16 @@ def _names(key: str, field: str, value: Any) -> list[str]:
     return list(value)
 
 
-def _file(key: str, field: str, path: str | Path) -> Path:
+def _file(key: str, field: str, path: str | Path, is_folder: bool = False) -> Path:
     resolved = Path(path).expanduser()
-    if not resolved.is_file():
-        state = "is a folder, not a file" if resolved.exists() else "does not exist"
+    if not (resolved.is_dir() if is_folder else resolved.is_file()):
+        other = "is a file, not a folder" if is_folder else "is a folder, not a file"
+        state = other if resolved.exists() else "does not exist"
         raise FileNotFoundError(f"{key}: {field} names {resolved}, which {state}; {_REMEDY}")
     return resolved
 
 
-def _folder(key: str, field: str, path: str | Path) -> Path:
-    resolved = Path(path).expanduser()
-    if not resolved.is_dir():
-        state = "is a file, not a folder" if resolved.exists() else "does not exist"
-        raise FileNotFoundError(f"{key}: {field} names {resolved}, which {state}; {_REMEDY}")
-    return resolved
+_folder = partial(_file, is_folder=True)
 
 
 _REGISTER: dict[str, Callable[[str, str, Mapping[str, Any]], None]] = {

@@ -1,4 +1,4 @@
-"""Images sorted into one folder a class, as ImageNet's: image labels without any annotation file."""
+"""Images sorted into one folder per class, as ImageNet's: image labels without any annotation file."""
 
 import logging
 import re
@@ -23,16 +23,14 @@ def register_image_folder(
     class_names: Mapping[str, str | Sequence[str]] | str | Path | None = None,
     **metadata: Any,
 ) -> None:
-    """Registers a folder with one sub-folder a class; nothing is read until the dataset is used.
+    """Registers a folder with one sub-folder per class; nothing is read until the dataset is used.
 
     Args:
-        name: name in the catalogs.
         root: the folder. Images may lie in further folders below a class; other files are skipped with a warning, and
             so are hidden files and folders, see :func:`pair_detr.utils.file_search.search_files`.
         class_names: the class name of each sub-folder, or a list of a name and its synonyms; sub-folders that are not
-            in it are left out. A file has one line a class: the sub-folder, a space, and names separated by commas, as
-            ImageNet's ``LOC_synset_mapping.txt``. By default each sub-folder is named as its class.
-        metadata: further entries of the metadata.
+            in it are left out. A file has one line per class: the sub-folder, a space, and names separated by commas,
+            as ImageNet's ``LOC_synset_mapping.txt``. By default each sub-folder is named as its class.
 
     Raises:
         ValueError: ``class_names`` has what is not text.
@@ -101,7 +99,7 @@ def load_image_folder(name: str, root: Path, folders: Sequence[str]) -> list[dic
 
 
 def _warn_of_the_rest(name: str, root: Path, folders: Sequence[str], hidden: Sequence[Path]) -> None:
-    """Names images that are in no class: those beside its folders, and hidden ones."""
+    """Names images that are in no class: those next to its folders, and hidden ones."""
     top = [entry for entry in root.iterdir() if is_hidden(entry.name) and entry.name not in folders]
     warn_of_hidden(root, [*hidden, *(path for entry in top for path in files_below(entry, IMAGE_SUFFIXES))])
     loose = search_files(root, IMAGE_SUFFIXES, recursive=False).files

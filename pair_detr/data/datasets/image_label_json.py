@@ -1,12 +1,12 @@
 """Image labels in the JSON format of COCO and LVIS, with ``pos_category_ids`` instead of boxes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pair_detr.data.datasets.coco_entries import normalize_categories, normalize_images
+from pair_detr.data.datasets.coco_entries import in_order_of_ids, normalize_categories, normalize_images
 from pair_detr.data.scalars import find_id
 from pair_detr.utils.json_files import read_json
 from pair_detr.utils.messages import join_some
@@ -22,11 +22,8 @@ def register_image_labels(name: str, json_file: str | Path, image_root: str | Pa
     """Registers images with labels, but no boxes; nothing is read until the dataset is used.
 
     Args:
-        name: name in the catalogs.
         json_file: as COCO's or LVIS's, each of its ``images`` with ``pos_category_ids``, the ids of the categories that
             it shows. Categories may have ``synonyms``, as LVIS's. Annotations with boxes are not read.
-        image_root: folder of the images.
-        metadata: further entries of the metadata.
     """
     json_file, image_root = str(json_file), str(image_root)
 
@@ -34,7 +31,7 @@ def register_image_labels(name: str, json_file: str | Path, image_root: str | Pa
         content = read_json(json_file)
         try:
             dicts = image_label_dicts(content, image_root)
-            categories = _sorted_categories(content)
+            categories = in_order_of_ids(content["categories"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{json_file} cannot be understood ({type(error).__name__}: {error}). {_FORMAT}"
@@ -54,11 +51,6 @@ def register_image_labels(name: str, json_file: str | Path, image_root: str | Pa
 def image_label_dicts(content: Mapping[str, Any], image_root: str) -> list[dict[str, Any]]:
     """The images of such a file in Detectron2's standard format.
 
-    Args:
-        content: of the file; ids, sizes and names are brought to one form, see
-            :mod:`pair_detr.data.datasets.coco_entries`.
-        image_root: folder of the images.
-
     Returns:
         dicts in the order of the file, with ``pos_category_ids`` (sorted positions in the categories in the order of
         their ids, each once) and empty ``annotations``.
@@ -70,7 +62,7 @@ def image_label_dicts(content: Mapping[str, Any], image_root: str) -> list[dict[
     faults = normalize_categories(content["categories"]) + normalize_images(content["images"], _IMAGE_FIELDS)
     if faults:
         raise ValueError(join_some(faults))
-    contiguous = {category["id"]: i for i, category in enumerate(_sorted_categories(content))}
+    contiguous = {category["id"]: i for i, category in enumerate(in_order_of_ids(content["categories"]))}
     dicts = []
     for image in content["images"]:
         if not isinstance(image["pos_category_ids"], list):
@@ -89,10 +81,6 @@ def image_label_dicts(content: Mapping[str, Any], image_root: str) -> list[dict[
             }
         )
     return dicts
-
-
-def _sorted_categories(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return sorted(content["categories"], key=lambda category: category["id"])
 
 
 def _file_name(image: Mapping[str, Any]) -> str:

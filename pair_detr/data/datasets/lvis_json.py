@@ -1,4 +1,4 @@
-"""Data of one's own in LVIS's JSON format, as registered by Detectron2's ``register_lvis_instances``.
+"""Custom data in LVIS's JSON format, as registered by Detectron2's ``register_lvis_instances``.
 
 Detectron2 reads every such file with the classes of LVIS v1 or v0.5, by the name of the dataset, and none of another
 name. Here the classes are the categories of the file.
@@ -14,21 +14,22 @@ from detectron2.data.datasets import builtin, lvis
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import BoxMode
 
-from pair_detr.data.datasets.coco_entries import normalize_annotations, normalize_categories, normalize_images
+from pair_detr.data.datasets.coco_entries import (
+    ANNOTATION_FIELDS,
+    CATEGORY_FIELDS,
+    describe_fields,
+    in_order_of_ids,
+    missing_lists,
+    normalize_annotations,
+    normalize_categories,
+    normalize_images,
+)
 from pair_detr.data.image_names import is_there
 from pair_detr.utils.json_files import read_json
 from pair_detr.utils.messages import join_some
 
-_FIELDS = {
-    "images": ("id", "width", "height"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-}
-_REMEDY = (
-    "Correct the file: "
-    + "; ".join(f"every entry of {key} needs {', '.join(fields)}" for key, fields in _FIELDS.items())
-    + "; images need file_name or coco_url, too."
-)
+_FIELDS = {"images": ("id", "width", "height"), "categories": CATEGORY_FIELDS, "annotations": ANNOTATION_FIELDS}
+_REMEDY = f"Correct the file: {describe_fields(_FIELDS)}; images also need file_name or coco_url."
 # Read by Detectron2: their metadata are right, and their files large.
 _OFFICIAL = {name for splits in getattr(builtin, "_PREDEFINED_SPLITS_LVIS", {}).values() for name in splits}
 
@@ -56,7 +57,7 @@ def load_own_lvis(metadata: Metadata) -> list[dict[str, Any]]:
     content = read_json(json_file)
     if faults := _faults_of(content):
         raise ValueError(f"{json_file}: {join_some(faults)}. {_REMEDY}")
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    categories = in_order_of_ids(content["categories"])
     classes = _class_metadata(categories, content["annotations"])
     given = metadata.get("thing_classes")
     if given is not None and list(given) != classes["thing_classes"]:
@@ -110,9 +111,7 @@ def _file_of(image: dict[str, Any], image_root: str) -> str:
 
 
 def _faults_of(content: Any) -> list[str]:
-    if not isinstance(content, dict):
-        return [f"it holds a {type(content).__name__}, not an object"]
-    if faults := [f'there is no list "{key}" in it' for key in _FIELDS if not isinstance(content.get(key), list)]:
+    if faults := missing_lists(content, _FIELDS):
         return faults
     images, categories = content["images"], content["categories"]
     if not categories:

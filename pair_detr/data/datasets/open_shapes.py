@@ -42,11 +42,8 @@ def make_open_shapes(root: str | Path, overwrite: bool = False) -> dict[str, int
     """Divides the training images of the shapes in two, and writes an annotation file for each part below ``root``.
 
     Images without a circle get their boxes, those with nothing but circles the image label; all others, where a label
-    would leave open what it is about, are not used.
-
-    Args:
-        root: folder of the shapes.
-        overwrite: replace files of these names that are not of this function, too.
+    would leave open what it is about, are not used. ``overwrite`` also replaces files of these names that are not of
+    this function.
 
     Returns:
         number of images in each file of annotations.

@@ -79,11 +79,7 @@ def labels_from_boxes(instances: dict[str, Any]) -> dict[str, Any]:
 def labels_from_captions(captions: dict[str, Any]) -> dict[str, Any]:
     """Image labels of the 65 classes, from their names (or these with s or es) in the image's captions.
 
-    Args:
-        captions: content of ``captions_train2017.json``.
-
-    Returns:
-        the images that have a label.
+    ``captions`` is the content of captions_train2017.json.
     """
     ids = {category["name"]: category["id"] for category in _CATEGORIES}
     # All 80 names: a hot dog is no dog.

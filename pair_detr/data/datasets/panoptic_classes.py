@@ -76,7 +76,7 @@ def category_ids_of(metadata: Metadata) -> tuple[Hashable, ...] | None:
         the ids, such as COCO's 1 to 90; None if the metadata do not say.
 
     Raises:
-        ValueError: as of :func:`classes_from_metadata`.
+        ValueError: see :func:`classes_from_metadata`.
     """
     classes = classes_from_metadata(metadata)
     thing_ids, stuff_ids = (

@@ -1,5 +1,6 @@
 """Annotations with masks of panoptic data, from the PNG files of Detectron2's standard and separated forms."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
+from pair_detr.data.annotation_masks import mask_bounds
 from pair_detr.data.datasets.panoptic_png import read_segment_ids, read_stuff
 from pair_detr.utils.messages import join_some
 
@@ -29,18 +31,27 @@ def mask_file(record: dict[str, Any]) -> str | None:
 
 
 def load_segment_masks(record: dict[str, Any], masks: bool) -> dict[str, Any]:
+    """As :func:`draw_segment_masks`, with the masks as run lengths and the annotations in a list, to be kept."""
+    record = draw_segment_masks(record, masks)
+    annotations = [
+        annotation | {"segmentation": mask_util.encode(np.asfortranarray(annotation["segmentation"]))}
+        if isinstance(annotation.get("segmentation"), np.ndarray)
+        else annotation
+        for annotation in record["annotations"]
+    ]
+    return record | {"annotations": annotations}
+
+
+def draw_segment_masks(record: dict[str, Any], masks: bool) -> dict[str, Any]:
     """Annotations of an image of ``coco_panoptic.complete_records``, completed from its PNG file.
 
-    Segments without a pixel are left out, with a warning for the first images.
-
-    Args:
-        record: any image, not changed.
-        masks: whether masks are needed; boxes of the standard form do without the file.
+    Segments without a pixel are left out, with a warning for the first images. Boxes of the standard form need no file
+    unless ``masks`` are.
 
     Returns:
-        a copy in the form that detection has. Annotations of the standard form have masks, and the boxes of these; in
-        the separated form there is one a class of stuff beside the instances. Annotations of an image that is not
-        panoptic stay as they are.
+        a copy in the form that detection has. Annotations of the standard form have masks, (H, W) uint8, and the boxes
+        of these; in the separated form there is one for each class of stuff besides those of the instances. They are
+        drawn one by one, as "annotations" are iterated over. Those of an image that is not panoptic stay as they are.
 
     Raises:
         OSError: the file cannot be read; the message names it.
@@ -50,22 +61,19 @@ def load_segment_masks(record: dict[str, Any], masks: bool) -> dict[str, Any]:
     if "first_stuff_class" in record:
         stuff, first = read_mask_file(record), record["first_stuff_class"]
         present = [value for value in np.unique(stuff).tolist() if value not in (_THINGS, _IGNORED)]
-        annotations = [*annotations, *(_with_mask({}, stuff == v, category_id=first + v - 1) for v in present)]
+        drawn = (_with_mask({"category_id": first + value - 1}, stuff == value) for value in present)
+        annotations = itertools.chain(annotations, drawn)
     elif "pan_seg_file_name" in record and masks:
         ids = read_mask_file(record)
-        drawn = [(a, ids == a["segment_id"]) for a in annotations]
-        if missing := [a["segment_id"] for a, mask in drawn if not mask.any()]:
+        present = set(np.unique(ids).tolist())
+        if missing := [a["segment_id"] for a in annotations if a["segment_id"] not in present]:
             _warn_of_missing(record["pan_seg_file_name"], missing)
-        annotations = [_with_mask(a, mask) for a, mask in drawn if mask.any()]
+        annotations = (_with_mask(a, ids == a["segment_id"]) for a in annotations if a["segment_id"] in present)
     return {key: value for key, value in record.items() if key not in _KEYS_OF_FILES} | {"annotations": annotations}
 
 
 def missing_segments(record: dict[str, Any]) -> list[int]:
-    """Ids of segments of the standard form that have no pixel in the PNG file of their image.
-
-    Raises:
-        OSError, ValueError: as of :func:`load_segment_masks`.
-    """
+    """Ids of segments of the standard form that have no pixel in the PNG file of their image."""
     if "pan_seg_file_name" not in record:
         return []
     present = set(np.unique(read_mask_file(record)).tolist())
@@ -73,11 +81,7 @@ def missing_segments(record: dict[str, Any]) -> list[int]:
 
 
 def read_mask_file(record: dict[str, Any]) -> np.ndarray | None:
-    """(H, W) segment or class of stuff of each pixel, as the PNG file of an image has them; None of other images.
-
-    Raises:
-        OSError, ValueError: as of :func:`load_segment_masks`.
-    """
+    """(H, W) segment or class of stuff of each pixel, as the PNG file of an image has them; None for other images."""
     file = mask_file(record)
     if file is None:
         return None
@@ -116,7 +120,6 @@ def _warn_of_missing(file: str, segments: Sequence[int]) -> None:
     )
 
 
-def _with_mask(annotation: dict[str, Any], mask: np.ndarray, **changes: Any) -> dict[str, Any]:
-    segmentation = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    box = {"bbox": mask_util.toBbox(segmentation).tolist(), "bbox_mode": BoxMode.XYWH_ABS}
-    return {"iscrowd": 0, **annotation, **box, "segmentation": segmentation, **changes}
+def _with_mask(annotation: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+    box = {"bbox": mask_bounds(mask), "bbox_mode": BoxMode.XYXY_ABS}
+    return {"iscrowd": 0, **annotation, **box, "segmentation": mask.astype(np.uint8)}

@@ -1,19 +1,15 @@
 """PNG files of panoptic data: the segment, or the class of stuff, of each pixel."""
 
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from pair_detr.data.image_io import UNREADABLE, opened_image, require_8_bits
-from pair_detr.utils.regular_files import require_regular_file
+from pair_detr.data.image_io import map_headers, opened_image, require_8_bits
 
 # Ids have as many bits as the colors of a pixel.
 MAX_SEGMENT_ID = 256**3 - 1
-_READERS = 16
 _COLORS = ("RGB", "RGBA")
 _PALETTE = ("P", "PA")
 _ONE_CHANNEL = ("L", "LA", "1", "I", "I;16", "I;16B", "I;16L")
@@ -23,23 +19,16 @@ _REMEDY = (
 )
 
 
-@dataclass(frozen=True)
-class PngHeader:
-    """What a file says before its pixels are decoded.
-
-    Attributes:
-        mode: Pillow's name of the kind of pixels.
-        size: width and height in pixels.
-    """
+class PngHeader(NamedTuple):
+    """What a file says before its pixels are decoded: Pillow's name of their kind, and (width, height)."""
 
     mode: str
     size: tuple[int, int]
 
 
 def read_headers(files: Sequence[str]) -> list[PngHeader | None]:
-    """The header of each file; None of one that cannot be read."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(_read_header, files))
+    """The header of each file; None for one that cannot be read."""
+    return map_headers(files, lambda image: PngHeader(image.mode, image.size))
 
 
 def holds_colors(header: PngHeader) -> bool:
@@ -71,10 +60,6 @@ def read_segment_ids(file: str, expected: Collection[int]) -> np.ndarray:
     that are ids, or of colors to look at, so that the number of a color is the id: what fits the segments better
     counts. One-channel files may also have come from a program that makes gray pictures smaller.
 
-    Args:
-        file: PNG file.
-        expected: ids of the image's segments.
-
     Returns:
         (H, W) int32; 0 is usually no segment.
 
@@ -98,14 +83,7 @@ def read_segment_ids(file: str, expected: Collection[int]) -> np.ndarray:
 
 
 def read_stuff(file: str, dtype: Any = np.uint8) -> np.ndarray:
-    """Reads the class of stuff of each pixel, in the separated form: the value of its one channel, or of its palette.
-
-    Args:
-        file: PNG file.
-        dtype: of the result.
-
-    Returns:
-        (H, W).
+    """Reads the (H, W) classes of stuff of the separated form: the values of one channel, or of a palette.
 
     Raises:
         OSError: it cannot be read; the message names it.
@@ -121,15 +99,6 @@ def read_stuff(file: str, dtype: Any = np.uint8) -> np.ndarray:
             "value of one channel."
         )
     return channels[..., 0].astype(dtype)
-
-
-def _read_header(file: str) -> PngHeader | None:
-    try:
-        require_regular_file(file)
-        with Image.open(file) as image:
-            return PngHeader(image.mode, image.size)
-    except (*UNREADABLE, ValueError):
-        return None
 
 
 def _open(file: str) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from pair_detr.data.annotation_masks import to_rle
+from pair_detr.data.annotation_masks import decode_mask
 from pair_detr.data.datasets.coco_panoptic import class_metadata, register_coco_panoptic
 from pair_detr.data.datasets.shapes import CLASS_NAMES, SPLITS
 from pair_detr.data.datasets.shapes_folder import writing_shapes
@@ -26,11 +26,7 @@ _CATEGORIES = [
 
 
 def register_panoptic_shapes(root: str | Path) -> None:
-    """Registers ``panoptic_shapes_train`` and ``panoptic_shapes_val``, which :func:`make_panoptic_shapes` makes.
-
-    Args:
-        root: folder of the shapes.
-    """
+    """Registers ``panoptic_shapes_train`` and ``panoptic_shapes_val``, of the shapes in ``root``."""
     root = Path(root)
     remedy = 'Run "python -m pair_detr.tools.make_shapes --panoptic"; DETECTRON2_DATASETS names the folder of "shapes".'
     for split in SPLITS:
@@ -103,7 +99,7 @@ def _write_segments(image: dict[str, Any], shapes: list[dict[str, Any]], folder:
     ids = np.full(size, len(shapes) + 1, dtype=np.uint8)
     for number, shape in enumerate(shapes, start=1):
         # Masks are of the visible part, so that none hides another.
-        ids[mask_util.decode(to_rle(shape["segmentation"], *size)).astype(bool)] = number
+        ids[decode_mask(shape["segmentation"], *size).astype(bool)] = number
     colors = np.zeros((*size, 3), dtype=np.uint8)
     colors[..., 0] = ids
     file_name = f"{Path(image['file_name']).stem}.png"

@@ -32,13 +32,11 @@ def register_voc(
     Detectron2's COCOEvaluator.
 
     Args:
-        name: name in the catalogs.
         root: folder that holds ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
         split: ``ImageSets/Main/<split>.txt`` lists the images; None takes all that have annotations.
         class_names: the classes in the order of their ids. By default all names in ``Annotations``, sorted, so
             that all splits of a folder have the same classes.
         year: 2007 or 2012, the way in which the VOC evaluator computes AP.
-        metadata: further entries of the metadata.
 
     Raises:
         ValueError: ``year`` is neither of the two, or a class name occurs twice.
@@ -70,12 +68,7 @@ def register_voc(
 
 
 def infer_class_names(root: str) -> list[str]:
-    """All class names in ``root/Annotations``, sorted.
-
-    Raises:
-        FileNotFoundError: there are no annotations.
-        ValueError: a file is not XML, or an object has no name.
-    """
+    """All class names in ``root/Annotations``, sorted."""
     files = annotation_files(Path(root))
     return sorted({_text(obj, "name", file) for file in files for obj in read_xml(file).iter("object")})
 

@@ -24,13 +24,7 @@ _XML = ".xml"
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and its annotation.
-
-    Attributes:
-        name: path of the image below its folder, less the ending.
-        image: file.
-        annotation: XML file.
-    """
+    """An image and its annotation; ``name`` is the path below the folder of images, less the ending."""
 
     name: str
     image: Path

@@ -45,13 +45,8 @@ def register_shapes(root: str, prefix: str = "shapes") -> None:
 def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int = 0) -> bool:
     """Writes the dataset into a folder, which is complete or absent at any time; waits for processes that do the same.
 
-    Image i of a split depends on the seed, the split and i alone; training and validation images never coincide.
-
-    Args:
-        root: folder to write. One written earlier with the same arguments is kept, with others replaced.
-        num_train: training images.
-        num_val: validation images.
-        seed: of all random choices.
+    Image i of a split depends on the seed, the split and i alone; training and validation images never coincide. What
+    was written earlier with the same arguments is kept, with others replaced.
 
     Returns:
         whether images were made; False if the folder was up to date.
@@ -95,9 +90,7 @@ def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int 
 
 def ensure_shapes(root: str) -> bool:
     """Makes the dataset if there is none in a folder; one of any numbers and seed stays.
-
-    Returns, raises:
-        as :func:`make_shapes`.
+    See :func:`make_shapes`.
     """
     existing = read_stamp(Path(root).expanduser())
     if existing is None:
@@ -141,10 +134,7 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
-    """Outlines of a mask along the edges of its pixels, so that rasterising them gives the mask again.
-
-    Args:
-        mask: (H, W) boolean, without holes.
+    """Outlines of an (H, W) boolean mask without holes along its pixels; rasterizing them gives the mask again.
 
     Returns:
         COCO polygons [x1, y1, x2, y2, ...] in pixels, one for every 4-connected part.

@@ -56,11 +56,7 @@ def read_stamp(folder: Path) -> dict[str, Any] | None:
 
 
 def require_own_files(folder: Path) -> None:
-    """Makes sure that nothing is lost when a folder of shapes is replaced.
-
-    Raises:
-        FileExistsError: there are files in it that were not made with the shapes, or of them.
-    """
+    """Raises a FileExistsError if a folder of shapes that is to be replaced holds anything else."""
     foreign = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not _is_own(path, folder)]
     if foreign:
         raise FileExistsError(

@@ -19,9 +19,7 @@ def register_split(name: str, val: float, seed: int = 0) -> None:
     """Registers ``<name>_train`` and ``<name>_val``, which share the images of ``name`` out between them.
 
     Args:
-        name: registered dataset of any form.
         val: part of the images that are for validation, between 0 and 1.
-        seed: of the choice; see :func:`validation_files`.
 
     Raises:
         ValueError: ``val`` is not between 0 and 1.
@@ -33,15 +31,10 @@ def register_split(name: str, val: float, seed: int = 0) -> None:
 
 
 def validation_files(files: Collection[str], val: float, seed: int) -> set[str]:
-    """Chooses the files for validation.
+    """Chooses a part of the files for validation; each side has one at least.
 
-    Whether a file is chosen depends on the set of files and the seed, not on their order; files that are added later
-    let few of the others change sides.
-
-    Args:
-        files: paths that are the same on every machine; one that occurs several times is one file.
-        val: part of them to choose; each side has one at least.
-        seed: of the choice.
+    Paths are to be the same on every machine. Whether a file is chosen depends on the set of files and the seed, not on
+    their order; files that are added later let few of the others change sides.
 
     Raises:
         ValueError: there are less than two files.

@@ -64,7 +64,6 @@ def as_image_labels(content: dict[str, Any], labels: Collection[int], shown: Col
     """Image labels in place of boxes.
 
     Args:
-        content: annotations in COCO's format.
         labels: ids of the categories that become labels.
         shown: ids of the categories of which an image must show one to be taken.
 

@@ -22,12 +22,10 @@ def register_yolo(name: str, root: str | Path, split: str = "train", **metadata:
     """Registers data in YOLO's layout; nothing is read until the dataset is used.
 
     Args:
-        name: name in the catalogs.
         root: folder that holds ``data.yaml``, or such a file, with ``names`` (a list, or a dict by class number) and,
             for each split, a folder of images, a text file that lists images, or a list of these. They are relative to
             ``path`` in the file, which is relative to its folder.
         split: key in that file: train, val or test.
-        metadata: further entries of the metadata.
     """
     file = yolo_file(root)
 
@@ -49,7 +47,7 @@ def yolo_file(root: str | Path) -> Path:
 def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
     """Reads one split; of the images only the headers are read.
 
-    The labels of ``.../images/x/1.jpg`` are in ``.../labels/x/1.txt``, or beside the image where no folder of its path
+    The labels of ``.../images/x/1.jpg`` are in ``.../labels/x/1.txt``, or next to the image where no folder of its path
     is named ``images``. An image without labels, or without the file, is one without objects. Hidden images are left
     out of folders, see :func:`pair_detr.utils.file_search.search_files`, but not of lists.
 
@@ -146,7 +144,7 @@ def _sources_of(content: Mapping[str, Any], file: Path, split: str, base: Path) 
     for entry in content[split] if isinstance(content[split], list) else [content[split]]:
         if not isinstance(entry, str):
             raise ValueError(f"{file}: {split} has {entry!r}, which is no path; correct it")
-        # Exports of annotation tools have ../train/images for the folder train beside the file.
+        # Exports of annotation tools have ../train/images for the folder train next to the file.
         candidates = [
             candidate
             for name in _spellings(entry)

@@ -52,7 +52,7 @@ def find_labels(images: Sequence[Path]) -> list[Path | None]:
 
 
 def unused_labels(folder: Path, used: Collection[Path]) -> list[Path]:
-    """Files with objects in the folder of the labels of the images in ``folder``, and those below, but for ``used``.
+    """Files with objects in the folder of the labels of the images in ``folder``, and those below, except for ``used``.
 
     Other text, such as lists of classes, is none of these.
     """
@@ -63,12 +63,6 @@ def unused_labels(folder: Path, used: Collection[Path]) -> list[Path]:
 
 def read_labels(file: Path, num_classes: int, width: int, height: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The objects of an image, and what is wrong with the file, by line.
-
-    Args:
-        file: with the labels.
-        num_classes: class numbers are below it.
-        width: of the image in pixels, turned as its EXIF data say.
-        height: of the image in pixels.
 
     Returns:
         annotations in Detectron2's standard format, boxes in xyxy pixels; and faults.
@@ -91,7 +85,7 @@ def read_labels(file: Path, num_classes: int, width: int, height: int) -> tuple[
 
 
 def _labels_in(folder: Path) -> dict[str, Path]:
-    """Files by their names, with an ending in lower case and composed letters, too."""
+    """Files by their names, also with an ending in lower case and composed letters."""
     if not folder.is_dir():
         return {}
     record_read(folder)

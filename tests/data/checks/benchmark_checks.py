@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from pair_detr.data.checks.report import inspect_dicts
-from pair_detr.data.checks.validation import validate
+from pair_detr.data.checks.trainable import validate
 
 NUM_IMAGES, BOXES_PER_IMAGE, NUM_CLASSES = 30_000, 7, 80
 

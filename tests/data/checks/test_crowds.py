@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("catalogs")
 
 @pytest.fixture(autouse=True)
 def _log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
 
 

@@ -87,7 +87,7 @@ def test_classes_of_the_same_name_are_a_warning(tmp_path: Path) -> None:
     assert check_dataset("d").suspicious == ["classes cell occur more than once; give each category a name of its own"]
 
 
-def test_degenerate_boxes_are_dropped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_boxes_are_dropped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     boxes = [[1, 1, 5, 5], [2, 2, 0, 5], [3, 3, 5, -1], [4, 4, 4, 4]]
     register("bad_boxes", tmp_path, [{"image_id": 1 + i // 2, "bbox": b} for i, b in enumerate(boxes)])
     dicts = load_training_dicts(make_cfg(TRAIN=("bad_boxes",)))
@@ -158,7 +158,7 @@ def test_data_without_any_usable_box(tmp_path: Path, annotations: list[dict], fi
         load_training_dicts(cfg)
     assert not check_dataset("all_empty").trainable
 
-    # Beside a set that has boxes, it is background.
+    # Next to a set that has boxes, it is background.
     (tmp_path / "other").mkdir()
     register("not_empty", tmp_path / "other", [{"image_id": 1, "bbox": [1, 1, 5, 5]}])
     cfg.DATASETS.TRAIN = ("all_empty", "not_empty")
@@ -181,7 +181,7 @@ def test_tool_lists_everything(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It would keep the log of later tests from caplog.
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
     register("tool", tmp_path, [{"image_id": 1, "bbox": [1, 1, 0, 5]}, {"image_id": 1, "bbox": [1, 1, 2, 5]}])
     assert tool.main(["tool"]) == 0
@@ -198,7 +198,7 @@ def test_tool_lists_everything(
 def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
     register("torn", tmp_path / "torn", []).joinpath("annotations.json").write_text("[")
     register("gone", tmp_path / "gone", []).joinpath("annotations.json").unlink()
@@ -215,7 +215,7 @@ def test_tool_goes_on_after_a_data_set_that_cannot_be_loaded(
 
 
 def test_tool_registers_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     config = tmp_path / "config.yaml"
     root = write_voc(tmp_path / "voc")
     config.write_text(
@@ -321,7 +321,7 @@ def test_a_test_set_of_other_classes_says_so() -> None:
 
 
 def test_tool_opens_images(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
     register("opened", tmp_path, [{"image_id": 1, "bbox": [1, 1, 5, 5]}], images=3)
     assert tool.main(["opened", "--open-images"]) == 0

@@ -12,7 +12,7 @@ from pycocotools import mask as mask_util
 
 from pair_detr.data import DetectionMapper, check_dataset, load_dataset, register_coco
 from pair_detr.data.annotation_masks import mask_fault, polygon_fault
-from pair_detr.data.checks.validation import validate
+from pair_detr.data.checks.trainable import validate
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 
 pytestmark = pytest.mark.usefixtures("catalogs")

@@ -13,7 +13,8 @@ from detectron2.data.datasets import load_coco_json, register_coco_instances
 from pycocotools import mask as mask_util
 
 from pair_detr.data import load_dataset, register_coco, register_image_labels
-from pair_detr.data.checks.validation import inspect_dicts, validate
+from pair_detr.data.checks.report import inspect_dicts
+from pair_detr.data.checks.trainable import validate
 from pair_detr.tools import withhold_boxes
 
 pytestmark = pytest.mark.usefixtures("catalogs")

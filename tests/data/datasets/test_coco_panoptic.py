@@ -27,7 +27,7 @@ from pair_detr.data import (
     register_coco,
     register_from_config,
 )
-from pair_detr.data.checks.validation import unreadable_images
+from pair_detr.data.checks.trainable import unreadable_images
 from pair_detr.data.datasets.panoptic_png import rgb_to_id
 
 pytestmark = pytest.mark.usefixtures("catalogs")

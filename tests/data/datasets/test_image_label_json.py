@@ -17,12 +17,12 @@ from pair_detr.data import (
     class_names_of,
     load_dataset,
     load_training_dicts,
-    match_classes,
     register_coco,
     register_from_config,
     register_image_folder,
     register_image_labels,
 )
+from pair_detr.data.class_matching import match_classes
 from pair_detr.tools import check_dataset as check_dataset_tool
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -241,7 +241,7 @@ def test_some_box_is_needed(tmp_path: Path) -> None:
     cfg.DATASETS.TRAIN = ("empty", "labels")
     with pytest.raises(ValueError, match=r"\['empty'\]: none of the 1 image has a usable box"):
         load_training_dicts(cfg)
-    # Beside others a set without objects is background, and labels alone do for a trained model.
+    # Next to others, a set without objects is background; labels alone suffice for a trained model.
     cfg.DATASETS.TRAIN = ("boxes", "empty", "labels")
     assert [r["ann_type"] for r in load_training_dicts(cfg)] == ["box"] * 4 + ["image"]
     cfg.DATASETS.TRAIN = ("labels",)

@@ -1,4 +1,4 @@
-"""Own data in LVIS's format, registered by Detectron2's function: from the file to its AP."""
+"""Custom data in LVIS's format, registered by Detectron2's function: from the file to its AP."""
 
 import json
 from collections.abc import Callable

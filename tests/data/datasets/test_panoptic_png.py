@@ -47,7 +47,7 @@ LOOKS = np.random.default_rng(0).integers(0, 256, (256, 3))
         (Image.fromarray(LARGE.astype(np.uint16)), "I;16", LARGE),
         (Image.fromarray(SMALL > 0), "1", SMALL > 0),
         (Image.fromarray(SMALL.astype(np.uint8)).convert("LA"), "LA", SMALL),
-        # The number of a color of a palette to look at, as of annotation tools, or the color itself.
+        # The index of a color in a display palette, as annotation tools write it, or the color itself.
         (palette(SMALL, LOOKS), "P", SMALL),
         (Image.fromarray(id_to_rgb(LARGE)).convert("P", palette=Image.Palette.ADAPTIVE), "P", LARGE),
         (Image.fromarray(id_to_rgb(LARGE * 200)), "RGB", LARGE * 200),
@@ -82,7 +82,7 @@ def test_pipes_and_colors_of_16_bits_are_named(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     cv2.imwrite(str(tmp_path / "deep.png"), id_to_rgb(LARGE)[..., ::-1].astype(np.uint16))
     os.mkfifo(tmp_path / "pipe.png")
-    for name, message in (("deep", "has more than 8 bits a channel"), ("pipe", "is a pipe or a device")):
+    for name, message in (("deep", "has more than 8 bits per channel"), ("pipe", "is a pipe or a device")):
         with pytest.raises(OSError, match=rf"{name}\.png cannot be read as a picture of segments .*{message}"):
             read_segment_ids(str(tmp_path / f"{name}.png"), [300])
 
@@ -156,7 +156,7 @@ def test_segments_without_a_pixel_are_named(
         assert mapper(dicts[0])["instances"].gt_classes.tolist() == [0, 1, 2]
     assert caplog.text.count(f"{file} has no pixel of 1 of its segments, which are left out: 8. Correct") == 1
     caplog.clear()
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     caplog.set_level(logging.INFO, logger="pair_detr")
     assert tool.main(["tiny", "--open-images"]) == 0
     assert f"tiny: missing segments: {file} has no pixel of segments 8" in caplog.messages
@@ -202,7 +202,7 @@ def test_files_of_no_use_stop_at_the_start(
         image.save(file)
     cfg = cfg_with_masks()
     if check == "tool":
-        monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+        monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
         caplog.set_level(logging.INFO, logger="pair_detr")
         assert tool.main(["tiny"]) == 1
         assert any(message_of.startswith("tiny: unusable segments: ") for message_of in caplog.messages)

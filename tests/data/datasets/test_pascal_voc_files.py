@@ -1,4 +1,4 @@
-"""Pascal VOC's files as people have them: names with spaces, files beside the images, other encodings."""
+"""Pascal VOC's files as people have them: names with spaces, files next to the images, other encodings."""
 
 import unicodedata
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_lists_of_other_encodings_and_composed_letters(tmp_path: Path, encoding:
     assert loaded(root) == {decomposed: f"{decomposed}.jpg", "猫": "猫.jpg"}
 
 
-def test_files_beside_the_images_and_hidden_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_next_to_the_images_and_hidden_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_voc(tmp_path, "a.JPG", "b.png", lines="a\nb\n")
     for name in ("a.txt", "a.json", "a.xml", "b.txt", "Thumbs.db"):
         (root / "JPEGImages" / name).write_text("0 0.5 0.5 0.1 0.1")

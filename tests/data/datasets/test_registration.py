@@ -1,4 +1,4 @@
-"""Own data from a config, and the builtin datasets."""
+"""Custom data from a config, and the builtin datasets."""
 
 import importlib
 import subprocess

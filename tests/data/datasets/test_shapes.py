@@ -82,7 +82,7 @@ def test_same_seed_same_images(shapes: Path, tmp_path: Path) -> None:
 
 def test_complete_data_are_reused_and_others_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # It would keep the log of later tests from caplog.
-    monkeypatch.setattr(tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     folder = tmp_path / "shapes"
     tool.main(["--output", str(folder), "--train", "3", "--val", "1", "--seed", "0"])
     before = (folder / "train" / "000000.png").stat().st_mtime_ns
@@ -90,7 +90,7 @@ def test_complete_data_are_reused_and_others_replaced(tmp_path: Path, monkeypatc
     assert (folder / "train" / "000000.png").stat().st_mtime_ns == before
     assert make_shapes(str(folder), 2, 1, 0)
     assert len(list((folder / "train").iterdir())) == 2
-    # Nothing temporary is left beside it.
+    # Nothing temporary is left next to it.
     assert [p.name for p in tmp_path.iterdir()] == ["shapes"]
 
 

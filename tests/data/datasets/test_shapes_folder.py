@@ -22,7 +22,7 @@ from pair_detr.tools import make_open_shapes as open_tool
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a few shapes."""
     # It would keep the log of later tests from caplog.
-    monkeypatch.setattr(open_tool, "setup_logger", lambda **_: None)
+    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     folder = tmp_path / "shapes"
     make_shapes(str(folder), 30, 1)
     return folder

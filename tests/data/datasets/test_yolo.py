@@ -82,7 +82,7 @@ def test_where_the_images_may_be(root: Path, yaml: str, moved: str) -> None:
     assert [len(record["annotations"]) for record in records] == expected == [2, 0, 0]
 
 
-def test_labels_beside_images(root: Path) -> None:
+def test_labels_next_to_images(root: Path) -> None:
     shutil.copytree(root / "images" / "train", root / "all")
     shutil.copytree(root / "labels" / "train", root / "all", dirs_exist_ok=True)
     (root / "data.yaml").write_text("names: [cat, dog]\ntrain: all\n")

@@ -98,7 +98,7 @@ def test_labels_without_an_image_are_a_warning(root: Path, caplog: pytest.LogCap
     assert boxes(root) == {"0.jpg": 1} and not caplog.records
 
 
-def test_labels_beside_images_without_an_image(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_next_to_images_without_an_image(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("0.jpg", "2.jpg"):
         (root / "all").mkdir(exist_ok=True)
         write_image(root / "all" / name, 40, 20)

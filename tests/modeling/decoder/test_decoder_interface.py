@@ -29,7 +29,7 @@ def decode(detector: Detector, memory: Memory, queries: Tensor, **keywords: Any)
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_queries_of_each_image(variant: str) -> None:
-    """Given for each image they are decoded as if the other image had them, too."""
+    """Given per image, they are decoded as if the other image had them as well."""
     detector, memory = encoded(variant)
     first, second = 9 * torch.randn(2, 7, 32)
     together, _ = decode(detector, memory, torch.stack((first, second)))

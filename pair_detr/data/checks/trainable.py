@@ -7,38 +7,14 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 
-from pair_detr.data.annotation_masks import MaskFault
+from pair_detr.data.annotation_masks import MaskFault, faulty_masks
 from pair_detr.data.catalog import annotation_type_of
 from pair_detr.data.checks.invalid_boxes import BoxFault, warn_of_dropped
-from pair_detr.data.checks.report import (
-    ClassCount,
-    DatasetReport,
-    check_dataset,
-    find_missing,
-    image_labels_of,
-    inspect_dicts,
-    warn_of_suspicious,
-)
+from pair_detr.data.checks.report import DatasetReport, find_missing, inspect_dicts, warn_of_suspicious
 from pair_detr.data.checks.segment_files import require_segment_files
-from pair_detr.data.checks.usable_boxes import count_boxes
-from pair_detr.data.checks.usable_masks import faulty_masks
 from pair_detr.data.datasets.panoptic_masks import read_mask_file
 from pair_detr.data.image_io import read_pixels
 from pair_detr.utils.messages import counted, join_some
-
-__all__ = [
-    "ClassCount",
-    "DatasetReport",
-    "check_dataset",
-    "check_files",
-    "image_labels_of",
-    "inspect_dicts",
-    "require_boxes",
-    "require_images",
-    "unreadable_images",
-    "validate",
-    "warn_of_suspicious",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +26,11 @@ def validate(
 ) -> list[dict[str, Any]]:
     """Makes sure that a dataset can be trained on.
 
-    Degenerate boxes, and with ``masks`` unusable masks with their boxes, are dropped, with one warning that counts
-    them, and another one for polygons that a mask is left without; files that occur twice are a warning. What is in the
+    Invalid boxes, and with ``masks`` unusable masks with their boxes, are dropped, with one warning that counts them,
+    and another one for polygons that a mask is left without; files that occur twice are a warning. What is in the
     dataset is logged in numbers.
 
     Args:
-        name: the dataset.
-        dicts: its images in Detectron2's standard format; left unchanged.
-        annotation_type: as of :func:`inspect_dicts`.
         masks: whether every box needs a mask.
 
     Returns:
@@ -124,11 +97,7 @@ def validate(
 
 
 def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Opens each image, and the file with its segments if there is one.
-
-    Yields:
-        what is wrong with those that cannot be read or are of another size than annotated.
-    """
+    """Opens each image, and the file with its segments if there is one; yields what is wrong with them."""
     for record in dicts:
         try:
             image = read_pixels(record["file_name"], "RGB")
@@ -139,18 +108,26 @@ def unreadable_images(dicts: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def require_boxes(names: Sequence[str], dicts: Sequence[dict[str, Any]]) -> None:
-    """Makes sure that validated training sets have, between them, a box to learn from.
-
-    Raises:
-        ValueError: they have none.
-    """
+    """Raises a ValueError if validated training sets have not, between them, a box to learn from."""
     # A single set may well consist of background.
-    count = count_boxes(dicts)
-    if count.boxes == 0:
-        raise ValueError(
-            f"DATASETS.TRAIN {list(names)}: none of the {counted(len(dicts), 'image')} has a usable box to learn from: "
-            f'{count.explain_lack()}. "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
+    annotations = [annotation for record in dicts for annotation in record["annotations"]]
+    if not all(annotation.get("iscrowd") for annotation in annotations):
+        return
+    dropped = sum(len(record.get("dropped_boxes", ())) for record in dicts)
+    empty = sum(not record["annotations"] and not record.get("dropped_boxes") for record in dicts)
+    found = [
+        counted(number, noun, plural) + remark
+        for number, noun, plural, remark in (
+            (len(annotations), "crowd", "", " (nothing is learned from these: set iscrowd to 0 for single objects)"),
+            (dropped, "unusable box", "unusable boxes", " (correct them)"),
+            (empty, "image", "", " without objects"),
         )
+        if number
+    ]
+    raise ValueError(
+        f"DATASETS.TRAIN {list(names)}: none of the {counted(len(dicts), 'image')} has a usable box to learn from: "
+        f'found: {", ".join(found)}. "python -m pair_detr.tools.check_dataset NAME" lists what is wrong.'
+    )
 
 
 def check_files(report: DatasetReport) -> None:
