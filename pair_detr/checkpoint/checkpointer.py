@@ -27,6 +27,9 @@ from pair_detr.utils.messages import join_some
 
 logger = logging.getLogger(__name__)
 
+# The weights that a training goes on with, where those of the model are their average.
+TRAINED = "trained_model"
+
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, safe against interruption and against weights of another model.
@@ -44,6 +47,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         *,
         required_config: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
+        average: Any = None,
         **checkpointables: Any,
     ) -> None:
         """
@@ -51,10 +55,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
             model: see Detectron2's class, also for ``save_dir`` and ``checkpointables``.
             required_config: config entries to save with the weights, see :func:`pair_detr.checkpoint.required_config`.
             training: what to save about the training, see :func:`pair_detr.engine.resume.training_config`.
+            average: of the weights, see :class:`pair_detr.engine.weight_average.WeightAverage`: saved as the model's
+                weights, next to those that the training goes on with; None without one.
         """
         super().__init__(model, save_dir, **checkpointables)
         self._required_config = required_config or {}
         self._training = training
+        self._average = average
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``.
@@ -67,6 +74,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         state = {"model": self.model.state_dict()}
+        if self._average is not None:
+            averaged = self._average.state_dict()
+            state = {"model": averaged["weights"], TRAINED: state["model"], "average_steps": averaged["steps"]}
         state |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
         if fault := describe_non_finite(state):
@@ -145,6 +155,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        averaged, steps = checkpoint["model"], checkpoint.pop("average_steps", None)
+        checkpoint["model"] = checkpoint.pop(TRAINED, averaged)
+        if self._average is not None:
+            # Without an average, the one of the training to come starts at the weights that there are.
+            self._average.load_state_dict({"weights": averaged, "steps": steps or 0})
         try:
             require_agreement(self.model.state_dict(), checkpoint["model"])
         except MisfitError as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pair_detr.checkpoint import PREFIX, ConversionError, config_mismatches, convert, is_native, read_checkpoint
 from pair_detr.checkpoint.coco_ids import RAW_IDS
+from pair_detr.checkpoint.shapes_backbone import ShapesHandler
 from pair_detr.checkpoint.warm_start import MisfitError, adapt_state_dict, require_agreement
 from pair_detr.config.renamed import with_current_names
 from pair_detr.config.variants import are_related
@@ -21,6 +22,8 @@ from pair_detr.utils.finiteness import describe_non_finite
 from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
+
+PathManager.register_handler(ShapesHandler())
 
 _REMEDIES = (
     "Download the file on a machine with internet access and set MODEL.WEIGHTS to its path here, or set "

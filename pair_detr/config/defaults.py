@@ -8,6 +8,7 @@ project's. The value in the line is the default.
 import torch
 from detectron2.config import CfgNode as CN
 
+from pair_detr.config.query_keys import add_query_keys
 from pair_detr.config.renamed import register_renamed_keys
 
 
@@ -19,6 +20,7 @@ def add_pair_detr_config(cfg: CN) -> None:
     """
     _adapt_detectron2_defaults(cfg)
     _add_model_keys(cfg)
+    add_query_keys(cfg)
     _add_mask_keys(cfg)
     _add_clip_keys(cfg)
     _add_backbone_keys(cfg)
@@ -75,8 +77,9 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.COST.GIOU = 2.0
 
     cfg.MODEL.DETR.LOSS = CN()
-    # "focal" (sigmoid, no background column), "softmax" (with a no-object column) or "auto": what the variant's paper
-    # uses, softmax for detr and focal for the others.
+    # "focal" (sigmoid, no background column), "softmax" (with a no-object column), "mal" (sigmoids that learn how well
+    # the box fits, DEIM, arXiv 2412.04234) or "auto": what the variant's paper uses, softmax for detr and focal for the
+    # others.
     cfg.MODEL.DETR.LOSS.CLASSIFICATION = "auto"
     # Weight of the classification loss; -1 as for COST.CLASS.
     cfg.MODEL.DETR.LOSS.CLASS = -1.0
@@ -86,6 +89,7 @@ def _add_model_keys(cfg: CN) -> None:
     # Focal loss (arXiv 1708.02002, whose values these are), also the form of the class cost.
     cfg.MODEL.DETR.LOSS.FOCAL_ALPHA = 0.25
     cfg.MODEL.DETR.LOSS.FOCAL_GAMMA = 2.0
+    # "mal" alone: exponent of the IoU in the target, and of the probability in the weight of negatives (DEIM's).
     cfg.MODEL.DETR.LOSS.IOU_GAMMA = 1.5
     # Probability that the classifier gives every class at the start (focal only; arXiv 1708.02002).
     cfg.MODEL.DETR.LOSS.PRIOR_PROB = 0.01
@@ -117,22 +121,6 @@ def _add_model_keys(cfg: CN) -> None:
     # Let image labels train the classifier alone, and not the states that it classifies, which boxes are made
     # of, too. It gave the novel class more, and the others less, in docs/results.md. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.CLASSIFIER_ONLY = False
-
-    cfg.MODEL.DETR.DENSE = CN()
-    cfg.MODEL.DETR.DENSE.ENABLED = False
-    cfg.MODEL.DETR.DENSE.TOKENS_PER_OBJECT = 4
-    cfg.MODEL.DETR.DENSE.WEIGHT = 1.0
-    cfg.MODEL.DETR.QUERY_SELECTION = "none"
-    cfg.MODEL.DETR.QUERY_GROUPS = 1
-    cfg.MODEL.DETR.LOCAL_ATTENTION = False
-    cfg.MODEL.DETR.BOX_REFINEMENT = "none"
-    cfg.MODEL.DETR.RELATIVE_BOXES = False
-    cfg.MODEL.DETR.DENOISING = CN()
-    cfg.MODEL.DETR.DENOISING.GROUPS = 0
-    cfg.MODEL.DETR.DENOISING.WEIGHT = 1.0
-    cfg.MODEL.DETR.DENOISING.LABEL_NOISE = 0.2
-    cfg.MODEL.DETR.DENOISING.BOX_NOISE = 0.4
-    cfg.MODEL.DETR.DENOISING.NEGATIVES = False
 
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
     # differences were mostly within the spread of seeds.
@@ -309,7 +297,9 @@ def _add_multi_dataset_keys(cfg: CN) -> None:
 
 
 def _add_solver_keys(cfg: CN) -> None:
-    # "ADAMW", as in DETR's recipe, or "SGD" (with SOLVER.MOMENTUM and NESTEROV), for every parameter.
+    # "ADAMW", as in DETR's recipe, or "SGD" (with SOLVER.MOMENTUM and NESTEROV), for every parameter. "MUON" is
+    # torch.optim.Muon for the matrices of encoder and decoders, whose steps are as large as AdamW's, and AdamW for the
+    # others. Own.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # DETR's, for 16 images a batch. No key follows SOLVER.IMS_PER_BATCH by itself, except where Detectron2's
     # SOLVER.REFERENCE_WORLD_SIZE is set.
@@ -325,6 +315,9 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    # Exponential moving average of the weights, which is evaluated and saved in the place of the last weights; 0 is
+    # none. 0.9997 is usual for schedules of 100,000 iterations, 0.99 for some hundreds. Own.
+    cfg.SOLVER.EMA_DECAY = 0.0
     # Gradient accumulation, for batches that do not fit into memory: the SOLVER.IMS_PER_BATCH images of an optimizer
     # step are computed in so many parts, one after the other. Iterations, schedule, learning rate and checkpoints stay
     # what they are. The losses of a part are normalized by the objects of that part (in all processes), and the

@@ -211,7 +211,7 @@ _INPUT = {
 
 _SOLVER = {
     "SOLVER.OPTIMIZER": Rule(
-        lambda value: isinstance(value, str) and value.upper() in ("ADAMW", "SGD"), "one of ADAMW, SGD"
+        lambda value: isinstance(value, str) and value.upper() in ("ADAMW", "MUON", "SGD"), "one of ADAMW, MUON, SGD"
     ),
     "SOLVER.LR_SCHEDULER_NAME": one_of(("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")),
     "SOLVER.MAX_ITER": POSITIVE_WHOLE,
@@ -232,6 +232,7 @@ _SOLVER = {
     "SOLVER.REFERENCE_WORLD_SIZE": whole(0, ", where 0 scales nothing"),
     "SOLVER.BIAS_LR_FACTOR": NOT_NEGATIVE,
     "SOLVER.BACKBONE_MULTIPLIER": NOT_NEGATIVE,
+    "SOLVER.EMA_DECAY": BELOW_ONE._replace(meaning=f"{BELOW_ONE.meaning}, where 0 averages nothing"),
     "SOLVER.ACCUMULATE_STEPS": POSITIVE_WHOLE,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of(("full_model", "norm", "value")),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,

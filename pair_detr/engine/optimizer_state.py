@@ -36,8 +36,8 @@ def fit_state(
         OtherOptimizerError: they are of different kinds, or for different parameters.
     """
     groups, saved_groups = optimizer.state_dict()["param_groups"], saved["param_groups"]
-    # Of Adam and its kin.
-    if any("betas" in group for group in groups) != any("betas" in group for group in saved_groups):
+    # The one is of Adam and its kin, the other of Muon.
+    if any(any(key in x for x in groups) != any(key in x for x in saved_groups) for key in ("betas", "ns_steps")):
         raise OtherOptimizerError("it has the state of another SOLVER.OPTIMIZER")
     if saved_names is None:
         sizes, saved_sizes = ([len(group["params"]) for group in of] for of in (groups, saved_groups))

@@ -9,9 +9,11 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
+from pair_detr.engine.muon import MuonWithAdamW, split_for_muon
+
 logger = logging.getLogger(__name__)
 
-_OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "SGD": torch.optim.SGD}
+_OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "MUON": MuonWithAdamW, "SGD": torch.optim.SGD}
 _FUSED_DEVICES = ("cuda", "cpu")
 
 
@@ -44,6 +46,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if name not in _OPTIMIZERS:
         raise ValueError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}"; choose one of {", ".join(_OPTIMIZERS)}.')
     optimizer_type = _OPTIMIZERS[name]
+    if name == "MUON":
+        groups = split_for_muon(groups, model)
     if name == "SGD":
         arguments = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "foreach": True}
     else:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -39,6 +40,7 @@ from pair_detr.engine.resume import (
 )
 from pair_detr.engine.solver import build_optimizer, resolve_epochs, warn_of_ignored_iterations
 from pair_detr.engine.train_loop import AutocastTrainer, MetricsFlush, autocast_precision
+from pair_detr.engine.weight_average import WeightAverage
 from pair_detr.engine.writers import build_writers
 from pair_detr.evaluation.build import build_evaluator, require_test_set
 from pair_detr.modeling.batching import lacks_loss
@@ -96,12 +98,14 @@ class Trainer(DefaultTrainer):
             lacks_loss=lacks_loss,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.weight_average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
         self._training = training_config(cfg) | {"number of training images": len(self._dataset_dicts)}
         self.checkpointer = AtomicCheckpointer(
             model,
             cfg.OUTPUT_DIR,
             required_config=required_config(cfg),
             training=self._training,
+            average=self.weight_average,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -223,7 +227,19 @@ class Trainer(DefaultTrainer):
         """Detectron2's hooks, between those that feed them losses and that stop the training."""
         flush = MetricsFlush(_WRITE_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD)
         epochs = EpochCounter(len(self._dataset_dicts) / self.cfg.SOLVER.IMS_PER_BATCH)
-        return [flush, epochs, *super().build_hooks(), GracefulStop()]
+        average = [] if self.weight_average is None else [self.weight_average]
+        return [flush, epochs, *average, *map(self._evaluate_average, super().build_hooks()), GracefulStop()]
+
+    def _evaluate_average(self, hook: HookBase) -> HookBase:
+        """Detectron2's hook, but for the one that evaluates, which has to take the average of the weights."""
+        if self.weight_average is None or not isinstance(hook, EvalHook):
+            return hook
+
+        def evaluate() -> dict[str, Any]:
+            self._last_eval_results = self.test(self.cfg, self.weight_average.model)
+            return self._last_eval_results
+
+        return EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate)
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's writers, which name their files when the disk is full."""

@@ -1,0 +1,138 @@
+"""A pretrained backbone for the quick start, made where it is needed: ``MODEL.WEIGHTS "shapes://backbone.pth"``.
+
+Detectors start from backbones that have learned to classify. This one classifies crops of generated shapes: it knows
+what shapes look like, and nothing of boxes.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.utils.file_io import PathHandler
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pair_detr.checkpoint.formats.native import PREFIX
+from pair_detr.data import datasets_root
+from pair_detr.data.datasets.shapes import CLASS_NAMES, draw_image
+from pair_detr.modeling.backbone.convnet import ConvNet
+from pair_detr.utils.atomic import atomic_write
+from pair_detr.utils.file_lock import one_at_a_time
+
+logger = logging.getLogger(__name__)
+
+SHAPES_BACKBONE = "shapes://backbone.pth"
+
+# The backbone of configs/quickstart.yaml, and its normalization.
+_CHANNELS = (16, 32, 64, 128)
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_CROP = 48
+_MAX_SHIFT = 6
+_BATCH = 64
+_RATE = 3e-3
+_WEIGHT_DECAY = 1e-4
+# Of pictures that no dataset of shapes has: those are drawn with two more numbers.
+_SPAWN_KEY = (7,)
+
+
+def pretrain_backbone(file: str | Path, num_crops: int = 12000, epochs: int = 3, seed: int = 0) -> float:
+    """Trains the quick start's backbone as a classifier, and writes its weights.
+
+    Args:
+        file: to write; MODEL.WEIGHTS takes it.
+        num_crops: of 48x48 pixels, each around a shape of a generated image.
+        epochs: how often each is seen.
+        seed: of crops and weights.
+
+    Returns:
+        the share of the last epoch's crops that were classified correctly.
+
+    Raises:
+        ValueError: there is less than a batch of crops, or no epoch.
+    """
+    if num_crops < _BATCH or epochs < 1:
+        raise ValueError(f"{num_crops} crops in {epochs} epochs: at least {_BATCH} and 1 are needed.")
+    crops, labels = _draw_crops(num_crops, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = ConvNet(3, _CHANNELS)
+        head = nn.Linear(_CHANNELS[-1], len(CLASS_NAMES))
+        accuracy = _train(backbone.to(memory_format=torch.channels_last), head, crops, labels, epochs)
+    # Not in channels_last: a file that is read by all layouts alike.
+    weights = {f"{PREFIX}backbone.{name}": x.contiguous() for name, x in backbone.state_dict().items()}
+    with atomic_write(file) as temporary:
+        torch.save({"model": weights}, temporary)
+    logger.info("Wrote %s: a backbone that classifies %.1f%% of its crops of shapes", file, 100 * accuracy)
+    return accuracy
+
+
+def _draw_crops(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(N, 3, 48, 48) uint8 and (N,) int64 classes, shapes at their centers, give or take a few pixels."""
+    crops, labels = np.empty((count, _CROP, _CROP, 3), dtype=np.uint8), []
+    margin = _CROP // 2 + _MAX_SHIFT
+    with tqdm(total=count, desc="crops of shapes", unit="crop", disable=None) as bar:
+        for index in range(count):
+            if len(labels) == count:
+                break
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*_SPAWN_KEY, index)))
+            image, shapes = draw_image(rng)
+            padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+            for class_id, mask in shapes[: count - len(labels)]:
+                center = [np.flatnonzero(mask.any(axis))[[0, -1]].sum() // 2 for axis in (1, 0)]
+                top, left = (x + _MAX_SHIFT + int(rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1)) for x in center)
+                crops[len(labels)] = padded[top : top + _CROP, left : left + _CROP]
+                labels.append(class_id)
+                bar.update()
+    return torch.from_numpy(crops).permute(0, 3, 1, 2), torch.tensor(labels)
+
+
+def _train(backbone: ConvNet, head: nn.Linear, crops: Tensor, labels: Tensor, epochs: int) -> float:
+    parameters = [*backbone.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, _RATE, weight_decay=_WEIGHT_DECAY)
+    steps = len(labels) // _BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=epochs * steps)
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (_MEAN, _STD))
+    correct = torch.zeros((), dtype=torch.int64)
+    with tqdm(total=epochs * steps, desc="pretraining the backbone", unit="step", disable=None) as bar:
+        for _ in range(epochs):
+            correct.zero_()
+            for batch in torch.randperm(len(labels))[: steps * _BATCH].view(steps, _BATCH):
+                images = ((crops[batch] - mean) / std).contiguous(memory_format=torch.channels_last)
+                logits = head(backbone(images)["last"].mean((2, 3)))
+                optimizer.zero_grad()
+                F.cross_entropy(logits, labels[batch]).backward()
+                optimizer.step()
+                schedule.step()
+                correct += (logits.argmax(1) == labels[batch]).sum()
+                bar.update()
+    return correct.item() / (steps * _BATCH)
+
+
+class ShapesHandler(PathHandler):
+    """Makes the backbone on the first use, where other handlers would download weights."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["shapes://"]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        if path != SHAPES_BACKBONE:
+            raise ValueError(f"{path} is unknown: there is {SHAPES_BACKBONE} alone")
+        file = datasets_root() / "shapes_backbone.pth"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(file.parent / f".{file.name}.lock", f"writes {file}"):
+            if not file.is_file():
+                logger.info("%s is made once, in about a minute: %s", path, file)
+                pretrain_backbone(file)
+        return str(file)
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
+        return open(self._get_local_path(path), mode, buffering)
+
+    def _exists(self, path: str, **kwargs: Any) -> bool:
+        return path == SHAPES_BACKBONE
+
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
+        return self._exists(path)
