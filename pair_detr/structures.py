@@ -201,7 +201,7 @@ class Memory:
         position: (B, M, D) sine encoding of their positions, or (1, M, D) where it is the same for all images.
         key_mask: (B, 1, 1, M) bool, false in the padding; None where no image is padded.
         maps: of the backbone; None in models without masks.
-        centers: (B, M, 2) fp32, x and y of the centers of the cells, normalized as boxes are; None in models whose
+        centers: (B, H, W, 2) fp32, x and y of the centers of the cells, normalized as boxes are; None in models whose
             tokens predict nothing.
     """
 
@@ -240,6 +240,7 @@ class Queries:
             groups after the other; None if all attend to all.
         is_used: (B, N) bool, false for those that nothing may attend to; None if there are none.
         refinement: how the reference changes from layer to layer; None if it stays.
+        self_attention: whether queries attend to each other at all.
     """
 
     position: Tensor
@@ -248,6 +249,7 @@ class Queries:
     groups: tuple[Size, ...] | None = None
     is_used: Tensor | None = None
     refinement: Refinement | None = None
+    self_attention: bool = True
 
     def initial_states(self, num_images: int) -> Tensor:
         """(B, N, D) states before the first decoder layer."""

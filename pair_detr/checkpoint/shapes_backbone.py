@@ -129,7 +129,7 @@ class ShapesHandler(PathHandler):
         return str(file)
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
-        return open(self._get_local_path(path), mode, buffering)
+        return Path(self._get_local_path(path)).open(mode, buffering)
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
         return path == SHAPES_BACKBONE

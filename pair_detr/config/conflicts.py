@@ -52,7 +52,7 @@ def _conflicts_of_queries(values: Mapping[str, Any]) -> Iterator[str]:
             "MODEL.DETR.DENOISING.GROUPS is above 0, but the queries have no boxes to be noisy: set "
             "MODEL.DETR.QUERY_SELECTION boxes, or GROUPS 0."
         )
-    for key, off in (("BOX_REFINEMENT", "none"), ("RELATIVE_BOXES", False)):
+    for key, off in (("BOX_REFINEMENT", "none"), ("RELATIVE_BOXES", False), ("BOX_BIAS", False)):
         if get(key, off) != off and selection != "boxes":
             yield (
                 f"MODEL.DETR.{key} is {get(key, off)}, but the queries look from points: set "

@@ -132,6 +132,10 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.PAIR.CLASS_DECODER = "center"
     # Let both decoders use the same layers; they keep their own reference points and heads.
     cfg.MODEL.DETR.PAIR.SHARED_DECODER = False
+    # Above 1, the top-left decoder is a one-to-many branch, as the C-decoder of DAC-DETR (NeurIPS 2023; 4): its queries
+    # do not attend to each other, each object is matched with so many of them, and they learn classes and boxes, too.
+    cfg.MODEL.DETR.PAIR.QUERIES_PER_OBJECT = 1
+    cfg.MODEL.DETR.PAIR.ONE_TO_MANY_WEIGHT = 1.0
     # Weight of the L1 loss on the normalized top-left corner.
     cfg.MODEL.DETR.PAIR.TOP_LEFT_WEIGHT = 5.0
     # Pair association loss: "nt_xent" (all other 2N - 2 outputs of the image are negatives) or "cross" (symmetric cross

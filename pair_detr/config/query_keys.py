@@ -41,6 +41,9 @@ def add_query_keys(cfg: CN) -> None:
     # Predict boxes relative to the query's: offsets in units of its size, and factors of it (Plain DETR, arXiv
     # 2308.01904, section 4.3). Needs QUERY_SELECTION boxes.
     cfg.MODEL.DETR.RELATIVE_BOXES = False
+    # Bias the cross-attention by the distances of a cell from both corners of the query's box, top-left and
+    # bottom-right (Plain DETR, section 4.1). Needs QUERY_SELECTION boxes; a variant with reference points.
+    cfg.MODEL.DETR.BOX_BIAS = False
     # Start the decoder's cross-attention around the reference points rather than at random. Own; variants with
     # reference points.
     cfg.MODEL.DETR.LOCAL_ATTENTION = False

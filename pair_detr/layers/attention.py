@@ -19,8 +19,8 @@ def attend(
         key: (B, M, E).
         value: (B, M, V); V may differ from E, as in Conditional DETR's cross-attention.
         num_heads: E and V are split into this many heads.
-        key_mask: (B, 1, 1, M) or (N, M) bool, true where a key may be attended to; None if all may, which lets torch
-            choose its fastest kernel.
+        key_mask: (B, 1, 1, M) bool, true where a key may be attended to, or (B, heads, N, M) to add to the logits; None
+            lets torch choose its fastest kernel.
         dropout: probability of dropping an attention weight.
 
     Returns:

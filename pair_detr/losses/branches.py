@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm, MatchedPredictions
-from pair_detr.structures import Assignment, Predictions
+from pair_detr.structures import Assignment, Predictions, Targets
 
 
 class BranchTerm(LossTerm):
@@ -58,59 +58,68 @@ class BranchTerm(LossTerm):
         return {f"{self.branch}_{name}": loss for name, loss in losses.items()}
 
 
-class DenseTerm(BranchTerm):
-    """The losses of the dense head.
+class OneToManyTerm(BranchTerm):
+    """The losses of a branch in which each object is matched with several queries, those of the least matching cost.
 
-    Each object is matched with the tokens of the least matching cost among those whose cells have their centers inside
-    its box, or with the nearest where there is none; a token that several objects would have goes to the one that it
-    costs least. All of it happens on the device.
+    A query that several objects would have goes to the one that it costs least. All of it happens on the device.
+    Branches with ``reference``, the dense head's, match an object with queries inside its box, or with the nearest
+    where there is none.
 
-    Source: the cost of DETR's matching with the candidates of ATSS (arXiv 1912.02424, section 3.3), in the place of
-    the heads of Co-DETR (arXiv 2211.12860).
+    Source: MS-DETR (arXiv 2401.03989) and DAC-DETR (NeurIPS 2023) for queries; for the dense head the candidates of
+    ATSS (arXiv 1912.02424, section 3.3), in the place of the heads of Co-DETR (arXiv 2211.12860).
     """
 
-    def __init__(self, class_term: ClassTerm, box_term: BoxTerm, weight: float, tokens_per_object: int) -> None:
+    def __init__(self, branch: str, class_term: ClassTerm, box_term: BoxTerm, weight: float, per_object: int) -> None:
         """
         Args:
-            class_term: as in :class:`BranchTerm`.
+            branch: as in :class:`BranchTerm`.
+            class_term: as there.
             box_term: as there.
             weight: as there.
-            tokens_per_object: at most so many have an object.
+            per_object: queries that an object has at most.
         """
-        super().__init__("dense", class_term, box_term, weight)
-        self.tokens_per_object = tokens_per_object
+        super().__init__(branch, class_term, box_term, weight)
+        self.per_object = per_object
 
     def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
-        """See :class:`LossTerm`. A sum over the tokens of an object, as published."""
+        """See :class:`LossTerm`; sums over the queries of an object."""
         return self.losses(matched, self.assign(matched), per_object=1)
 
     @torch.no_grad()
     def assign(self, matched: MatchedPredictions) -> Assignment:
-        """The tokens of each object, as many for each; M, the number of tokens, in the place of those that it lacks."""
-        dense, targets = matched.predictions.auxiliary["dense"], matched.targets_per_image
-        num_images, num_tokens = dense.boxes.shape[1:3]
-        cost = matched.matcher.pairwise_cost(dense.logits.float(), dense.boxes.float(), targets)[0]
-        centers = dense.reference[targets.image_index]
-        corners = cxcywh_to_xyxy(targets.boxes)[:, None]
-        inside = ((centers > corners[..., :2]) & (centers < corners[..., 2:])).all(-1)
-        distance = (centers - targets.boxes[:, None, :2]).abs().sum(-1)
-        if dense.is_counted is not None:
-            is_counted = dense.is_counted[targets.image_index]
-            inside &= is_counted
-            distance = distance.masked_fill(~is_counted, float("inf"))
-        nearest = F.one_hot(distance.argmin(1), num_tokens).bool()
-        inside |= nearest & ~inside.any(1, keepdim=True)
-        cost = cost.masked_fill(~inside, float("inf"))
-        least, token = cost.topk(min(self.tokens_per_object, num_tokens), dim=1, largest=False)
-        # What each token costs the object that it costs least.
-        position = targets.image_index[:, None] * num_tokens + token
-        best = cost.new_full((num_images * num_tokens,), float("inf"))
+        """The queries of each object, as many for each; Q, that after the last, in the place of those that it lacks."""
+        branch, targets = matched.predictions.auxiliary[self.branch], matched.targets_per_image
+        layers, images, queries = branch.boxes.shape[:3]
+        cost = matched.matcher.pairwise_cost(branch.logits.float(), branch.boxes.float(), targets)
+        if branch.is_counted is not None:
+            cost = cost.masked_fill(~branch.is_counted[targets.image_index], float("inf"))
+        if branch.reference is not None:
+            cost = cost.masked_fill(~_candidates(branch, targets), float("inf"))
+        least, query = cost.topk(min(self.per_object, queries), dim=-1, largest=False)
+        # What each query costs the object that it costs least.
+        layer = torch.arange(layers, device=query.device)[:, None, None].expand_as(query)
+        image = targets.image_index[:, None].expand_as(query)
+        position = (layer * images + image) * queries + query
+        best = cost.new_full((layers * images * queries,), float("inf"))
         best = best.scatter_reduce(0, position.flatten(), least.flatten(), "amin")
         is_matched = least.isfinite() & (least <= best[position])
-        target = torch.arange(len(token), device=token.device)[:, None].expand_as(token)
-        image = targets.image_index[:, None].expand_as(token)
-        query = torch.where(is_matched, token, num_tokens)
-        return Assignment(torch.zeros_like(query).flatten(), *(x.flatten() for x in (image, query, target)))
+        target = torch.arange(query.shape[1], device=query.device)[:, None].expand_as(query)
+        query = torch.where(is_matched, query, queries)
+        return Assignment(*(x.flatten() for x in (layer, image, query, target)))
+
+
+def _candidates(branch: Predictions, targets: Targets) -> Tensor:
+    """(T, Q) bool, the queries that look from inside an object's box, or else the one that looks from next to it."""
+    points = branch.reference[targets.image_index]
+    corners = cxcywh_to_xyxy(targets.boxes)[:, None]
+    inside = ((points > corners[..., :2]) & (points < corners[..., 2:])).all(-1)
+    distance = (points - targets.boxes[:, None, :2]).abs().sum(-1)
+    if branch.is_counted is not None:
+        is_counted = branch.is_counted[targets.image_index]
+        inside = inside & is_counted
+        distance = distance.masked_fill(~is_counted, float("inf"))
+    nearest = F.one_hot(distance.argmin(1), distance.shape[1]).bool()
+    return inside | (nearest & ~inside.any(1, keepdim=True))
 
 
 class DenoisingTerm(BranchTerm):

@@ -16,4 +16,4 @@ class ConditionalDETR(Detector):
     def build_decoder(options: DetectorOptions) -> ConditionalDecoder:
         """See :meth:`Detector.build_decoder`."""
         layers = ConditionalDecoder.build_layers(options.num_decoder_layers, *options.layer)
-        return ConditionalDecoder(layers, options.dim)
+        return ConditionalDecoder(layers, options.dim, options.num_heads if options.box_bias else 0)

@@ -31,10 +31,11 @@ class DenseHead(nn.Module):
     def forward(self, memory: Memory) -> Predictions:
         """Predictions of the M tokens in the place of queries, in a single layer."""
         features = self.norm(self.project(memory.tokens))[None]
+        centers = memory.centers.flatten(1, 2)
         return Predictions(
             self.class_head(features),
-            self.box_head(features, memory.centers),
-            reference=memory.centers,
+            self.box_head(features, centers),
+            reference=centers,
             is_counted=None if memory.key_mask is None else memory.key_mask[:, 0, 0],
         )
 

@@ -13,7 +13,7 @@ from detectron2.modeling import Backbone, build_backbone
 from torch import Tensor, nn
 
 from pair_detr.layers import sine_position_encoding
-from pair_detr.losses.branches import DenoisingTerm, DenseTerm
+from pair_detr.losses.branches import DenoisingTerm, OneToManyTerm
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
@@ -49,6 +49,7 @@ class DetectorOptions:
             which the layer also looks from, and "look_forward_twice" trains that layer by it.
         relative_boxes: see :class:`LocationHead`.
         local_attention: see :meth:`ConditionalDecoder.attend_locally`.
+        box_bias: bias the cross-attention by the corners of the boxes that queries look from.
     """
 
     backbone: Backbone
@@ -66,6 +67,7 @@ class DetectorOptions:
     refinement: str = "none"
     relative_boxes: bool = False
     local_attention: bool = False
+    box_bias: bool = False
 
     @property
     def layer(self) -> tuple[int, int, int, float]:
@@ -148,6 +150,7 @@ class Detector(nn.Module, ABC):
             refinement=detr.BOX_REFINEMENT,
             relative_boxes=detr.RELATIVE_BOXES,
             local_attention=detr.LOCAL_ATTENTION,
+            box_bias=detr.BOX_BIAS,
         )
         return {"options": options}
 
@@ -174,7 +177,7 @@ class Detector(nn.Module, ABC):
         terms: list[LossTerm] = [class_term, box_term]
         dense, denoising = cfg.MODEL.DETR.DENSE, cfg.MODEL.DETR.DENOISING
         if dense.ENABLED:
-            terms.append(DenseTerm(class_term, box_term, dense.WEIGHT, dense.TOKENS_PER_OBJECT))
+            terms.append(OneToManyTerm("dense", class_term, box_term, dense.WEIGHT, dense.TOKENS_PER_OBJECT))
         if denoising.GROUPS:
             terms.append(DenoisingTerm(class_term, box_term, denoising.WEIGHT, denoising.GROUPS))
         return terms
@@ -269,15 +272,15 @@ def _coarse_to_fine(shapes: dict[str, ShapeSpec]) -> list[str]:
 
 
 def cell_centers(batch: Batch, height: int, width: int) -> Tensor:
-    """(B, M, 2) fp32, x and y of the centers of a feature map's cells, normalized as boxes are.
+    """(B, H, W, 2) fp32, x and y of the centers of a feature map's cells, normalized as boxes are.
 
     Cells of the padding have those of the last pixel.
     """
     padded = torch.tensor(batch.padded_size, dtype=torch.float32)
     scale = to_device_async((padded / torch.tensor(batch.frame_sizes)).flip(-1), batch.images.device)
     x, y = ((torch.arange(n, device=scale.device) + 0.5) / n for n in (width, height))
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-    return (grid * scale[:, None]).clamp(max=1)
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    return (grid * scale[:, None, None]).clamp(max=1)
 
 
 def initialize_transformer(module: nn.Module) -> None:

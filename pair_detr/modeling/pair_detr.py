@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pair_detr.config.variants import register_variant
 from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.losses.branches import OneToManyTerm
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES, PairTerm, TopLeftTerm
 from pair_detr.losses.federated import FederatedLossSampler
@@ -44,6 +45,7 @@ class PairDETR(ConditionalDETR):
         contrastive_layers: int,
         projection_dim: int,
         mask_decoder: str = "center",
+        one_to_many: bool = False,
     ) -> None:
         """
         Args:
@@ -54,6 +56,8 @@ class PairDETR(ConditionalDETR):
             contrastive_layers: number of last layers to emit embeddings of, for the pair association loss.
             projection_dim: width of the embeddings; 0 emits the decoders' states.
             mask_decoder: "center" or "top_left", whose states ask for masks.
+            one_to_many: the top-left decoder is a one-to-many branch: its queries do not attend to each other, and
+                predict classes and boxes that :class:`OneToManyTerm` supervises.
         """
         super().__init__(options)
         dim = options.dim
@@ -61,12 +65,13 @@ class PairDETR(ConditionalDETR):
         self.class_decoder = class_decoder
         self.mask_decoder = mask_decoder
         self.contrastive_layers = contrastive_layers
+        self.one_to_many = one_to_many
         if box_decoding == "pair":
             self.box_head = LocationHead(dim, 2, zero_init=True)
         if shared_decoder:
             self.top_left_decoder = ConditionalDecoder(self.decoder.layers, dim)
         else:
-            self.top_left_decoder = self.build_decoder(options)
+            self.top_left_decoder = self.build_decoder(replace(options, box_bias=False))
         initialize_transformer(self.top_left_decoder)
         if options.local_attention:
             self.top_left_decoder.attend_locally()
@@ -95,6 +100,7 @@ class PairDETR(ConditionalDETR):
             "contrastive_layers": contrastive_layers if pair.CONTRASTIVE_WEIGHT > 0 else 0,
             "projection_dim": pair.PROJECTION_DIM,
             "mask_decoder": cfg.MODEL.DETR.MASK.QUERY_DECODER,
+            "one_to_many": pair.QUERIES_PER_OBJECT > 1,
         }
 
     @classmethod
@@ -103,7 +109,11 @@ class PairDETR(ConditionalDETR):
     ) -> list[LossTerm]:
         """Adds the corners and the association of pairs to the terms of Conditional DETR."""
         pair = cfg.MODEL.DETR.PAIR
-        terms = [*super().loss_terms(cfg, class_scoring, federated_sampler), TopLeftTerm(pair.TOP_LEFT_WEIGHT)]
+        terms = super().loss_terms(cfg, class_scoring, federated_sampler)
+        if pair.QUERIES_PER_OBJECT > 1:
+            of_boxes = terms[:2]
+            terms.append(OneToManyTerm("top_left", *of_boxes, pair.ONE_TO_MANY_WEIGHT, pair.QUERIES_PER_OBJECT))
+        terms.append(TopLeftTerm(pair.TOP_LEFT_WEIGHT))
         if pair.CONTRASTIVE_WEIGHT > 0:
             loss = CONTRASTIVE_LOSSES[pair.CONTRASTIVE_LOSS]
             terms.append(PairTerm(pair.CONTRASTIVE_WEIGHT, loss, pair.TEMPERATURE))
@@ -132,7 +142,8 @@ class PairDETR(ConditionalDETR):
             return super().decode(memory, targets)
         built = self.build_queries(memory, targets)
         center_states, center_reference = self.decoder(memory, built.queries)
-        corner_states, corner_reference = self.top_left_decoder(memory, _from_corners(built.queries))
+        corner_queries = replace(_from_corners(built.queries), self_attention=not self.one_to_many)
+        corner_states, corner_reference = self.top_left_decoder(memory, corner_queries)
         center_states, corner_states = map(self.select_output_layers, (center_states, corner_states))
         center_reference = self.select_references(center_reference)
 
@@ -152,6 +163,13 @@ class PairDETR(ConditionalDETR):
             return predictions
         last = slice(len(center_states) - min(self.contrastive_layers, len(center_states)), None)
         embeddings = self.center_projection(center_states[last]), self.top_left_projection(corner_states[last])
+        if self.one_to_many:
+            main = slice(0, built.num_groups * built.num_queries)
+            states = corner_states[:, :, main]
+            reference = None if built.queries.reference is None else built.queries.reference[:, main]
+            built.auxiliary["top_left"] = Predictions(
+                self.class_head(states), self.box_head(states, corner_reference if reference is None else reference)
+            )
         return built.sort(replace(predictions, top_left=top_left, pair_embeddings=embeddings))
 
 

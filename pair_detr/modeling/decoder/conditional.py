@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pair_detr.layers import MLP, FeedForward, attend, attend_in_groups, multi_linear, point_encoding
+from pair_detr.layers import MLP, BoxBias, FeedForward, attend, attend_in_groups, multi_linear, point_encoding
 from pair_detr.structures import Memory, Queries
 
 
@@ -73,7 +73,7 @@ class ConditionalCrossAttention(nn.Module):
             key_content: (B, M, D), projected.
             key_position: (B, M, D) or (1, M, D), projected.
             value: (B, M, D), projected.
-            key_mask: (B, 1, 1, M) or None.
+            key_mask: as in :func:`attend`.
 
         Returns:
             (B, Q, D).
@@ -108,25 +108,32 @@ class ConditionalDecoderLayer(nn.Module):
 
     def forward(self, state: Tensor, queries: Queries, *cross_attention_inputs: Tensor | None) -> Tensor:
         """(B, Q, D) -> (B, Q, D); the further arguments are those of :class:`ConditionalCrossAttention`."""
-        state = self.norm1(state + self.dropout(self.self_attn(state, queries)))
+        if queries.self_attention:
+            state = self.norm1(state + self.dropout(self.self_attn(state, queries)))
         state = self.norm2(state + self.dropout(self.cross_attn(state, queries.position, *cross_attention_inputs)))
         return self.norm3(state + self.dropout(self.ffn(state)))
+
+
+def _add_mask(bias: Tensor, key_mask: Tensor | None) -> Tensor:
+    return bias if key_mask is None else bias.masked_fill(~key_mask, float("-inf"))
 
 
 class ConditionalDecoder(nn.Module):
     """A stack of :class:`ConditionalDecoderLayer` around learned reference points."""
 
-    def __init__(self, layers: nn.ModuleList, dim: int) -> None:
+    def __init__(self, layers: nn.ModuleList, dim: int, bias_heads: int = 0) -> None:
         """
         Args:
             layers: of :class:`ConditionalDecoderLayer`, see :meth:`build_layers`; decoders may share them.
             dim: D.
+            bias_heads: heads of the cross-attention to bias by the boxes that queries look from; 0 for no bias.
         """
         super().__init__()
         self.layers = layers
         self.norm = nn.LayerNorm(dim)
         self.ref_point_head = MLP(dim, dim, 2, 2)
         self.query_scale = MLP(dim, dim, dim, 2) if len(layers) > 1 else None
+        self.box_bias = nn.ModuleList(BoxBias(bias_heads) for _ in layers) if bias_heads else None
 
     @torch.no_grad()
     def attend_locally(self) -> None:
@@ -164,7 +171,9 @@ class ConditionalDecoder(nn.Module):
         spatial_query = self._encode_points(reference, queries)
         state = queries.initial_states(len(memory.tokens))
         states, references = [], [reference]
-        for layer, content, position, value in zip(self.layers, contents, positions, values, strict=True):
+        for i, (layer, content, position, value) in enumerate(
+            zip(self.layers, contents, positions, values, strict=True)
+        ):
             if states and queries.refinement is not None:
                 refined = queries.refinement.box_head(self.norm(state), references[-1])
                 # What is looked from has no gradient.
@@ -173,7 +182,10 @@ class ConditionalDecoder(nn.Module):
                 queries = replace(queries, position=queries.refinement.embed(refined.detach()))
             # The transformation comes from the running state, before the norm that the emitted states pass through.
             scaled = spatial_query * self.query_scale(state) if states else spatial_query
-            state = layer(state, queries, scaled, content, position, value, memory.key_mask)
+            mask = memory.key_mask
+            if self.box_bias is not None:
+                mask = _add_mask(self.box_bias[i](references[-1].detach(), memory.centers), mask)
+            state = layer(state, queries, scaled, content, position, value, mask)
             states.append(state)
         return self.norm(torch.stack(states)), torch.stack(references) if queries.refinement else reference
 
