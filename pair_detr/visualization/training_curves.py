@@ -39,13 +39,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Run:
-    """A training: AP (0 to 1) and weighted losses, "total_loss" among them, by iteration; iterations of an epoch if
-    known.
+    """A training: AP (0 to 1) and weighted losses, "total_loss" among them, by iteration; iterations of an epoch, and
+    seconds of an iteration, if known.
     """
 
     ap: Curve | None
     losses: dict[str, Curve]
     epoch_length: float | None
+    seconds: Curve | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
     else:
         logger.warning("%s has no %s: train with TEST.EVAL_PERIOD set and a dataset in DATASETS.TEST.", path, metric)
     lengths = [(row["iteration"] + 1) / row["epoch"] for row in rows if row.get("epoch")]
-    return Run(ap, losses, float(np.median(lengths)) if lengths else None)
+    times = [(row["iteration"] + 1, row["time"]) for row in rows if "time" in row]
+    return Run(ap, losses, float(np.median(lengths)) if lengths else None, _curve(times) if times else None)
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
