@@ -301,10 +301,11 @@ def _add_multi_dataset_keys(cfg: CN) -> None:
 
 
 def _add_solver_keys(cfg: CN) -> None:
-    # "ADAMW", as in DETR's recipe, or "SGD" (with SOLVER.MOMENTUM and NESTEROV), for every parameter. "MUON" is
-    # torch.optim.Muon for the matrices of encoder and decoders, whose steps are as large as AdamW's, and AdamW for the
-    # others. Own.
+    # "ADAMW", as in DETR's recipe, or "SGD" (with SOLVER.MOMENTUM and NESTEROV), for every parameter. "MUON" is Muon
+    # (Keller Jordan et al., 2024) for the matrices of encoder and decoders, and AdamW for the others. Own.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # MUON alone: its learning rate is a multiple of the others'. Own.
+    cfg.SOLVER.MUON_MULTIPLIER = 20.0
     # DETR's, for 16 images a batch. No key follows SOLVER.IMS_PER_BATCH by itself, except where Detectron2's
     # SOLVER.REFERENCE_WORLD_SIZE is set.
     cfg.SOLVER.BASE_LR = 1e-4

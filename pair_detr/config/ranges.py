@@ -234,6 +234,7 @@ _SOLVER = {
     "SOLVER.REFERENCE_WORLD_SIZE": whole(0, ", where 0 scales nothing"),
     "SOLVER.BIAS_LR_FACTOR": NOT_NEGATIVE,
     "SOLVER.BACKBONE_MULTIPLIER": NOT_NEGATIVE,
+    "SOLVER.MUON_MULTIPLIER": POSITIVE,
     "SOLVER.EMA_DECAY": BELOW_ONE._replace(meaning=f"{BELOW_ONE.meaning}, where 0 averages nothing"),
     "SOLVER.ACCUMULATE_STEPS": POSITIVE_WHOLE,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of(("full_model", "norm", "value")),

@@ -29,6 +29,7 @@ _OPTIONAL_GROUPS = (
     "SOLVER.AMP",
     "TEST.PRECISE_BN",
     "MODEL.DETR.PANOPTIC",
+    "MODEL.DETR.DENSE",
 )
 
 # Without effect, whoever sets them expects other results than there would be.
@@ -187,6 +188,26 @@ _IDLE = (
         ("SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
         "SOLVER.OPTIMIZER is not SGD",
         lambda cfg: cfg.SOLVER.OPTIMIZER.upper() != "SGD",
+    ),
+    _Idle(
+        ("SOLVER.MUON_MULTIPLIER",),
+        "SOLVER.OPTIMIZER is not MUON",
+        lambda cfg: cfg.SOLVER.OPTIMIZER.upper() != "MUON",
+    ),
+    _Idle(
+        tuple(f"MODEL.DETR.DENOISING.{key}" for key in ("WEIGHT", "LABEL_NOISE", "BOX_NOISE", "NEGATIVES")),
+        "MODEL.DETR.DENOISING.GROUPS is 0",
+        lambda cfg: cfg.MODEL.DETR.DENOISING.GROUPS == 0,
+    ),
+    _Idle(
+        ("MODEL.DETR.LOSS.IOU_GAMMA",),
+        "MODEL.DETR.LOSS.CLASSIFICATION is not mal",
+        lambda cfg: cfg.MODEL.DETR.LOSS.CLASSIFICATION != "mal",
+    ),
+    _Idle(
+        ("MODEL.DETR.PAIR.ONE_TO_MANY_WEIGHT",),
+        "MODEL.DETR.PAIR.QUERIES_PER_OBJECT is 1",
+        lambda cfg: cfg.MODEL.DETR.PAIR.QUERIES_PER_OBJECT == 1,
     ),
     _Idle(
         ("SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_METHOD", "SOLVER.RESCALE_INTERVAL"),

@@ -37,7 +37,7 @@ def fit_state(
     """
     groups, saved_groups = optimizer.state_dict()["param_groups"], saved["param_groups"]
     # The one is of Adam and its kin, the other of Muon.
-    if any(any(key in x for x in groups) != any(key in x for x in saved_groups) for key in ("betas", "ns_steps")):
+    if any(any(key in x for x in groups) != any(key in x for x in saved_groups) for key in ("betas", "use_muon")):
         raise OtherOptimizerError("it has the state of another SOLVER.OPTIMIZER")
     if saved_names is None:
         sizes, saved_sizes = ([len(group["params"]) for group in of] for of in (groups, saved_groups))

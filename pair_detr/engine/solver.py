@@ -47,7 +47,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         raise ValueError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}"; choose one of {", ".join(_OPTIMIZERS)}.')
     optimizer_type = _OPTIMIZERS[name]
     if name == "MUON":
-        groups = split_for_muon(groups, model)
+        groups = split_for_muon(groups, model, solver.MUON_MULTIPLIER)
     if name == "SGD":
         arguments = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "foreach": True}
     else:

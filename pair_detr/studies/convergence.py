@@ -86,7 +86,12 @@ def summarize(results: dict[tuple[str, str, str], list[Run]]) -> str:
                 continue
             final = np.array([100 * run.ap.values[-1] for run in runs])
             seconds = np.mean([seconds_per_iteration(run) for run in runs])
-            row = [variant, schedule, str(runs[0].ap.steps[-1]), f"{final.mean():.1f} ({final.min():.1f}-{final.max():.1f})"]
+            row = [
+                variant,
+                schedule,
+                str(runs[0].ap.steps[-1]),
+                f"{final.mean():.1f} ({final.min():.1f}-{final.max():.1f})",
+            ]
             for level in _LEVELS:
                 steps = np.array([run.ap.reached(level) for run in runs])
                 missed = np.isnan(steps).any()
@@ -139,7 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", nargs="+", choices=DATASETS, default=["shapes"], help="datasets to train on")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to compare")
-    parser.add_argument("--schedules", nargs="+", choices=(_FULL, _THIRD), default=[_FULL, _THIRD], help="their lengths")
+    parser.add_argument(
+        "--schedules", nargs="+", choices=(_FULL, _THIRD), default=[_FULL, _THIRD], help="their lengths"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="of each run")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; times are fair with 1 alone")
     parser.add_argument("--runs", type=Path, default=Path("output/convergence"), metavar="FOLDER", help="of the runs")

@@ -1,8 +1,6 @@
 """The runs of :mod:`pair_detr.studies.convergence`: datasets, detectors, schedules and the recipe of each."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any, NamedTuple
 
 
