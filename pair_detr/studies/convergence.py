@@ -31,7 +31,7 @@ logger = tool_logger("study_convergence")
 
 _FINAL = "model_final.pth"
 _LEVELS = (0.3, 0.5, 0.7)
-_FULL, _THIRD = "full", "third"
+_SCHEDULES = (_FULL := "full", "third")
 
 
 def train(planned: PlannedRun, folder: Path) -> None:
