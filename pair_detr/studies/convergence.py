@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pair_detr import engine
 from pair_detr.config_files import config_file
-from pair_detr.studies.convergence_runs import DATASETS, VARIANTS, PlannedRun, plan
+from pair_detr.studies.convergence_runs import DATASETS, SCHEDULES, VARIANTS, PlannedRun, plan
 from pair_detr.tools.common import (
     add_overwrite_argument,
     markdown,
@@ -31,7 +31,6 @@ logger = tool_logger("study_convergence")
 
 _FINAL = "model_final.pth"
 _LEVELS = (0.3, 0.5, 0.7)
-_SCHEDULES = (_FULL := "full", "third")
 
 
 def train(planned: PlannedRun, folder: Path) -> None:
@@ -114,7 +113,7 @@ def draw(results: dict[tuple[str, str, str], list[Run]]) -> Figure:
             if data != name:
                 continue
             steps, values = _aligned([run.ap for run in runs])
-            style = "-" if schedule == _FULL else "--"
+            style = "-" if schedule == SCHEDULES[0] else "--"
             axis.plot(steps, values.mean(0), style, color=colors[variant], label=f"{variant}, {schedule}")
             axis.fill_between(steps, values.min(0), values.max(0), color=colors[variant], alpha=0.15)
         axis.set(title=DATASETS[name].title, xlabel="iteration", ylabel="AP (percent)", ylim=(0, None))
@@ -144,9 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", nargs="+", choices=DATASETS, default=["shapes"], help="datasets to train on")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to compare")
-    parser.add_argument(
-        "--schedules", nargs="+", choices=(_FULL, _THIRD), default=[_FULL, _THIRD], help="their lengths"
-    )
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES), help="their lengths")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="of each run")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; times are fair with 1 alone")
     parser.add_argument("--runs", type=Path, default=Path("output/convergence"), metavar="FOLDER", help="of the runs")
