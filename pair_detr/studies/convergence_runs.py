@@ -1,6 +1,6 @@
 """The runs of :mod:`pair_detr.studies.convergence`: datasets, detectors, schedules and the recipe of each."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
