@@ -260,7 +260,8 @@ def flatten(cfg: CfgNode, prefix: str = "cfg") -> set[str]:
 
 def test_every_key_is_explained() -> None:
     """A comment stands above each key of the project's, or above the group of lines that it is in."""
-    lines = [line.strip() for line in inspect.getsource(pair_detr.config.defaults).splitlines()]
+    sources = map(inspect.getsource, (pair_detr.config.defaults, pair_detr.config.query_keys))
+    lines = [line.strip() for source in sources for line in source.splitlines()]
     added = flatten(default_cfg()) - flatten(get_cfg())
     assert len(added) > 40
     for key in added:
