@@ -79,9 +79,9 @@ class SetCriterion(nn.Module):
             except NonFiniteCostError as error:
                 error.image //= predictions.groups
                 raise
-            count = torch.full((), float(len(targets.labels)), device=predictions.boxes.device)
+            count = torch.full((), float(len(per_image.labels)), device=predictions.boxes.device)
             # Processes with image labels also take part in all sums over processes, or the others would wait for them.
-            num_boxes = mean_over_processes(count, targets.has_boxes, minimum_sum=1)
+            num_boxes = mean_over_processes(count, targets.has_boxes, minimum_sum=1) * predictions.groups
         matched = MatchedPredictions(predictions, targets, assignment, num_boxes, self.matcher, mask_head, per_image)
         losses = {}
         for term in self.terms:
