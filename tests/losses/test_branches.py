@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_helpers import make_boxes, make_predictions, make_targets
+from model_helpers import make_predictions, make_targets
 from torch import Tensor
 
 from pair_detr.layers import cxcywh_to_xyxy
