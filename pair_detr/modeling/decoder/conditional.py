@@ -175,8 +175,8 @@ class ConditionalDecoder(nn.Module):
             zip(self.layers, contents, positions, values, strict=True)
         ):
             if states and queries.refinement is not None:
-                refined = queries.refinement.box_head(self.norm(state), references[-1])
-                # What is looked from has no gradient.
+                # What is looked from, and changed, has no gradient: a layer trains at most the one before it.
+                refined = queries.refinement.box_head(self.norm(state), references[-1].detach())
                 references.append(refined if queries.refinement.look_forward_twice else refined.detach())
                 spatial_query = self._encode_points(refined.detach(), queries)
                 queries = replace(queries, position=queries.refinement.embed(refined.detach()))
