@@ -1,6 +1,8 @@
 """The runs of :mod:`pair_detr.studies.convergence`: datasets, detectors, schedules and the recipe of each."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 
