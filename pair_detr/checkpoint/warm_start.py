@@ -12,8 +12,10 @@ from pair_detr.data.class_matching import normalize_name
 from pair_detr.modeling import Detector
 from pair_detr.utils.messages import counted, join_some
 
-# Parts without which any detector may start: they depend on the data, or are trained after it.
-_OPTIONAL = frozenset({"class_head", "mask_head"})
+# Parts without which any detector may start: they depend on the data, or are trained after it, or are new to it.
+_OPTIONAL = frozenset({"class_head", "mask_head", "decoder.box_bias"})
+# Parts with a row for each class, or one for each number of a text.
+_OF_CLASSES = ("class_head", "query_builder.dense_head", "query_builder.denoising")
 # What to set for a part to fit.
 _CONFIG = {
     "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH, INPUT.FORMAT",
@@ -23,7 +25,8 @@ _CONFIG = {
     "decoder": "MODEL.DETR.VARIANT, MODEL.DETR.DEC_LAYERS, MODEL.DETR.HIDDEN_DIM, MODEL.DETR.FFN_DIM",
 }
 
-_ROWS_OF_CLASSES = {f"{PREFIX}class_head.{name}" for name in ("weight", "bias")}
+_CLASSIFIERS = ("class_head", "query_builder.dense_head.class_head")
+_ROWS_OF_CLASSES = {f"{PREFIX}{head}.{name}" for head in _CLASSIFIERS for name in ("weight", "bias")}
 _ALL_BY_NAME = "rows of the classes of the same name taken"
 _BY_POSITION = "taken by position, as no class has the same name"
 
@@ -65,8 +68,9 @@ def adapt_state_dict(
       are not known, or none is common, the classifier is taken if it has as many rows, else it keeps its random start.
     - Queries: the first ones are taken; what the model has beyond them keeps its random start.
     - Pair DETR from Conditional DETR: the top-left decoder starts as the decoder, its head from the box head.
-    - Models with masks from those without: the mask head keeps its random start.
-    - The reverse of these two, and a backbone alone: what the model does not have, or the weights do not have, is left
+    - Models with masks from those without: the mask head keeps its random start; and so does what selects queries,
+      trains more of them, or biases attention.
+    - The reverse of these, and a backbone alone: what the model does not have, or the weights do not have, is left
       out.
 
     Args:
@@ -92,21 +96,21 @@ def adapt_state_dict(
         part = _part(key)
         source = _source(key, parts_of_weights, aliases)
         if part not in parts_of_weights and source == key:
-            if not only_backbone and part not in optional:
+            if not only_backbone and optional.isdisjoint((part, part.partition(".")[0])):
                 misfits[part].append(f"{key} is missing")
             else:
                 result.uninitialized.append(key)
                 copied[f"{part}: random start"].append(key)
             continue
         if source not in weights:
-            if part == "class_head":
+            if part in _OF_CLASSES:
                 result.uninitialized.append(key)
                 result.rows.append((key, "-", _shape(target), "random start"))
             else:
                 misfits[part].append(f"{key} is missing")
             continue
         tensor, action = _fit(key, weights[source], target, weights_classes, model_classes)
-        if tensor is None and part != "class_head":
+        if tensor is None and part not in _OF_CLASSES:
             misfits[part].append(f"{key} is {_shape(weights[source])}, not {_shape(target)}")
             continue
         if tensor is not None:
@@ -120,7 +124,7 @@ def adapt_state_dict(
             copied[f"{part}: started as {_part(source)}"].append(key)
     for key in weights.keys() - model.keys():
         part = _part(key)
-        if part not in parts_of_model or part == "class_head":
+        if part not in parts_of_model or part in _OF_CLASSES:
             copied[f"{part}: left out"].append(key)
         else:
             misfits[part].append(f"{key} is left over")
@@ -140,7 +144,9 @@ def extra_parts_of(detector: type) -> frozenset[str]:
 
 
 def _part(key: str) -> str:
-    return key.removeprefix(PREFIX).partition(".")[0]
+    first, *others = key.removeprefix(PREFIX).split(".")
+    # The config chooses these one by one.
+    return f"{first}.{others[0]}" if first == "query_builder" or others[:1] == ["box_bias"] else first
 
 
 def _source(key: str, parts: set[str], aliases: Mapping[str, str]) -> str:
@@ -168,12 +174,12 @@ def _fit(
         return tensor, ""
     if tensor.shape[1:] != target.shape[1:]:
         return None, "random start"
-    if part == "query_embed":
+    if part in ("query_embed", "query_builder.more_queries"):
         taken = min(len(tensor), len(target))
         fitted = target.clone()
         fitted[:taken] = tensor[:taken]
         return fitted, f"first {taken} taken" + (", random start of the others" if taken < len(target) else "")
-    if part.endswith("_head") and (len(tensor), len(target)) == (4, 2):
+    if part.endswith("_head") and (tensor.shape[:1], target.shape[:1]) == ((4,), (2,)):
         # The offsets of x and y to the reference point.
         return tensor[:2], "first 2 taken"
     return None, "random start"
