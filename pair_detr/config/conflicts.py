@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pair_detr.config.choices import IMAGE_CHANNELS
+from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted
 
 
@@ -42,6 +43,14 @@ def _conflicts_of_queries(values: Mapping[str, Any]) -> Iterator[str]:
         return values.get(f"MODEL.DETR.{key}", default)
 
     selection, is_dense = get("QUERY_SELECTION", "none"), get("DENSE.ENABLED", False)
+    variant = VARIANTS.get(get("VARIANT", ""))
+    if variant is not None and not variant.has_reference_points:
+        for key, off in (("QUERY_SELECTION", "none"), ("LOCAL_ATTENTION", False)):
+            if get(key, off) != off:
+                yield (
+                    f"MODEL.DETR.{key} is {get(key, off)}, but the queries of MODEL.DETR.VARIANT {get('VARIANT', '')} "
+                    f"have no reference points: set {key} {off}, or VARIANT conditional_detr."
+                )
     if selection != "none" and not is_dense:
         yield (
             f"MODEL.DETR.QUERY_SELECTION is {selection}, and takes its boxes from the dense head: set "
@@ -58,11 +67,24 @@ def _conflicts_of_queries(values: Mapping[str, Any]) -> Iterator[str]:
                 f"MODEL.DETR.{key} is {get(key, off)}, but the queries look from points: set "
                 f"MODEL.DETR.QUERY_SELECTION boxes, or {key} {off}."
             )
-    if get("LOSS.CLASSIFICATION", "auto") == "softmax" and is_dense:
-        yield (
-            "MODEL.DETR.DENSE.ENABLED is True, but MODEL.DETR.LOSS.CLASSIFICATION softmax, in which a token without an "
-            "object is a class of its own: set CLASSIFICATION focal or mal, or DENSE.ENABLED False."
-        )
+    branches = {"DENSE.ENABLED": is_dense, "PAIR.QUERIES_PER_OBJECT": get("PAIR.QUERIES_PER_OBJECT", 1) > 1}
+    classification = get("LOSS.CLASSIFICATION", "auto")
+    if classification == "auto" and variant is not None:
+        classification = variant.published_classification
+    for key, is_on in branches.items():
+        if is_on and classification == "softmax":
+            yield (
+                f"MODEL.DETR.{key} is {get(key, None)}, but the classification is a softmax, in which a query without "
+                "an object has a class of its own: set MODEL.DETR.LOSS.CLASSIFICATION focal or mal, or "
+                f"{key} {False if key == 'DENSE.ENABLED' else 1}."
+            )
+    if get("PAIR.BOX_DECODING", "center") == "pair":
+        for key, off in (("PAIR.QUERIES_PER_OBJECT", 1), ("BOX_REFINEMENT", "none"), ("RELATIVE_BOXES", False)):
+            if get(key, off) != off:
+                yield (
+                    f"MODEL.DETR.{key} is {get(key, off)}, but with MODEL.DETR.PAIR.BOX_DECODING pair no decoder has "
+                    f"boxes of its own: set {key} {off}, or BOX_DECODING center."
+                )
 
 
 def _conflicts_of_channels(values: Mapping[str, Any]) -> Iterator[str]:
