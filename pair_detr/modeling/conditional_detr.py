@@ -16,4 +16,14 @@ class ConditionalDETR(Detector):
     def build_decoder(options: DetectorOptions) -> ConditionalDecoder:
         """See :meth:`Detector.build_decoder`."""
         layers = ConditionalDecoder.build_layers(options.num_decoder_layers, *options.layer)
-        return ConditionalDecoder(layers, options.dim, options.num_heads if options.box_bias else 0)
+        decoder = ConditionalDecoder(layers, options.dim, options.num_heads if options.box_bias else 0)
+        freeze_unused_points(decoder, options)
+        return decoder
+
+
+def freeze_unused_points(decoder: ConditionalDecoder, options: DetectorOptions) -> None:
+    """Freezes a decoder's own reference points where those of its queries are selected.
+
+    They stay for the sake of the weights' names; DistributedDataParallel would wait for their gradients.
+    """
+    decoder.ref_point_head.requires_grad_(options.queries.selection == "none")

@@ -14,7 +14,7 @@ from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.contrastive import CONTRASTIVE_LOSSES, PairTerm, TopLeftTerm
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import LossTerm
-from pair_detr.modeling.conditional_detr import ConditionalDETR
+from pair_detr.modeling.conditional_detr import ConditionalDETR, freeze_unused_points
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.detector import DetectorOptions, initialize_transformer
 from pair_detr.modeling.heads import LocationHead
@@ -70,8 +70,13 @@ class PairDETR(ConditionalDETR):
             self.box_head = LocationHead(dim, 2, zero_init=True)
         if shared_decoder:
             self.top_left_decoder = ConditionalDecoder(self.decoder.layers, dim)
+            freeze_unused_points(self.top_left_decoder, options)
         else:
             self.top_left_decoder = self.build_decoder(replace(options, box_bias=False))
+            for layer in self.top_left_decoder.layers if one_to_many else ():
+                # Unused, but the names of the weights are those of all decoders.
+                layer.self_attn.requires_grad_(False)
+                layer.norm1.requires_grad_(False)
         initialize_transformer(self.top_left_decoder)
         if options.local_attention:
             self.top_left_decoder.attend_locally()
