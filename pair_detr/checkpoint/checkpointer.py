@@ -150,16 +150,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         # Detectron2's method would unpickle files that are called .pkl.
         loaded = _read(Path(filename))
-        if fault := describe_non_finite({key: loaded.get(key) for key in ("model", *self.checkpointables)}):
+        if fault := describe_non_finite({key: loaded.get(key) for key in ("model", TRAINED, *self.checkpointables)}):
             raise _UnreadableError(f"{filename} is of a training that has diverged: {fault}.")
         return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         averaged, steps = checkpoint["model"], checkpoint.pop("average_steps", None)
-        checkpoint["model"] = checkpoint.pop(TRAINED, averaged)
-        if self._average is not None:
-            # Without an average, the one of the training to come starts at the weights that there are.
-            self._average.load_state_dict({"weights": averaged, "steps": steps or 0})
+        trained = checkpoint.pop(TRAINED, averaged)
+        # A training goes on with its own weights; what is evaluated is their average.
+        checkpoint["model"] = trained if self.checkpointables else averaged
         try:
             require_agreement(self.model.state_dict(), checkpoint["model"])
         except MisfitError as error:
@@ -174,6 +173,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"or have another shape there, such as {join_some(absent, 3)}. Resume with the config that it was "
                 "trained with, or set another OUTPUT_DIR."
             )
+        if self._average is not None:
+            # Without an average, the one of the training to come starts at the weights that there are.
+            self._average.load_state_dict({"weights": averaged, "steps": steps or 0})
         return incompatible
 
 
