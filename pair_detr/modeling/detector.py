@@ -258,7 +258,8 @@ class Detector(nn.Module, ABC):
         if self.mask_head is None:
             return None
         if reference is not None:
-            reference = (reference[-1] if self.refinement != "none" else reference)[..., :num_queries, :]
+            # Only a decoder that refines them has those of all layers.
+            reference = (reference[-1] if reference.dim() == 4 else reference)[..., :num_queries, :]
         return MaskQueries(states[-1, :, :num_queries], memory, reference)
 
 
