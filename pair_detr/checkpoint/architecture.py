@@ -185,7 +185,7 @@ def required_config(cfg: CfgNode) -> dict[str, Any]:
         "MODEL.PIXEL_STD": list(cfg.MODEL.PIXEL_STD),
         "MODEL.DETR.VARIANT": cfg.MODEL.DETR.VARIANT,
         "MODEL.DETR.NUM_HEADS": cfg.MODEL.DETR.NUM_HEADS,
-        "MODEL.DETR.LOSS.CLASSIFICATION": classification_of(cfg),
+        "MODEL.DETR.LOSS.CLASSIFICATION": _scores(cfg),
     }
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         for key in ("STRIDE_IN_1X1", "RES5_DILATION"):
@@ -203,7 +203,7 @@ def config_mismatches(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
 
     A class count of 0, which is taken from the data, fits any.
     """
-    values = flatten(cfg, keep_tuples=True) | {"MODEL.DETR.LOSS.CLASSIFICATION": classification_of(cfg)}
+    values = flatten(cfg, keep_tuples=True) | {"MODEL.DETR.LOSS.CLASSIFICATION": _scores(cfg)}
     found = []
     for key, required in settings.items():
         value = values[key]
@@ -211,6 +211,11 @@ def config_mismatches(settings: Mapping[str, Any], cfg: CfgNode) -> list[str]:
             continue
         found.append(f"{key} is {value}, the weights need {required}")
     return found
+
+
+def _scores(cfg: CfgNode) -> str:
+    """How logits become scores, "focal" for all sigmoids: the targets that they were trained with do not matter."""
+    return "softmax" if classification_of(cfg) == "softmax" else "focal"
 
 
 def _equal(value: Any, required: Any) -> bool:

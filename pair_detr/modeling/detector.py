@@ -185,7 +185,9 @@ class Detector(nn.Module, ABC):
     @classmethod
     def required_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Entries of a config that the variant's weights need, and that their tensors do not show."""
-        return {}
+        keys = ("QUERY_SELECTION", "BOX_REFINEMENT", "RELATIVE_BOXES")
+        has_selection = cfg.MODEL.DETR.QUERY_SELECTION != "none"
+        return {f"MODEL.DETR.{key}": cfg.MODEL.DETR[key] for key in keys} if has_selection else {}
 
     def forward(self, batch: Batch, targets: Targets | None = None) -> Predictions:
         """Detects objects.

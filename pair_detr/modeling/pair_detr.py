@@ -127,7 +127,8 @@ class PairDETR(ConditionalDETR):
     @classmethod
     def required_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """See :meth:`Detector.required_config`."""
-        return {"MODEL.DETR.PAIR.CLASS_DECODER": cfg.MODEL.DETR.PAIR.CLASS_DECODER}
+        own = {"MODEL.DETR.PAIR.CLASS_DECODER": cfg.MODEL.DETR.PAIR.CLASS_DECODER}
+        return super().required_config(cfg) | own
 
     @torch.no_grad()
     def _relate_reference_points(self) -> None:
