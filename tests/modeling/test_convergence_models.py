@@ -97,7 +97,8 @@ def test_one_step(name: str) -> None:
         model.train()
         assert sum(model(batch).values()).item() < before
         # Random offsets in units of boxes lead out of the image.
-        model.detector.box_head.mlp.layers[-1].weight *= name != "relative"
+        for parameter in model.detector.box_head.mlp.layers[-1].parameters():
+            parameter *= name != "relative"
     assert_detects(model, batch)
     with torch.autocast("cpu", torch.bfloat16):
         assert_detects(model, batch)
