@@ -20,7 +20,7 @@ from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
-from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Refinement, Targets
+from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Queries, Refinement, Targets
 from pair_detr.utils.device import to_device_async
 
 # Stages before the encoder's that masks are refined with: DETR's.
@@ -229,6 +229,10 @@ class Detector(nn.Module, ABC):
             twice = self.refinement == "look_forward_twice"
             built.queries.refinement = Refinement(self.box_head, self.query_builder.embed_reference, twice)
         return built
+
+    def queries_of(self, stage: str, queries: Queries) -> Queries:
+        """What a decoder, one of :attr:`decoder_names`, is given of :meth:`build_queries`."""
+        return queries
 
     def predict(
         self, states: Tensor, reference: Tensor | None, memory: Memory, num_queries: int | None = None
