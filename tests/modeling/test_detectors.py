@@ -245,7 +245,8 @@ def test_both_decoders_read_the_same_queries_and_memory() -> None:
     predict(model)
     (memory, queries), (other_memory, other_queries) = inputs
     assert memory is other_memory
-    assert queries is other_queries is model.detector.query_embed.weight
+    assert queries == other_queries
+    assert queries.position is other_queries.position is model.detector.query_embed.weight
 
 
 def test_config_file_names_the_files_that_exist() -> None:

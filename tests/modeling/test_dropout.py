@@ -18,6 +18,7 @@ from pair_detr.modeling.decoder.conditional import (
 )
 from pair_detr.modeling.decoder.standard import DecoderLayer
 from pair_detr.modeling.encoder import EncoderLayer
+from pair_detr.structures import Queries
 
 DIM, HEADS, FFN, ENCODER_LAYERS, DECODER_LAYERS = 32, 4, 64, 2, 3
 ATTENTION, HIDDEN, RESIDUAL = "attention weights", "hidden units", "residual"
@@ -93,13 +94,13 @@ def test_conditional_attention_drops_weights(is_first: bool) -> None:
     """With all weights dropped no value arrives: nothing but the output's bias is left."""
     state, queries = torch.randn(2, 5, DIM), torch.randn(5, DIM)
     for attention, inputs in (
-        (ConditionalSelfAttention(DIM, HEADS, dropout=1.0), []),
-        (ConditionalCrossAttention(DIM, HEADS, 1.0, is_first), cross_attention_inputs(standard=False)),
+        (ConditionalSelfAttention(DIM, HEADS, dropout=1.0), [Queries(queries)]),
+        (ConditionalCrossAttention(DIM, HEADS, 1.0, is_first), [queries, *cross_attention_inputs(standard=False)]),
     ):
         randomize_constants(attention)
         bias = attention.out_proj.bias.expand(2, 5, DIM)
-        torch.testing.assert_close(attention(state, queries, *inputs), bias)
-        assert (attention.eval()(state, queries, *inputs) - bias).abs().max() > 0.1
+        torch.testing.assert_close(attention(state, *inputs), bias)
+        assert (attention.eval()(state, *inputs) - bias).abs().max() > 0.1
 
 
 def test_layers_drop_all_of_each_residual_branch() -> None:
@@ -115,5 +116,5 @@ def test_layers_drop_all_of_each_residual_branch() -> None:
         randomize_constants(layer)
         inputs = cross_attention_inputs(standard=isinstance(layer, DecoderLayer))
         expected = layer.norm3(layer.norm2(layer.norm1(tokens)))
-        torch.testing.assert_close(layer(tokens, queries, *inputs), expected)
-        assert (layer.eval()(tokens, queries, *inputs) - expected).abs().max() > 0.1
+        torch.testing.assert_close(layer(tokens, Queries(queries), *inputs), expected)
+        assert (layer.eval()(tokens, Queries(queries), *inputs) - expected).abs().max() > 0.1

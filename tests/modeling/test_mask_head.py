@@ -168,7 +168,7 @@ def test_pair_detr_asks_with_the_decoder_that_the_config_names() -> None:
         own.register_forward_hook(lambda *args, outputs=outputs: outputs.append(args[-1]))
         again = ask(model, [(40, 40)])
         torch.testing.assert_close(again.states, outputs[0][0][-1].double(), atol=0, rtol=0)
-        assert again.reference is outputs[0][1]
+        assert torch.equal(again.reference, outputs[0][1])
     assert (asked["center"].states - asked["top_left"].states).abs().max() > 0.1
     with pytest.raises(ValueError, match=r"MASK\.QUERY_DECODER is 'corner'; it must be one of center, top_left"):
         build(mask_cfg("pair_detr", MASK__QUERY_DECODER="corner"))
