@@ -254,6 +254,15 @@ def test_a_frozen_detector_trains_masks_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["conditional_detr", "pair_detr"])
+def test_the_image_with_a_cost_that_is_not_finite_is_named(name: str) -> None:
+    """Images are counted once, whatever the groups."""
+    model, batch = build(cfg_of(name)).train(), make_batch(SIZES, [1, 2])
+    batch[1]["instances"].gt_boxes.tensor[1, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"image1\.png"):
+        model(batch)
+
+
+@pytest.mark.parametrize("name", ["conditional_detr", "pair_detr"])
 def test_one_query_and_one_layer(name: str) -> None:
     """Where nothing is left to refine, and tokens are fewer than queries."""
     assert_trains(build(cfg_of(name, NUM_QUERIES=1, DEC_LAYERS=1)), make_batch(SIZES, [3, 1]))
