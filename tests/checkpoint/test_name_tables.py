@@ -20,6 +20,7 @@ from pair_detr.checkpoint import Checkpoint, convert
 from pair_detr.checkpoint.formats.registry import Layout, recognize
 from pair_detr.modeling.decoder.standard import TransformerDecoder
 from pair_detr.modeling.encoder import EncoderLayer
+from pair_detr.structures import Queries
 
 
 def by_name(layouts: list[Layout]) -> dict:
@@ -179,7 +180,7 @@ def test_official_layers_compute_what_torch_computes() -> None:
     decoder.layers.load_state_dict(
         {k.removeprefix("decoder.layers."): v for k, v in ours.items() if k.startswith("decoder.layers.")}
     )
-    tokens, zero, queries = torch.randn(2, 5, 16), torch.zeros(1, 5, 16), torch.zeros(3, 16)
+    tokens, zero, queries = torch.randn(2, 5, 16), torch.zeros(1, 5, 16), Queries(torch.zeros(3, 16))
     encoded = theirs["encoder"]["layers"][0](tokens.transpose(0, 1)).transpose(0, 1)
     torch.testing.assert_close(encoder(tokens, zero, None), encoded, atol=1e-5, rtol=1e-5)
     state = torch.randn(2, 3, 16)
