@@ -56,8 +56,8 @@ _DETR = {
     "USE_FED_LOSS": _to("MODEL.DETR.LOSS.FEDERATED_CLASSES", note="the number of classes, 0 for all"),
     "WEAK_WEIGHT": _to("MODEL.DETR.IMAGE_LABELS.WEIGHT"),
     "NUM_FEATURE_LEVELS": _none("the transformer sees a single feature map; there is no deformable attention"),
-    "TWO_STAGE": _none("queries are learned, and not proposed by the encoder"),
-    "WITH_BOX_REFINE": _none("decoder layers do not refine the boxes of the one before"),
+    "TWO_STAGE": _to("MODEL.DETR.QUERY_SELECTION", "MODEL.DETR.DENSE.ENABLED"),
+    "WITH_BOX_REFINE": _to("MODEL.DETR.BOX_REFINEMENT", note="layers is True; it needs QUERY_SELECTION boxes"),
 }
 
 _MASK_FORMER = {
