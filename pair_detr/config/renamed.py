@@ -144,6 +144,8 @@ _MASK2FORMER = {
     "INPUT.MIN_SCALE": _to("INPUT.LARGE_SCALE_JITTER.SCALE_RANGE"),
     "INPUT.MAX_SCALE": _to("INPUT.LARGE_SCALE_JITTER.SCALE_RANGE"),
     "SOLVER.WEIGHT_DECAY_EMBED": _to("SOLVER.WEIGHT_DECAY", note="which embeddings have as all other parameters"),
+    "MODEL.RESNETS.STEM_TYPE": _none("the stem is Detectron2's basic one; others are those of timm's models"),
+    "MODEL.RESNETS.RES5_MULTI_GRID": _to("MODEL.RESNETS.RES5_DILATION", note="one dilation for all blocks"),
     "MODEL.SWIN.*": _to("MODEL.TIMM.NAME", note="with MODEL.BACKBONE.NAME build_timm_backbone, a Swin of timm"),
     **dict.fromkeys(
         ("MODEL.SEM_SEG_HEAD.MASK_DIM", "MODEL.SEM_SEG_HEAD.*TRANSFORMER_*", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"),
