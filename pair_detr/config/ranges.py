@@ -105,7 +105,9 @@ _GENERAL = {
 
 _MODEL = {
     "MODEL.DEVICE": _DEVICE,
-    "MODEL.META_ARCHITECTURE": registered(META_ARCH_REGISTRY),
+    "MODEL.META_ARCHITECTURE": registered(META_ARCH_REGISTRY)._replace(
+        choices=lambda: "; this project's is DetectionTransformer, whatever the variant"
+    ),
     "MODEL.PIXEL_MEAN": each(FINITE),
     "MODEL.PIXEL_STD": each(POSITIVE),
     "MODEL.BACKBONE.NAME": registered(BACKBONE_REGISTRY),

@@ -105,7 +105,7 @@ class Detector(nn.Module, ABC):
         self.decoder = self.build_decoder(options)
         initialize_transformer(self.decoder)
         self.class_head = options.classifier(options.dim)
-        self.box_head = LocationHead(options.dim, 4, zero_init=self.has_reference_points)
+        self.box_head = self.build_box_head(options)
 
     @classmethod
     def from_config(
@@ -137,6 +137,11 @@ class Detector(nn.Module, ABC):
         """A decoder, see :mod:`pair_detr.modeling.decoder`."""
 
     @classmethod
+    def build_box_head(cls, options: DetectorOptions) -> nn.Module:
+        """What maps states of a decoder, and the reference of their queries, to what the variant predicts of a box."""
+        return LocationHead(options.dim, 4, zero_init=cls.has_reference_points)
+
+    @classmethod
     def loss_terms(
         cls, cfg: CfgNode, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None
     ) -> list[LossTerm]:
@@ -144,7 +149,7 @@ class Detector(nn.Module, ABC):
 
         Args:
             cfg: config.
-            class_scoring: how logits are read.
+            class_scoring: how logits become scores.
             federated_sampler: the classes that take part in their loss; None for all.
         """
         loss = cfg.MODEL.DETR.LOSS
