@@ -56,7 +56,8 @@ def export_official(
         keep_classes: do not spread COCO's 80 classes over its 91 raw ids, nor the 133 over 250.
 
     Raises:
-        ConversionError: the state dict is no whole model with a ResNet, or a Pair DETR that decodes boxes from pairs.
+        ConversionError: the state dict is no whole model with a ResNet, a Pair DETR that decodes boxes from pairs, or
+            a model that selects queries.
     """
     own = _prepare(state, class_names, keep_classes)
     variant = own.architecture.transformer.VARIANT
@@ -139,6 +140,11 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
         raise ConversionError(
             "The model is a Pair DETR that decodes boxes from pairs (MODEL.DETR.PAIR.BOX_DECODING pair): no other "
             "code base can do that. One with BOX_DECODING center becomes a Conditional DETR."
+        )
+    if any(key.startswith("query_builder.reference_embed.") for key in own):
+        raise ConversionError(
+            "The model selects what its queries look from (MODEL.DETR.QUERY_SELECTION): no other code base here can do "
+            "that. One with QUERY_SELECTION none becomes a Conditional DETR."
         )
     # What is left without these predicts the same boxes: they belong to the training, or to a second decoder.
     extra = frozenset().union(*map(extra_parts_of, VARIANTS.values()))

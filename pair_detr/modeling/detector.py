@@ -20,7 +20,7 @@ from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
-from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Refinement, Targets
+from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Queries, Refinement, Targets
 from pair_detr.utils.device import to_device_async
 
 # Stages before the encoder's that masks are refined with: DETR's.
@@ -235,6 +235,10 @@ class Detector(nn.Module, ABC):
             built.queries.refinement = Refinement(self.box_head, self.query_builder.embed_reference, twice)
         return built
 
+    def queries_of(self, stage: str, queries: Queries) -> Queries:
+        """What a decoder, one of :attr:`decoder_names`, is given of :meth:`build_queries`."""
+        return queries
+
     def predict(
         self, states: Tensor, reference: Tensor | None, memory: Memory, num_queries: int | None = None
     ) -> Predictions:
@@ -265,7 +269,8 @@ class Detector(nn.Module, ABC):
         if self.mask_head is None:
             return None
         if reference is not None:
-            reference = (reference[-1] if self.refinement != "none" else reference)[..., :num_queries, :]
+            # Only a decoder that refines them has those of all layers.
+            reference = (reference[-1] if reference.dim() == 4 else reference)[..., :num_queries, :]
         return MaskQueries(states[-1, :, :num_queries], memory, reference)
 
 

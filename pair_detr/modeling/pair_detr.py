@@ -141,6 +141,12 @@ class PairDETR(ConditionalDETR):
         corner_head.load_state_dict(self.decoder.ref_point_head.state_dict())
         corner_head.layers[-1].bias -= _INITIAL_OFFSET
 
+    def queries_of(self, stage: str, queries: Queries) -> Queries:
+        """See :meth:`Detector.queries_of`: the top-left decoder looks from the corners of boxes."""
+        if stage != "top_left_decoder":
+            return queries
+        return replace(_from_corners(queries), self_attention=not self.one_to_many)
+
     def decode(self, memory: Memory, targets: Targets | None = None) -> Predictions:
         """See :meth:`Detector.decode`."""
         used = {self.box_decoding, self.class_decoder} | ({self.mask_decoder} if self.mask_head else set())
@@ -148,7 +154,7 @@ class PairDETR(ConditionalDETR):
             return super().decode(memory, targets)
         built = self.build_queries(memory, targets)
         center_states, center_reference = self.decoder(memory, built.queries)
-        corner_queries = replace(_from_corners(built.queries), self_attention=not self.one_to_many)
+        corner_queries = self.queries_of("top_left_decoder", built.queries)
         corner_states, corner_reference = self.top_left_decoder(memory, corner_queries)
         center_states, corner_states = map(self.select_output_layers, (center_states, corner_states))
         center_reference = self.select_references(center_reference)

@@ -28,6 +28,7 @@ def training_costs(model: DetectionTransformer, batches: Sequence[list[dict[str,
         images = model.preprocess(batch)
         targets = model.pack_targets(batch, images)
         predictions = model.detector(images, targets)
+        targets = targets.repeat_images(predictions.groups)
         cost = matcher.pairwise_cost(predictions.logits.float(), predictions.boxes.float(), targets).cpu().numpy()
         blocks = np.split(cost, np.cumsum(targets.counts)[:-1], axis=1)
         costs += [layer for block in blocks if block.shape[1] for layer in block]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -23,7 +24,8 @@ class RecordedAttention:
         query: (B, H, N, E) of H heads.
         key: (B, H, M, E).
         value: (B, H, M, V).
-        key_mask: (B, 1, 1, M) bool, false where a key must not be attended to; None if all may.
+        key_mask: (B, 1, 1, M) bool, false where a key must not be attended to, or (B, H, N, M) to add to the logits;
+            None if there is neither.
         output: (B, N, H * V), what the kernel made of them.
     """
 
@@ -34,15 +36,18 @@ class RecordedAttention:
     def weights(self, channels: slice = slice(None)) -> Tensor:
         """Attention weights of the model, or by some channels of query and key alone.
 
-        The scale is that of all channels: the logits of disjoint parts add up to those of the whole.
+        The scale is that of all channels: the logits of disjoint parts, and what is added to them, sum to the whole.
 
         Returns:
             (B, H, N, M) fp32; each row sums to 1.
         """
         logits = self.query[..., channels].float() @ self.key[..., channels].float().transpose(-1, -2)
         logits = logits / math.sqrt(self.query.shape[-1])
-        if self.key_mask is not None:
+        if self.key_mask is not None and self.key_mask.dtype == torch.bool:
             logits = logits.masked_fill(~self.key_mask, float("-inf"))
+        elif self.key_mask is not None:
+            is_part = channels != slice(None)
+            logits = logits + (self.key_mask.clamp(max=0).where(self.key_mask.isinf(), 0) if is_part else self.key_mask)
         return logits.softmax(-1)
 
     @property

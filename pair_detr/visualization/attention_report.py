@@ -89,7 +89,7 @@ def report_attention(
             raise ValueError(f"Point {x:g},{y:g} lies outside of the image, which has {width} x {height} pixels.")
 
     batch = model.preprocess([item])
-    recorder, predictions, grid = _record(model, batch, layer)
+    recorder, predictions, references, grid = _record(model, batch, layer)
     limit = predictions.logits.shape[2] * predictions.logits.shape[3]
     allowed = torch.ones_like(predictions.boxes[-1, ..., :1], dtype=torch.bool)
     found = detect(predictions, batch, model.class_scoring, limit, allowed)
@@ -105,9 +105,11 @@ def report_attention(
     for name, stage in detector.decoder_names.items():
         decoder = getattr(detector, stage)
         cross[name] = _maps(recorder.calls[stage, layer, "cross_attn"], queries, grid, decoder)
-        if isinstance(decoder, ConditionalDecoder):
-            at = decoder.ref_point_head(detector.query_embed.weight[queries]).float().sigmoid()
-            reference[name] = (at * frame[:2]).cpu().numpy()
+        if (at := references[stage]) is not None:
+            # Of all layers, if they differ; of each image, if they are selected.
+            at = at[layer] if at.dim() == 4 else at
+            at = at[0] if at.dim() == 3 else at
+            reference[name] = (at[queries, :2] * frame[:2]).cpu().numpy()
 
     stride = detector.backbone.output_shape()[detector.in_feature].stride
     scale = width / item["image"].shape[-1], height / item["image"].shape[-2]
@@ -124,22 +126,35 @@ def report_attention(
 
 def _record(
     model: DetectionTransformer, batch: Batch, layer: int
-) -> tuple[AttentionRecorder, Predictions, tuple[int, int]]:
-    """Runs the model, both decoders of Pair DETR; also returns height and width of the feature map in cells."""
+) -> tuple[AttentionRecorder, Predictions, dict[str, Tensor | None], tuple[int, int]]:
+    """Runs the model, both decoders of Pair DETR.
+
+    Returns:
+        Recorder and predictions; the references of the queries by stage; height and width of the feature map in cells.
+    """
     detector = model.detector
     shapes: list[torch.Size] = []
-    handle = detector.input_proj.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    references: dict[str, Tensor | None] = {}
+    handles = [detector.input_proj.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))]
+    for stage in detector.decoder_names.values():
+
+        def keep(module: torch.nn.Module, inputs: tuple, output: tuple[Tensor, Tensor | None], of: str = stage) -> None:
+            references[of] = output[1]
+
+        handles.append(getattr(detector, stage).register_forward_hook(keep))
     try:
         with AttentionRecorder(detector) as recorder:
             memory = detector.encode(batch)
             predictions = detector.decode(memory)
             for stage in detector.decoder_names.values():
                 # Inference leaves out decoders that boxes do not need.
-                if (stage, layer, "cross_attn") not in recorder.calls:
-                    getattr(detector, stage)(memory, detector.query_embed.weight)
+                if stage not in references:
+                    queries = detector.build_queries(memory, None).queries
+                    getattr(detector, stage)(memory, detector.queries_of(stage, queries))
     finally:
-        handle.remove()
-    return recorder, predictions, tuple(shapes[0][-2:])
+        for handle in handles:
+            handle.remove()
+    return recorder, predictions, references, tuple(shapes[0][-2:])
 
 
 def _first_of_each(queries: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from model_helpers import build, make_batch, tiny_cfg
 from open_vocabulary_helpers import text_cfg
 
-from pair_detr.checkpoint.weights import CheckpointError, Weights, load_weights
+from pair_detr.checkpoint import required_config
+from pair_detr.checkpoint.weights import CheckpointError, Weights, load_weights, require_config
 from pair_detr.modeling.meta_arch import DetectionTransformer
 
 ALL: dict[str, Any] = {
@@ -98,6 +99,18 @@ def test_text_classifiers_from_linear_ones(tmp_path: Any) -> None:
     start(model, source)
     for name in ("query_embed.weight", "query_builder.dense_head.project.weight", "decoder.box_bias.0.x.layers.0.bias"):
         assert torch.equal(model.state_dict()[f"detector.{name}"], source.state_dict()[f"detector.{name}"])
+
+
+def test_weights_know_what_their_boxes_are_relative_to() -> None:
+    """Their tensors do not show it; what they were trained towards does not matter."""
+    cfg = tiny_cfg("pair_detr", **ALL, LOSS__CLASSIFICATION="mal")
+    required = required_config(cfg)
+    require_config(required, tiny_cfg("pair_detr", **ALL), "They do")
+    require_config(required_config(tiny_cfg("pair_detr")), cfg, "They do")
+    for key, value in (("BOX_REFINEMENT", "none"), ("RELATIVE_BOXES", True), ("QUERY_SELECTION", "points")):
+        other = tiny_cfg("pair_detr", **ALL | {key: value})
+        with pytest.raises(CheckpointError, match=rf"MODEL\.DETR\.{key}"):
+            require_config(required, other, "They do")
 
 
 def test_other_widths_are_still_refused() -> None:

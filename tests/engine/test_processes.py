@@ -18,17 +18,37 @@ from pair_detr.engine import AutocastTrainer
 
 # Objects of the two images of each process, step by step.
 STEPS = [((2, 1), (0, 0)), ((0, 0), (0, 1)), ((0, 0), (0, 0)), ((0, 1), (3, 0)), ((1, 0), (0, 0))]
-SETTINGS = (*VARIANTS, "masks")
+# All branches that training adds, of decoders that share their layers or do not.
+BRANCHES = {
+    "DENSE__ENABLED": True,
+    "QUERY_SELECTION": "boxes",
+    "QUERY_GROUPS": 2,
+    "DENOISING__GROUPS": 2,
+    "DENOISING__NEGATIVES": True,
+    "BOX_REFINEMENT": "look_forward_twice",
+    "BOX_BIAS": True,
+    "PAIR__QUERIES_PER_OBJECT": 4,
+    "LOSS__CLASSIFICATION": "mal",
+}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{variant: (variant, {}) for variant in VARIANTS},
+    "branches": ("pair_detr", BRANCHES),
+    "shared branches": ("pair_detr", BRANCHES | {"PAIR__SHARED_DECODER": True}),
+    "masks": ("detr", {}),
+    "masks of groups": ("conditional_detr", BRANCHES),
+}
+SETTINGS = tuple(CONFIGS)
 
 
 def _batch(setting: str, step: int, rank: int) -> list[dict[str, Any]]:
     torch.manual_seed(10 * step + rank)
-    return (make_mask_batch if setting == "masks" else make_batch)([(40, 48)] * 2, STEPS[step][rank])
+    return (make_mask_batch if "masks" in setting else make_batch)([(40, 48)] * 2, STEPS[step][rank])
 
 
 def _train(setting: str, ranks: list[int], wrap: Callable[[nn.Module], nn.Module]) -> tuple[list[Any], Any]:
     """Gradients of each step with the batches of some processes, and histories of the losses."""
-    model = build(mask_cfg("detr") if setting == "masks" else tiny_cfg(setting))
+    variant, detr = CONFIGS[setting]
+    model = build((mask_cfg if "masks" in setting else tiny_cfg)(variant, **detr))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     batches = ([item for rank in ranks for item in _batch(setting, step, rank)] for step in range(len(STEPS)))
     trainer = AutocastTrainer(wrap(model), batches, optimizer)
@@ -38,7 +58,7 @@ def _train(setting: str, ranks: list[int], wrap: Callable[[nn.Module], nn.Module
     with EventStorage() as storage:
         for trainer.iter in range(len(STEPS)):
             trainer.run_step()
-            gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+            gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad})
         trainer.flush_metrics()
     return gradients, {name: history.values() for name, history in storage.histories().items() if "loss" in name}
 

@@ -73,6 +73,23 @@ def test_training_costs_are_those_of_the_matcher() -> None:
     assert exact(costs[5]).tolist() == assignment.query[last_of_second].tolist()
 
 
+def test_training_costs_of_groups() -> None:
+    """Each group of an image by itself."""
+    model = build(tiny_cfg(QUERY_GROUPS=2))
+    batch = make_batch([(40, 56), (32, 24), (40, 40)], [2, 0, 3])
+    costs = training_costs(model, [batch])
+    assert [cost.shape for cost in costs] == [(2, 7)] * 6 + [(3, 7)] * 6
+    with torch.no_grad():
+        images = model.preprocess(batch)
+        targets = model.pack_targets(batch, images)
+        predictions = model.detector(images, targets)
+        for group in range(2):
+            of_group = predictions.logits[:, group::2], predictions.boxes[:, group::2]
+            expected = model.criterion.matcher.pairwise_cost(*of_group, targets).numpy()
+            np.testing.assert_allclose(costs[3 * group + 2], expected[2, :2], atol=1e-4)
+            np.testing.assert_allclose(costs[6 + 3 * group], expected[0, 2:], atol=1e-4)
+
+
 def test_study_writes_a_figure_and_the_costs(tmp_path: Path, dataset: str) -> None:
     config, weights = save_model(tmp_path, tiny_cfg(NUM_CLASSES=2))[1::2]
     output = tmp_path / "out" / "study.png"

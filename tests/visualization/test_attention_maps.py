@@ -14,6 +14,7 @@ from tool_helpers import assert_nothing_is_cut_off, save_model
 from torch import Tensor
 
 import pair_detr
+from pair_detr.structures import Queries
 from pair_detr.tools import visualize_attention
 from pair_detr.visualization.attention import AttentionRecorder
 from pair_detr.visualization.attention_figure import draw_attention
@@ -107,8 +108,8 @@ def test_report_has_the_maps_of_the_best_queries(tmp_path: Path) -> None:
     detector = predictor.model.detector
     with torch.no_grad(), AttentionRecorder(detector) as recorder:
         memory = detector.encode(predictor.model.preprocess([item]))
-        _, reference = detector.decoder(memory, detector.query_embed.weight)
-        detector.top_left_decoder(memory, detector.query_embed.weight)
+        _, reference = detector.decoder(memory, Queries(detector.query_embed.weight))
+        detector.top_left_decoder(memory, Queries(detector.query_embed.weight))
     # 60 pixels at stride 8 are 8 cells, the last of which is half outside of the image.
     assert report.extent == pytest.approx((64 * 80 / 60, 48 * 64 / 48))
     for stage, name in (("decoder", "center"), ("top_left_decoder", "top_left")):

@@ -1,0 +1,182 @@
+"""The backbone that is pretrained on crops of shapes, and where its file is made and found."""
+
+import multiprocessing
+import random
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.utils.file_io import PathManager
+from model_helpers import build, tiny_cfg
+from process_helpers import FORK
+
+from pair_detr.checkpoint import shapes_backbone
+from pair_detr.checkpoint.shapes_backbone import SHAPES_BACKBONE, pretrain_backbone
+from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
+from pair_detr.config_files import load_config
+from pair_detr.data.datasets.shapes import CLASS_NAMES
+from pair_detr.modeling.backbone.convnet import ConvNet
+from pair_detr.tools import pretrain_shapes
+
+SMALL = {"num_crops": 64, "epochs": 1}
+PREFIX = "detector.backbone."
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "backbone.pth"
+    pretrain_backbone(file, **SMALL)
+    return file
+
+
+def same(a: Path, b: Path) -> bool:
+    a, b = (torch.load(x)["model"] for x in (a, b))
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_crops_are_of_shapes_of_all_classes() -> None:
+    """The same ones for a seed, and fewer are the first of them; a shape is not what its surroundings are."""
+    crops, labels = shapes_backbone._draw_crops(120, seed=0)
+    assert crops.shape == (120, 3, 48, 48)
+    assert crops.dtype == torch.uint8
+    assert set(labels.tolist()) == set(range(len(CLASS_NAMES)))
+    fewer, first = shapes_backbone._draw_crops(50, seed=0)
+    assert torch.equal(fewer, crops[:50])
+    assert torch.equal(first, labels[:50])
+    assert not torch.equal(shapes_backbone._draw_crops(50, seed=1)[0], fewer)
+    center, edge = crops[:, :, 20:28, 20:28].float(), crops[:, :, :4, :4].float()
+    assert (center.mean((2, 3)) - edge.mean((2, 3))).abs().mean() > 15
+
+
+def test_shapes_are_at_the_centers_of_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give or take some pixels: also of shapes at the edges of an image."""
+
+    def one_shape(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+        y, x = rng.integers(0, 87, 2)
+        image, mask = np.zeros((96, 96, 3), dtype=np.uint8), np.zeros((96, 96), dtype=bool)
+        mask[y : y + 9, x : x + 9] = True
+        image[mask] = 255
+        return image, [(1, mask)]
+
+    monkeypatch.setattr(shapes_backbone, "draw_image", one_shape)
+    crops, labels = shapes_backbone._draw_crops(64, seed=0)
+    assert (labels == 1).all()
+    assert (crops[:, :, 24, 24] == 255).float().mean() > 0.2
+    # The whole shape is there, whatever the shift.
+    assert (crops[:, 0, 13:36, 13:36] == 255).sum((1, 2)).ge(81).all()
+
+
+def test_the_file_is_loadable_weights(weights: Path) -> None:
+    cfg = tiny_cfg("conditional_detr")
+    cfg.MODEL.CONVNET.CHANNELS = [16, 32, 64, 128]
+    model, fresh = build(cfg), build(cfg).state_dict()
+    load_weights(model, read_weights(str(weights)))
+    content = torch.load(weights)["model"]
+    names = {name for name in model.state_dict() if name.startswith(PREFIX)}
+    assert content.keys() == names
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, content[name] if name in names else fresh[name]), name
+    start = ConvNet(3, (16, 32, 64, 128)).state_dict()
+    assert content[f"{PREFIX}layers.0.weight"].shape == start["layers.0.weight"].shape
+    assert content[f"{PREFIX}layers.1.num_batches_tracked"] == 1
+    assert all(value.is_contiguous() for value in content.values())
+
+
+def test_it_is_the_backbone_of_the_quick_start() -> None:
+    cfg = load_config("quickstart")
+    assert tuple(cfg.MODEL.CONVNET.CHANNELS) == shapes_backbone._CHANNELS
+    assert pytest.approx(shapes_backbone._MEAN) == cfg.MODEL.PIXEL_MEAN
+    assert pytest.approx(shapes_backbone._STD) == cfg.MODEL.PIXEL_STD
+    assert cfg.INPUT.FORMAT == "RGB"
+
+
+def test_the_seed_decides(weights: Path, tmp_path: Path) -> None:
+    """Nothing else does, and the random numbers of the caller go on as they would."""
+    random.seed(5)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    pretrain_backbone(tmp_path / "again.pth", **SMALL)
+    assert torch.equal(torch.rand(1), expected)
+    assert same(tmp_path / "again.pth", weights)
+    pretrain_backbone(tmp_path / "other.pth", **SMALL, seed=1)
+    assert not same(tmp_path / "other.pth", weights)
+
+
+@pytest.mark.slow
+def test_it_learns(tmp_path: Path) -> None:
+    assert pretrain_backbone(tmp_path / "few.pth", num_crops=640, epochs=4) > 1.5 / len(CLASS_NAMES)
+
+
+@pytest.mark.parametrize("numbers", [(63, 1), (64, 0)])
+def test_too_few_crops(tmp_path: Path, numbers: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="at least 64 and 1 are needed"):
+        pretrain_backbone(tmp_path / "backbone.pth", *numbers)
+    assert not (tmp_path / "backbone.pth").exists()
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DETECTRON2_DATASETS, which does not exist yet; what is made there is made quickly."""
+    folder = tmp_path / "datasets"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
+    monkeypatch.setattr(shapes_backbone, "pretrain_backbone", partial(pretrain_backbone, **SMALL))
+    return folder
+
+
+def test_it_is_made_once_where_the_datasets_are(root: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PathManager.exists(SHAPES_BACKBONE)
+    assert PathManager.isfile(SHAPES_BACKBONE)
+    assert not root.exists()
+    cfg = tiny_cfg("conditional_detr")
+    cfg.MODEL.WEIGHTS = SHAPES_BACKBONE
+    require_weights(cfg)
+    assert [file.name for file in root.iterdir()] == ["shapes_backbone.pth"]
+    assert same(root / "shapes_backbone.pth", weights)
+    monkeypatch.setattr(shapes_backbone, "pretrain_backbone", lambda file: pytest.fail("made again"))
+    read = read_weights(SHAPES_BACKBONE)
+    assert read.state.keys() == torch.load(weights)["model"].keys()
+    assert PathManager.get_local_path(SHAPES_BACKBONE) == str(root / "shapes_backbone.pth")
+    with PathManager.open(SHAPES_BACKBONE, "rb") as file:
+        assert file.read() == (root / "shapes_backbone.pth").read_bytes()
+
+
+def test_other_names_are_refused(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"shapes://other\.pth is unknown: there is shapes://backbone\.pth"):
+        read_weights("shapes://other.pth")
+    assert not PathManager.exists("shapes://other.pth")
+    assert not root.exists()
+
+
+def _resolve(folder: str, barrier: multiprocessing.Barrier) -> None:
+    def make(file: Path) -> None:
+        with (Path(folder) / "made").open("a") as log:
+            log.write("x")
+        file.write_bytes(b"weights")
+
+    shapes_backbone.pretrain_backbone = make
+    barrier.wait()
+    assert Path(PathManager.get_local_path(SHAPES_BACKBONE)).read_bytes() == b"weights"
+
+
+def test_processes_wait_for_the_one_that_makes_it(root: Path, tmp_path: Path) -> None:
+    barrier = FORK.Barrier(3)
+    processes = [FORK.Process(target=_resolve, args=(str(tmp_path), barrier)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "made").read_text() == "x"
+
+
+def test_the_tool(weights: Path, tmp_path: Path) -> None:
+    arguments = ["--crops", "64", "--epochs", "1", "--output", str(tmp_path / "backbone.pth")]
+    pretrain_shapes.main(arguments)
+    assert same(tmp_path / "backbone.pth", weights)
+    with pytest.raises(FileExistsError):
+        pretrain_shapes.main(arguments)
