@@ -37,6 +37,7 @@ BRIEF = {
     "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1", "--opts", *NARROW],
     "make_shapes": ["--train", "200", "--val", "20"],
     "matching": ["--images", "2"],
+    "pretrain_shapes": ["--crops", "64", "--epochs", "1"],
 }
 # What most commands import when they need it, together for a second or two.
 PRELOADED = ("pycocotools.cocoeval", "pygments.formatters.terminal256", "pygments.lexers.data", "timm")

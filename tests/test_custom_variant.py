@@ -65,8 +65,8 @@ class HybridDETR(ConditionalDETR):
     def loss_terms(
         cls, cfg: CfgNode, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None
     ) -> list[LossTerm]:
-        one_to_one, one_to_many = (super(cls, cls).loss_terms(cfg, class_scoring, federated_sampler) for _ in range(2))
-        return [*one_to_one, OneToManyTerm(one_to_many)]
+        terms = super().loss_terms(cfg, class_scoring, federated_sampler)
+        return [*terms, OneToManyTerm(terms)]
 
 
 # The variant ends here; what follows tests it.

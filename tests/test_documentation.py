@@ -28,6 +28,7 @@ DOCUMENTS = {str(path.relative_to(ROOT)): path for path in sorted([ROOT / "READM
 # What the commands of each document read, in addition to its own code, and the configs and data that all have: see the
 # functions below.
 PREPARATION = {
+    "docs/convergence.md": ("shapes",),
     "docs/datasets.md": ("custom_data",),
     "docs/model_zoo.md": ("published_weights",),
     "docs/open_vocabulary.md": ("text_encoder",),

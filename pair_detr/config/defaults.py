@@ -119,7 +119,7 @@ def _add_model_keys(cfg: CN) -> None:
     # always exceed, it matters little: DATALOADER.DATASET_RATIO does.
     cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = 0.1
     # Let image labels train the classifier alone, and not the states that it classifies, which boxes are made
-    # of, too. It gave the novel class more, and the others less, in docs/results.md. Own.
+    # of, too. It raised the AP of the novel class, and lowered that of the others, in docs/results.md. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.CLASSIFIER_ONLY = False
 
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
@@ -265,7 +265,7 @@ def _add_input_keys(cfg: CN) -> None:
     # NOVEL_CLASSES: [names] a coco set is evaluated for these apart from the others. Panoptic data are {NAME: my_train,
     # FORMAT: coco_panoptic, JSON: file, SEGMENTS: folder of PNG files, IMAGES: folder}, optionally with INSTANCES, the
     # things in a COCO JSON file of their own, for their AP. Image labels are {NAME: my_labels,
-    # FORMAT: image_labels, JSON: file, IMAGES: folder} or, with one folder a class, {NAME: my_photos, FORMAT:
+    # FORMAT: image_labels, JSON: file, IMAGES: folder} or, with one folder per class, {NAME: my_photos, FORMAT:
     # image_folder, ROOT: folder}, optionally with CLASSES ({folder: class name} or a file with such lines). Paths are
     # relative to the working directory. Detectron2's datasets, bccd_* and shapes_* need no entry. Own.
     cfg.DATASETS.REGISTER = []

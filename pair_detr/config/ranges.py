@@ -105,7 +105,9 @@ _GENERAL = {
 
 _MODEL = {
     "MODEL.DEVICE": _DEVICE,
-    "MODEL.META_ARCHITECTURE": registered(META_ARCH_REGISTRY),
+    "MODEL.META_ARCHITECTURE": registered(META_ARCH_REGISTRY)._replace(
+        choices=lambda: "; this project's is DetectionTransformer, whatever the variant"
+    ),
     "MODEL.PIXEL_MEAN": each(FINITE),
     "MODEL.PIXEL_STD": each(POSITIVE),
     "MODEL.BACKBONE.NAME": registered(BACKBONE_REGISTRY),
@@ -134,7 +136,7 @@ _MODEL = {
 
 _DETR = {
     "MODEL.DETR.VARIANT": Rule(
-        lambda value: value in VARIANTS, f"the name of a variant: {', '.join(VARIANTS)}, or one of your own"
+        lambda value: value in VARIANTS, "the name of a variant: ", lambda: f"{', '.join(VARIANTS)}, or one of your own"
     ),
     "MODEL.DETR.NUM_CLASSES": whole(0, ", where 0 takes the number from the data"),
     "MODEL.DETR.NUM_QUERIES": POSITIVE_WHOLE,
@@ -272,7 +274,7 @@ def describe_faults(
     """
     rules = {key: FLAG for key in values if isinstance(defaults.get(key), bool)} | RULES
     faults = [
-        f"{key} is {values[key]!r}; it must be {rule.meaning}."
+        f"{key} is {values[key]!r}; it must be {rule.meaning}{rule.choices()}."
         for key, rule in rules.items()
         if key in values and not rule.accepts(values[key]) and has_effect(key)
     ]

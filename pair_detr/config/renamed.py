@@ -56,8 +56,8 @@ _DETR = {
     "USE_FED_LOSS": _to("MODEL.DETR.LOSS.FEDERATED_CLASSES", note="the number of classes, 0 for all"),
     "WEAK_WEIGHT": _to("MODEL.DETR.IMAGE_LABELS.WEIGHT"),
     "NUM_FEATURE_LEVELS": _none("the transformer sees a single feature map; there is no deformable attention"),
-    "TWO_STAGE": _none("queries are learned, and not proposed by the encoder"),
-    "WITH_BOX_REFINE": _none("decoder layers do not refine the boxes of the one before"),
+    "TWO_STAGE": _to("MODEL.DETR.QUERY_SELECTION", "MODEL.DETR.DENSE.ENABLED"),
+    "WITH_BOX_REFINE": _to("MODEL.DETR.BOX_REFINEMENT", note="layers is True; it needs QUERY_SELECTION boxes"),
 }
 
 _MASK_FORMER = {
@@ -135,7 +135,19 @@ _DETIC = {
     "FIND_UNUSED_PARAM": _none("all parameters that are trained take part in each step"),
 }
 
+_CENTERNET = _none("detections come from queries, and not from CenterNet's proposals or a cascade")
+_DETIC |= {
+    "MODEL.CENTERNET.*": _CENTERNET,
+    "MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL": _CENTERNET,
+    "MODEL.ROI_HEADS.MASK_WEIGHT": _to("MODEL.DETR.LOSS.MASK", "MODEL.DETR.LOSS.DICE"),
+    "MODEL.FPN.USE_P6P7": _none("one feature map is encoded"),
+    "MODEL.BIFPN.*": _none("one feature map is encoded"),
+    "SOLVER.RESET_ITER": _none("a training goes on with --resume, and starts anew without"),
+    "EVAL_*": _none("the evaluator follows from the dataset"),
+}
+
 _MASK2FORMER = {
+    "SOLVER.POLY_LR_*": _to("SOLVER.LR_SCHEDULER_NAME", note="WarmupMultiStepLR or WarmupCosineLR"),
     "INPUT.DATASET_MAPPER_NAME": _none("there is one mapper, which follows the other keys under INPUT"),
     "INPUT.COLOR_AUG_SSD": _to("INPUT.COLOR_JITTER.ENABLED"),
     "INPUT.SIZE_DIVISIBILITY": _none("batches are padded to their largest image, or to INPUT.FIXED_SIZE"),
@@ -144,6 +156,8 @@ _MASK2FORMER = {
     "INPUT.MIN_SCALE": _to("INPUT.LARGE_SCALE_JITTER.SCALE_RANGE"),
     "INPUT.MAX_SCALE": _to("INPUT.LARGE_SCALE_JITTER.SCALE_RANGE"),
     "SOLVER.WEIGHT_DECAY_EMBED": _to("SOLVER.WEIGHT_DECAY", note="which embeddings have as all other parameters"),
+    "MODEL.RESNETS.STEM_TYPE": _none("the stem is Detectron2's basic one; others are those of timm's models"),
+    "MODEL.RESNETS.RES5_MULTI_GRID": _to("MODEL.RESNETS.RES5_DILATION", note="one dilation for all blocks"),
     "MODEL.SWIN.*": _to("MODEL.TIMM.NAME", note="with MODEL.BACKBONE.NAME build_timm_backbone, a Swin of timm"),
     **dict.fromkeys(
         ("MODEL.SEM_SEG_HEAD.MASK_DIM", "MODEL.SEM_SEG_HEAD.*TRANSFORMER_*", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"),

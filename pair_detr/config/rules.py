@@ -15,10 +15,12 @@ class Rule(NamedTuple):
     Attributes:
         accepts: whether a value meets it; for values of any type.
         meaning: what the value must be, to follow "it must be".
+        choices: what to add to the meaning, as it is when the message is written; names can be registered until then.
     """
 
     accepts: Callable[[Any], bool]
     meaning: str
+    choices: Callable[[], str] = str
 
 
 def is_number(value: Any) -> bool:

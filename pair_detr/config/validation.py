@@ -32,10 +32,11 @@ _OPTIONAL_GROUPS = (
     "MODEL.DETR.DENSE",
 )
 
-# Without effect, whoever sets them expects other results than there would be.
+# Ignoring these would silently change the results.
 _REFUSED = {
     "TEST.AUG.ENABLED": "there is no test-time augmentation here, and the results would be those without: set it to "
     "False",
+    "INPUT.CROP.ENABLED": "the crop is INPUT.RESIZE_CROP, and INPUT.CROP.SIZE its SIZE_RANGE: set it to False",
     "MODEL.KEYPOINT_ON": "there are no keypoints here: set it to False",
     "MODEL.LOAD_PROPOSALS": "a DETR takes no proposals: set it to False",
 }

@@ -1,7 +1,7 @@
 """Supervision by labels of whole images: one query of each decoder layer takes a label (Detic, arXiv 2201.02605).
 
-Which query it is, is what the losses differ in. All of them are functions of predictions, whose ``logits`` are those of
-one binary classifier a class (see :meth:`ClassScoring.binary_logits`), and of the N labels of the batch; they return
+The losses differ in which query they choose. All of them are functions of predictions, whose ``logits`` are those of
+one binary classifier per class (see :meth:`ClassScoring.binary_logits`), and of the N labels of the batch; they return
 the (L, N) binary cross entropy, summed over all classes, of each label in each layer. The label is the positive class
 and all others, other labels of the image included, are negative, as in Detic. The choice has no gradient: of the
 predictions only the logits of the chosen query get one, the boxes never.
@@ -50,7 +50,7 @@ def max_any_class(predictions: Predictions, labels: ImageLabels) -> Tensor:
 
 def min_loss(predictions: Predictions, labels: ImageLabels) -> Tensor:
     """The query whose loss is the least takes the label: few other classes count as well as a high score for it."""
-    # The binary cross entropy, but for its part that is the label's.
+    # The binary cross entropy without the label's own term.
     negatives = F.softplus(predictions.logits).sum(-1)[:, labels.image_index]
     return _loss_of_best(predictions.logits, _of_label(predictions.logits, labels) - negatives, labels)
 
@@ -115,7 +115,7 @@ class ImageLabelCriterion(nn.Module):
         Args:
             loss: one of :data:`IMAGE_LABEL_LOSSES`.
             weight: of the loss.
-            class_scoring: how the logits are read.
+            class_scoring: how logits become scores.
             classifier_only: train the classifier alone, and not what it classifies.
         """
         super().__init__()

@@ -74,7 +74,7 @@ class LossTerm(nn.Module, ABC):
 
 
 class ClassTerm(LossTerm):
-    """ClassScoring of all queries, "class"."""
+    """Classification loss of all queries, "class"."""
 
     def __init__(
         self, weight: float, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None = None

@@ -84,7 +84,7 @@ def annotation_kind(batched_inputs: list[dict[str, Any]]) -> str:
 
 
 def lacks_loss(batched_inputs: list[dict[str, Any]], name: str) -> bool:
-    """Whether the images of a batch are annotated otherwise than a loss needs: what it is then, zero, means nothing.
+    """Whether the images of a batch lack the annotations that a loss needs, which is then a meaningless zero.
 
     Args:
         batched_inputs: of one kind.

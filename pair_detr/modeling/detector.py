@@ -121,7 +121,7 @@ class Detector(nn.Module, ABC):
         if options.local_attention:
             self.decoder.attend_locally()
         self.class_head = options.classifier(options.dim)
-        self.box_head = LocationHead(options.dim, 4, self.has_reference_points, options.relative_boxes)
+        self.box_head = self.build_box_head(options)
         self.refinement = options.refinement
         self.query_builder = QueryBuilder(options.queries, options.num_queries, options.dim, options.classifier)
 
@@ -160,6 +160,11 @@ class Detector(nn.Module, ABC):
         """A decoder, see :mod:`pair_detr.modeling.decoder`."""
 
     @classmethod
+    def build_box_head(cls, options: DetectorOptions) -> nn.Module:
+        """What maps states of a decoder, and the reference of their queries, to what the variant predicts of a box."""
+        return LocationHead(options.dim, 4, cls.has_reference_points, options.relative_boxes)
+
+    @classmethod
     def loss_terms(
         cls, cfg: CfgNode, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None
     ) -> list[LossTerm]:
@@ -167,7 +172,7 @@ class Detector(nn.Module, ABC):
 
         Args:
             cfg: config.
-            class_scoring: how logits are read.
+            class_scoring: how logits become scores.
             federated_sampler: the classes that take part in their loss; None for all.
         """
         loss = cfg.MODEL.DETR.LOSS

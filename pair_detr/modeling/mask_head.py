@@ -154,7 +154,7 @@ class MaskAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None, counts: list[int]) -> Tensor:
-        """Attends.
+        """Computes attention maps of the queries over the features.
 
         Args:
             queries: (N, D), image after image.

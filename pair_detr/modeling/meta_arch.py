@@ -71,7 +71,7 @@ class DetectionTransformer(nn.Module):
         Args:
             detector: the network.
             criterion: its losses.
-            class_scoring: how the network's logits are read.
+            class_scoring: how the network's logits become scores.
             num_classes: labels of the training data must be below it.
             class_names: of the classes, if known; they are saved with the weights.
             category_ids: of the classes in the files of their data, if known; saved, too.
@@ -198,18 +198,18 @@ class DetectionTransformer(nn.Module):
         self.class_names = list(head.names)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """Trains or detects.
+        """Computes losses in training, detections otherwise.
 
         Args:
-            batched_inputs: one dict an image, as of Detectron2's ``DatasetMapper``: "image", a (C, H, W) tensor in the
-                channels of INPUT.FORMAT; in training "instances" with ``gt_boxes`` (xyxy pixels of that image) and
-                ``gt_classes``; in inference "height" and "width", the output size (default: the image's own). Images
-                with labels, but no boxes have "ann_type" "image" and "pos_category_ids", a list of classes, in place
-                of "instances"; they are in batches of their own.
+            batched_inputs: one dict per image, as Detectron2's ``DatasetMapper`` returns it: "image", a (C, H, W)
+                tensor in the channels of INPUT.FORMAT; in training "instances" with ``gt_boxes`` (xyxy pixels of that
+                image) and ``gt_classes``; in inference "height" and "width", the output size (default: the image's
+                own). Images with labels, but no boxes have "ann_type" "image" and "pos_category_ids", a list of
+                classes, in place of "instances"; they are in batches of their own.
 
         Returns:
             In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of
-            :class:`ImageLabelCriterion` where there is one. In inference one {"instances": Instances} an image, with
+            :class:`ImageLabelCriterion` where there is one. In inference one {"instances": Instances} per image, with
             ``pred_boxes`` (xyxy pixels, clipped to the output), ``scores`` and ``pred_classes``, best first; with masks
             also ``pred_masks``, (N, height, width) bool. A panoptic model's instances are things alone; it adds
             "panoptic_seg", an (height, width) int32 map of segments, 0 for none, with a list of dicts that describe

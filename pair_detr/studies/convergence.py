@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = tool_parser(
         "Trains detectors with whole and with compressed schedules, and compares how fast they learn. A study that was "
-        "interrupted goes on where it was. docs/studies/convergence.md was made with it.",
+        "interrupted goes on where it was.",
         "convergence --data shapes --variants conditional_detr pair_detr --seeds 1 --jobs 2",
         package="pair_detr.studies",
     )

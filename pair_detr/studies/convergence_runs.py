@@ -85,11 +85,13 @@ _OFF: Mapping[str, Any] = {
     "SOLVER.EMA_DECAY": 0.0,
 }
 
-# What won, see docs/studies/convergence.md.
+# What was best so far, see docs/convergence.md.
 _BRANCHES: Mapping[str, Any] = {
     "MODEL.DETR.LOSS.CLASSIFICATION": "mal",
     "MODEL.DETR.DENSE.ENABLED": True,
     "MODEL.DETR.QUERY_SELECTION": "boxes",
+    "MODEL.DETR.RELATIVE_BOXES": True,
+    "MODEL.DETR.LOCAL_ATTENTION": True,
     "SOLVER.OPTIMIZER": "MUON",
 }
 

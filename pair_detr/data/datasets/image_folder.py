@@ -115,11 +115,13 @@ def _warn_of_the_rest(name: str, root: Path, folders: Sequence[str], hidden: Seq
 def _classes_of(root: Path, class_names: Mapping[str, str | Sequence[str]] | str | Path | None) -> dict[str, list[str]]:
     """Names of the class, the synonyms last, by sub-folder."""
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; it should hold one folder a class")
+        raise FileNotFoundError(f"{root} is not a folder; it should hold one folder per class")
     if class_names is None:
         classes = {entry.name: [entry.name] for entry in sorted(root.iterdir()) if _is_class(entry)}
         if not classes:
-            raise FileNotFoundError(f"{root} has no folders; it should hold one folder a class, with its images in it")
+            raise FileNotFoundError(
+                f"{root} has no folders; it should hold one folder per class, with its images in it"
+            )
     elif isinstance(class_names, Mapping):
         classes = {key: [value] if isinstance(value, str) else list(value) for key, value in class_names.items()}
     else:

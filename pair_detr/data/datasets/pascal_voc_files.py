@@ -124,7 +124,7 @@ def _read_list(file: Path, folder: _Folder) -> dict[str, set[Path]]:
             join_some(repeated),
         )
     if not chosen:
-        raise ValueError(f"{file} names no images; write one name a line")
+        raise ValueError(f"{file} names no images; write one name per line")
     return chosen
 
 

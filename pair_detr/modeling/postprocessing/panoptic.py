@@ -32,6 +32,8 @@ def segment_all(
 ) -> dict[str, Any]:
     """Segments an image as a whole.
 
+    Segments come from masks and classes alone, as in DETR: a query whose box is empty may have one.
+
     Args:
         masks: of the batch.
         image: its index there.
