@@ -122,8 +122,16 @@ def test_every_config_builds_every_variant(
     if cfg.MODEL.DETR.IMAGE_LABELS.LOSS == "pair_score" and variant != "pair_detr":
         # It takes two decoders.
         cfg.MODEL.DETR.IMAGE_LABELS.LOSS = "first"
+    if cfg.MODEL.DETR.QUERY_SELECTION != "none" and variant == "detr":
+        with pytest.raises(
+            ValueError, match=r"QUERY_SELECTION is .* MODEL\.DETR\.VARIANT detr have no reference points"
+        ):
+            build_fast(cfg)
+        return
     model = build_fast(cfg)
-    detector, terms = CLASSES[variant]
+    detector, (of_class, of_box, *others) = CLASSES[variant]
+    branches = {"OneToManyTerm": cfg.MODEL.DETR.DENSE.ENABLED, "DenoisingTerm": cfg.MODEL.DETR.DENOISING.GROUPS > 0}
+    terms = [of_class, of_box, *(name for name, is_on in branches.items() if is_on), *others]
     assert type(model.detector) is detector
     assert type(model.criterion) is SetCriterion
     expected = [*terms, "MaskTerm"] if model.detector.mask_head is not None else terms
