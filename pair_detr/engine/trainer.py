@@ -179,9 +179,10 @@ class Trainer(DefaultTrainer):
 
     def _warn_of_large_checkpoints(self) -> None:
         model, period = self.checkpointer.model, self.cfg.SOLVER.CHECKPOINT_PERIOD
-        # AdamW keeps two numbers for each that is trained, SGD one.
-        states = 2 if isinstance(self.optimizer, torch.optim.AdamW) else 1
-        size = sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
+        # SGD keeps one number for each that is trained, AdamW two, and Muon one or two.
+        states = 1 if isinstance(self.optimizer, torch.optim.SGD) else 2
+        copies = 1 if self.weight_average is None else 2
+        size = copies * sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
         size += states * sum(x.nbytes for x in model.parameters() if x.requires_grad)
         count = 1 + (self.max_iter // period - self.start_iter // period if period > 0 else 0)
         free = free_space(Path(self.cfg.OUTPUT_DIR))

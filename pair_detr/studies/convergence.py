@@ -103,7 +103,7 @@ def summarize(results: dict[tuple[str, str, str], list[Run]]) -> str:
 
 
 def draw(results: dict[tuple[str, str, str], list[Run]]) -> Figure:
-    """AP by iteration, the mean over the seeds and their range; dashed the compressed schedule."""
+    """AP by iteration, the mean over the seeds and their range; dashed and dotted the compressed schedules."""
     names = list(dict.fromkeys(key[0] for key in results))
     figure = Figure(figsize=(6.5 * len(names), 4.5), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
@@ -113,7 +113,7 @@ def draw(results: dict[tuple[str, str, str], list[Run]]) -> Figure:
             if data != name:
                 continue
             steps, values = _aligned([run.ap for run in runs])
-            style = "-" if schedule == SCHEDULES[0] else "--"
+            style = dict(zip(SCHEDULES, ("-", "--", ":"), strict=True))[schedule]
             axis.plot(steps, values.mean(0), style, color=colors[variant], label=f"{variant}, {schedule}")
             axis.fill_between(steps, values.min(0), values.max(0), color=colors[variant], alpha=0.15)
         axis.set(title=DATASETS[name].title, xlabel="iteration", ylabel="AP (percent)", ylim=(0, None))

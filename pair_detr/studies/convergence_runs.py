@@ -12,7 +12,7 @@ class PlannedRun(NamedTuple):
     Attributes:
         data: key of DATASETS.
         variant: key of VARIANTS.
-        schedule: "full" or "third".
+        schedule: one of SCHEDULES.
         seed: of the run.
         config: name of the config.
         options: that it is trained with, as on the command line.
@@ -48,7 +48,7 @@ class Dataset:
     recipe: Mapping[str, Any]
 
 
-SCHEDULES = ("full", "third")
+SCHEDULES = ("full", "half", "third")
 
 DATASETS = {
     "shapes": Dataset(
@@ -56,6 +56,7 @@ DATASETS = {
         "quickstart",
         {
             "full": {"SOLVER.MAX_ITER": 600, "TEST.EVAL_PERIOD": 50},
+            "half": {"SOLVER.MAX_ITER": 300, "TEST.EVAL_PERIOD": 50},
             "third": {"SOLVER.MAX_ITER": 200, "TEST.EVAL_PERIOD": 25},
         },
         {"MODEL.WEIGHTS": "shapes://backbone.pth", "SOLVER.BASE_LR": 1e-3},
@@ -65,6 +66,7 @@ DATASETS = {
         "examples/bccd",
         {
             "full": {"SOLVER.EPOCHS.MAX": 30, "SOLVER.EPOCHS.EVAL_PERIOD": 2},
+            "half": {"SOLVER.EPOCHS.MAX": 15, "SOLVER.EPOCHS.EVAL_PERIOD": 1},
             "third": {"SOLVER.EPOCHS.MAX": 10, "SOLVER.EPOCHS.EVAL_PERIOD": 1},
         },
         {},
