@@ -199,10 +199,16 @@ def test_command_line(dataset: dict[str, str], tmp_path: Path, project_root: Pat
     """train_net.py as a user starts, interrupts and resumes it."""
     options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5)
     command = [sys.executable, str(project_root / "train_net.py")]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    # Not into a pipe, which nobody would empty until then: config and model alone may fill it.
+    printed = tmp_path / "printed.txt"
+    with (
+        printed.open("w") as file,
+        subprocess.Popen([*command, *options], stdout=file, stderr=subprocess.STDOUT) as process,
+    ):
         wait_for(tmp_path / "model_0000004.pth")
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=300)
+        process.wait(timeout=300)
+    output = printed.read_text()
     assert process.returncode == 128 + signal.SIGINT, output
     assert "add --resume to the command to continue" in output
     done = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"] + 1
