@@ -127,12 +127,13 @@ def draw_noise(
 ) -> Tensor:
     """(T, per_object) fp32, uniform in 0..1: what is random about denoising queries.
 
-    That of an image depends on seed, iteration and file name alone: not on the process that has it, nor on the rest of
-    the batch.
+    That of an image depends on seed, iteration and its id (or file name) alone: not on the process that has it, nor on
+    the rest of the batch.
     """
     rows = [torch.zeros(0, per_object)]
     for index, (item, count) in enumerate(zip(batched_inputs, counts, strict=True)):
-        identity = zlib.crc32(str(item.get("file_name", index)).encode())
+        name = item.get("image_id", item.get("file_name", index))
+        identity = zlib.crc32(str(name).encode())
         generator = np.random.default_rng([seed, iteration, identity])
         rows.append(torch.from_numpy(generator.random((count, per_object), dtype=np.float32)))
     return torch.cat(rows)
