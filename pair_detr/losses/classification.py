@@ -117,12 +117,17 @@ class SigmoidFocal(ClassScoring):
         quality: Tensor | None = None,
     ) -> Tensor:
         """Sum over queries and classes, over the number of objects."""
-        expected = torch.zeros_like(logits)
-        expected[assignment.layer, assignment.image, assignment.query, targets.labels[assignment.target]] = 1
-        loss = sigmoid_focal_loss(logits, expected, self.alpha, self.gamma)
+        where = assignment.layer, assignment.image, assignment.query, targets.labels[assignment.target]
+        loss = self.elementwise_loss(logits, where, quality)
         if selected is not None:
             loss = loss * selected
         return loss.sum((1, 2, 3)) / num_boxes
+
+    def elementwise_loss(self, logits: Tensor, where: tuple[Tensor, ...], quality: Tensor | None) -> Tensor:
+        """(L, B, Q, C) loss of each logit; ``where`` has the indices of the N positive ones, of that quality."""
+        expected = torch.zeros_like(logits)
+        expected[where] = 1
+        return sigmoid_focal_loss(logits, expected, self.alpha, self.gamma)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each class by itself."""
@@ -155,25 +160,13 @@ class MatchabilityAware(SigmoidFocal):
         super().__init__(alpha, gamma, prior_prob)
         self.iou_gamma = iou_gamma
 
-    def loss(
-        self,
-        logits: Tensor,
-        assignment: Assignment,
-        targets: Targets,
-        num_boxes: Tensor,
-        selected: Tensor | None = None,
-        quality: Tensor | None = None,
-    ) -> Tensor:
-        """Sum over queries and classes of a cross entropy with ``quality ** iou_gamma``, over the number of objects."""
-        where = assignment.layer, assignment.image, assignment.query, targets.labels[assignment.target]
+    def elementwise_loss(self, logits: Tensor, where: tuple[Tensor, ...], quality: Tensor | None) -> Tensor:
+        """Cross entropy with ``quality ** iou_gamma``, where negatives weigh the less the less likely they are."""
         expected = torch.zeros_like(logits)
         expected[where] = quality.pow(self.iou_gamma)
         weight = logits.detach().sigmoid() ** self.iou_gamma
         weight[where] = 1
-        loss = F.binary_cross_entropy_with_logits(logits, expected, weight, reduction="none")
-        if selected is not None:
-            loss = loss * selected
-        return loss.sum((1, 2, 3)) / num_boxes
+        return F.binary_cross_entropy_with_logits(logits, expected, weight, reduction="none")
 
 
 class Softmax(ClassScoring):
