@@ -1,6 +1,6 @@
 """The keys of what lets a detector converge in fewer iterations; all of it is off by default.
 
-With it off, Conditional DETR and DETR are as published. docs/convergence.md says what each brings.
+With it off, Conditional DETR and DETR are as published. docs/convergence.md says what each does, and what was measured.
 """
 
 from detectron2.config import CfgNode as CN

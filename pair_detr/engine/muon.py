@@ -101,14 +101,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
             part.state = self.state
             start = stop
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step of both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self._parts:
+        first, *others = self._parts
+        loss = first.step(closure)
+        for part in others:
             part.step()
         return loss
 

@@ -104,7 +104,7 @@ class Denoising(nn.Module):
         boxes = self._noisy_boxes(targets.boxes, noise[..., 2:])
 
         # Without any object one empty slot is left, so that all parameters have a gradient.
-        size = kinds * max(1, *counts) if counts else kinds
+        size = kinds * max(1, *counts)
         slot = to_device_async(torch.cat([torch.arange(count) for count in counts]), device)
         slot = slot[:, None, None] * kinds + torch.arange(kinds, device=device)
         query = torch.arange(groups, device=device)[:, None] * size + slot

@@ -12,8 +12,8 @@ from pair_detr.structures import Memory, Predictions
 class DenseHead(nn.Module):
     """Class logits and a box of every token, as of a query that looks from the center of the token's cell.
 
-    It is trained by one-to-many matching (:class:`pair_detr.losses.dense.DenseTerm`), after Co-DETR (arXiv 2211.12860,
-    section 3.2) and the two-stage variant of Deformable DETR (arXiv 2010.04159, section 4.2).
+    It is trained by one-to-many matching (:class:`pair_detr.losses.branches.OneToManyTerm`), after Co-DETR (arXiv
+    2211.12860, section 3.2) and the two-stage variant of Deformable DETR (arXiv 2010.04159, section 4.2).
     """
 
     def __init__(self, dim: int, classifier: Callable[[int], nn.Module]) -> None:

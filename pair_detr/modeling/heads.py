@@ -53,7 +53,7 @@ class LocationHead(nn.Module):
             reference: (Q, 2) or (B, Q, 2) points, or (.., 4) boxes cxcywh, in 0..1, that as many outputs start from.
 
         Returns:
-            (..., Q, out_dim) fp32 in 0..1.
+            (..., Q, out_dim) fp32 in 0..1; boxes relative to others may reach beyond.
         """
         logits = self.mlp(states).float()
         if self.relative and reference is not None and reference.shape[-1] == 4:
