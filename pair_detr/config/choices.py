@@ -7,3 +7,7 @@ IMAGE_CHANNELS = {"RGB": 3, "BGR": 3, "L": 1, "LA": 2, "RGBA": 4, "HSV": 3, "YCb
 REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
 MULTI_DATASET_SAMPLER = "MultiDatasetSampler"
 SAMPLERS = ("TrainingSampler", REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
+
+# SOLVER.LR_SCHEDULER_NAME: Detectron2's, and one of our own.
+COSINE, FIXED_GAMMA, STABLE_DECAY = "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupStableDecayLR"
+LR_SCHEDULERS = ("WarmupMultiStepLR", COSINE, FIXED_GAMMA, STABLE_DECAY)

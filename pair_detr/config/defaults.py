@@ -302,10 +302,17 @@ def _add_multi_dataset_keys(cfg: CN) -> None:
 
 def _add_solver_keys(cfg: CN) -> None:
     # "ADAMW", as in DETR's recipe, or "SGD" (with SOLVER.MOMENTUM and NESTEROV), for every parameter. "MUON" is Muon
-    # (Keller Jordan et al., 2024) for the matrices of encoder and decoders, and AdamW for the others. Own.
+    # (Keller Jordan et al., 2024; with SOLVER.MOMENTUM) for the matrices of encoder and decoders, and AdamW for the
+    # others. Own.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
-    # MUON alone: its learning rate is a multiple of the others'. Own.
+    # Muon's learning rate is that of AdamW times this. Own.
     cfg.SOLVER.MUON_MULTIPLIER = 20.0
+    # The same for the backbone's convolutions; 0 leaves them to AdamW. It suits backbones that still have much to
+    # learn, and spoils what ImageNet has taught one if it is high. Own.
+    cfg.SOLVER.MUON_BACKBONE_MULTIPLIER = 0.0
+    # Beside Detectron2's, "WarmupStableDecayLR" keeps the rate until the first of SOLVER.STEPS, and then lowers it on a
+    # line to BASE_LR_END. Detectron2's key.
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"
     # DETR's, for 16 images a batch. No key follows SOLVER.IMS_PER_BATCH by itself, except where Detectron2's
     # SOLVER.REFERENCE_WORLD_SIZE is set.
     cfg.SOLVER.BASE_LR = 1e-4

@@ -16,6 +16,8 @@ def add_query_keys(cfg: CN) -> None:
     # Tokens that an object has at most, and weight of the losses. Own.
     cfg.MODEL.DETR.DENSE.TOKENS_PER_OBJECT = 4
     cfg.MODEL.DETR.DENSE.WEIGHT = 1.0
+    # Width and height of the boxes that it starts from, in parts of the image's. Those of the objects are best. Own.
+    cfg.MODEL.DETR.DENSE.BOX_SIZE = 0.5
     # What queries look from: "none" is a learned point for each; "points" takes the centers of the boxes that the dense
     # head is surest of, "boxes" these boxes, of which the decoder predicts the differences. Contents stay learned
     # (mixed query selection, DINO, arXiv 2203.03605, section 3.4). For variants with reference points.
@@ -47,3 +49,6 @@ def add_query_keys(cfg: CN) -> None:
     # Start the decoder's cross-attention around the reference points rather than at random. Own; variants with
     # reference points.
     cfg.MODEL.DETR.LOCAL_ATTENTION = False
+    # Let each block of encoder and decoders start as the identity: the last matrix of its residual branch is zero (as
+    # torchvision's zero_init_residual for ResNets).
+    cfg.MODEL.DETR.ZERO_INIT_RESIDUAL = False

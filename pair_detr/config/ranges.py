@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
-from pair_detr.config.choices import IMAGE_CHANNELS, SAMPLERS
+from pair_detr.config.choices import IMAGE_CHANNELS, LR_SCHEDULERS, SAMPLERS
 from pair_detr.config.conflicts import conflicts
 from pair_detr.config.rules import (
     BELOW_ONE,
@@ -156,6 +156,7 @@ _DETR = {
     "MODEL.DETR.BOX_REFINEMENT": one_of(("none", "layers", "look_forward_twice")),
     "MODEL.DETR.DENSE.TOKENS_PER_OBJECT": POSITIVE_WHOLE,
     "MODEL.DETR.DENSE.WEIGHT": WEIGHT,
+    "MODEL.DETR.DENSE.BOX_SIZE": INNER_FRACTION,
     "MODEL.DETR.DENOISING.GROUPS": NOT_NEGATIVE_WHOLE,
     "MODEL.DETR.DENOISING.WEIGHT": WEIGHT,
     "MODEL.DETR.DENOISING.LABEL_NOISE": FRACTION,
@@ -217,7 +218,7 @@ _SOLVER = {
     "SOLVER.OPTIMIZER": Rule(
         lambda value: isinstance(value, str) and value.upper() in ("ADAMW", "MUON", "SGD"), "one of ADAMW, MUON, SGD"
     ),
-    "SOLVER.LR_SCHEDULER_NAME": one_of(("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")),
+    "SOLVER.LR_SCHEDULER_NAME": one_of(LR_SCHEDULERS),
     "SOLVER.MAX_ITER": POSITIVE_WHOLE,
     "SOLVER.BASE_LR": POSITIVE,
     "SOLVER.BASE_LR_END": NOT_NEGATIVE,
@@ -237,6 +238,7 @@ _SOLVER = {
     "SOLVER.BIAS_LR_FACTOR": NOT_NEGATIVE,
     "SOLVER.BACKBONE_MULTIPLIER": NOT_NEGATIVE,
     "SOLVER.MUON_MULTIPLIER": POSITIVE,
+    "SOLVER.MUON_BACKBONE_MULTIPLIER": NOT_NEGATIVE,
     "SOLVER.EMA_DECAY": BELOW_ONE._replace(meaning=f"{BELOW_ONE.meaning}, where 0 averages nothing"),
     "SOLVER.ACCUMULATE_STEPS": POSITIVE_WHOLE,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of(("full_model", "norm", "value")),

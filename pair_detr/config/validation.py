@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 
-from pair_detr.config.choices import MULTI_DATASET_SAMPLER
+from pair_detr.config.choices import COSINE, FIXED_GAMMA, MULTI_DATASET_SAMPLER, STABLE_DECAY
 from pair_detr.config.defaults import add_pair_detr_config
 from pair_detr.config.ranges import describe_faults
 from pair_detr.config.variants import classification_of, variant_of
@@ -186,12 +186,13 @@ _IDLE = (
     ),
     _Idle(("SOLVER.EPOCHS.*",), "SOLVER.EPOCHS.MAX is 0", lambda cfg: cfg.SOLVER.EPOCHS.MAX == 0),
     _Idle(
-        ("SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
-        "SOLVER.OPTIMIZER is not SGD",
-        lambda cfg: cfg.SOLVER.OPTIMIZER.upper() != "SGD",
+        ("SOLVER.MOMENTUM",),
+        "SOLVER.OPTIMIZER is ADAMW",
+        lambda cfg: cfg.SOLVER.OPTIMIZER.upper() == "ADAMW",
     ),
+    _Idle(("SOLVER.NESTEROV",), "SOLVER.OPTIMIZER is not SGD", lambda cfg: cfg.SOLVER.OPTIMIZER.upper() != "SGD"),
     _Idle(
-        ("SOLVER.MUON_MULTIPLIER",),
+        ("SOLVER.MUON_*",),
         "SOLVER.OPTIMIZER is not MUON",
         lambda cfg: cfg.SOLVER.OPTIMIZER.upper() != "MUON",
     ),
@@ -217,13 +218,13 @@ _IDLE = (
     ),
     _Idle(
         ("SOLVER.BASE_LR_END",),
-        "SOLVER.LR_SCHEDULER_NAME is not WarmupCosineLR",
-        lambda cfg: cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupCosineLR",
+        f"SOLVER.LR_SCHEDULER_NAME is neither {COSINE} nor {STABLE_DECAY}",
+        lambda cfg: cfg.SOLVER.LR_SCHEDULER_NAME not in (COSINE, STABLE_DECAY),
     ),
     _Idle(
         ("SOLVER.NUM_DECAYS",),
-        "SOLVER.LR_SCHEDULER_NAME is not WarmupStepWithFixedGammaLR",
-        lambda cfg: cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupStepWithFixedGammaLR",
+        f"SOLVER.LR_SCHEDULER_NAME is not {FIXED_GAMMA}",
+        lambda cfg: cfg.SOLVER.LR_SCHEDULER_NAME != FIXED_GAMMA,
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the transformer, AdamW for all else, as one optimizer."""
+"""Muon for the matrices of the transformer, and maybe the backbone's, AdamW for all else, as one optimizer."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 # Coefficients of the quintic iteration: the author's, whose slope at zero is the steepest.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
-_MOMENTUM = 0.95
+# Those of pixels; depthwise convolutions have one.
+_FEW_CHANNELS = 3
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -35,15 +36,15 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are orthogonalized, for matrices.
+    """Momentum whose steps are orthogonalized, for matrices and for convolutions, which are matrices of filters.
 
     As :class:`torch.optim.Muon`, but matrices of the same shape are orthogonalized together, and in fp32 on CPUs.
 
     Source: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
     """
 
-    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": _MOMENTUM})
+    def __init__(self, params: Any, lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -54,39 +55,43 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             trained = sorted((x for x in group["params"] if x.grad is not None), key=lambda x: x.shape)
-            for (rows, columns), same in groupby(trained, key=lambda x: x.shape):
+            for shape, same in groupby(trained, key=lambda x: x.shape):
                 parameters = list(same)
                 step = self._directions(parameters, group["momentum"])
-                scale = group["lr"] * max(1, rows / columns) ** 0.5
+                scale = group["lr"] * max(1, shape[0] / shape[1:].numel()) ** 0.5
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(parameters, list(step.unbind()), alpha=-scale)
         return loss
 
     def _directions(self, parameters: Sequence[Tensor], momentum: float) -> Tensor:
-        """(N, A, B) orthogonalized Nesterov momentum of matrices of the same shape."""
+        """(N, A, ...) orthogonalized Nesterov momentum of parameters of the same shape."""
         gradients = [x.grad for x in parameters]
         buffers = [self.state[x].setdefault("momentum_buffer", torch.zeros_like(x)) for x in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        return orthogonalize(torch.stack(torch._foreach_lerp(gradients, buffers, momentum)))
+        step = torch.stack(torch._foreach_lerp(gradients, buffers, momentum))
+        return orthogonalize(step.flatten(2)).view_as(step)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """:class:`Muon` and :class:`torch.optim.AdamW` behind one interface."""
 
-    def __init__(self, groups: Sequence[dict[str, Any]], lr: float, weight_decay: float, **adamw: Any) -> None:
+    def __init__(
+        self, groups: Sequence[dict[str, Any]], lr: float, weight_decay: float, momentum: float = 0.95, **adamw: Any
+    ) -> None:
         """
         Args:
             groups: of parameters, as other optimizers take them; those for Muon have ``use_muon`` True, see
                 :func:`split_for_muon`.
             lr: of groups without one of their own.
             weight_decay: likewise.
+            momentum: Muon's.
             adamw: further arguments of AdamW.
         """
         ours = [[group for group in groups if group.get("use_muon", False) is flag] for flag in (True, False)]
         defaults = {"lr": lr, "weight_decay": weight_decay}
         self._parts: list[torch.optim.Optimizer] = []
         if ours[0]:
-            self._parts.append(Muon(ours[0], **defaults))
+            self._parts.append(Muon(ours[0], **defaults, momentum=momentum))
         if ours[1]:
             self._parts.append(torch.optim.AdamW(ours[1], **defaults, **adamw))
         super().__init__([group for part in self._parts for group in part.param_groups], defaults)
@@ -115,27 +120,36 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share()
 
 
-def split_for_muon(groups: Sequence[dict[str, Any]], model: nn.Module, multiplier: float) -> list[dict[str, Any]]:
+def split_for_muon(
+    groups: Sequence[dict[str, Any]], model: nn.Module, multiplier: float, backbone_multiplier: float = 0.0
+) -> list[dict[str, Any]]:
     """Groups of which each is either for Muon or for AdamW.
 
-    Muon takes the matrices of encoder and decoders. Embeddings and heads are AdamW's, as its author advises, and so is
-    the backbone.
+    Muon takes the matrices of encoder and decoders, and the convolutions of the backbone if it is asked to. Embeddings
+    and heads are AdamW's, as its author advises, and so are convolutions of the pixels and depthwise ones, which mix
+    too few channels to be orthogonal.
 
     Args:
         groups: of all parameters.
         model: that has them.
         multiplier: of the learning rate of those for Muon.
+        backbone_multiplier: the same of the backbone's; 0 leaves them to AdamW.
     """
-    matrices = {
-        id(parameter)
-        for name, parameter in model.named_parameters()
-        if parameter.dim() == 2 and any(part.endswith(("encoder", "decoder")) for part in name.split("."))
-    }
+    multipliers: dict[int, float] = {}
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        if parameter.dim() == 2 and any(part.endswith(("encoder", "decoder")) for part in parts):
+            multipliers[id(parameter)] = multiplier
+        elif (
+            backbone_multiplier and "backbone" in parts and parameter.dim() == 4 and parameter.shape[1] > _FEW_CHANNELS
+        ):
+            multipliers[id(parameter)] = backbone_multiplier
     split = []
     for group in groups:
-        for use_muon in (True, False):
-            parameters = [x for x in group["params"] if (id(x) in matrices) is use_muon]
+        for factor in dict.fromkeys((multiplier, backbone_multiplier, None)):
+            parameters = [x for x in group["params"] if multipliers.get(id(x)) == factor]
             if parameters:
-                rate = group["lr"] * (multiplier if use_muon else 1)
+                use_muon = factor is not None
+                rate = group["lr"] * (factor if use_muon else 1)
                 split.append({**group, "params": parameters, "use_muon": use_muon, "lr": rate})
     return split

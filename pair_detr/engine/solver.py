@@ -1,4 +1,4 @@
-"""Optimizer, learning rates by parameter group, gradient clipping, and schedules in epochs."""
+"""Optimizer, learning rates by parameter group and by iteration, gradient clipping, and schedules in epochs."""
 
 import itertools
 import logging
@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.solver import LRMultiplier, WarmupParamScheduler
+from detectron2.solver import build_lr_scheduler as detectron2_lr_scheduler
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import CompositeParamScheduler, ConstantParamScheduler, LinearParamScheduler
 from torch import nn
 
+from pair_detr.config.choices import STABLE_DECAY
 from pair_detr.engine.muon import MuonWithAdamW, split_for_muon
 
 logger = logging.getLogger(__name__)
@@ -47,13 +51,34 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         raise ValueError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}"; choose one of {", ".join(_OPTIMIZERS)}.')
     optimizer_type = _OPTIMIZERS[name]
     if name == "MUON":
-        groups = split_for_muon(groups, model, solver.MUON_MULTIPLIER)
+        groups = split_for_muon(groups, model, solver.MUON_MULTIPLIER, solver.MUON_BACKBONE_MULTIPLIER)
     if name == "SGD":
         arguments = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "foreach": True}
     else:
         devices = {parameter.device.type for group in groups for parameter in group["params"]}
         arguments = {"fused": devices.issubset(_FUSED_DEVICES)}
+        if name == "MUON":
+            arguments["momentum"] = solver.MOMENTUM
     return _with_clipping(cfg, optimizer_type)(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **arguments)
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """Builds what ``SOLVER.LR_SCHEDULER_NAME`` names: one of Detectron2's, or "WarmupStableDecayLR".
+
+    This one keeps ``BASE_LR`` until the first of ``SOLVER.STEPS``, and then goes down to ``BASE_LR_END`` on a line
+    (Hu et al., MiniCPM, arXiv 2404.06395, section 4).
+    """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != STABLE_DECAY:
+        return detectron2_lr_scheduler(cfg, optimizer)
+    stable = solver.STEPS[0] / solver.MAX_ITER
+    decay = LinearParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
+    schedule = CompositeParamScheduler([ConstantParamScheduler(1), decay], [stable, 1 - stable], ["rescaled"] * 2)
+    warmup = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
+    schedule = WarmupParamScheduler(
+        schedule, solver.WARMUP_FACTOR, warmup, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL
+    )
+    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
 
 
 def _with_clipping(cfg: CfgNode, optimizer_type: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:

@@ -38,7 +38,7 @@ from pair_detr.engine.resume import (
     require_resumable,
     training_config,
 )
-from pair_detr.engine.solver import build_optimizer, resolve_epochs, warn_of_ignored_iterations
+from pair_detr.engine.solver import build_lr_scheduler, build_optimizer, resolve_epochs, warn_of_ignored_iterations
 from pair_detr.engine.train_loop import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.weight_average import WeightAverage
 from pair_detr.engine.writers import build_writers
@@ -271,6 +271,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:

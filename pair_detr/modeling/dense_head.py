@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pair_detr.layers import inverse_sigmoid
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.structures import Memory, Predictions
 
@@ -16,17 +17,19 @@ class DenseHead(nn.Module):
     2211.12860, section 3.2) and the two-stage variant of Deformable DETR (arXiv 2010.04159, section 4.2).
     """
 
-    def __init__(self, dim: int, classifier: Callable[[int], nn.Module]) -> None:
+    def __init__(self, dim: int, classifier: Callable[[int], nn.Module], box_size: float = 0.5) -> None:
         """
         Args:
             dim: width of the tokens.
             classifier: makes what maps (..., D) features to (..., C) logits, given D.
+            box_size: width and height, normalized, of the boxes before any training.
         """
         super().__init__()
         self.project = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         self.class_head = classifier(dim)
         self.box_head = LocationHead(dim, 4, zero_init=True)
+        nn.init.constant_(self.box_head.mlp.layers[-1].bias[2:], inverse_sigmoid(torch.tensor(box_size)).item())
 
     def forward(self, memory: Memory) -> Predictions:
         """Predictions of the M tokens in the place of queries, in a single layer."""

@@ -17,6 +17,7 @@ from pair_detr.losses.branches import DenoisingTerm, OneToManyTerm
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
+from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
@@ -49,6 +50,7 @@ class DetectorOptions:
             which the layer also looks from, and "look_forward_twice" trains that layer by it.
         relative_boxes: see :class:`LocationHead`.
         local_attention: see :meth:`ConditionalDecoder.attend_locally`.
+        zero_residuals: every block of encoder and decoders starts as the identity, see :func:`start_as_identity`.
         box_bias: bias the cross-attention by the corners of the boxes that queries look from.
     """
 
@@ -67,6 +69,7 @@ class DetectorOptions:
     refinement: str = "none"
     relative_boxes: bool = False
     local_attention: bool = False
+    zero_residuals: bool = False
     box_bias: bool = False
 
     @property
@@ -113,13 +116,11 @@ class Detector(nn.Module, ABC):
         self.input_proj = nn.Conv2d(shapes[self.in_feature].channels, options.dim, kernel_size=1)
         self.encoder = TransformerEncoder(options.num_encoder_layers, *options.layer)
         self.query_embed = nn.Embedding(options.num_queries, options.dim)
-        initialize_transformer(self.encoder)
+        initialize_transformer(self.encoder, options)
         channels = [shapes[name].channels for name in self.finer_features]
         self.mask_head = options.mask_head(options.dim, options.num_heads, channels) if options.mask_head else None
         self.decoder = self.build_decoder(options)
-        initialize_transformer(self.decoder)
-        if options.local_attention:
-            self.decoder.attend_locally()
+        initialize_transformer(self.decoder, options)
         self.class_head = options.classifier(options.dim)
         self.box_head = self.build_box_head(options)
         self.refinement = options.refinement
@@ -150,6 +151,7 @@ class Detector(nn.Module, ABC):
             refinement=detr.BOX_REFINEMENT,
             relative_boxes=detr.RELATIVE_BOXES,
             local_attention=detr.LOCAL_ATTENTION,
+            zero_residuals=detr.ZERO_INIT_RESIDUAL,
             box_bias=detr.BOX_BIAS,
         )
         return {"options": options}
@@ -295,8 +297,24 @@ def cell_centers(batch: Batch, height: int, width: int) -> Tensor:
     return (grid * scale[:, None, None]).clamp(max=1)
 
 
-def initialize_transformer(module: nn.Module) -> None:
-    """Xavier-uniform initialization of all matrices, as DETR and Conditional DETR initialize their transformer."""
+def initialize_transformer(module: nn.Module, options: DetectorOptions) -> None:
+    """Initializes an encoder or a decoder: all matrices Xavier-uniform, as DETR and Conditional DETR do, and then what
+    the options ask for.
+    """
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
+    if options.local_attention and isinstance(module, ConditionalDecoder):
+        module.attend_locally()
+    if options.zero_residuals:
+        start_as_identity(module)
+
+
+def start_as_identity(module: nn.Module) -> None:
+    """Zeroes the last matrix of every residual branch, so that each starts by adding nothing.
+
+    Source: Goyal et al., arXiv 1706.02677, section 5.1, for ResNets, whose last normalization starts at zero.
+    """
+    for name, child in module.named_modules():
+        if name.endswith(("attn.out_proj", "ffn.linear2")):
+            nn.init.zeros_(child.weight)

@@ -77,9 +77,7 @@ class PairDETR(ConditionalDETR):
                 # Unused, but the names of the weights are those of all decoders.
                 layer.self_attn.requires_grad_(False)
                 layer.norm1.requires_grad_(False)
-        initialize_transformer(self.top_left_decoder)
-        if options.local_attention:
-            self.top_left_decoder.attend_locally()
+        initialize_transformer(self.top_left_decoder, options)
         if box_decoding == "pair":
             self._relate_reference_points()
         self.top_left_head = LocationHead(dim, 2, zero_init=True)
@@ -91,7 +89,7 @@ class PairDETR(ConditionalDETR):
     def from_config(cls, cfg: CfgNode, *arguments: Any, **keywords: Any) -> dict[str, Any]:
         """Adds MODEL.DETR.PAIR to what all variants read; for other arguments see :meth:`Detector.from_config`."""
         pair = cfg.MODEL.DETR.PAIR
-        idle = pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0
+        idle = pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0 and pair.QUERIES_PER_OBJECT == 1
         if idle and pair.BOX_DECODING == "center" and pair.CLASS_DECODER == "center":
             raise ValueError(
                 "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0: nothing would train the top-left "

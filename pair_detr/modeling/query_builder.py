@@ -67,12 +67,14 @@ class QueryOptions:
         dense_head: whether the encoder's tokens predict objects, in training or to select queries from.
         selection: what queries look from: "none" leaves that to the decoder, "points" takes the centers of the best
             tokens' boxes, "boxes" these boxes.
+        box_size: see :class:`DenseHead`.
         denoising: how objects become denoising queries; None for none.
     """
 
     groups: int = 1
     dense_head: bool = False
     selection: str = "none"
+    box_size: float = 0.5
     denoising: DenoisingOptions | None = None
 
 
@@ -82,7 +84,7 @@ def query_options(cfg: CfgNode) -> QueryOptions:
     denoising = None
     if noise.GROUPS:
         denoising = DenoisingOptions(noise.GROUPS, noise.LABEL_NOISE, noise.BOX_NOISE, noise.NEGATIVES)
-    return QueryOptions(detr.QUERY_GROUPS, detr.DENSE.ENABLED, detr.QUERY_SELECTION, denoising)
+    return QueryOptions(detr.QUERY_GROUPS, detr.DENSE.ENABLED, detr.QUERY_SELECTION, detr.DENSE.BOX_SIZE, denoising)
 
 
 class QueryBuilder(nn.Module):
@@ -102,7 +104,7 @@ class QueryBuilder(nn.Module):
         self.groups = options.groups
         self.selection = options.selection
         self.more_queries = nn.Embedding((options.groups - 1) * num_queries, dim) if options.groups > 1 else None
-        self.dense_head = DenseHead(dim, classifier) if options.dense_head else None
+        self.dense_head = DenseHead(dim, classifier, options.box_size) if options.dense_head else None
         self.reference_embed = _reference_embed(dim, self.selection)
         self.denoising = None
         if options.denoising is not None:
