@@ -16,6 +16,11 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
+def _area(sides: Tensor) -> Tensor:
+    """(..., 2) -> (...). The gradient of Tensor.prod waits for the device."""
+    return sides[..., 0] * sides[..., 1]
+
+
 def box_iou_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalized IoU of aligned boxes; broadcasts.
 
@@ -31,13 +36,12 @@ def box_iou_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
 
     Source: arXiv 1902.09630.
     """
-    area1 = (boxes1[..., 2:] - boxes1[..., :2]).prod(-1)
-    area2 = (boxes2[..., 2:] - boxes2[..., :2]).prod(-1)
+    area1, area2 = (_area(boxes[..., 2:] - boxes[..., :2]) for boxes in (boxes1, boxes2))
     overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
-    intersection = overlap.clamp(min=0).prod(-1)
+    intersection = _area(overlap.clamp(min=0))
     union = area1 + area2 - intersection
     enclosing = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
-    enclosing = enclosing.prod(-1)
+    enclosing = _area(enclosing)
     # Two empty boxes have no union; a tiny floor gives 0 rather than NaN.
     iou = intersection / union.clamp(min=1e-12)
     return iou, iou - (enclosing - union) / enclosing.clamp(min=1e-12)

@@ -126,7 +126,8 @@ class SigmoidFocal(ClassScoring):
     def elementwise_loss(self, logits: Tensor, where: tuple[Tensor, ...], quality: Tensor | None) -> Tensor:
         """(L, B, Q, C) loss of each logit; ``where`` has the indices of the N positive ones, of that quality."""
         expected = torch.zeros_like(logits)
-        expected[where] = 1
+        # Not 1, a number that would be copied to the device, which waits.
+        expected[where] = expected.new_ones(())
         return sigmoid_focal_loss(logits, expected, self.alpha, self.gamma)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class MatchabilityAware(SigmoidFocal):
         expected = torch.zeros_like(logits)
         expected[where] = quality.pow(self.iou_gamma)
         weight = logits.detach().sigmoid() ** self.iou_gamma
-        weight[where] = 1
+        weight[where] = weight.new_ones(())
         return F.binary_cross_entropy_with_logits(logits, expected, weight, reduction="none")
 
 

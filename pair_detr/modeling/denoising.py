@@ -111,7 +111,7 @@ class Denoising(nn.Module):
         where = targets.image_index[:, None, None].expand_as(query), query
         shape = len(counts), groups * size
         is_copy = torch.zeros(shape, dtype=torch.bool, device=device)
-        is_copy[where] = True
+        is_copy[where] = is_copy.new_ones(())
         # The copies that have an object are the first of their kind.
         rows = where[0][..., 0], query[..., 0], torch.arange(len(query), device=device)[:, None].expand(-1, groups)
         layer = torch.arange(num_layers, device=device).repeat_interleave(rows[0].numel())

@@ -55,10 +55,12 @@ def train_all(runs: Sequence[PlannedRun], output: Path, jobs: int) -> None:
     """
     left = [planned for planned in runs if not (output / planned.folder / _FINAL).is_file()]
     os.environ["OMP_NUM_THREADS"] = "1"
+    # A process for each: no run sees the random numbers or the datasets of another. All inherit what is imported once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     with (
         tqdm(total=len(left), desc="runs", unit="run", disable=None) as bar,
-        # A process for each: no run sees the random numbers or the datasets of another.
-        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool,
+        ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool,
     ):
         futures = {pool.submit(train, planned, output / planned.folder): planned for planned in left}
         for future in as_completed(futures):
@@ -144,17 +146,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", choices=DATASETS, default=["shapes"], help="datasets to train on")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to compare")
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES), help="their lengths")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="of each run")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; times are fair with 1 alone")
-    parser.add_argument("--runs", type=Path, default=Path("output/convergence"), metavar="FOLDER", help="of the runs")
+    add_run_arguments(parser)
     parser.add_argument(
         "--output", type=output_file(".png", ".svg"), default="convergence.png", metavar="FILE", help="figure to write"
     )
     add_overwrite_argument(parser)
     args = parse(parser, arguments)
-    _check(parser, args)
+    check_run_arguments(parser, args)
     require_outputs([args.output], overwrite=args.overwrite)
-    planned = plan(args.data, args.variants, args.schedules, args.seeds)
+    planned = plan(args.data, {name: VARIANTS[name] for name in args.variants}, args.schedules, args.seeds)
     train_all(planned, args.runs, args.jobs)
     results: dict[tuple[str, str, str], list[Run]] = {}
     for entry in planned:
@@ -164,7 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logger.info("%s (%d at a time)\n%s", args.output, args.jobs, summarize(results))
 
 
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a study trains: its seeds, how many runs at a time, and where they are kept."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="of each run")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; times are fair with 1 alone")
+    parser.add_argument("--runs", type=Path, default=Path("output/convergence"), metavar="FOLDER", help="of the runs")
+
+
+def check_run_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses numbers of :func:`add_run_arguments` that make no sense, as argparse does."""
     if args.jobs < 1:
         parser.error(f"--jobs {args.jobs}: it must be 1 or more")
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:

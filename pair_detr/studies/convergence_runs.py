@@ -1,9 +1,14 @@
-"""The runs of :mod:`pair_detr.studies.convergence`: datasets, detectors, schedules and the recipe of each."""
+"""The runs of the studies of convergence: datasets, detectors and schedules, and the methods whose part is measured."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
+
+from pair_detr.config.choices import STABLE_DECAY
+from pair_detr.config_files import load_config
+
+SCHEDULES = ("full", "half", "third")
 
 
 class PlannedRun(NamedTuple):
@@ -11,7 +16,7 @@ class PlannedRun(NamedTuple):
 
     Attributes:
         data: key of DATASETS.
-        variant: key of VARIANTS.
+        variant: key of VARIANTS, or of :func:`ablations`.
         schedule: one of SCHEDULES.
         seed: of the run.
         config: name of the config.
@@ -37,64 +42,38 @@ class Dataset:
 
     Attributes:
         title: for people.
-        config: its name.
+        configs: the config of each detector, which has its recipe.
         schedules: options of each schedule: its length, and when it is evaluated.
-        recipe: options of all runs.
     """
 
     title: str
-    config: str
+    configs: Mapping[str, str]
     schedules: Mapping[str, Mapping[str, Any]]
-    recipe: Mapping[str, Any]
 
-
-SCHEDULES = ("full", "half", "third")
 
 DATASETS = {
     "shapes": Dataset(
         "generated shapes, on the pretrained network",
-        "quickstart",
+        {
+            "detr": "detr/quickstart",
+            "conditional_detr": "conditional_detr/quickstart",
+            "pair_detr": "quickstart",
+        },
         {
             "full": {"SOLVER.MAX_ITER": 600, "TEST.EVAL_PERIOD": 50},
             "half": {"SOLVER.MAX_ITER": 300, "TEST.EVAL_PERIOD": 50},
             "third": {"SOLVER.MAX_ITER": 200, "TEST.EVAL_PERIOD": 25},
         },
-        {"MODEL.WEIGHTS": "shapes://backbone.pth", "SOLVER.BASE_LR": 1e-3},
     ),
     "bccd": Dataset(
         "BCCD (blood cells), on MobileNetV2",
-        "examples/bccd",
+        {"detr": "bases/bccd", "conditional_detr": "bases/bccd", "pair_detr": "examples/bccd"},
         {
             "full": {"SOLVER.EPOCHS.MAX": 30, "SOLVER.EPOCHS.EVAL_PERIOD": 2},
             "half": {"SOLVER.EPOCHS.MAX": 15, "SOLVER.EPOCHS.EVAL_PERIOD": 1},
             "third": {"SOLVER.EPOCHS.MAX": 10, "SOLVER.EPOCHS.EVAL_PERIOD": 1},
         },
-        {},
     ),
-}
-
-_OFF: Mapping[str, Any] = {
-    "MODEL.DETR.LOSS.CLASSIFICATION": "auto",
-    "MODEL.DETR.DENSE.ENABLED": False,
-    "MODEL.DETR.QUERY_SELECTION": "none",
-    "MODEL.DETR.QUERY_GROUPS": 1,
-    "MODEL.DETR.DENOISING.GROUPS": 0,
-    "MODEL.DETR.BOX_REFINEMENT": "none",
-    "MODEL.DETR.RELATIVE_BOXES": False,
-    "MODEL.DETR.BOX_BIAS": False,
-    "MODEL.DETR.LOCAL_ATTENTION": False,
-    "SOLVER.OPTIMIZER": "ADAMW",
-    "SOLVER.EMA_DECAY": 0.0,
-}
-
-# What was best so far, see docs/convergence.md.
-_BRANCHES: Mapping[str, Any] = {
-    "MODEL.DETR.LOSS.CLASSIFICATION": "mal",
-    "MODEL.DETR.DENSE.ENABLED": True,
-    "MODEL.DETR.QUERY_SELECTION": "boxes",
-    "MODEL.DETR.RELATIVE_BOXES": True,
-    "MODEL.DETR.LOCAL_ATTENTION": True,
-    "SOLVER.OPTIMIZER": "MUON",
 }
 
 
@@ -103,41 +82,135 @@ class Variant:
     """A detector, and what it is trained with.
 
     Attributes:
-        options: what it is.
-        drop: the part of each schedule after which the learning rate drops, by dataset: the best of those tried.
+        name: of the detector.
+        recipe: the detector whose config it is trained with.
+        options: that differ from that config.
     """
 
-    options: Mapping[str, Any]
-    drop: Mapping[str, float]
+    name: str
+    recipe: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _variant(name: str, *parts: Mapping[str, Any], shapes: float, bccd: float) -> Variant:
-    options = dict(_OFF)
-    for part in parts:
-        options |= part
-    return Variant({"MODEL.DETR.VARIANT": name, **options}, {"shapes": shapes, "bccd": bccd})
-
-
+# Conditional DETR with the branches of Pair DETR shows what the second decoder adds.
+BASELINE, BRANCHES, OURS = "conditional_detr", "conditional_detr with branches", "pair_detr"
 VARIANTS = {
-    "detr": _variant("detr", shapes=0.83, bccd=0.8),
-    "conditional_detr": _variant("conditional_detr", shapes=0.83, bccd=0.8),
-    "conditional_detr with branches": _variant("conditional_detr", _BRANCHES, shapes=0.875, bccd=0.8),
-    "pair_detr": _variant("pair_detr", _BRANCHES, shapes=0.875, bccd=0.8),
+    "detr": Variant("detr", "detr"),
+    BASELINE: Variant("conditional_detr", "conditional_detr"),
+    BRANCHES: Variant("conditional_detr", "pair_detr"),
+    OURS: Variant("pair_detr", "pair_detr"),
 }
 
 
+@dataclass(frozen=True)
+class Method:
+    """A part of Pair DETR's recipe, or one that was tried.
+
+    Attributes:
+        on: options that turn it on in Conditional DETR's recipe, with what it cannot do without.
+        off: options that turn it off in Pair DETR's, with what cannot do without it; None for one that is not in it.
+    """
+
+    on: Mapping[str, Any]
+    off: Mapping[str, Any] | None = None
+
+
+def _detr(**options: Any) -> dict[str, Any]:
+    return {f"MODEL.DETR.{key.replace('__', '.')}": value for key, value in options.items()}
+
+
+def _solver(**options: Any) -> dict[str, Any]:
+    return {f"SOLVER.{key}": value for key, value in options.items()}
+
+
+_DENSE = _detr(DENSE__ENABLED=True, DENSE__BOX_SIZE=0.25)
+_SELECTED = _DENSE | _detr(QUERY_SELECTION="boxes")
+_MUON = _solver(OPTIMIZER="MUON")
+
+# For the configs of the shapes.
+METHODS = {
+    "second decoder": Method(
+        {"MODEL.DETR.VARIANT": "pair_detr"}
+        | _detr(PAIR__QUERIES_PER_OBJECT=4, PAIR__ONE_TO_MANY_WEIGHT=0.25)
+        | _detr(PAIR__SHARED_DECODER=True, PAIR__CONTRASTIVE_WEIGHT=0.0),
+        {"MODEL.DETR.VARIANT": "conditional_detr"},
+    ),
+    "dense head": Method(_DENSE),
+    "dense head and selected boxes": Method(
+        _SELECTED, _detr(DENSE__ENABLED=False, QUERY_SELECTION="none", RELATIVE_BOXES=False)
+    ),
+    "relative boxes": Method(_SELECTED | _detr(RELATIVE_BOXES=True), _detr(RELATIVE_BOXES=False)),
+    "local attention": Method(_detr(LOCAL_ATTENTION=True), _detr(LOCAL_ATTENTION=False)),
+    "zero residuals": Method(_detr(ZERO_INIT_RESIDUAL=True), _detr(ZERO_INIT_RESIDUAL=False)),
+    "matchability-aware loss": Method(_detr(LOSS__CLASSIFICATION="mal"), _detr(LOSS__CLASSIFICATION="focal")),
+    "loss weights and prior": Method(
+        _detr(LOSS__GIOU=4.0, LOSS__PRIOR_PROB=0.05), _detr(LOSS__GIOU=2.0, LOSS__PRIOR_PROB=0.01)
+    ),
+    "Muon": Method(_MUON, _solver(OPTIMIZER="ADAMW")),
+    "Muon for the backbone": Method(
+        _MUON | _solver(MUON_BACKBONE_MULTIPLIER=40.0), _solver(MUON_BACKBONE_MULTIPLIER=0.0)
+    ),
+    "decay on a line": Method(
+        _solver(LR_SCHEDULER_NAME=STABLE_DECAY, STEPS=0.7), _solver(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=0.875)
+    ),
+    "3 query groups": Method(_detr(QUERY_GROUPS=3)),
+    "3 denoising groups": Method(_SELECTED | _detr(DENOISING__GROUPS=3)),
+    "look forward twice": Method(_SELECTED | _detr(BOX_REFINEMENT="look_forward_twice")),
+    "bias by both corners": Method(_SELECTED | _detr(BOX_BIAS=True)),
+    "average of the weights": Method(_solver(EMA_DECAY=0.95)),
+    "contrastive loss": Method(
+        {"MODEL.DETR.VARIANT": "pair_detr"} | _detr(PAIR__SHARED_DECODER=True, PAIR__CONTRASTIVE_WEIGHT=0.2)
+    ),
+    "decoders of the paper": Method(
+        {"MODEL.DETR.VARIANT": "pair_detr"}
+        | _detr(PAIR__SHARED_DECODER=False, PAIR__QUERIES_PER_OBJECT=1, PAIR__CONTRASTIVE_WEIGHT=0.2)
+    ),
+}
+
+
+_AT_THE_END = {"TEST.EVAL_PERIOD": 0}
+
+
+def alone(method: str) -> str:
+    """The variant that is Conditional DETR with a method."""
+    return f"{BASELINE} with {method}"
+
+
+def without(method: str) -> str:
+    """The variant that is Pair DETR without a method, or, if that is not in it, with it."""
+    return f"{OURS} {'with' if METHODS[method].off is None else 'without'} {method}"
+
+
+def ablations() -> dict[str, Variant]:
+    """Conditional DETR with each method alone, and Pair DETR without it."""
+    found = {}
+    for name, method in METHODS.items():
+        changed = method.on if method.off is None else method.off
+        found[alone(name)] = Variant("conditional_detr", "conditional_detr", method.on | _AT_THE_END)
+        found[without(name)] = Variant("pair_detr", "pair_detr", changed | _AT_THE_END)
+    # It is in the recipe together with what it is needed for.
+    del found[without("dense head")]
+    return found
+
+
 def plan(
-    data: Sequence[str], variants: Sequence[str], schedules: Sequence[str], seeds: Sequence[int]
+    data: Sequence[str], variants: Mapping[str, Variant], schedules: Sequence[str], seeds: Sequence[int]
 ) -> list[PlannedRun]:
     """All runs of the given names, the seeds of one after the other."""
-    runs = []
-    for of_data, variant, schedule, seed in product(data, variants, schedules, seeds):
-        dataset, detector = DATASETS[of_data], VARIANTS[variant]
-        options = dict(dataset.recipe) | dict(detector.options) | dict(dataset.schedules[schedule])
-        unit = "SOLVER.EPOCHS." if "SOLVER.EPOCHS.MAX" in options else "SOLVER."
-        length = options.get("SOLVER.EPOCHS.MAX") or options["SOLVER.MAX_ITER"]
-        options[f"{unit}STEPS"] = f"({round(length * detector.drop[of_data])},)"
-        options["SEED"] = seed
-        listed = [str(part) for option in options.items() for part in option]
-        runs.append(PlannedRun(of_data, variant, schedule, seed, dataset.config, listed))
-    return runs
+    return [
+        _plan(of_data, name, variants[name], schedule, seed)
+        for of_data, name, schedule, seed in product(data, variants, schedules, seeds)
+    ]
+
+
+def _plan(data: str, name: str, variant: Variant, schedule: str, seed: int) -> PlannedRun:
+    dataset = DATASETS[data]
+    config = dataset.configs[variant.recipe]
+    options = {"MODEL.DETR.VARIANT": variant.name} | dataset.schedules[schedule] | variant.options
+    solver = load_config(config).SOLVER
+    recipe, unit = (solver.EPOCHS, "SOLVER.EPOCHS.") if solver.EPOCHS.MAX else (solver, "SOLVER.")
+    length = options.get("SOLVER.EPOCHS.MAX") or options["SOLVER.MAX_ITER"]
+    # A recipe says after which part of the training the rate goes down.
+    part = options.pop("SOLVER.STEPS", None) or recipe.STEPS[0] / (recipe.get("MAX") or recipe.MAX_ITER)
+    options |= {f"{unit}STEPS": f"({round(length * part)},)", "SEED": seed}
+    return PlannedRun(data, name, schedule, seed, config, [str(x) for option in options.items() for x in option])

@@ -5,45 +5,62 @@ import warnings
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-from pair_detr import add_pair_detr_config
 from pair_detr.analysis.speed import make_batch
-from pair_detr.config.variants import VARIANTS
-from pair_detr.config_files import config_file
+from pair_detr.config_files import load_config
 from pair_detr.modeling.meta_arch import DetectionTransformer
 
+CONFIGS = {
+    "detr": ("bases/quickstart", ["MODEL.DETR.VARIANT", "detr"]),
+    "conditional_detr": ("bases/quickstart", ["MODEL.DETR.VARIANT", "conditional_detr"]),
+    "pair_detr as published": ("bases/quickstart", ["MODEL.DETR.VARIANT", "pair_detr"]),
+    "pair_detr": ("quickstart", []),
+    "all branches": (
+        "quickstart",
+        [
+            "MODEL.DETR.QUERY_GROUPS",
+            "2",
+            "MODEL.DETR.DENOISING.GROUPS",
+            "2",
+            "MODEL.DETR.DENOISING.NEGATIVES",
+            "True",
+            "MODEL.DETR.BOX_REFINEMENT",
+            "look_forward_twice",
+            "MODEL.DETR.BOX_BIAS",
+            "True",
+        ],
+    ),
+}
 
-def build_on_cpu(variant: str) -> DetectionTransformer:
-    cfg = get_cfg()
-    add_pair_detr_config(cfg)
-    cfg.merge_from_file(str(config_file("quickstart")))
-    cfg.merge_from_list(["MODEL.DETR.VARIANT", variant, "MODEL.DETR.NUM_CLASSES", 3, "MODEL.DEVICE", "cpu"])
+
+def build_on_cpu(name: str) -> DetectionTransformer:
+    config, options = CONFIGS[name]
+    cfg = load_config(config, [*options, "MODEL.DETR.NUM_CLASSES", "3", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     return build_model(cfg)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("variant", list(VARIANTS))
-def test_losses_agree_with_the_cpu_and_bfloat16_stays_finite(variant: str) -> None:
-    model = build_on_cpu(variant)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_agree_with_the_cpu_and_bfloat16_stays_finite(name: str) -> None:
+    model = build_on_cpu(name)
     batch = [*make_batch(2, (96, 96), 3, 3), *make_batch(1, (64, 80), 0, 3)]
     on_gpu = copy.deepcopy(model).cuda()
     expected = model(batch)
     losses = on_gpu(batch)
-    for name, loss in expected.items():
-        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-3), name
+    for key, loss in expected.items():
+        assert losses[key].item() == pytest.approx(loss.item(), rel=1e-3), key
     with torch.autocast("cuda", torch.bfloat16):
         losses = on_gpu(batch)
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
-    assert all(p.grad.isfinite().all() for p in on_gpu.parameters() if p.requires_grad)
+    assert all(p.grad.isfinite().all() for p in on_gpu.parameters() if p.grad is not None)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("variant", list(VARIANTS))
-def test_training_step_waits_for_the_device_once(variant: str) -> None:
-    model = build_on_cpu(variant).cuda()
+@pytest.mark.parametrize("name", CONFIGS)
+def test_training_step_waits_for_the_device_once(name: str) -> None:
+    model = build_on_cpu(name).cuda()
     batch = [*make_batch(2, (96, 96), 3, 3), *make_batch(1, (64, 80), 0, 3)]
     sum(model(batch).values()).backward()
     torch.cuda.set_sync_debug_mode("warn")
