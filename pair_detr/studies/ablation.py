@@ -29,15 +29,15 @@ def summarize(final: Mapping[str, np.ndarray]) -> str:
     Args:
         final: the AP in percent at the end, for each seed, by the name of the variant.
     """
-    rows = [["none", _cell(final[BASELINE]), "", _cell(final[OURS]), ""]]
+    rows = [["all, or none", _cell(final[BASELINE]), "", _cell(final[OURS]), ""]]
     for name, method in METHODS.items():
-        row = [name if method.off is not None or without(name) not in final else f"{name} (not in it)"]
+        row = [name if method.off is not None else f"with {name}"]
         for variant, base in ((alone(name), BASELINE), (without(name), OURS)):
             values = final.get(variant)
             row += ["", ""] if values is None else [_cell(values), f"{values.mean() - final[base].mean():+.1f}"]
-        rows.append(row)
-    headers = ["method", "alone: AP (range)", "more than none", "Pair DETR without (or with) it", "more than all"]
-    return markdown(rows, headers)
+        if any(row[1:]):
+            rows.append(row)
+    return markdown(rows, ["method", "alone: AP (range)", "change", "left out: AP (range)", "change"])
 
 
 def _cell(values: np.ndarray) -> str:

@@ -107,8 +107,9 @@ class Method:
     """A part of Pair DETR's recipe, or one that was tried.
 
     Attributes:
-        on: options that turn it on in Conditional DETR's recipe, with what it cannot do without.
-        off: options that turn it off in Pair DETR's, with what cannot do without it; None for one that is not in it.
+        on: options that turn it on, with what it cannot do without.
+        off: options that turn it off in Pair DETR's recipe, with what cannot do without it; None for a method that is
+            not in the recipe.
     """
 
     on: Mapping[str, Any]
@@ -123,8 +124,7 @@ def _solver(**options: Any) -> dict[str, Any]:
     return {f"SOLVER.{key}": value for key, value in options.items()}
 
 
-_DENSE = _detr(DENSE__ENABLED=True, DENSE__BOX_SIZE=0.25)
-_SELECTED = _DENSE | _detr(QUERY_SELECTION="boxes")
+_SELECTED = _detr(DENSE__ENABLED=True, DENSE__BOX_SIZE=0.25, QUERY_SELECTION="boxes")
 _MUON = _solver(OPTIMIZER="MUON")
 
 # For the configs of the shapes.
@@ -135,7 +135,6 @@ METHODS = {
         | _detr(PAIR__SHARED_DECODER=True, PAIR__CONTRASTIVE_WEIGHT=0.0),
         {"MODEL.DETR.VARIANT": "conditional_detr"},
     ),
-    "dense head": Method(_DENSE),
     "dense head and selected boxes": Method(
         _SELECTED, _detr(DENSE__ENABLED=False, QUERY_SELECTION="none", RELATIVE_BOXES=False)
     ),
@@ -154,16 +153,13 @@ METHODS = {
         _solver(LR_SCHEDULER_NAME=STABLE_DECAY, STEPS=0.7), _solver(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=0.875)
     ),
     "3 query groups": Method(_detr(QUERY_GROUPS=3)),
-    "3 denoising groups": Method(_SELECTED | _detr(DENOISING__GROUPS=3)),
-    "look forward twice": Method(_SELECTED | _detr(BOX_REFINEMENT="look_forward_twice")),
-    "bias by both corners": Method(_SELECTED | _detr(BOX_BIAS=True)),
+    "3 denoising groups": Method(_detr(DENOISING__GROUPS=3)),
+    "look forward twice": Method(_detr(BOX_REFINEMENT="look_forward_twice")),
+    "bias by both corners": Method(_detr(BOX_BIAS=True)),
     "average of the weights": Method(_solver(EMA_DECAY=0.95)),
-    "contrastive loss": Method(
-        {"MODEL.DETR.VARIANT": "pair_detr"} | _detr(PAIR__SHARED_DECODER=True, PAIR__CONTRASTIVE_WEIGHT=0.2)
-    ),
-    "decoders of the paper": Method(
-        {"MODEL.DETR.VARIANT": "pair_detr"}
-        | _detr(PAIR__SHARED_DECODER=False, PAIR__QUERIES_PER_OBJECT=1, PAIR__CONTRASTIVE_WEIGHT=0.2)
+    "contrastive loss": Method(_detr(PAIR__CONTRASTIVE_WEIGHT=0.2)),
+    "the paper's second decoder": Method(
+        _detr(PAIR__SHARED_DECODER=False, PAIR__QUERIES_PER_OBJECT=1, PAIR__CONTRASTIVE_WEIGHT=0.2)
     ),
 }
 
@@ -182,14 +178,14 @@ def without(method: str) -> str:
 
 
 def ablations() -> dict[str, Variant]:
-    """Conditional DETR with each method alone, and Pair DETR without it."""
+    """Conditional DETR with each method of Pair DETR's recipe alone, and Pair DETR without it, or with one more."""
     found = {}
     for name, method in METHODS.items():
-        changed = method.on if method.off is None else method.off
+        if method.off is None:
+            found[without(name)] = Variant("pair_detr", "pair_detr", method.on | _AT_THE_END)
+            continue
         found[alone(name)] = Variant("conditional_detr", "conditional_detr", method.on | _AT_THE_END)
-        found[without(name)] = Variant("pair_detr", "pair_detr", changed | _AT_THE_END)
-    # It is in the recipe together with what it is needed for.
-    del found[without("dense head")]
+        found[without(name)] = Variant("pair_detr", "pair_detr", method.off | _AT_THE_END)
     return found
 
 

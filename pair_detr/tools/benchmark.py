@@ -1,4 +1,4 @@
-"""Times training steps of variants against each other: ``python -m pair_detr.tools.benchmark``."""
+"""Times detectors against each other, in training or inference: ``python -m pair_detr.tools.benchmark``."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from pair_detr.analysis.speed import make_batch, measure
-from pair_detr.config.variants import VARIANTS
 from pair_detr.config_files import load_config
 from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
@@ -47,17 +46,16 @@ def inference_step(cfg: CfgNode, batch: list[dict[str, Any]]) -> Callable[[], No
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     parser = tool_parser(
-        "Times a training step, or inference, of the variants on random images: the median, and the ratio to the first "
-        "variant's, round by round.",
-        "benchmark --config-file r50 --images 2 --size 480 640 --variants conditional_detr pair_detr",
+        "Times a training step, or inference, of several models on random images: the median, and the ratio to that of "
+        "the first, round by round.",
+        "benchmark --config-files conditional_detr/r50 r50 --images 2 --size 480 640",
     )
-    parser.add_argument("--config-file", default="configs/r50.yaml", metavar="FILE", help="config of the model")
     parser.add_argument(
-        "--variants",
+        "--config-files",
         nargs="+",
-        choices=list(VARIANTS),
-        default=["conditional_detr", "pair_detr", "detr"],
-        help="to compare",
+        default=["conditional_detr/r50", "r50", "detr/r50"],
+        metavar="FILE",
+        help="configs of the models to compare",
     )
     parser.add_argument("--inference", action="store_true", help="time inference rather than training")
     parser.add_argument("--images", type=int, default=2, help="of a batch")
@@ -71,15 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configure_cpu(1)
 
     steps = []
-    for variant in args.variants:
-        cfg = without_data(load_config(args.config_file, [*args.opts, "MODEL.DETR.VARIANT", variant]))
+    for config_file in args.config_files:
+        cfg = without_data(load_config(config_file, args.opts))
         num_classes, channels = cfg.MODEL.DETR.NUM_CLASSES, len(cfg.MODEL.PIXEL_MEAN)
         batch = make_batch(args.images, tuple(args.size), args.boxes, num_classes, cfg.MODEL.MASK_ON, channels)
         steps.append((inference_step if args.inference else training_step)(cfg, batch))
     seconds = measure(steps, args.repeats, cfg.MODEL.DEVICE)
     ratios = np.median(seconds / seconds[:, :1], axis=0)
     rows = [
-        [v, f"{s * 1000:.1f}", f"{r:.2f}"] for v, s, r in zip(args.variants, np.median(seconds, 0), ratios, strict=True)
+        [name, f"{median * 1000:.1f}", f"{ratio:.2f}"]
+        for name, median, ratio in zip(args.config_files, np.median(seconds, 0), ratios, strict=True)
     ]
     logger.info(
         "%s of %d images of %d x %d pixels, %d boxes each; %s, %d rounds\n%s",
@@ -89,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.boxes,
         describe_machine(cfg.MODEL.DEVICE),
         args.repeats,
-        markdown(rows, ["variant", "median ms", f"ratio to {args.variants[0]}"]),
+        markdown(rows, ["config", "median ms", "ratio to the first"]),
     )
 
 
