@@ -40,6 +40,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "MODEL.DETR.DENOISING": {**_SELECTION, "MODEL.DETR.DENOISING.GROUPS": 2},
     "MODEL.DETR.PAIR.ONE_TO_MANY_WEIGHT": {"MODEL.DETR.PAIR.QUERIES_PER_OBJECT": 4},
     "SOLVER.MUON_MULTIPLIER": {"SOLVER.OPTIMIZER": "MUON"},
+    "SOLVER.MUON_BACKBONE_MULTIPLIER": {"SOLVER.OPTIMIZER": "MUON"},
 }
 
 POSITIVE_WHOLE = ([0, -1, 1.5, NAN, INF, None, "1", True], [1, 2])
@@ -122,6 +123,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "MODEL.DETR.BOX_REFINEMENT": (["layer", "", None], ["none", "layers", "look_forward_twice"]),
     "MODEL.DETR.DENSE.TOKENS_PER_OBJECT": POSITIVE_WHOLE,
     "MODEL.DETR.DENSE.WEIGHT": NOT_NEGATIVE,
+    "MODEL.DETR.DENSE.BOX_SIZE": INNER_FRACTION,
     "MODEL.DETR.DENOISING.GROUPS": WHOLE,
     "MODEL.DETR.DENOISING.WEIGHT": NOT_NEGATIVE,
     "MODEL.DETR.DENOISING.LABEL_NOISE": FRACTION,
@@ -174,7 +176,10 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "INPUT.COLOR_JITTER.SATURATION": FRACTION,
     "INPUT.COLOR_JITTER.HUE": ([-0.01, 0.51, NAN, None], [0.0, 0.5]),
     "SOLVER.OPTIMIZER": (["LION", ""], ["MUON", "muon", "SGD", "sgd", "AdamW", "ADAMW"]),
-    "SOLVER.LR_SCHEDULER_NAME": (["MultiStep", "", None], ["WarmupMultiStepLR", "WarmupCosineLR"]),
+    "SOLVER.LR_SCHEDULER_NAME": (
+        ["MultiStep", "", None],
+        ["WarmupMultiStepLR", "WarmupCosineLR", "WarmupStableDecayLR"],
+    ),
     "SOLVER.MAX_ITER": POSITIVE_WHOLE,
     "SOLVER.BASE_LR": POSITIVE,
     "SOLVER.BASE_LR_END": ([-1e-9, 1.1e-4, NAN, INF, None], [0.0, 1e-4]),
@@ -197,6 +202,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "SOLVER.BIAS_LR_FACTOR": NOT_NEGATIVE,
     "SOLVER.BACKBONE_MULTIPLIER": NOT_NEGATIVE,
     "SOLVER.MUON_MULTIPLIER": POSITIVE,
+    "SOLVER.MUON_BACKBONE_MULTIPLIER": NOT_NEGATIVE,
     "SOLVER.EMA_DECAY": BELOW_ONE,
     "SOLVER.ACCUMULATE_STEPS": POSITIVE_WHOLE,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": (["all", "", None], ["full_model", "norm", "value"]),

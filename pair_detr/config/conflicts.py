@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pair_detr.config.choices import IMAGE_CHANNELS, STABLE_DECAY
+from pair_detr.config.choices import IMAGE_CHANNELS
 from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted
 
@@ -112,12 +112,5 @@ def _conflicts_of_schedule(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"SOLVER.EPOCHS.STEPS {steps} must ascend and lie between 0 and SOLVER.EPOCHS.MAX ({epochs})."
     # Detectron2 leaves out what is beyond the end, but trips over a step at the end itself.
     length = get("SOLVER.MAX_ITER", 0)
-    if get("SOLVER.LR_SCHEDULER_NAME") == STABLE_DECAY:
-        key, first, end = ("EPOCHS.STEPS", steps, epochs) if epochs else ("STEPS", get("SOLVER.STEPS", ()), length)
-        if not first or first[0] >= end:
-            yield (
-                f"SOLVER.{key} is {tuple(first)}; with SOLVER.LR_SCHEDULER_NAME {STABLE_DECAY} it must start with "
-                f"where the decay does, before the end of the training ({end})."
-            )
     if not epochs and length in get("SOLVER.STEPS", ()):
         yield f"SOLVER.STEPS has {length}, which is SOLVER.MAX_ITER: remove it, as the training ends there."

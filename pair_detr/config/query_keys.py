@@ -49,6 +49,6 @@ def add_query_keys(cfg: CN) -> None:
     # Start the decoder's cross-attention around the reference points rather than at random. Own; variants with
     # reference points.
     cfg.MODEL.DETR.LOCAL_ATTENTION = False
-    # Let each block of encoder and decoders start as the identity: the last matrix of its residual branch is zero (as
-    # torchvision's zero_init_residual for ResNets).
+    # Start the last matrix of each residual branch of encoder and decoders at zero, so that the branches come in one by
+    # one as they learn (as torchvision's zero_init_residual for ResNets).
     cfg.MODEL.DETR.ZERO_INIT_RESIDUAL = False

@@ -9,7 +9,11 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver import build_lr_scheduler as detectron2_lr_scheduler
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
-from fvcore.common.param_scheduler import CompositeParamScheduler, ConstantParamScheduler, LinearParamScheduler
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    LinearParamScheduler,
+    ParamScheduler,
+)
 from torch import nn
 
 from pair_detr.config.choices import STABLE_DECAY
@@ -71,9 +75,19 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != STABLE_DECAY:
         return detectron2_lr_scheduler(cfg, optimizer)
-    stable = solver.STEPS[0] / solver.MAX_ITER
-    decay = LinearParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
-    schedule = CompositeParamScheduler([ConstantParamScheduler(1), decay], [stable, 1 - stable], ["rescaled"] * 2)
+    # Not fvcore's constant one, which ends before the last step does.
+    schedule: ParamScheduler = LinearParamScheduler(1, 1)
+    if solver.STEPS and solver.STEPS[0] < solver.MAX_ITER:
+        stable = solver.STEPS[0] / solver.MAX_ITER
+        decay = LinearParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
+        schedule = CompositeParamScheduler([schedule, decay], [stable, 1 - stable], ["rescaled"] * 2)
+    else:
+        # Detectron2 says so of its schedule in steps, too.
+        logger.warning(
+            "SOLVER.STEPS %s has no step before SOLVER.MAX_ITER %d: the learning rate stays as it is.",
+            tuple(solver.STEPS),
+            solver.MAX_ITER,
+        )
     warmup = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
     schedule = WarmupParamScheduler(
         schedule, solver.WARMUP_FACTOR, warmup, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL

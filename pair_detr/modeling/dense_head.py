@@ -1,11 +1,11 @@
 """A head on the encoder's tokens: every token predicts an object, and the best of them are where queries start."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from pair_detr.layers import inverse_sigmoid
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.structures import Memory, Predictions
 
@@ -29,7 +29,7 @@ class DenseHead(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.class_head = classifier(dim)
         self.box_head = LocationHead(dim, 4, zero_init=True)
-        nn.init.constant_(self.box_head.mlp.layers[-1].bias[2:], inverse_sigmoid(torch.tensor(box_size)).item())
+        nn.init.constant_(self.box_head.mlp.layers[-1].bias[2:], math.log(box_size / (1 - box_size)))
 
     def forward(self, memory: Memory) -> Predictions:
         """Predictions of the M tokens in the place of queries, in a single layer."""

@@ -50,7 +50,7 @@ class DetectorOptions:
             which the layer also looks from, and "look_forward_twice" trains that layer by it.
         relative_boxes: see :class:`LocationHead`.
         local_attention: see :meth:`ConditionalDecoder.attend_locally`.
-        zero_residuals: every block of encoder and decoders starts as the identity, see :func:`start_as_identity`.
+        zero_residuals: the blocks of encoder and decoders start without a say, see :func:`zero_residuals`.
         box_bias: bias the cross-attention by the corners of the boxes that queries look from.
     """
 
@@ -307,11 +307,11 @@ def initialize_transformer(module: nn.Module, options: DetectorOptions) -> None:
     if options.local_attention and isinstance(module, ConditionalDecoder):
         module.attend_locally()
     if options.zero_residuals:
-        start_as_identity(module)
+        zero_residuals(module)
 
 
-def start_as_identity(module: nn.Module) -> None:
-    """Zeroes the last matrix of every residual branch, so that each starts by adding nothing.
+def zero_residuals(module: nn.Module) -> None:
+    """Zeroes the last matrix of every residual branch, so that each starts by adding the same, its bias, to all tokens.
 
     Source: Goyal et al., arXiv 1706.02677, section 5.1, for ResNets, whose last normalization starts at zero.
     """

@@ -32,9 +32,12 @@ from pair_detr.tools.common import add_overwrite_argument, run, tool_parser
 from pair_detr.utils.json_files import read_json
 from pair_detr.utils.outputs import require_outputs, writing
 
-MODELS = ("pair_detr", "conditional_detr", "detr")
-CONFIG = "quickstart"
-MASK_CONFIG = "quickstart_masks"
+# Their configs.
+MODELS = {
+    "pair_detr": "quickstart",
+    "conditional_detr": "conditional_detr/quickstart",
+    "detr": "detr/quickstart",
+}
 
 _TASKS = {"bbox": "Boxes", "segm": "Masks"}
 _NUM_PICTURES = 8
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "quickstart --model pair_detr",
         "quickstart --masks SOLVER.MAX_ITER 200",
     )
-    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="detector to train")
+    parser.add_argument("--model", choices=MODELS, default="pair_detr", help="detector to train")
     parser.add_argument("--masks", action="store_true", help="predict masks as well as boxes")
     parser.add_argument("--output", help="folder of the results (default: output/quickstart/<model>, or <model>_masks)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted training")
@@ -63,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     folder = f"{args.model}_masks" if args.masks else args.model
     output = Path(args.output or Path("output", "quickstart", folder))
-    options = [*args.opts, "MODEL.DETR.VARIANT", args.model, "OUTPUT_DIR", str(output)]
-    config = str(config_file(MASK_CONFIG if args.masks else CONFIG))
+    masks = ["MODEL.MASK_ON", "True"] if args.masks else []
+    options = [*masks, *args.opts, "OUTPUT_DIR", str(output)]
+    config = str(config_file(MODELS[args.model]))
 
     pictures = output / "predictions.png"
     require_outputs([pictures], overwrite=args.overwrite)

@@ -102,6 +102,38 @@ def test_a_step_by_hand() -> None:
     torch.testing.assert_close(matrix.detach(), start)
 
 
+def test_a_convolution_steps_as_the_matrix_of_its_filters() -> None:
+    (kernel,), (matrix,) = parameters([(6, 4, 3, 2)]), parameters([(6, 24)])
+    matrix.data.copy_(kernel.data.flatten(1))
+    optimizers = [Muon([x], lr=0.1, weight_decay=0.2, momentum=0.8) for x in (kernel, matrix)]
+    for _ in range(3):
+        kernel.grad = torch.randn_like(kernel)
+        matrix.grad = kernel.grad.flatten(1)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(kernel.flatten(1), matrix)
+    assert (kernel.data.flatten(1) @ kernel.data.flatten(1).T).isfinite().all()
+
+
+def test_the_momentum_is_the_config_s() -> None:
+    """0.5 of the last gradient and 0.5 of the new one; Nesterov looks ahead by another 0.5."""
+    cfg = default_config()
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY = "MUON", 0.5, 0.0
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    model = nn.ModuleDict({"decoder": nn.Linear(3, 3, bias=False)})
+    weight = model["decoder"].weight
+    expected = weight.detach().clone()
+    optimizer = build_optimizer(cfg, model)
+    momentum = torch.zeros(3, 3)
+    for _ in range(2):
+        weight.grad = torch.randn(3, 3)
+        optimizer.step()
+        momentum = 0.5 * momentum + 0.5 * weight.grad
+        direction = orthogonalize((0.5 * weight.grad + 0.5 * momentum)[None])[0]
+        expected -= cfg.SOLVER.BASE_LR * cfg.SOLVER.MUON_MULTIPLIER * direction
+    torch.testing.assert_close(weight.detach(), expected)
+
+
 def test_parameters_without_a_gradient_stay() -> None:
     matrices = parameters([(3, 3), (3, 3), (4,)])
     optimizer = MuonWithAdamW([{"params": matrices[:2], "use_muon": True}, {"params": matrices[2:]}], 0.1, 0.1)
@@ -165,6 +197,30 @@ def test_what_muon_steps_by(variant: str) -> None:
         assert group["lr"] == pytest.approx(rate * (30 if expected else 1)), name
     assert groups["detector.decoder.layers.0.ffn.linear1.weight"]["use_muon"]
     assert not groups["detector.query_embed.weight"]["use_muon"]
+
+
+def test_what_muon_steps_by_in_a_backbone() -> None:
+    """Convolutions that mix channels: not those of pixels, not depthwise ones, not norms; at a rate of their own."""
+    cfg = default_config()
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR = "MUON", 1e-3
+    cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.MUON_BACKBONE_MULTIPLIER = 0.5, 40.0
+    model = nn.ModuleDict(
+        {
+            "backbone": nn.Sequential(
+                nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 6, 1), nn.Linear(6, 6)
+            ),
+            "input_proj": nn.Conv2d(6, 6, 1),
+            "decoder": nn.Linear(6, 6),
+        }
+    )
+    groups = by_name(build_optimizer(cfg, model), model)
+    rates = {name: group["lr"] for name, group in groups.items() if group["use_muon"]}
+    assert rates == {"backbone.3.weight": pytest.approx(0.02), "decoder.weight": pytest.approx(0.02)}
+    cfg.SOLVER.MUON_BACKBONE_MULTIPLIER = 4.0
+    groups = by_name(build_optimizer(cfg, model), model)
+    assert groups["backbone.3.weight"]["lr"] == pytest.approx(0.002)
+    assert groups["decoder.weight"]["lr"] == pytest.approx(0.02)
+    assert len(groups) == sum(1 for _ in model.parameters())
 
 
 def test_splitting_leaves_nothing_empty() -> None:

@@ -1,13 +1,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from engine_helpers import default_config
 
 from pair_detr.config.validation import flatten, idle_keys
 from pair_detr.config_files import load_config
-from pair_detr.engine.solver import resolve_epochs, warn_of_ignored_iterations
+from pair_detr.engine import Trainer
+from pair_detr.engine.solver import build_lr_scheduler, resolve_epochs, warn_of_ignored_iterations
 
 
 def config(**epochs: object) -> CfgNode:
@@ -200,3 +202,52 @@ def test_what_iterations_leave_of_the_epochs(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages[-1].endswith(
         "MAX_ITER is Detectron2's default: set it as well, or SOLVER.EPOCHS.STEPS instead."
     )
+
+
+def learning_rates(cfg: CfgNode) -> list[float]:
+    """Of all iterations, relative to the first group's base rate."""
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": parameters[:1], "lr": 0.5}, {"params": parameters[1:], "lr": 2.0}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
+    found = []
+    for _ in range(cfg.SOLVER.MAX_ITER):
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert second == pytest.approx(4 * first)
+        found.append(first / 0.5)
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def stable_decay(**solver: object) -> CfgNode:
+    cfg = default_config()
+    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER = "WarmupStableDecayLR", 0.5, 10
+    for key, value in solver.items():
+        cfg.SOLVER[key] = value
+    return cfg
+
+
+def test_a_rate_that_is_stable_and_then_decays_on_a_line() -> None:
+    """From 1 at iteration 6 to BASE_LR_END, a fifth, at 10, where the training has ended."""
+    found = learning_rates(stable_decay(STEPS=(6,), BASE_LR_END=0.1))
+    assert found == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4])
+
+
+def test_it_warms_up_as_others_do() -> None:
+    """Half of the rate at first, and all of it after 2 iterations; a second step says nothing."""
+    found = learning_rates(stable_decay(STEPS=(8, 9), WARMUP_ITERS=2, WARMUP_FACTOR=0.5))
+    assert found == pytest.approx([0.5, 0.75, 1, 1, 1, 1, 1, 1, 1, 0.5])
+
+
+@pytest.mark.parametrize("steps", [(), (10,), (500,)])
+def test_a_decay_that_never_comes_is_said(steps: tuple[int, ...], caplog: pytest.LogCaptureFixture) -> None:
+    assert learning_rates(stable_decay(STEPS=steps)) == pytest.approx([1] * 10)
+    assert "has no step before SOLVER.MAX_ITER 10: the learning rate stays as it is" in caplog.text
+
+
+def test_other_schedules_are_detectron2_s() -> None:
+    cfg = stable_decay(STEPS=(4, 8), LR_SCHEDULER_NAME="WarmupMultiStepLR")
+    assert learning_rates(cfg) == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 2)
+    with pytest.raises(ValueError, match="Unknown LR scheduler"):
+        build_lr_scheduler(stable_decay(LR_SCHEDULER_NAME="none"), torch.optim.SGD([torch.zeros(1)], lr=1.0))

@@ -8,11 +8,14 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from model_helpers import build, make_batch, tiny_cfg
 from open_vocabulary_helpers import build_text_model, make_texts
 from segmentation_helpers import make_mask_batch, panoptic_cfg
+from torch import nn
 
 from pair_detr.modeling.meta_arch import DetectionTransformer
+from pair_detr.structures import Memory, Queries
 
 SIZES = [(40, 48), (64, 96)]
 ALL: dict[str, Any] = {
@@ -270,3 +273,43 @@ def test_one_query_and_one_layer(name: str) -> None:
     batch = make_batch([(16, 24), (32, 32)], [2, 1])
     assert_trains(model, batch)
     assert_detects(model, batch)
+
+
+@pytest.mark.parametrize("variant", ["detr", "conditional_detr", "pair_detr"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_residuals_that_start_at_zero(variant: str, shared: bool) -> None:
+    """But for biases, all blocks are identities: a decoder ends in the norm of what it starts from. All still learns."""
+    if shared and variant != "pair_detr":
+        pytest.skip("it takes two decoders")
+    pair = {"PAIR__SHARED_DECODER": shared} if variant == "pair_detr" else {}
+    model = build_model(tiny_cfg(variant, ZERO_INIT_RESIDUAL=True, DROPOUT=0.0, **pair))
+    detector = model.detector
+    for name, parameter in detector.named_parameters():
+        if name.endswith("linear2.bias"):
+            nn.init.zeros_(parameter)
+    tokens = torch.randn(2, 5, 32)
+    memory = Memory(tokens, torch.randn(1, 5, 32), None)
+    normalized = nn.functional.layer_norm(tokens, (32,))
+    torch.testing.assert_close(detector.encoder(memory).tokens, normalized, atol=1e-4, rtol=1e-3)
+    content = torch.randn(4, 32)
+    for name in detector.decoder_names.values():
+        states, _ = getattr(detector, name)(memory, Queries(torch.randn(4, 32), content=content))
+        expected = nn.functional.layer_norm(content, (32,)).expand(len(states), 2, -1, -1)
+        torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum(model(make_batch(SIZES, [2, 1])).values()).backward()
+        optimizer.step()
+    last = [x for name, x in model.named_parameters() if name.endswith(("out_proj.weight", "linear2.weight"))]
+    assert last and all(x.abs().sum() > 0 for x in last)
+
+
+def test_one_to_many_queries_alone_train_the_second_decoder() -> None:
+    """No corner and no contrastive loss."""
+    weights = {"PAIR__TOP_LEFT_WEIGHT": 0.0, "PAIR__CONTRASTIVE_WEIGHT": 0.0, "LOSS__CLASSIFICATION": "mal"}
+    model = build(tiny_cfg("pair_detr", PAIR__QUERIES_PER_OBJECT=4, **weights))
+    sum(model(make_batch(SIZES, [2, 1])).values()).backward()
+    assert model.detector.top_left_decoder.layers[0].ffn.linear1.weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="nothing would train the top-left decoder"):
+        build(tiny_cfg("pair_detr", **weights))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from model_helpers import as_batch, build, make_batch, tiny_cfg
 from torch import Tensor, nn
 
@@ -57,6 +58,14 @@ def test_predictions_of_tokens() -> None:
     assert found.is_counted.tolist() == [[True] * 6, [True] * 4 + [False] * 2]
     memory.key_mask = None
     assert head(memory).is_counted is None
+
+
+@pytest.mark.parametrize("size", [0.5, 0.25, 0.9])
+def test_boxes_start_with_the_config_s_size(size: float) -> None:
+    cfg = tiny_cfg("conditional_detr", DENSE__ENABLED=True, DENSE__BOX_SIZE=size)
+    head = build_model(cfg).detector.query_builder.dense_head
+    memory = Memory(torch.randn(1, 4, 32), torch.zeros(1, 4, 32), None, centers=torch.rand(1, 2, 2, 2))
+    torch.testing.assert_close(head(memory).boxes[0, ..., 2:], torch.full((1, 4, 2), size))
 
 
 def test_centers_of_cells_without_padding() -> None:

@@ -79,7 +79,8 @@ def point_head_size(dim: int) -> int:
 
 
 def test_pair_detr_adds_a_decoder_and_a_point_head() -> None:
-    surplus = sizes(on_meta("r50"))[0] - sizes(on_meta("conditional_detr/r50"))[0]
+    """As published, which is what all variants' base builds by default."""
+    surplus = sizes(on_meta("bases/r50"))[0] - sizes(on_meta("conditional_detr/r50"))[0]
     assert surplus == conditional_decoder_size(6, 256, 2048) + point_head_size(256)
     assert 11.3e6 < surplus < 11.5e6
 

@@ -13,40 +13,48 @@ from pair_detr.studies.convergence_runs import DATASETS, SCHEDULES, VARIANTS, Pl
 from pair_detr.visualization.training_curves import Curve, Run
 
 
-@pytest.mark.parametrize("run", plan(["shapes"], list(VARIANTS), SCHEDULES, [3]), ids=lambda run: run.folder)
+@pytest.mark.parametrize("run", plan(["shapes"], VARIANTS, SCHEDULES, [3]), ids=lambda run: run.folder)
 def test_a_run_is_a_config_without_contradictions(run: PlannedRun) -> None:
     cfg = load_config(str(config_file(run.config)), run.options)
     check_config(cfg)
     assert cfg.SEED == 3 and cfg.MODEL.WEIGHTS == "shapes://backbone.pth"
     (step,) = cfg.SOLVER.STEPS
     assert 0 < step < cfg.SOLVER.MAX_ITER == {"full": 600, "half": 300, "third": 200}[run.schedule]
-    assert ("branches" in run.variant or run.variant == "pair_detr") == cfg.MODEL.DETR.DENSE.ENABLED
+    assert run.variant.startswith(cfg.MODEL.DETR.VARIANT)
+    has_branches = "branches" in run.variant or run.variant == "pair_detr"
+    assert has_branches == cfg.MODEL.DETR.DENSE.ENABLED
+    # The rates go down after 70% with a decay on a line, and after 83% by a step.
+    assert step / cfg.SOLVER.MAX_ITER == pytest.approx(0.7 if has_branches else 5 / 6, abs=0.01)
 
 
-def test_epochs_are_compressed_alike() -> None:
+@pytest.mark.parametrize(
+    ("variant", "steps"),
+    [("pair_detr", ["(21,)", "(10,)", "(7,)"]), ("conditional_detr", ["(24,)", "(12,)", "(8,)"])],
+)
+def test_epochs_are_compressed_alike(variant: str, steps: list[str]) -> None:
     lengths = {
         run.schedule: dict(zip(run.options[::2], run.options[1::2], strict=True))
-        for run in plan(["bccd"], ["pair_detr"], SCHEDULES, [1])
+        for run in plan(["bccd"], {name: VARIANTS[name] for name in (variant,)}, SCHEDULES, [1])
     }
     assert [lengths[name]["SOLVER.EPOCHS.MAX"] for name in SCHEDULES] == ["30", "15", "10"]
-    assert [lengths[name]["SOLVER.EPOCHS.STEPS"] for name in SCHEDULES] == ["(24,)", "(12,)", "(8,)"]
+    assert [lengths[name]["SOLVER.EPOCHS.STEPS"] for name in SCHEDULES] == steps
 
 
 def test_each_run_has_a_folder_of_its_own() -> None:
-    runs = plan(list(DATASETS), list(VARIANTS), SCHEDULES, [1, 2])
+    runs = plan(list(DATASETS), VARIANTS, SCHEDULES, [1, 2])
     assert len({run.folder for run in runs}) == len(runs) == 2 * len(DATASETS) * len(VARIANTS) * len(SCHEDULES)
 
 
 def test_complete_runs_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model_final.pth").touch()
     monkeypatch.setattr(convergence.engine, "run", lambda args: pytest.fail("it trains"))
-    convergence.train(plan(["shapes"], ["detr"], ["third"], [1])[0], tmp_path)
+    convergence.train(plan(["shapes"], {"detr": VARIANTS["detr"]}, ["third"], [1])[0], tmp_path)
 
 
 def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     monkeypatch.setattr(convergence.engine, "run", given.append)
-    convergence.train(plan(["shapes"], ["detr"], ["third"], [1])[0], tmp_path / "run")
+    convergence.train(plan(["shapes"], {"detr": VARIANTS["detr"]}, ["third"], [1])[0], tmp_path / "run")
     (args,) = given
     assert args.resume and args.opts[-2:] == ["OUTPUT_DIR", str(tmp_path / "run")]
 

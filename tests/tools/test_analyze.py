@@ -130,11 +130,12 @@ def test_tools_measure_models_with_masks(tmp_path: Path) -> None:
     cfg = tiny_cfg()
     cfg.MODEL.MASK_ON = True
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    arguments = ["--config-file", str(tmp_path / "config.yaml"), "--repeats", "1"]
+    config, repeats = str(tmp_path / "config.yaml"), ["--repeats", "1"]
     output = tmp_path / "cost.json"
-    analyze.main([*arguments, "--sizes", "32x48", "--output", str(output), "--opts", "MODEL.DEVICE", "cpu"])
+    options = ["--sizes", "32x48", "--output", str(output), "--opts", "MODEL.DEVICE", "cpu"]
+    analyze.main(["--config-file", config, *repeats, *options])
     assert json.loads(output.read_text())["speed"][0]["saved_bytes"] > 0
-    benchmark.main([*arguments, "--size", "32", "48", "--variants", "detr", "--opts", "MODEL.DEVICE", "cpu"])
+    benchmark.main(["--config-files", config, *repeats, "--size", "32", "48", "--opts", "MODEL.DEVICE", "cpu"])
 
 
 def test_bad_arguments() -> None:

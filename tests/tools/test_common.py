@@ -45,11 +45,11 @@ def test_benchmark_reports_ratios(options: list[str], monkeypatch: pytest.Monkey
     # Not caplog: Detectron2's setup_logger stops the propagation that it needs.
     messages: list[str] = []
     monkeypatch.setattr(benchmark.logger, "info", lambda text, *values: messages.append(text % values))
-    arguments = ["--config-file", "quickstart", "--size", "32", "32", "--images", "1", "--repeats", "1", "--boxes", "2"]
-    variants = ["--variants", "conditional_detr", "pair_detr"]
-    benchmark.main([*arguments, *options, *variants])
+    arguments = ["--size", "32", "32", "--images", "1", "--repeats", "1", "--boxes", "2"]
+    configs = ["conditional_detr/quickstart", "quickstart"]
+    benchmark.main([*arguments, *options, "--config-files", *configs])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in messages[0].splitlines()[3:]]
-    assert [row[0] for row in rows] == ["conditional_detr", "pair_detr"]
+    assert [row[0] for row in rows] == configs
     assert rows[0][2] == "1.00"
     assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows)
 
@@ -84,7 +84,7 @@ def test_a_tool_run_as_a_program_logs_what_it_found(tool: str, tmp_path: Path) -
     folder = write_metrics(tmp_path / "run", {100: 0.1, 200: 0.6})
     arguments, expected = {
         "plot_training": ([f"model={folder}", "--output", str(tmp_path / "x.png")], "| model |"),
-        "benchmark": (["--help"], "--variants"),
+        "benchmark": (["--help"], "--config-files"),
         "make_shapes": (
             ["--output", str(tmp_path / "shapes"), "--train", "2", "--val", "1"],
             "2 training and 1 validation",

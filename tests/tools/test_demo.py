@@ -285,7 +285,8 @@ def test_bad_arguments_stop_before_the_model_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "a.png", 8, 8)
-    arguments = ["--config-file", "quickstart", "--output", str(tmp_path / "out"), "--input", str(tmp_path / "a.png")]
+    output = ["--output", str(tmp_path / "out")]
+    arguments = ["--config-file", "bases/quickstart", *output, "--input", str(tmp_path / "a.png")]
     with pytest.raises(ValueError, match="--weights"):
         demo.main(arguments)
     (tmp_path / "file").touch()

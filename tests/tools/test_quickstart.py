@@ -41,7 +41,9 @@ def test_from_nothing_to_the_result(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    quickstart.main(["--model", "conditional_detr", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4"])
+    quickstart.main(
+        ["--model", "conditional_detr", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4", "MODEL.WEIGHTS", ""]
+    )
     output = capsys.readouterr().out
     assert re.fullmatch(r"AP=[01]\.\d{3} AP50=[01]\.\d{3}", output.splitlines()[-1])
     folder = Path("output", "quickstart", "conditional_detr")
@@ -69,7 +71,7 @@ def test_with_masks(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    quickstart.main(["--masks", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4"])
+    quickstart.main(["--masks", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4", "MODEL.WEIGHTS", ""])
     last = capsys.readouterr().out.splitlines()[-1]
     number = r"[01]\.\d{3}"
     assert re.fullmatch(rf"AP={number} AP50={number} mask_AP={number} mask_AP50={number}", last)
@@ -170,6 +172,6 @@ def test_pictures_of_masks(tmp_path: Path) -> None:
 def test_config_builds(model: str) -> None:
     from detectron2.modeling import build_model
 
-    cfg = load_config(quickstart.CONFIG)
-    cfg.MODEL.DETR.VARIANT = model
+    cfg = load_config(quickstart.MODELS[model])
+    assert model == cfg.MODEL.DETR.VARIANT
     assert isinstance(build_model(cfg).detector, Detector)

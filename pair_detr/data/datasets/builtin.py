@@ -24,7 +24,7 @@ def register_bccd(root: str) -> None:
     folder = Path(root)
     remedy = (
         "Set the environment's DETECTRON2_DATASETS to the folder that holds bccd; the first lines of "
-        "configs/examples/bccd.yaml say where its files come from, and how to make those that are missing."
+        "configs/bases/bccd.yaml say where its files come from, and how to make those that are missing."
     )
     for split in ("train", "val"):
         register_coco(
