@@ -2,7 +2,7 @@
 
 from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.launch import argument_parser, main, run, setup
-from pair_detr.engine.solver import build_optimizer, resolve_epochs
+from pair_detr.engine.solver import build_lr_scheduler, build_optimizer, resolve_epochs
 from pair_detr.engine.train_loop import AutocastTrainer
 from pair_detr.engine.trainer import Trainer
 from pair_detr.engine.user_errors import run_program
@@ -14,6 +14,7 @@ __all__ = [
     "TrainingInterrupted",
     "argument_parser",
     "build_evaluator",
+    "build_lr_scheduler",
     "build_optimizer",
     "main",
     "resolve_epochs",

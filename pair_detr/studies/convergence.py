@@ -120,7 +120,7 @@ def draw(results: dict[tuple[str, str, str], list[Run]]) -> Figure:
             axis.fill_between(steps, values.min(0), values.max(0), color=colors[variant], alpha=0.15)
         axis.set(title=DATASETS[name].title, xlabel="iteration", ylabel="AP (percent)", ylim=(0, None))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(fontsize=8)
     return figure
 
 

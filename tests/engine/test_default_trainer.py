@@ -43,6 +43,8 @@ def test_a_stock_one_does_not_know_the_gradient_clipping_of_detr(dataset: dict[s
 
 def test_the_documented_one_trains_and_evaluates(dataset: dict[str, str], tmp_path: Path) -> None:
     changes = {"SOLVER__MAX_ITER": 2, "SOLVER__BACKBONE_MULTIPLIER": 0.5, "DATASETS__TEST": (dataset["NAME"],)}
+    # Ours, which Detectron2 does not know.
+    changes |= {"SOLVER__LR_SCHEDULER_NAME": "WarmupStableDecayLR", "SOLVER__STEPS": (1,)}
     cfg = tiny_config(dataset, tmp_path, **changes)
     torch.manual_seed(0)
     trainer = documented_trainer()(cfg)
