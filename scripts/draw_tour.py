@@ -105,13 +105,14 @@ def _draw_flow(axes: Axes, shapes: dict[str, str]) -> None:
     stage(5.1, 2.6, "heads", f"logits {shapes['logits']}\nboxes {shapes['boxes']}", "model")
     stage(2.6, 2.6, "postprocessing", f"best scores, pixels of the\noriginal: {shapes['instances']}", "inference")
     stage(0.1, 2.6, "evaluator", "AP from\nInstances", "inference")
-    stage(7.6, 0.9, "top-left decoder", "the corner of each query's\nbox; Pair DETR only", "training", 2.2)
+    stage(7.6, 0.9, "top-left decoder", "from each query's corner,\none-to-many; Pair DETR only", "training", 2.2)
     stage(5.1, 0.9, "matcher", "one query for each target:\nHungarian, in every layer", "training")
-    stage(2.6, 0.9, "criterion", "class, L1, GIoU,\ncorner and pair losses", "training")
-    stage(0.1, 0.9, "trainer", "gradients, clipped;\nAdamW", "training")
+    stage(2.6, 0.9, "criterion", "class, L1, GIoU, of corners\nand of all branches", "training")
+    stage(0.1, 0.9, "trainer", "gradients, clipped;\nMuon and AdamW", "training")
     for x in (1.94, 4.44, 6.94):
         arrow((x, 4.7), (x + 0.62, 4.7))
     arrow((8.7, 4.16), (8.7, 3.64))
+    label(8.64, 3.9, "dense head: the best tokens' boxes", "right")
     for x in (7.56, 5.06, 2.56):
         arrow((x, 3.1), (x - 0.62, 3.1))
     label(4.75, 3.22, "inference", "center")
@@ -125,7 +126,7 @@ def _draw_flow(axes: Axes, shapes: dict[str, str]) -> None:
     arrow((5.3, 2.56), (5.3, 2.25), (3.5, 2.25), (3.5, 1.94))
     label(3.6, 2.37, "logits, boxes, states")
     arrow((8.7, 0.86), (8.7, 0.6), (3.5, 0.6), (3.5, 0.86))
-    label(6.1, 0.48, "corners, embeddings", "center")
+    label(6.1, 0.48, "corners, classes, boxes", "center")
     arrow((9.84, 4.7), (9.97, 4.7), (9.97, 1.4), (9.84, 1.4))
     label(9.9, 2.2, "memory,\nqueries", "right")
     for x, (kind, text) in zip(
