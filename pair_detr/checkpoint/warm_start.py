@@ -1,7 +1,7 @@
 """Weights of one model as the start of another: what fits is taken, a few things are adapted, all else is an error."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tabulate import tabulate
@@ -61,6 +61,7 @@ def adapt_state_dict(
     model_classes: Sequence[str] | None = None,
     *,
     detector: type = Detector,
+    renewed: Collection[str] = (),
 ) -> WarmStart:
     """Fits the weights of a detector, or of a backbone alone, to a model that may differ from theirs.
 
@@ -78,6 +79,7 @@ def adapt_state_dict(
         weights_classes: names of the classes of the weights, if known, as ``model_classes``.
         detector: class of the model's; it and those that it inherits from know which parts are their own, and what
             these may start as.
+        renewed: parts of the model that mean something else than those of the weights, and keep their start.
 
     Raises:
         MisfitError: any other difference; the message names the keys and the config entries to look at.
@@ -94,6 +96,10 @@ def adapt_state_dict(
     misfits: dict[str, list[str]] = defaultdict(list)
     for key, target in model.items():
         part = _part(key)
+        if part in renewed:
+            result.uninitialized.append(key)
+            copied[f"{part}: new start"].append(key)
+            continue
         source = _source(key, parts_of_weights, aliases)
         if part not in parts_of_weights and source == key:
             if not only_backbone and optional.isdisjoint((part, part.partition(".")[0])):

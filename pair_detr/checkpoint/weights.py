@@ -185,6 +185,11 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
     Raises:
         CheckpointError: they do not fit.
     """
+    detector = getattr(model, "detector", None)
+    # A head of boxes relative to others has other units.
+    is_relative = getattr(getattr(detector, "box_head", None), "relative", False)
+    was_relative = weights.required_config.get("MODEL.DETR.RELATIVE_BOXES", False)
+    renewed = {"box_head"} if is_relative != was_relative else set()
     try:
         state = model.state_dict()
         start = adapt_state_dict(
@@ -192,7 +197,8 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
             state,
             weights.class_names,
             getattr(model, "class_names", None),
-            detector=type(getattr(model, "detector", None)),
+            detector=type(detector),
+            renewed=renewed,
         )
         require_agreement(state, start.state)
     except MisfitError as error:

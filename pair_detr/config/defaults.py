@@ -302,13 +302,13 @@ def _add_multi_dataset_keys(cfg: CN) -> None:
 
 def _add_solver_keys(cfg: CN) -> None:
     # "ADAMW", as in DETR's recipe, or "SGD" (with SOLVER.MOMENTUM and NESTEROV), for every parameter. "MUON" is Muon
-    # (Keller Jordan et al., 2024; with SOLVER.MOMENTUM) for the matrices of encoder and decoders, and AdamW for the
-    # others. Own.
+    # (Keller Jordan et al., 2024; with SOLVER.MOMENTUM) for the matrices of encoder and decoders, and for what
+    # MUON_BACKBONE_MULTIPLIER says, and AdamW for the others. Own.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Muon's learning rate is that of AdamW times this. Own.
     cfg.SOLVER.MUON_MULTIPLIER = 20.0
-    # The same for the backbone's convolutions; 0 leaves them to AdamW. It suits backbones that still have much to
-    # learn, and spoils what ImageNet has taught one if it is high. Own.
+    # The same for the backbone's convolutions; 0 leaves them to AdamW, as its linear layers are. High values suit
+    # backbones that still have much to learn, and spoil what ImageNet has taught one. Own.
     cfg.SOLVER.MUON_BACKBONE_MULTIPLIER = 0.0
     # Beside Detectron2's, "WarmupStableDecayLR" keeps the rate until the first of SOLVER.STEPS, and then lowers it on a
     # line to BASE_LR_END. Detectron2's key.
@@ -345,7 +345,7 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.EPOCHS = CN()
     # Length of the training; 0 counts in iterations.
     cfg.SOLVER.EPOCHS.MAX = 0
-    # Epochs at which the learning rate is multiplied with SOLVER.GAMMA.
+    # Epochs at which the learning rate is multiplied with SOLVER.GAMMA, or the first of which its decay starts at.
     cfg.SOLVER.EPOCHS.STEPS = []
     # Epochs between two checkpoints, and between two evaluations (0: at the end only).
     cfg.SOLVER.EPOCHS.CHECKPOINT_PERIOD = 1

@@ -16,7 +16,7 @@ def add_query_keys(cfg: CN) -> None:
     # Tokens that an object has at most, and weight of the losses. Own.
     cfg.MODEL.DETR.DENSE.TOKENS_PER_OBJECT = 4
     cfg.MODEL.DETR.DENSE.WEIGHT = 1.0
-    # Width and height of the boxes that it starts from, in parts of the image's. Those of the objects are best. Own.
+    # Width and height of the boxes that it starts from, in parts of the image's. About those of the objects. Own.
     cfg.MODEL.DETR.DENSE.BOX_SIZE = 0.5
     # What queries look from: "none" is a learned point for each; "points" takes the centers of the boxes that the dense
     # head is surest of, "boxes" these boxes, of which the decoder predicts the differences. Contents stay learned

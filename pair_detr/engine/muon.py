@@ -1,11 +1,14 @@
 """Muon for the matrices of the transformer, and maybe the backbone's, AdamW for all else, as one optimizer."""
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 # Coefficients of the quintic iteration: the author's, whose slope at zero is the steepest.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -126,8 +129,8 @@ def split_for_muon(
     """Groups of which each is either for Muon or for AdamW.
 
     Muon takes the matrices of encoder and decoders, and the convolutions of the backbone if it is asked to. Embeddings
-    and heads are AdamW's, as its author advises, and so are convolutions of the pixels and depthwise ones, which mix
-    too few channels to be orthogonal.
+    and heads are AdamW's, as its author advises; and so are a backbone's linear layers, and its convolutions of pixels
+    and depthwise ones, which mix too few channels to be orthogonal.
 
     Args:
         groups: of all parameters.
@@ -135,15 +138,25 @@ def split_for_muon(
         multiplier: of the learning rate of those for Muon.
         backbone_multiplier: the same of the backbone's; 0 leaves them to AdamW.
     """
-    multipliers: dict[int, float] = {}
-    for name, parameter in model.named_parameters():
-        parts = name.split(".")
-        if parameter.dim() == 2 and any(part.endswith(("encoder", "decoder")) for part in parts):
-            multipliers[id(parameter)] = multiplier
-        elif (
-            backbone_multiplier and "backbone" in parts and parameter.dim() == 4 and parameter.shape[1] > _FEW_CHANNELS
-        ):
-            multipliers[id(parameter)] = backbone_multiplier
+    multipliers = {
+        id(parameter): multiplier
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 2 and any(part.endswith(("encoder", "decoder")) for part in name.split("."))
+    }
+    if backbone_multiplier:
+        convolutions = [
+            module.weight
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d)
+            and "backbone" in name.split(".")
+            and module.weight.shape[1] > _FEW_CHANNELS
+        ]
+        if not convolutions:
+            logger.warning(
+                "SOLVER.MUON_BACKBONE_MULTIPLIER %s has no effect: the backbone has no convolutions that mix channels.",
+                backbone_multiplier,
+            )
+        multipliers |= {id(weight): backbone_multiplier for weight in convolutions}
     split = []
     for group in groups:
         for factor in dict.fromkeys((multiplier, backbone_multiplier, None)):

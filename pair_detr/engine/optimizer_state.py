@@ -53,11 +53,22 @@ def fit_state(
             f"{counted(len(differing), 'parameter is', 'parameters are')} trained in one and not in the other, such "
             f"as {join_some(differing, 3)}"
         )
+    muon, saved_muon = _for_muon(groups, names), _for_muon(saved_groups, saved_names)
+    if moved := sorted(muon ^ saved_muon):
+        raise OtherOptimizerError(
+            f"{counted(len(moved), 'parameter is', 'parameters are')} for Muon in one and for AdamW in the other, such "
+            f"as {join_some(moved, 3)}: SOLVER.MUON_BACKBONE_MULTIPLIER is 0 in one of them"
+        )
     saved_index = dict(zip(saved_names, (i for group in saved_groups for i in group["params"]), strict=True))
     index = dict(zip(names, (i for group in groups for i in group["params"]), strict=True))
     states = saved["state"]
     state = {i: states[saved_index[name]] for name, i in index.items() if saved_index[name] in states}
     return {"state": state, "param_groups": groups}
+
+
+def _for_muon(groups: Sequence[dict[str, Any]], names: Sequence[str]) -> set[str]:
+    flags = [group.get("use_muon", False) for group in groups for _ in group["params"]]
+    return {name for name, flag in zip(names, flags, strict=True) if flag}
 
 
 def describe_rates(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> list[str]:

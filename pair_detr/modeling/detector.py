@@ -50,7 +50,7 @@ class DetectorOptions:
             which the layer also looks from, and "look_forward_twice" trains that layer by it.
         relative_boxes: see :class:`LocationHead`.
         local_attention: see :meth:`ConditionalDecoder.attend_locally`.
-        zero_residuals: the blocks of encoder and decoders start without a say, see :func:`zero_residuals`.
+        zero_residuals: the residual branches of encoder and decoders start at zero, see :func:`zero_residuals`.
         box_bias: bias the cross-attention by the corners of the boxes that queries look from.
     """
 

@@ -89,11 +89,13 @@ class PairDETR(ConditionalDETR):
     def from_config(cls, cfg: CfgNode, *arguments: Any, **keywords: Any) -> dict[str, Any]:
         """Adds MODEL.DETR.PAIR to what all variants read; for other arguments see :meth:`Detector.from_config`."""
         pair = cfg.MODEL.DETR.PAIR
-        idle = pair.TOP_LEFT_WEIGHT == 0 and pair.CONTRASTIVE_WEIGHT == 0 and pair.QUERIES_PER_OBJECT == 1
+        one_to_many_weight = pair.ONE_TO_MANY_WEIGHT if pair.QUERIES_PER_OBJECT > 1 else 0
+        idle = pair.TOP_LEFT_WEIGHT == pair.CONTRASTIVE_WEIGHT == one_to_many_weight == 0
         if idle and pair.BOX_DECODING == "center" and pair.CLASS_DECODER == "center":
             raise ValueError(
-                "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0: nothing would train the top-left "
-                "decoder. Set one of them, or MODEL.DETR.VARIANT to conditional_detr."
+                "MODEL.DETR.PAIR.TOP_LEFT_WEIGHT and CONTRASTIVE_WEIGHT are both 0, and it is no one-to-many branch: "
+                "nothing would train the top-left decoder. Set one of them, QUERIES_PER_OBJECT above 1 and "
+                "ONE_TO_MANY_WEIGHT above 0, or MODEL.DETR.VARIANT to conditional_detr."
             )
         contrastive_layers = {"last": 1, "all": cfg.MODEL.DETR.DEC_LAYERS}[pair.CONTRASTIVE_LAYERS]
         return super().from_config(cfg, *arguments, **keywords) | {

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pair_detr import engine
-from pair_detr.config_files import config_file
+from pair_detr.config_files import config_file, load_config
 from pair_detr.studies.convergence_runs import DATASETS, SCHEDULES, VARIANTS, PlannedRun, plan
 from pair_detr.tools.common import (
     add_overwrite_argument,
@@ -24,20 +24,33 @@ from pair_detr.tools.common import (
     tool_logger,
     tool_parser,
 )
+from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.outputs import require_outputs, writing
 from pair_detr.visualization.training_curves import Curve, Run, read_run
 
 logger = tool_logger("study_convergence")
 
 _FINAL = "model_final.pth"
+# What a run is trained with.
+_DESCRIPTION = "planned.yaml"
 _LEVELS = (0.3, 0.5, 0.7)
 
 
 def train(planned: PlannedRun, folder: Path) -> None:
-    """Trains what is left of a run, with its output in ``folder``; one that is complete is left alone."""
+    """Trains what is left of a run, with its output in ``folder``; one that is complete is left alone.
+
+    Raises:
+        ValueError: the folder has a run with another config, as of an earlier version.
+    """
+    description = load_config(planned.config, planned.options).dump()
+    file = folder / _DESCRIPTION
+    if folder.is_dir() and (not file.is_file() or file.read_text(encoding="utf-8") != description):
+        raise ValueError("it has a run with another config: remove the folder, or choose another with --runs")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as temporary:
+        temporary.write_text(description, encoding="utf-8")
     if (folder / _FINAL).is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     arguments = ["--config-file", str(config_file(planned.config)), "--resume", *planned.options]
     with (
         (folder / "output.txt").open("a", encoding="utf-8") as output,
@@ -53,16 +66,15 @@ def train_all(runs: Sequence[PlannedRun], output: Path, jobs: int) -> None:
     Raises:
         RuntimeError: a run failed; the message names its folder.
     """
-    left = [planned for planned in runs if not (output / planned.folder / _FINAL).is_file()]
     os.environ["OMP_NUM_THREADS"] = "1"
     # A process for each: no run sees the random numbers or the datasets of another. All inherit what is imported once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with (
-        tqdm(total=len(left), desc="runs", unit="run", disable=None) as bar,
+        tqdm(total=len(runs), desc="runs", unit="run", disable=None) as bar,
         ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool,
     ):
-        futures = {pool.submit(train, planned, output / planned.folder): planned for planned in left}
+        futures = {pool.submit(train, planned, output / planned.folder): planned for planned in runs}
         for future in as_completed(futures):
             folder = output / futures[future].folder
             # A training ends its process by SystemExit when it is interrupted or finds a fault of the user's.

@@ -67,7 +67,7 @@ DATASETS = {
     ),
     "bccd": Dataset(
         "BCCD (blood cells), on MobileNetV2",
-        {"detr": "bases/bccd", "conditional_detr": "bases/bccd", "pair_detr": "examples/bccd"},
+        {"detr": "detr/bccd", "conditional_detr": "conditional_detr/bccd", "pair_detr": "examples/bccd"},
         {
             "full": {"SOLVER.EPOCHS.MAX": 30, "SOLVER.EPOCHS.EVAL_PERIOD": 2},
             "half": {"SOLVER.EPOCHS.MAX": 15, "SOLVER.EPOCHS.EVAL_PERIOD": 1},

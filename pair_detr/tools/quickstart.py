@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Makes a dataset of shapes, trains a detector on it - on a CPU in a few minutes -, evaluates it, and draws "
         "what it finds. Prints where everything is; the last line is its AP.",
         "quickstart --model pair_detr",
-        "quickstart --masks SOLVER.MAX_ITER 200",
+        "quickstart --masks SOLVER.MAX_ITER 400 SOLVER.STEPS '(280,)'",
     )
     parser.add_argument("--model", choices=MODELS, default="pair_detr", help="detector to train")
     parser.add_argument("--masks", action="store_true", help="predict masks as well as boxes")

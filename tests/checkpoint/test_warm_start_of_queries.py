@@ -32,8 +32,13 @@ def trained(variant: str, **detr: Any) -> DetectionTransformer:
     return model
 
 
-def start(model: DetectionTransformer, source: DetectionTransformer, names: list[str] | None = None) -> None:
-    load_weights(model, Weights("file.pth", "this package's", dict(source.state_dict()), names, {}))
+def start(
+    model: DetectionTransformer,
+    source: DetectionTransformer,
+    names: list[str] | None = None,
+    config: dict[str, Any] | None = None,
+) -> None:
+    load_weights(model, Weights("file.pth", "this package's", dict(source.state_dict()), names, config or {}))
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -51,6 +56,23 @@ def test_from_conditional_detr(variant: str, shared: bool) -> None:
             assert torch.equal(found[name], fresh[name]), name
     losses = model.train()(make_batch([(40, 48)], [2]))
     assert all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (True, True), (False, False)])
+def test_a_head_of_boxes_in_other_units_starts_anew(before: bool, after: bool) -> None:
+    """Offsets in units of a box's size are no differences of logits; the tensors look alike."""
+    selected = {"DENSE__ENABLED": True, "QUERY_SELECTION": "boxes"}
+    source = trained("conditional_detr", **selected, RELATIVE_BOXES=before)
+    model = build(tiny_cfg("pair_detr", **selected, RELATIVE_BOXES=after))
+    fresh = {name: x.clone() for name, x in model.state_dict().items()}
+    start(model, source, config={"MODEL.DETR.RELATIVE_BOXES": True} if before else {})
+    found = model.state_dict()
+    for name, value in source.state_dict().items():
+        is_new = before != after and name.startswith("detector.box_head.")
+        assert torch.equal(found[name], fresh[name] if is_new else value), name
+    # Points are never relative.
+    weight = "mlp.layers.0.weight"
+    assert torch.equal(found[f"detector.top_left_head.{weight}"], source.state_dict()[f"detector.box_head.{weight}"])
 
 
 def test_to_conditional_detr() -> None:

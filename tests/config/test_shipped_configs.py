@@ -171,7 +171,8 @@ def test_pair_detr_adds_one_file_to_the_published_recipe() -> None:
             continue
         own, published = validation.flatten(load_config(name)), validation.flatten(load_config(f"bases/{name}"))
         changed = {key: value for key, value in own.items() if value != published[key]}
-        assert changed.keys() - {"OUTPUT_DIR"} == added.keys() - {"MODEL.DETR.VARIANT"}
+        assert changed.keys() - {"OUTPUT_DIR", "SOLVER.EPOCHS.STEPS"} == added.keys() - {"MODEL.DETR.VARIANT"}
+        assert own["SOLVER.EPOCHS.STEPS"] == [0.7 * own["SOLVER.EPOCHS.MAX"]]
         assert all(own[key] == value for key, value in added.items())
 
 
@@ -229,6 +230,9 @@ def test_mask_configs_are_the_second_stage_of_those_of_boxes(name: str) -> None:
     for key in ("MASK", "PANOPTIC"):
         cfg.MODEL.DETR[key] = first.MODEL.DETR[key]
     cfg.SOLVER.EPOCHS, cfg.OUTPUT_DIR = first.SOLVER.EPOCHS, first.OUTPUT_DIR
+    # DETR's step, for the mask head.
+    assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
+    cfg.SOLVER.LR_SCHEDULER_NAME = first.SOLVER.LR_SCHEDULER_NAME
     assert cfg == first
 
 

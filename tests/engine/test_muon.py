@@ -223,6 +223,16 @@ def test_what_muon_steps_by_in_a_backbone() -> None:
     assert len(groups) == sum(1 for _ in model.parameters())
 
 
+def test_a_backbone_without_convolutions_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A transformer's 4-D position embedding is none."""
+    backbone = nn.Linear(4, 4)
+    backbone.pos_embed = nn.Parameter(torch.zeros(1, 8, 8, 4))
+    model = nn.ModuleDict({"backbone": backbone})
+    group = {"params": list(model.parameters()), "lr": 0.5}
+    assert split_for_muon([group], model, 4.0, 8.0) == [group | {"use_muon": False}]
+    assert "MUON_BACKBONE_MULTIPLIER 8.0 has no effect: the backbone has no convolutions" in caplog.text
+
+
 def test_splitting_leaves_nothing_empty() -> None:
     model = nn.ModuleDict({"decoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
     group = {"params": [model["head"].weight], "lr": 0.5, "weight_decay": 0.3}
@@ -262,3 +272,19 @@ def test_the_state_of_another_optimizer_is_refused(
     message = "another SOLVER.OPTIMIZER" if is_older else f"SOLVER.OPTIMIZER was {before} and is {after}"
     with pytest.raises(ResumeError, match=re.escape(message)):
         trained(dataset, tmp_path, resume=True, SOLVER__OPTIMIZER=after)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 4.0), (4.0, 0.0)])
+def test_the_state_of_a_backbone_of_the_other_is_refused(
+    dataset: dict[str, str], tmp_path: Path, before: float, after: float
+) -> None:
+    """Momentum is no variance, and AdamW would trip over it in its first step."""
+    trained(dataset, tmp_path, SOLVER__MUON_BACKBONE_MULTIPLIER=before, SOLVER__MAX_ITER=1)
+    with pytest.raises(ResumeError, match=r"for Muon in one and for AdamW in the other, .*MUON_BACKBONE_MULTIPLIER"):
+        trained(dataset, tmp_path, resume=True, SOLVER__MUON_BACKBONE_MULTIPLIER=after)
+
+
+def test_another_rate_for_the_backbone_is_resumed(dataset: dict[str, str], tmp_path: Path) -> None:
+    trained(dataset, tmp_path, SOLVER__MUON_BACKBONE_MULTIPLIER=4.0, SOLVER__MAX_ITER=1)
+    state = trained(dataset, tmp_path, resume=True, SOLVER__MUON_BACKBONE_MULTIPLIER=2.0)
+    assert all(x.isfinite().all() for x in state.values())

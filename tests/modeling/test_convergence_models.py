@@ -313,5 +313,6 @@ def test_one_to_many_queries_alone_train_the_second_decoder() -> None:
     model = build(tiny_cfg("pair_detr", PAIR__QUERIES_PER_OBJECT=4, **weights))
     sum(model(make_batch(SIZES, [2, 1])).values()).backward()
     assert model.detector.top_left_decoder.layers[0].ffn.linear1.weight.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match="nothing would train the top-left decoder"):
-        build(tiny_cfg("pair_detr", **weights))
+    for idle in ({}, {"PAIR__QUERIES_PER_OBJECT": 4, "PAIR__ONE_TO_MANY_WEIGHT": 0.0}):
+        with pytest.raises(ValueError, match="nothing would train the top-left decoder"):
+            build(tiny_cfg("pair_detr", **weights, **idle))

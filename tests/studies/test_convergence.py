@@ -46,9 +46,19 @@ def test_each_run_has_a_folder_of_its_own() -> None:
 
 
 def test_complete_runs_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model_final.pth").touch()
+    """Those of the same config: of another, as before an upgrade, they would be compared with what they are not."""
+    folder, (planned,) = tmp_path / "run", plan(["shapes"], {"detr": VARIANTS["detr"]}, ["third"], [1])
+    with monkeypatch.context() as patch:
+        patch.setattr(convergence.engine, "run", lambda args: (folder / "model_final.pth").touch())
+        convergence.train(planned, folder)
     monkeypatch.setattr(convergence.engine, "run", lambda args: pytest.fail("it trains"))
-    convergence.train(plan(["shapes"], {"detr": VARIANTS["detr"]}, ["third"], [1])[0], tmp_path)
+    convergence.train(planned, folder)
+    other = planned._replace(options=[*planned.options, "SOLVER.BASE_LR", "0.002"])
+    with pytest.raises(ValueError, match="it has a run with another config: remove the folder, or choose another"):
+        convergence.train(other, folder)
+    (folder / "planned.yaml").unlink()
+    with pytest.raises(ValueError, match="another config"):
+        convergence.train(planned, folder)
 
 
 def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
