@@ -310,9 +310,6 @@ def _add_solver_keys(cfg: CN) -> None:
     # The same for the backbone's convolutions; 0 leaves them to AdamW, as its linear layers are. High values suit
     # backbones that still have much to learn, and spoil what ImageNet has taught one. Own.
     cfg.SOLVER.MUON_BACKBONE_MULTIPLIER = 0.0
-    # Beside Detectron2's, "WarmupStableDecayLR" keeps the rate until the first of SOLVER.STEPS, and then lowers it on a
-    # line to BASE_LR_END. Detectron2's key.
-    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"
     # DETR's, for 16 images a batch. No key follows SOLVER.IMS_PER_BATCH by itself, except where Detectron2's
     # SOLVER.REFERENCE_WORLD_SIZE is set.
     cfg.SOLVER.BASE_LR = 1e-4

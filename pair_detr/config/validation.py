@@ -222,11 +222,6 @@ _IDLE = (
         lambda cfg: cfg.SOLVER.LR_SCHEDULER_NAME not in (COSINE, STABLE_DECAY),
     ),
     _Idle(
-        ("SOLVER.GAMMA",),
-        "SOLVER.LR_SCHEDULER_NAME does not multiply by it",
-        lambda cfg: cfg.SOLVER.LR_SCHEDULER_NAME in (COSINE, STABLE_DECAY),
-    ),
-    _Idle(
         ("SOLVER.NUM_DECAYS",),
         f"SOLVER.LR_SCHEDULER_NAME is not {FIXED_GAMMA}",
         lambda cfg: cfg.SOLVER.LR_SCHEDULER_NAME != FIXED_GAMMA,
