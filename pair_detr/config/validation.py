@@ -74,8 +74,7 @@ def _lacks_group(group: str) -> Callable[[CfgNode], bool]:
     return lambda cfg: not _value(cfg, f"{group}.ENABLED")
 
 
-# The first entry that a key matches counts.
-_IDLE = (
+_IDLE = (  # the first entry that a key matches counts
     *(_Idle((key,), remedy) for key, remedy in _REFUSED.items()),
     _Idle(
         ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
