@@ -12,8 +12,9 @@ from detectron2.config import CfgNode
 from engine_helpers import default_config, tiny_config, write_dataset
 from model_helpers import tiny_cfg
 
+from pair_detr.config.idle_keys import IDLE
 from pair_detr.config.ranges import RULES
-from pair_detr.config.validation import _IDLE, check_config, check_values, flatten
+from pair_detr.config.validation import check_config, check_values, flatten
 from pair_detr.config_files import config_file, load_config
 from pair_detr.engine import Trainer
 from pair_detr.engine.launch import argument_parser, main, run
@@ -65,7 +66,7 @@ def test_every_number_and_choice_is_in_the_table() -> None:
     idle = {
         key
         for key in flatten(default_config())
-        if any(entry.matches(key) and entry.applies.__name__ == "_always" for entry in _IDLE)
+        if any(entry.matches(key) and entry.applies.__name__ == "always" for entry in IDLE)
     }
     others = {
         key

@@ -11,7 +11,8 @@ from detectron2.modeling import build_backbone
 from engine_helpers import default_config, tiny_config, tiny_options, write_dataset
 from model_helpers import VARIANTS, tiny_cfg
 
-from pair_detr.config.validation import _IDLE, check_config, flatten, idle_keys
+from pair_detr.config.idle_keys import IDLE
+from pair_detr.config.validation import check_config, flatten, idle_keys
 from pair_detr.config_files import config_file, load_config
 from pair_detr.engine import Trainer
 from pair_detr.predictor import Predictor
@@ -121,6 +122,11 @@ def test_what_is_set_without_effect_is_said(
         (("MODEL.DETR.VARIANT", "detr", "MODEL.DETR.LOSS.FOCAL_GAMMA", 1.0), "MODEL.DETR.LOSS.FOCAL_GAMMA"),
         (("MODEL.DETR.LOSS.FOCAL_GAMMA", 1.0), None),
         (("SOLVER.OPTIMIZER", "sgd", "SOLVER.MOMENTUM", 0.5), None),
+        (("SOLVER.OPTIMIZER", "muon", "SOLVER.MOMENTUM", 0.5), None),
+        (("SOLVER.OPTIMIZER", "muon", "SOLVER.NESTEROV", True), "SOLVER.NESTEROV"),
+        (("SOLVER.GAMMA", 0.5), None),
+        (("SOLVER.LR_SCHEDULER_NAME", "WarmupStableDecayLR", "SOLVER.GAMMA", 0.5), "SOLVER.GAMMA"),
+        (("SOLVER.LR_SCHEDULER_NAME", "WarmupStableDecayLR", "SOLVER.BASE_LR_END", 1e-6), None),
         (("SOLVER.WARMUP_FACTOR", 0.1, "SOLVER.WARMUP_ITERS", 10), None),
         (("INPUT.MOSAIC.PROB", 1.0, "INPUT.MOSAIC.ENABLED", True), None),
         (("INPUT.RESIZE_CROP.ENABLED", False), None),
@@ -198,11 +204,11 @@ def test_the_table_agrees_with_what_is_read(dataset: dict[str, str], tmp_path: P
         Trainer.build_lr_scheduler(cfg, Trainer.build_optimizer(cfg, trainer.model))
     build_backbone(recording(default_config()))
     keys = flatten(get_cfg()).keys()
-    always = {key for key in keys if any(entry.matches(key) and entry.applies.__name__ == "_always" for entry in _IDLE)}
+    always = {key for key in keys if any(entry.matches(key) and entry.applies.__name__ == "always" for entry in IDLE)}
     # A mapper of Detectron2 reads these three, two of which are refused and one replaced; and so for the crop.
     read_but_idle = {"MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "INPUT.MASK_FORMAT", "INPUT.CROP.ENABLED"}
     assert Recording.seen & always <= read_but_idle
-    in_table = {key for key in keys if any(entry.matches(key) for entry in _IDLE)}
+    in_table = {key for key in keys if any(entry.matches(key) for entry in IDLE)}
     # Read from a dump by Detectron2's default_setup, or by the command line.
     elsewhere = {"VERSION", "CUDNN_BENCHMARK", "GLOBAL.HACK"}
     assert keys - Recording.seen - in_table == elsewhere
