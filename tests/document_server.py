@@ -13,13 +13,16 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from detectron2_helpers import speed_up_default_setup
 
 import pair_detr.engine
-from pair_detr.config_files import load_config
+from pair_detr.config_files import config_file, load_config
 from pair_detr.engine import argument_parser, run
+from pair_detr.studies import ablation, convergence
+from pair_detr.studies.convergence_runs import PlannedRun
 
 # Appended to the options of every training and evaluation: a step on images of 64 pixels.
 SHORT = [
@@ -35,6 +38,8 @@ NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 # Appended to the arguments of tools.
 BRIEF = {
     "benchmark": ["--size", "64", "64", "--images", "1", "--repeats", "1", "--opts", *NARROW],
+    "ablation": ["--methods", "Muon", "--seeds", "1", "--jobs", "1"],
+    "convergence": ["--data", "shapes", "--variants", "detr", "pair_detr", "--schedules", "third", "--seeds", "1"],
     "make_shapes": ["--train", "200", "--val", "20"],
     "matching": ["--images", "2"],
     "pretrain_shapes": ["--crops", "64", "--epochs", "1"],
@@ -56,11 +61,19 @@ def train(args: Namespace) -> None:
     run(args)
 
 
+def train_all(runs: Sequence[PlannedRun], output: Path, jobs: int) -> None:
+    """In the place of that of the studies, whose processes would train in full."""
+    for planned in runs:
+        options = [*planned.options, "OUTPUT_DIR", str(output / planned.folder)]
+        train(argument_parser().parse_args(["--config-file", str(config_file(planned.config)), *options]))
+
+
 def execute(arguments: Sequence[str]) -> object:
     """Does what the interpreter would, with these arguments; returns the exit status, in the forms of ``sys.exit``."""
     program, *rest = arguments
     if program == "-m":
         tool, *rest = rest
+        ablation.train_all = convergence.train_all = train_all
         return importlib.import_module(tool).main([*rest, *BRIEF.get(tool.rpartition(".")[2], [])])
     if program == "-c":
         return exec(rest[0], {})

@@ -33,6 +33,7 @@ PREPARATION = {
     "docs/model_zoo.md": ("published_weights",),
     "docs/open_vocabulary.md": ("text_encoder",),
     "docs/results.md": ("shapes",),
+    "docs/studies/convergence.md": ("shapes",),
     "docs/tools.md": ("photos_and_video", "quickstart_weights"),
     "docs/training.md": ("custom_data", "detector_weights"),
 }

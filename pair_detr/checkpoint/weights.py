@@ -188,7 +188,9 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
     detector = getattr(model, "detector", None)
     # A head of boxes relative to others has other units.
     is_relative = getattr(getattr(detector, "box_head", None), "relative", False)
-    was_relative = weights.required_config.get("MODEL.DETR.RELATIVE_BOXES", False)
+    # Weights that do not say it may be relative only if they select boxes at all; then the config is trusted.
+    selects = any(key.startswith(f"{PREFIX}query_builder.reference_embed.") for key in weights.state)
+    was_relative = weights.required_config.get("MODEL.DETR.RELATIVE_BOXES", selects and is_relative)
     renewed = {"box_head"} if is_relative != was_relative else set()
     try:
         state = model.state_dict()

@@ -65,7 +65,7 @@ def test_a_head_of_boxes_in_other_units_starts_anew(before: bool, after: bool) -
     source = trained("conditional_detr", **selected, RELATIVE_BOXES=before)
     model = build(tiny_cfg("pair_detr", **selected, RELATIVE_BOXES=after))
     fresh = {name: x.clone() for name, x in model.state_dict().items()}
-    start(model, source, config={"MODEL.DETR.RELATIVE_BOXES": True} if before else {})
+    start(model, source, config={"MODEL.DETR.RELATIVE_BOXES": before})
     found = model.state_dict()
     for name, value in source.state_dict().items():
         is_new = before != after and name.startswith("detector.box_head.")
@@ -73,6 +73,17 @@ def test_a_head_of_boxes_in_other_units_starts_anew(before: bool, after: bool) -
     # Points are never relative.
     weight = "mlp.layers.0.weight"
     assert torch.equal(found[f"detector.top_left_head.{weight}"], source.state_dict()[f"detector.box_head.{weight}"])
+
+
+def test_weights_that_do_not_say_their_units() -> None:
+    """Those of a model that selects no boxes are not relative; of one that does, the config is taken at its word."""
+    selected = {"DENSE__ENABLED": True, "QUERY_SELECTION": "boxes", "RELATIVE_BOXES": True}
+    model, weight = build(tiny_cfg("conditional_detr", **selected)), "detector.box_head.mlp.layers.0.weight"
+    published, same = trained("conditional_detr"), trained("conditional_detr", **selected)
+    start(model, published)
+    assert not torch.equal(model.state_dict()[weight], published.state_dict()[weight])
+    load_weights(model, Weights("file.pth", "this package's", dict(same.state_dict()), None, {}), complete=True)
+    assert torch.equal(model.state_dict()[weight], same.state_dict()[weight])
 
 
 def test_to_conditional_detr() -> None:
