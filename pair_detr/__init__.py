@@ -31,9 +31,22 @@ from pair_detr.modeling import meta_arch
 __version__ = "0.1.0"
 
 # Imported when they are used: neither training nor prediction has need of all, and the modules import this one.
-_LAZY = {"Predictor": "predictor", "Trainer": "engine", "load_config": "config_files"}
+_LAZY = {
+    "Predictor": "predictor",
+    "Trainer": "engine",
+    "load_config": "config_files",
+    "prepare_for_inference": "inference",
+}
 
-__all__ = ["Predictor", "Trainer", "add_pair_detr_config", "data", "load_config", "meta_arch"]
+__all__ = [
+    "Predictor",
+    "Trainer",
+    "add_pair_detr_config",
+    "data",
+    "load_config",
+    "meta_arch",
+    "prepare_for_inference",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -251,6 +251,11 @@ class Queries:
     refinement: Refinement | None = None
     self_attention: bool = True
 
+    def to(self, dtype: torch.dtype) -> "Queries":
+        """The queries in a decoder's type; points and boxes stay fp32."""
+        content = None if self.content is None else self.content.to(dtype)
+        return replace(self, position=self.position.to(dtype), content=content)
+
     def initial_states(self, num_images: int) -> Tensor:
         """(B, N, D) states before the first decoder layer."""
         if self.content is None:

@@ -69,6 +69,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "TEST.DETECTIONS_PER_IMAGE": POSITIVE_WHOLE,
     "TEST.MAX_DETECTIONS": WHOLE,
     "TEST.IMS_PER_BATCH": POSITIVE_WHOLE,
+    "TEST.PRECISION": (["float32", "bfloat16", "FP32", "", None], ["fp32", "bf16", "fp16", "auto"]),
     "TEST.PRECISE_BN.NUM_ITER": POSITIVE_WHOLE,
     "TEST.EXPECTED_RESULTS": (
         ["bbox", [["bbox", "AP", 38.5]], [["bbox", "AP", "38.5", 0.2]], [[1, "AP", 38.5, 0.2]], [["b", "AP", NAN, 1]]],

@@ -3,6 +3,9 @@
 # INPUT.FORMAT, and the channels of each.
 IMAGE_CHANNELS = {"RGB": 3, "BGR": 3, "L": 1, "LA": 2, "RGBA": 4, "HSV": 3, "YCbCr": 3}
 
+# TEST.PRECISION; the last is measured.
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+
 # DATALOADER.SAMPLER_TRAIN; the last trains on several datasets, with boxes or with image labels.
 REPEAT_FACTOR_SAMPLER = "RepeatFactorTrainingSampler"
 MULTI_DATASET_SAMPLER = "MultiDatasetSampler"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
-from pair_detr.config.choices import IMAGE_CHANNELS, LR_SCHEDULERS, SAMPLERS
+from pair_detr.config.choices import IMAGE_CHANNELS, LR_SCHEDULERS, PRECISIONS, SAMPLERS
 from pair_detr.config.conflicts import conflicts
 from pair_detr.config.rules import (
     BELOW_ONE,
@@ -96,6 +96,7 @@ _GENERAL = {
     "TEST.DETECTIONS_PER_IMAGE": POSITIVE_WHOLE,
     "TEST.MAX_DETECTIONS": whole(0, ", where 0 is the evaluator's default"),
     "TEST.IMS_PER_BATCH": POSITIVE_WHOLE,
+    "TEST.PRECISION": one_of(PRECISIONS),
     "TEST.PRECISE_BN.NUM_ITER": POSITIVE_WHOLE,
     "TEST.EXPECTED_RESULTS": Rule(
         lambda value: is_list(value) and all(map(_is_result, value)),

@@ -24,6 +24,9 @@ from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOp
 from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Queries, Refinement, Targets
 from pair_detr.utils.device import to_device_async
 
+# As sine_position_encoding.
+PositionEncoding = Callable[[int, int, int, Tensor | None, torch.device], Tensor]
+
 # Stages before the encoder's that masks are refined with: DETR's.
 _FINER_STAGES = 3
 
@@ -90,6 +93,7 @@ class Detector(nn.Module, ABC):
         warm_start_aliases: what such a part starts as then, if not at random.
         published_name: of the model that is left without them, in its authors' words.
         transformers_name: of the same in the library transformers.
+        position_encoding: of the cells of feature maps; inference may take one that is computed already.
     """
 
     published_classification: ClassVar[str] = "focal"
@@ -124,6 +128,7 @@ class Detector(nn.Module, ABC):
         self.class_head = options.classifier(options.dim)
         self.box_head = self.build_box_head(options)
         self.refinement = options.refinement
+        self.position_encoding: PositionEncoding = sine_position_encoding
         self.query_builder = QueryBuilder(options.queries, options.num_queries, options.dim, options.classifier)
 
     @classmethod
@@ -207,7 +212,9 @@ class Detector(nn.Module, ABC):
 
     def encode(self, batch: Batch) -> Memory:
         """From images to the encoder's output."""
-        images = batch.images.contiguous(memory_format=torch.channels_last)
+        # The type of the parameters, also where autocast computes in another.
+        dtype = self.input_proj.weight.dtype
+        images = batch.images.to(dtype).contiguous(memory_format=torch.channels_last)
         maps = self.backbone(images)
         features = self.input_proj(maps[self.in_feature])
         dim, height, width = features.shape[1:]
@@ -215,9 +222,7 @@ class Detector(nn.Module, ABC):
         if padding_mask is not None:
             padding_mask = F.interpolate(padding_mask[None].float(), size=(height, width))[0].bool()
             key_mask = ~padding_mask.flatten(1)[:, None, None]
-        position = sine_position_encoding(height, width, dim, padding_mask, features.device)
-        # That of the parameters, also where autocast computes the features in another.
-        position = position.to(self.input_proj.weight.dtype)
+        position = self.position_encoding(height, width, dim, padding_mask, features.device).to(dtype)
         kept = FeatureMaps(features, [maps[name] for name in self.finer_features]) if self.mask_head else None
         centers = cell_centers(batch, height, width) if self.query_builder.dense_head else None
         return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept, centers))

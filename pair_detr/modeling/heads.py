@@ -5,13 +5,21 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pair_detr.layers import MLP, inverse_sigmoid
+from pair_detr.layers import MLP, FullPrecision, inverse_sigmoid
 
 # Of sizes, as of Detectron2's boxes: exp would overflow.
 _MAX_LOG_FACTOR = math.log(1000 / 16)
 
 
-def classification_head(dim: int, num_classes: int, prior_prob: float | None) -> nn.Linear:
+class LinearClassifier(FullPrecision, nn.Linear):
+    """(..., D) states -> (..., C) logits."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(states.to(self.weight.dtype))
+
+
+def classification_head(dim: int, num_classes: int, prior_prob: float | None) -> LinearClassifier:
     """Linear classifier.
 
     Args:
@@ -20,13 +28,13 @@ def classification_head(dim: int, num_classes: int, prior_prob: float | None) ->
         prior_prob: every class's probability at the start, for sigmoid classifiers (arXiv 1708.02002, section 4.1);
             None keeps torch's initialization.
     """
-    head = nn.Linear(dim, num_classes)
+    head = LinearClassifier(dim, num_classes)
     if prior_prob is not None:
         nn.init.constant_(head.bias, -math.log((1 - prior_prob) / prior_prob))
     return head
 
 
-class LocationHead(nn.Module):
+class LocationHead(FullPrecision, nn.Module):
     """Three-layer perceptron that predicts a box or a point, as an offset to reference points where there are any."""
 
     def __init__(self, dim: int, out_dim: int, zero_init: bool, relative: bool = False) -> None:
@@ -55,7 +63,7 @@ class LocationHead(nn.Module):
         Returns:
             (..., Q, out_dim) fp32 in 0..1; boxes relative to others may reach beyond.
         """
-        logits = self.mlp(states).float()
+        logits = self.mlp(states.to(self.mlp.layers[0].weight.dtype)).float()
         if self.relative and reference is not None and reference.shape[-1] == 4:
             center, size = reference.split(2, dim=-1)
             factor = logits[..., 2:].clamp(max=_MAX_LOG_FACTOR).exp()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from pair_detr.layers import FullPrecision
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.modeling.heads import classification_head
 from pair_detr.open_vocabulary.vocabulary import Vocabulary
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 _INITIAL_SHARE = 0.1
 
 
-class TextClassifier(nn.Module):
+class TextClassifier(FullPrecision, nn.Module):
     """Logits ``logit_scale * cos(W h, t_k) + b`` for a query's state h and the text embedding t_k of each class.
 
     W and b are learned, the texts are fixed: they are not part of the state dict, so that a checkpoint fits any
@@ -95,7 +96,7 @@ class TextClassifier(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., dim) states -> (..., C) fp32 logits, (..., C + 1) with a no-object class."""
-        features = self.projection(states)
+        features = self.projection(states.to(self.projection.weight.dtype))
         # Cosines of texts differ by a few hundredths, and bfloat16 has steps of four thousandths there.
         with torch.autocast(states.device.type, enabled=False):
             features = self.logit_scale * F.normalize(features.float(), dim=-1)

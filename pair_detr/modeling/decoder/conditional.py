@@ -5,7 +5,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pair_detr.layers import MLP, BoxBias, FeedForward, attend, attend_in_groups, multi_linear, point_encoding
+from pair_detr.layers import (
+    MLP,
+    BoxBias,
+    FeedForward,
+    FullPrecision,
+    attend,
+    attend_in_groups,
+    multi_linear,
+    point_encoding,
+)
 from pair_detr.structures import Memory, Queries
 
 
@@ -114,6 +123,14 @@ class ConditionalDecoderLayer(nn.Module):
         return self.norm3(state + self.dropout(self.ffn(state)))
 
 
+class ReferencePointHead(FullPrecision, MLP):
+    """(..., D) positional queries -> (..., 2) logits of the points that they look from."""
+
+    def forward(self, position: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(position.to(self.layers[0].weight.dtype))
+
+
 def _add_mask(bias: Tensor, key_mask: Tensor | None) -> Tensor:
     return bias if key_mask is None else bias.masked_fill(~key_mask, float("-inf"))
 
@@ -131,7 +148,7 @@ class ConditionalDecoder(nn.Module):
         super().__init__()
         self.layers = layers
         self.norm = nn.LayerNorm(dim)
-        self.ref_point_head = MLP(dim, dim, 2, 2)
+        self.ref_point_head = ReferencePointHead(dim, dim, 2, 2)
         self.query_scale = MLP(dim, dim, dim, 2) if len(layers) > 1 else None
         self.box_bias = nn.ModuleList(BoxBias(bias_heads) for _ in layers) if bias_heads else None
 
@@ -160,6 +177,7 @@ class ConditionalDecoder(nn.Module):
         reference = queries.reference
         if reference is None:
             reference = self.ref_point_head(queries.position).float().sigmoid()
+        queries = queries.to(self.norm.weight.dtype)
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         attentions = [layer.cross_attn for layer in self.layers]
         contents_and_values = multi_linear(
