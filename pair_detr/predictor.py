@@ -1,16 +1,18 @@
-"""Detection in single images, with Detectron2's ``DefaultPredictor`` as the model and any classes on top.
+"""Detection in images, with Detectron2's ``DefaultPredictor`` as the model; batches and any classes on top.
 
 In three lines::
 
     from pair_detr import Predictor
     predictor = Predictor.from_files("configs/r50.yaml", "output/pair_detr/r50/model_final.pth")
     instances = predictor("street.jpg")["instances"]
+
+Of many images: ``for result in predictor.stream(paths): ...``
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -25,16 +27,19 @@ from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
 from pair_detr.data.image_input import ImageInput, as_format
 from pair_detr.data.model_classes import category_ids_if_at_hand
+from pair_detr.inference import prepare_for_inference
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
+from pair_detr.structures import Size
+from pair_detr.utils.batched import predict_in_order
 
 logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Detects objects in one image at a time: ``Predictor(cfg, vocabulary=["helmet", "forklift"])(image)``.
+    """Detects objects in images: ``Predictor(cfg, vocabulary=["helmet", "forklift"])(image)``.
 
     Attributes:
-        model: in evaluation mode, with the weights of MODEL.WEIGHTS.
+        model: with the weights of MODEL.WEIGHTS, see :func:`pair_detr.prepare_for_inference`.
         datasets: names of the datasets of the config, which need not be there.
         category_ids: of the classes in the files of their data, as the checkpoint or a dataset of the config says;
             None if neither does.
@@ -43,13 +48,21 @@ class Predictor:
             and ``stuff_dataset_id_to_contiguous_id``.
     """
 
-    def __init__(self, cfg: CfgNode, vocabulary: Vocabulary | Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        vocabulary: Vocabulary | Sequence[str] | None = None,
+        precision: str | None = None,
+        compile: bool = False,
+    ) -> None:
         """
         Args:
             cfg: config of the model; MODEL.WEIGHTS is its checkpoint.
             vocabulary: what to detect: names, or a vocabulary with weights. Names that are all in MODEL.CLIP's
                 vocabulary take its weights; others are encoded by MODEL.CLIP.ENCODER, whose weights have to be in the
                 file MODEL.CLIP.CHECKPOINT. None takes the classes that the config describes.
+            precision: see :func:`pair_detr.prepare_for_inference`, also for ``compile``. None takes TEST.PRECISION,
+                which is fp32 by default: the same results on every machine, but for rounding.
 
         Raises:
             ValueError: the config has a linear classifier, and ``vocabulary`` is given; names cannot be encoded; or see
@@ -70,9 +83,10 @@ class Predictor:
         self.datasets = tuple(dict.fromkeys((*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)))
         self._weights_classes = (weights.class_names, weights.category_ids) if weights else (None, None)
         self._names = self._take_classes(weights)
-        self.model = build(self.cfg, **options).to(self.cfg.MODEL.DEVICE).eval()
+        model = build(self.cfg, **options).to(self.cfg.MODEL.DEVICE).eval()
         if weights:
-            load_weights(self.model, weights, complete=True)
+            load_weights(model, weights, complete=True)
+        self.model = prepare_for_inference(model, precision or self.cfg.TEST.PRECISION, compile)
         self.augmentation = T.AugmentationList(build_augmentation(self.cfg, is_train=False))
         self._name_classes()
 
@@ -83,18 +97,21 @@ class Predictor:
         weights: str,
         vocabulary: Vocabulary | Sequence[str] | None = None,
         options: Sequence[str] = (),
+        precision: str | None = None,
+        compile: bool = False,
     ) -> "Predictor":
         """A predictor of a config file and a checkpoint, from which the names of the classes come.
 
         Args:
             config_file: see :func:`pair_detr.config_files.load_config`, also for ``options``.
             weights: MODEL.WEIGHTS.
-            vocabulary: see the constructor.
+            vocabulary: see the constructor, also for ``precision`` and ``compile``.
 
         Raises:
             FileNotFoundError, ValueError, KeyError: as the constructor and ``load_config``.
         """
-        return cls(load_config(config_file, [*options, "MODEL.WEIGHTS", weights]), vocabulary)
+        cfg = load_config(config_file, [*options, "MODEL.WEIGHTS", weights])
+        return cls(cfg, vocabulary, precision, compile)
 
     def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str]) -> None:
         """Detects other classes from now on; for argument and errors see the constructor."""
@@ -102,9 +119,14 @@ class Predictor:
         self.model.set_vocabulary(vocabulary.names, vocabulary.weights)
         self._name_classes()
 
-    @torch.no_grad()
-    def __call__(self, image: ImageInput) -> dict[str, Any]:
-        """Detects the objects in an image.
+    @overload
+    def __call__(self, image: ImageInput) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, image: list[ImageInput]) -> list[dict[str, Any]]: ...
+
+    def __call__(self, image: ImageInput | list[ImageInput]) -> dict[str, Any] | list[dict[str, Any]]:
+        """Detects the objects in an image, or in a list of them in batches, see :meth:`stream`.
 
         Args:
             image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order, whatever the INPUT.FORMAT of the
@@ -112,11 +134,49 @@ class Predictor:
                 :func:`pair_detr.data.image_input.as_format`, also for the errors.
 
         Returns:
-            {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
+            Of an image, {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
             ``pred_classes``, best first; and with masks and for panoptic models what
-            :meth:`pair_detr.modeling.meta_arch.DetectionTransformer.forward` adds.
+            :meth:`pair_detr.modeling.meta_arch.DetectionTransformer.forward` adds. Of a list, a list of these.
         """
-        return self.model([self.prepare(image)])[0]
+        if isinstance(image, list):
+            return list(self.stream(image))
+        return self.predict([self.prepare(image)])[0]
+
+    def stream(
+        self,
+        images: Iterable[ImageInput],
+        batch_size: int = 8,
+        *,
+        window: int | None = None,
+        num_threads: int = 2,
+        max_padding: float = 0.0,
+    ) -> Iterator[dict[str, Any]]:
+        """Detects the objects in any number of images, in batches; results come one by one, in the order of the images.
+
+        Files are read and images resized in threads, while the model is busy with others. Images of one aspect ratio
+        share a batch, so that each has the result that it has alone, but for rounding.
+
+        Args:
+            images: as :meth:`__call__` takes them, from a list, a generator or any iterator.
+            batch_size: the most images of a batch.
+            window: the most images, and results that wait for their turn, in memory; None is four batches. The images
+                of a batch are chosen among them. Use 1 for a live camera: no image is read ahead.
+            num_threads: that read and resize.
+            max_padding: the largest share of padding in a batch. Above 0, images of different sizes share batches,
+                which are larger; detections next to the padding then change a little.
+
+        Raises:
+            FileNotFoundError, OSError, TypeError, ValueError: as :meth:`__call__`, when it is the image's turn; results
+                of the images before it have been given out.
+        """
+        return predict_in_order(
+            images, self.prepare_sized, self.predict, batch_size, window, num_threads, max_padding=max_padding
+        )
+
+    @torch.no_grad()
+    def predict(self, prepared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Results of a batch of what :meth:`prepare` returns."""
+        return self.model(prepared)
 
     def prepare(self, image: ImageInput) -> dict[str, Any]:
         """The model's input: "image", (C, h, w) at the size of the model; "height" and "width" of the given image."""
@@ -127,6 +187,13 @@ class Predictor:
         # A copy: Pillow's arrays cannot be written to, which torch warns of.
         resized = torch.from_numpy(np.array(inputs.image.transpose(2, 0, 1), order="C"))
         return {"image": resized, "height": height, "width": width}
+
+    def prepare_sized(self, image: ImageInput) -> tuple[dict[str, Any], Size]:
+        """:meth:`prepare`, and the height and width that the image has in a batch of its like."""
+        prepared = self.prepare(image)
+        height, width = prepared["image"].shape[-2:]
+        # There, padding is a part of the image, and all images are of one size.
+        return prepared, self.model.fixed_size or (height, width)
 
     def _take_classes(self, weights: Weights | None) -> list[str] | None:
         """Names of the classes that weights of a linear classifier bring along; the datasets then play no part."""

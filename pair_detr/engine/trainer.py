@@ -43,6 +43,7 @@ from pair_detr.engine.train_loop import AutocastTrainer, MetricsFlush, autocast_
 from pair_detr.engine.weight_average import WeightAverage
 from pair_detr.engine.writers import build_writers
 from pair_detr.evaluation.build import build_evaluator, require_test_set
+from pair_detr.inference import prepare_for_inference
 from pair_detr.modeling.batching import lacks_loss
 from pair_detr.modeling.divergence import DIVERGED
 from pair_detr.utils.disk_space import explain_full_disk, format_size, free_space
@@ -252,6 +253,8 @@ class Trainer(DefaultTrainer):
     ) -> dict[str, Any]:
         """Evaluates on ``cfg.DATASETS.TEST``; all processes have to call it together.
 
+        With TEST.PRECISION fp32 the model itself is evaluated, else one that is prepared for inference from it.
+
         Returns:
             Results by task and metric, or by dataset first if there are several.
 
@@ -265,6 +268,8 @@ class Trainer(DefaultTrainer):
             model = model.module
         if fault := describe_non_finite(model.state_dict()):
             raise FloatingPointError(f"The model cannot be evaluated: {fault}. {DIVERGED}")
+        if cfg.TEST.PRECISION != "fp32":
+            model = prepare_for_inference(model, cfg.TEST.PRECISION)
         with explain_full_disk(Path(cfg.OUTPUT_DIR, "inference")):
             return super().test(cfg, model, evaluators)
 
