@@ -16,7 +16,7 @@ from pair_detr.layers import FullPrecision
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Sides of the square matrices that are multiplied, about a millisecond's work.
 _SIDES = {"cpu": 256, "cuda": 3072}
 _REPEATS = 7
@@ -36,9 +36,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """
     if precision == "auto":
         return _fastest(device)
-    if precision not in _DTYPES:
+    if precision not in DTYPES:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
-    return _DTYPES[precision]
+    return DTYPES[precision]
 
 
 @cache

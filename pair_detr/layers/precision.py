@@ -2,7 +2,7 @@
 
 
 class FullPrecision:
-    """Marks modules that :func:`pair_detr.prepare_for_inference` leaves in fp32, as their outputs are coordinates or scores.
+    """Marks what :func:`pair_detr.prepare_for_inference` leaves in fp32: modules that predict coordinates or scores.
 
     They cast their inputs to the type of their weights. In training these are of one type, autocast or not, and nothing
     changes.

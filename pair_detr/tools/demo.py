@@ -1,7 +1,7 @@
 """Detects objects in images and videos, and draws them: ``python -m pair_detr.tools.demo``."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pair_detr.tools.common import (
     tool_logger,
     tool_parser,
 )
+from pair_detr.utils.batched import predict_in_order
 from pair_detr.utils.outputs import require_outputs, require_writable, writing
 from pair_detr.visualization.coco_results import CocoResults
 from pair_detr.visualization.detections import draw_detections
@@ -34,12 +35,18 @@ _WEBCAM = "webcam.mp4"
 _MISSING_FRAMES = 0.05
 
 
-class Demo:
-    """Detects in one image after the other; keeps what is above the confidence."""
+# What ends an input, but not the demo.
+_PROBLEMS = (OSError, ValueError)
+_Image = Image.Image | np.ndarray
 
-    def __init__(self, predictor: Predictor, confidence: float) -> None:
+
+class Demo:
+    """Detects in one batch of images after the other; keeps what is above the confidence."""
+
+    def __init__(self, predictor: Predictor, confidence: float, batch_size: int = 4) -> None:
         self._predictor = predictor
         self._confidence = confidence
+        self._batch_size = batch_size
         names = predictor.metadata.thing_classes
         self.results = CocoResults(names, predictor.category_ids)
         if predictor.category_ids is None:
@@ -50,19 +57,58 @@ class Demo:
                 len(names),
             )
 
-    def detect(self, image: Image.Image | np.ndarray, name: str, **details: Any) -> np.ndarray:
-        """Detects in an image or a BGR frame, takes note of the result under ``name``, and returns an RGB picture."""
-        outputs = self._predictor(image)
-        outputs["instances"] = instances = outputs["instances"].to("cpu")
-        outputs["instances"] = instances = instances[instances.scores >= self._confidence]
-        self.results.add(name, instances, **details)
+    def detect(
+        self, sources: Iterable[Any], read: Callable[[Any], _Image], is_live: bool = False
+    ) -> Iterator[tuple[_Image, dict[str, Any]] | Exception]:
+        """Detects in images.
+
+        Args:
+            sources: of the images.
+            read: called in threads: an image, or a BGR frame, of a source.
+            is_live: take a source only when the one before it is done with.
+
+        Yields:
+            For each source the image, and the model's outputs for it, with instances above the confidence on the CPU;
+            or what was wrong with it.
+        """
+
+        def prepare(source: Any) -> tuple[tuple[_Image, dict[str, Any]], tuple[int, int]]:
+            image = read(source)
+            prepared, size = self._predictor.prepare_sized(image)
+            return (image, prepared), size
+
+        def predict(batch: list[tuple[_Image, dict[str, Any]]]) -> list[tuple[_Image, dict[str, Any]]]:
+            images, prepared = zip(*batch, strict=True)
+            results = self._predictor.predict(list(prepared))
+            for outputs in results:
+                # Masks of all queries, of many images, would fill the memory.
+                instances = outputs["instances"].to("cpu")
+                outputs["instances"] = instances[instances.scores >= self._confidence]
+            return list(zip(images, results, strict=True))
+
+        size = 1 if is_live else self._batch_size
+        # As many images at their full size are in memory.
+        window = 1 if is_live else 2 * size
+        return predict_in_order(sources, prepare, predict, size, window, returned_errors=_PROBLEMS)
+
+    def draw(self, image: _Image, outputs: dict[str, Any], name: str, **details: Any) -> np.ndarray:
+        """Takes note of what was detected in an image under ``name``, and returns an RGB picture of it."""
+        self.results.add(name, outputs["instances"], **details)
         return draw_detections(as_format(image, "BGR"), outputs, self._predictor.metadata)
 
-    def image(self, file: Path, output: Path) -> None:
-        """Draws an image."""
-        picture = Image.fromarray(self.detect(open_file(file), str(file)))
-        with writing(output) as temporary:
-            picture.save(temporary, quality=92)
+    def images(self, files: Sequence[Path], outputs: Sequence[Path]) -> Iterator[str | None]:
+        """Draws images, and yields for each what was wrong with it; None if nothing was."""
+        for file, output, found in zip(files, outputs, self.detect(files, open_file), strict=True):
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                picture = Image.fromarray(self.draw(*found, str(file)))
+                with writing(output) as temporary:
+                    picture.save(temporary, quality=92)
+            except _PROBLEMS as error:
+                yield str(error)
+            else:
+                yield None
 
     def video(self, source: Path | int, output: Path, limit: int | None = None) -> None:
         """Draws a video, frame by frame."""
@@ -70,13 +116,14 @@ class Demo:
         name = f"webcam {source}" if isinstance(source, int) else str(source)
         total = frames.expected if limit is None else min(limit, frames.expected or limit)
         count = 0
+        detected = self.detect(itertools.islice(frames, limit), lambda frame: frame, is_live=isinstance(source, int))
         with writing(output) as temporary:
             video = VideoFile(temporary, frames.fps)
             try:
-                for frame in tqdm(
-                    itertools.islice(frames, limit), name, total, unit="frame", leave=False, disable=None
-                ):
-                    video.write(self.detect(frame, name, frame=count))
+                for found in tqdm(detected, name, total, unit="frame", leave=False, disable=None):
+                    if isinstance(found, Exception):
+                        raise found
+                    video.write(self.draw(*found, name, frame=count))
                     count += 1
             except KeyboardInterrupt:
                 if not isinstance(source, int):
@@ -88,6 +135,22 @@ class Demo:
                 raise OSError(f"{name} has no frames: replace it, or remove it from the inputs.")
         if total is not None and isinstance(source, Path) and count < (1 - _MISSING_FRAMES) * total:
             raise OSError(f"{name} ends after {count} of {total} frames, which were drawn: the file is damaged.")
+
+
+def draw_all(demo: Demo, files: Sequence[Path], outputs: Sequence[Path], limit: int | None) -> Iterator[str | None]:
+    """Draws images and videos in their order, and yields for each what was wrong with it; None if nothing was."""
+    for are_videos, group in itertools.groupby(zip(files, outputs, strict=True), lambda pair: is_video(pair[0])):
+        pairs = list(group)
+        if not are_videos:
+            yield from demo.images(*zip(*pairs, strict=True))
+            continue
+        for file, output in pairs:
+            try:
+                demo.video(file, output, limit)
+            except _PROBLEMS as error:
+                yield str(error)
+            else:
+                yield None
 
 
 def name_outputs(files: Sequence[Path], folder: Path) -> list[Path]:
@@ -137,12 +200,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="least score of a detection, 0 to 1; that of panoptic segments is MODEL.DETR.PANOPTIC.SCORE_THRESHOLD",
     )
     parser.add_argument("--max-frames", type=int, metavar="N", help="of a video or webcam")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=4,
+        metavar="N",
+        help="images of one aspect ratio, or frames of a video, to detect in at once; a webcam's are taken one by one",
+    )
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     if not 0 <= args.confidence <= 1:
         parser.error(f"--confidence {args.confidence}: it must be from 0 to 1")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error(f"--max-frames {args.max_frames}: it must be 1 or more")
+    if args.batch_size < 1:
+        parser.error(f"--batch-size {args.batch_size}: it must be 1 or more")
     if args.output.exists() and not args.output.is_dir():
         parser.error(f"--output {args.output} is a file: name a folder")
     require_opencv()
@@ -151,19 +223,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = outputs if args.webcam is None else [args.output / _WEBCAM]
     require_outputs([*pictures, args.output / RESULTS], overwrite=args.overwrite)
     predictor = load_predictor(args, list(read_class_list(args.vocabulary)) if args.vocabulary else None)
-    demo = Demo(predictor, args.confidence)
+    demo = Demo(predictor, args.confidence, args.batch_size)
 
     problems = []
     if args.webcam is not None:
         demo.video(args.webcam, args.output / _WEBCAM, args.max_frames)
-    for file, output in zip(tqdm(files, "inputs", unit="file", disable=None), outputs, strict=True):
-        try:
-            if is_video(file):
-                demo.video(file, output, args.max_frames)
-            else:
-                demo.image(file, output)
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
+    drawn = draw_all(demo, files, outputs, args.max_frames)
+    for problem in tqdm(drawn, "inputs", len(files), unit="file", disable=None):
+        if problem is not None:
+            problems.append(problem)
             # Else, on a disk that has become full, each of the others would be detected in for nothing.
             require_writable(args.output)
     demo.results.write(args.output / RESULTS)

@@ -19,6 +19,7 @@ from torch import nn
 from pair_detr.data.loader_workers import STOP_SIGNALS
 from pair_detr.engine import Trainer, TrainingInterrupted
 from pair_detr.engine.trainer import _distribute
+from pair_detr.modeling.meta_arch import DetectionTransformer
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +268,23 @@ def test_finished_training_is_evaluated_again(dataset: dict[str, str], tmp_path:
     assert record.losses == {}
     # Some metrics are not a number, which does not equal itself.
     assert str(again._last_eval_results) == str(first._last_eval_results)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_precision_of_evaluation(
+    dataset: dict[str, str], tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fp32 the model itself is evaluated; else one with other weights, and the model stays in training."""
+    cfg = tiny_config(dataset, tmp_path, DATASETS__TEST=(dataset["NAME"],), TEST__PRECISION=precision)
+    model = Trainer.build_model(cfg).train()
+    ran = []
+    forward = DetectionTransformer.forward
+    monkeypatch.setattr(DetectionTransformer, "forward", lambda self, batch: ran.append(self) or forward(self, batch))
+    results = Trainer.test(cfg, model)
+    assert results["bbox"].keys() >= {"AP", "AP50"}
+    assert len(set(ran)) == 1
+    assert (ran[0] is model) == (precision == "fp32")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert ran[0].detector.encoder.layers[0].ffn.linear1.weight.dtype == dtype
+    assert model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -290,7 +290,12 @@ def test_bad_arguments_stop_before_the_model_is_built(
     with pytest.raises(ValueError, match="--weights"):
         demo.main(arguments)
     (tmp_path / "file").touch()
-    for options in (["--confidence", "50"], ["--max-frames", "0"], ["--output", str(tmp_path / "file")]):
+    for options in (
+        ["--confidence", "50"],
+        ["--max-frames", "0"],
+        ["--batch-size", "0"],
+        ["--output", str(tmp_path / "file")],
+    ):
         with pytest.raises(SystemExit):
             demo.main([*arguments, *options])
         assert f"error: {options[0]} " in capsys.readouterr().err
