@@ -251,10 +251,14 @@ class Queries:
     refinement: Refinement | None = None
     self_attention: bool = True
 
-    def to(self, dtype: torch.dtype) -> "Queries":
-        """The queries in a decoder's type; points and boxes stay fp32."""
-        content = None if self.content is None else self.content.to(dtype)
-        return replace(self, position=self.position.to(dtype), content=content)
+    def narrowed(self, dtype: torch.dtype) -> "Queries":
+        """The queries as a decoder takes whose weights have fewer bits than learned queries; points stay fp32."""
+
+        def narrow(x: Tensor | None) -> Tensor | None:
+            # What autocast has made narrower than the weights stays so.
+            return x if x is None or x.dtype.itemsize <= dtype.itemsize else x.to(dtype)
+
+        return replace(self, position=narrow(self.position), content=narrow(self.content))
 
     def initial_states(self, num_images: int) -> Tensor:
         """(B, N, D) states before the first decoder layer."""

@@ -15,7 +15,7 @@ FLOORS = (
     {"losses", "data", "config_files"},
     {"open_vocabulary", "evaluation"},
     {"modeling"},
-    {"checkpoint"},
+    {"checkpoint", "inference"},
     {"engine", "predictor"},
     {"analysis"},
     {"visualization"},

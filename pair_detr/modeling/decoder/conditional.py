@@ -177,7 +177,7 @@ class ConditionalDecoder(nn.Module):
         reference = queries.reference
         if reference is None:
             reference = self.ref_point_head(queries.position).float().sigmoid()
-        queries = queries.to(self.norm.weight.dtype)
+        queries = queries.narrowed(self.norm.weight.dtype)
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         attentions = [layer.cross_attn for layer in self.layers]
         contents_and_values = multi_linear(

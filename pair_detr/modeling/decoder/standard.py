@@ -47,7 +47,7 @@ class TransformerDecoder(nn.Module):
 
     def forward(self, memory: Memory, queries: Queries) -> tuple[Tensor, Tensor | None]:
         """Decodes queries; see :mod:`pair_detr.modeling.decoder`. A reference is passed on, but not looked at."""
-        queries = queries.to(self.norm.weight.dtype)
+        queries = queries.narrowed(self.norm.weight.dtype)
         # Keys and values do not depend on the queries' states: those of all layers are projected at once.
         projections = [layer.cross_attn.projections() for layer in self.layers]
         keys = multi_linear(memory.tokens + memory.position, [projection[1] for projection in projections])
