@@ -6,7 +6,7 @@ from model_helpers import make_predictions, make_targets
 
 from pair_detr.losses.classification import SigmoidFocal
 from pair_detr.losses.matcher import HungarianMatcher
-from pair_detr.structures import Assignment, Targets
+from pair_detr.structures import Assignment, Queries, Targets
 
 
 def test_repeated_images() -> None:
@@ -54,3 +54,14 @@ def test_no_matches() -> None:
     found, matched = Assignment(*torch.zeros(4, 0, dtype=torch.long)).last_layer([0, 0], 2, groups=3)
     assert matched == [0, 0]
     assert len(found.query) == 0
+
+
+def test_queries_are_narrowed_to_the_type_of_weights() -> None:
+    """Never widened: autocast may have made them narrower than the weights. What they look from stays."""
+    half, full = torch.bfloat16, torch.float32
+    queries = Queries(torch.rand(5, 8), torch.rand(2, 5, 8), reference=torch.rand(2, 5, 4))
+    narrow = queries.narrowed(half)
+    assert (narrow.position.dtype, narrow.content.dtype, narrow.reference.dtype) == (half, half, full)
+    assert narrow.narrowed(full).position is narrow.position
+    assert queries.narrowed(full).position is queries.position
+    assert Queries(queries.position).narrowed(half).content is None

@@ -2,8 +2,6 @@
 
 import copy
 
-from torch import nn
-
 from pair_detr.inference.batch_norm import fold_batch_norms
 from pair_detr.inference.positions import cached_position_encoding
 from pair_detr.inference.precision import resolve_precision, store
@@ -39,9 +37,3 @@ def prepare_for_inference(
     if compile:
         detector.compile(dynamic=True)
     return prepared
-
-
-def is_prepared(model: nn.Module) -> bool:
-    """Whether a model is of :func:`prepare_for_inference`."""
-    detector = getattr(model, "detector", None)
-    return getattr(detector, "position_encoding", None) is cached_position_encoding

@@ -79,6 +79,37 @@ def test_images_and_videos_go_on_despite_a_broken_file(tmp_path: Path) -> None:
     assert (frames.expected, round(frames.fps), len(list(frames))) == (4, 10, 4)
 
 
+def test_batches_change_nothing(tmp_path: Path) -> None:
+    """Of images of two sizes around a video, one of which is broken: results in the order of the inputs."""
+    model = save_model(tmp_path)
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    for name, size in (("a", (60, 40)), ("b", (40, 60)), ("c", (60, 40)), ("e", (60, 40)), ("f", (40, 60))):
+        write_image(inputs / f"{name}.png", *size)
+    (inputs / "b2.png").write_text("no image")
+    write_video(inputs / "d.mp4", 5)
+    contents = []
+    for batch_size in (1, 3):
+        output = tmp_path / f"out{batch_size}"
+        arguments = ["--input", str(inputs), "--output", str(output), "--confidence", "0.1"]
+        arguments += ["--batch-size", str(batch_size), "--opts", "MODEL.DEVICE", "cpu"]
+        assert demo.main([*model, *arguments]) == 1
+        contents.append(json.loads((output / "results.json").read_text()))
+    single, batched = contents
+    assert [Path(x["file_name"]).name for x in single["images"]] == [
+        "a.png",
+        "b.png",
+        "c.png",
+        *["d.mp4"] * 5,
+        "e.png",
+        "f.png",
+    ]
+    assert batched["images"] == single["images"]
+    for found, expected in zip(batched["annotations"], single["annotations"], strict=True):
+        assert found["image_id"] == expected["image_id"]
+        assert found["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
 def test_category_ids_are_those_of_the_data_set(tmp_path: Path) -> None:
     """As the metadata of a dataset of the config have them, in any order of its classes."""
     with restored_catalogs():
