@@ -157,7 +157,8 @@ class Predictor:
         share a batch, so that each has the result that it has alone, but for rounding.
 
         Args:
-            images: as :meth:`__call__` takes them, from a list, a generator or any iterator.
+            images: as :meth:`__call__` takes them, from a list, a generator or any iterator. An array must not be
+                written to before its result is there.
             batch_size: the most images of a batch.
             window: the most images, and results that wait for their turn, in memory; None is four batches. The images
                 of a batch are chosen among them. Use 1 for a live camera: no image is read ahead.

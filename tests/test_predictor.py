@@ -133,6 +133,7 @@ def test_bad_input(cfg: CfgNode, tmp_path: Path) -> None:
 
 def test_linear_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cfg = tiny_cfg()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
     with caplog.at_level(logging.WARNING, logger="pair_detr"):
         predictor = pair_detr.Predictor(cfg)
     assert "random weights" in caplog.text
@@ -156,6 +157,7 @@ def test_importing_the_package_does_not_import_it() -> None:
 def test_three_lines(tmp_path: Path, project_root: Path) -> None:
     """A file, a PIL image and an array are the same image; classes come from the checkpoint, not from data."""
     cfg = tiny_cfg(NUM_CLASSES=2)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
     model = build(cfg)
     model.class_names = ["cat", "dog"]
     AtomicCheckpointer(model, str(tmp_path)).save("model")

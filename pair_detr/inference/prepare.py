@@ -26,7 +26,12 @@ def prepare_for_inference(
 
     Raises:
         ValueError: there is no such precision.
+        TypeError: the model is something else, such as a wrapper for several processes.
     """
+    if not isinstance(model, DetectionTransformer):
+        raise TypeError(
+            f"The model is a {type(model).__name__}; give the DetectionTransformer itself, of a wrapper its module."
+        )
     device = model.device
     dtype = resolve_precision(precision, device)
     prepared = copy.deepcopy(model).eval().requires_grad_(False)

@@ -184,6 +184,28 @@ def test_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_a_gpu(variant: str) -> None:
+    cfg = with_masks(tiny_resnet_cfg(variant))
+    model = build(cfg).eval()
+    batch = make_batch(SIZES, [1, 1])
+    expected = detect(model, batch)
+    model.cuda()
+    for precision in ("fp32", "bf16", "fp16", "auto"):
+        prepared = prepare_for_inference(model, precision)
+        assert not any(map(is_batch_norm, prepared.modules()))
+        for found, plain in zip(prepared(batch), expected, strict=True):
+            instances = found["instances"]
+            assert instances.scores.dtype == instances.pred_boxes.tensor.dtype == torch.float32
+            torch.testing.assert_close(instances.scores.cpu(), plain["instances"].scores, atol=0.05, rtol=0)
+
+
+def test_wrappers_are_refused() -> None:
+    with pytest.raises(TypeError, match="The model is a Sequential; give the DetectionTransformer itself"):
+        prepare_for_inference(nn.Sequential(build(tiny_cfg())))
+
+
 def test_unknown_precisions() -> None:
     with pytest.raises(ValueError, match="precision is 'int8'; it must be one of fp32, bf16, fp16, auto"):
         prepare_for_inference(build(tiny_cfg()), "int8")
