@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
+from fvcore.nn import FlopCountAnalysis, parameter_count
 from torch import Tensor, nn
 
 from pair_detr.modeling import Detector
@@ -53,3 +53,32 @@ def count_flops(detector: Detector, height: int, width: int, channels: int = 3) 
         name.removeprefix(_PREFIX).removeprefix("."): count for name, count in analysis.by_module().items() if name
     }
     return Counter(by_module), analysis.unsupported_ops()
+
+
+def module_costs(model: nn.Module, flops: dict[tuple[int, int], Counter[str]], depth: int) -> list[dict[str, Any]]:
+    """Parameters and operations of the modules of a detector.
+
+    Args:
+        model: the detector.
+        flops: operations by module, of :func:`count_flops`, by height and width.
+        depth: of the tree of modules; 1 stands for the detector's own parts.
+
+    Returns:
+        A dict per module that has any: its name as "module", "" being all, "parameters", of these "trained", and
+        "flops" by size, such as "480x640".
+    """
+    parameters = parameter_count(model)
+    rows = []
+    for name, module in model.named_modules():
+        if name.count(".") >= depth or not (parameters[name] or any(counts[name] for counts in flops.values())):
+            continue
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        rows.append(
+            {
+                "module": name,
+                "parameters": parameters[name],
+                "trained": trained,
+                "flops": {f"{h}x{w}": counts[name] for (h, w), counts in flops.items()},
+            }
+        )
+    return rows

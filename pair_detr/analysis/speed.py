@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 from tqdm import tqdm
 
+# Rounds before those that are timed: torch.compile compiles in the first, and a CUDA graph is recorded in the second.
+WARM_UP = 3
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -74,14 +77,19 @@ def training_bytes(model: nn.Module, batch: list[dict[str, Any]], device: str, p
     return saved_bytes(forward, (*model.parameters(), *model.buffers()))
 
 
-def measure(steps: Sequence[Callable[[], None]], repeats: int, device: str) -> np.ndarray:
+def synchronizer(device: str) -> Callable[[], None]:
+    """What waits until a device has done all that it was given."""
+    return torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+
+
+def measure(steps: Sequence[Callable[[], Any]], repeats: int, device: str) -> np.ndarray:
     """Times the steps in turn, so that a drift of the machine's speed meets all alike.
 
     Returns:
         (repeats, len(steps)) seconds, warm-up left out.
     """
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    seconds = np.zeros((repeats + 2, len(steps)))
+    synchronize = synchronizer(device)
+    seconds = np.zeros((repeats + WARM_UP, len(steps)))
     for row in tqdm(seconds, desc="rounds", disable=None):
         for i, step in enumerate(steps):
             synchronize()
@@ -89,21 +97,28 @@ def measure(steps: Sequence[Callable[[], None]], repeats: int, device: str) -> n
             step()
             synchronize()
             row[i] = time.perf_counter() - start
-    return seconds[2:]
+    return seconds[WARM_UP:]
 
 
-def inference_seconds(
-    model: nn.Module, batches: Sequence[list[dict[str, Any]]], device: str, precision: str, repeats: int
-) -> list[float]:
-    """Median time of inference, of each batch; images come from the host, and boxes go back to it."""
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of one step.
 
-    def step(batch: list[dict[str, Any]]) -> Callable[[], None]:
-        @torch.inference_mode()
-        def run() -> None:
-            with autocast(device, precision):
-                for output in model(batch):
-                    output["instances"].to("cpu")
+    Attributes:
+        seconds: the median of all rounds.
+        ratio: to the time of the yardstick in the same round, the median of all rounds.
+        lowest: ratio of all rounds.
+        highest: ratio of all rounds.
+    """
 
-        return run
+    seconds: float
+    ratio: float
+    lowest: float
+    highest: float
 
-    return np.median(measure([step(batch) for batch in batches], repeats, device), axis=0).tolist()
+
+def summarize(seconds: np.ndarray, yardstick: int = 0) -> list[Timing]:
+    """Medians of the (rounds, steps) seconds of :func:`measure`, and ratios to the column ``yardstick``."""
+    ratios = seconds / seconds[:, yardstick : yardstick + 1]
+    columns = np.median(seconds, 0), np.median(ratios, 0), ratios.min(0), ratios.max(0)
+    return [Timing(*map(float, numbers)) for numbers in zip(*columns, strict=True)]

@@ -1,54 +1,90 @@
-"""Times detectors against each other, in training or inference: ``python -m pair_detr.tools.benchmark``."""
+"""Times models and ways to run them against each other: ``python -m pair_detr.tools.benchmark``."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
+from torch import nn
 
-from pair_detr.analysis.speed import make_batch, measure
+from pair_detr.analysis.backends import RUNTIMES, Backend, StepMaker, prepare_inference, yardstick_of
+from pair_detr.analysis.flops import count_flops, module_costs
+from pair_detr.analysis.matmul_rate import matmul_rate, share_of_rate
+from pair_detr.analysis.speed import Timing, make_batch, measure, summarize, training_bytes
+from pair_detr.analysis.training_steps import matcher_share, prepare_training
+from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
-from pair_detr.engine import build_optimizer
 from pair_detr.engine.launch import configure_cpu
-from pair_detr.tools.common import describe_machine, markdown, parse, run, tool_logger, tool_parser, without_data
+from pair_detr.tools.common import (
+    add_overwrite_argument,
+    describe_machine,
+    markdown,
+    run,
+    tool_logger,
+    tool_parser,
+    without_data,
+)
+from pair_detr.utils.outputs import require_outputs, write_marked_json
 
 logger = tool_logger("benchmark")
 
 
-def training_step(cfg: CfgNode, batch: list[dict[str, Any]]) -> Callable[[], None]:
-    """A function that trains one step of the model of ``cfg``."""
-    model = build_model(cfg).train()
-    optimizer = build_optimizer(cfg, model)
+@dataclass
+class Case:
+    """A model and a way to run it.
 
-    def step() -> None:
-        loss = sum(model(batch).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    Attributes:
+        name: of the config file.
+        cfg: the config.
+        backend: how it is run.
+        make: makes what is timed.
+        model: in training; None otherwise.
+    """
 
-    return step
-
-
-def inference_step(cfg: CfgNode, batch: list[dict[str, Any]]) -> Callable[[], None]:
-    """A function that detects objects in a batch with the model of ``cfg``."""
-    model = build_model(cfg).eval()
-
-    @torch.no_grad()
-    def step() -> None:
-        model(batch)
-
-    return step
+    name: str
+    cfg: CfgNode
+    backend: Backend
+    make: StepMaker
+    model: nn.Module | None = None
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the tool."""
+def _size(text: str) -> tuple[int, int]:
+    height, separator, width = text.partition("x")
+    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 800x1066")
+    return int(height), int(width)
+
+
+def _backend(text: str) -> Backend:
+    try:
+        return Backend.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def default_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width of an image of 4:3 as the config resizes it."""
+    short, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    width = min(round(short * 4 / 3), longest)
+    return min(short, round(width * 3 / 4)), width
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = tool_parser(
-        "Times a training step, or inference, of several models on random images: the median, and the ratio to that of "
-        "the first, round by round.",
-        "benchmark --config-files conditional_detr/r50 r50 --images 2 --size 480 640",
+        "Times inference or a training step of models, with random weights on random images, in several runtimes and "
+        "precisions, turn by turn: the median, images a second, and the ratio to the time of transformers' model, or "
+        "else of the first. Inference is all from images in the host's memory to boxes, scores and classes there.",
+        "benchmark --config-files conditional_detr/r50 --backends torch torch:bf16 transformers --sizes 480x640",
+        "benchmark --config-files conditional_detr/r50 r50 --mode training --batches 2",
+        "benchmark --config-files r50 --modules",
     )
     parser.add_argument(
         "--config-files",
@@ -57,39 +93,201 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FILE",
         help="configs of the models to compare",
     )
-    parser.add_argument("--inference", action="store_true", help="time inference rather than training")
-    parser.add_argument("--images", type=int, default=2, help="of a batch")
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), help="height and width in pixels")
-    parser.add_argument("--boxes", type=int, default=8, help="of an image")
-    parser.add_argument("--repeats", type=int, default=10, help="timed rounds, after 2 to warm up")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options, as KEY VALUE ...")
-    args = parse(parser, arguments)
-    if min(args.images, *args.size, args.repeats) < 1 or args.boxes < 0:
-        parser.error("--images, --size and --repeats must be 1 or more, --boxes 0 or more")
-    configure_cpu(1)
-
-    steps = []
-    for config_file in args.config_files:
-        cfg = without_data(load_config(config_file, args.opts))
-        num_classes, channels = cfg.MODEL.DETR.NUM_CLASSES, len(cfg.MODEL.PIXEL_MEAN)
-        batch = make_batch(args.images, tuple(args.size), args.boxes, num_classes, cfg.MODEL.MASK_ON, channels)
-        steps.append((inference_step if args.inference else training_step)(cfg, batch))
-    seconds = measure(steps, args.repeats, cfg.MODEL.DEVICE)
-    ratios = np.median(seconds / seconds[:, :1], axis=0)
-    rows = [
-        [name, f"{median * 1000:.1f}", f"{ratio:.2f}"]
-        for name, median, ratio in zip(args.config_files, np.median(seconds, 0), ratios, strict=True)
-    ]
-    logger.info(
-        "%s of %d images of %d x %d pixels, %d boxes each; %s, %d rounds\n%s",
-        "Inference" if args.inference else "Training step",
-        args.images,
-        *args.size,
-        args.boxes,
-        describe_machine(cfg.MODEL.DEVICE),
-        args.repeats,
-        markdown(rows, ["config", "median ms", "ratio to the first"]),
+    parser.add_argument("--mode", choices=("inference", "training"), default="inference", help="what to time")
+    runtimes = "; ".join(f"{name}: {meaning}" for name, meaning in RUNTIMES.items())
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        type=_backend,
+        default=[Backend("torch")],
+        metavar="RUNTIME[:PRECISION]",
+        help=f"ways to run each model, as torch or torch:bf16; {runtimes}, of the first config",
     )
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=_size,
+        metavar="HxW",
+        help="in pixels; without it, that of a 4:3 image as the first config resizes it",
+    )
+    parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="N", help="images of a batch")
+    parser.add_argument("--boxes", type=int, default=8, help="of an image, in training")
+    parser.add_argument("--repeats", type=int, default=10, help="timed rounds, after 3 to warm up")
+    parser.add_argument(
+        "--modules", action="store_true", help="count parameters and operations of each module, and time nothing"
+    )
+    parser.add_argument("--depth", type=int, default=2, help="of the tree of modules in that table")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the numbers to a JSON file")
+    add_overwrite_argument(parser)
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options, as KEY VALUE ...")
+    return parser
+
+
+def _load(name: str, options: list[str]) -> CfgNode:
+    cfg = load_config(name, options)
+    check_config(cfg)
+    return without_data(cfg)
+
+
+def _prepare(configs: dict[str, CfgNode], args: argparse.Namespace, folders: ExitStack) -> list[Case]:
+    cases = []
+    for number, (name, cfg) in enumerate(configs.items()):
+        for backend in args.backends:
+            if backend.is_yardstick and number:
+                continue
+            logger.info("Preparing %s, %s", name, backend)
+            if args.mode == "training":
+                model, make = prepare_training(cfg, backend)
+                cases.append(Case(name, cfg, backend, make, model))
+            else:
+                folder = Path(folders.enter_context(tempfile.TemporaryDirectory()))
+                cases.append(Case(name, cfg, backend, prepare_inference(cfg, backend, folder)))
+    return cases
+
+
+def _of_model(case: Case, batch: list[dict[str, Any]], timing: Timing, rate: float, flops: float) -> dict[str, Any]:
+    """What is known of a case beside its time, None where it does not apply."""
+    is_ours = not case.backend.is_yardstick
+    known: dict[str, Any] = {"matmul_share": None}
+    if is_ours:
+        known["matmul_share"] = share_of_rate(flops, len(batch), timing.seconds, rate, case.model is not None)
+    if case.model is not None:
+        device = case.cfg.MODEL.DEVICE
+        can_count = not case.backend.is_compiled
+        known |= {
+            "matcher_share": matcher_share(case.make(batch), case.model.criterion, device) if is_ours else None,
+            "saved_bytes": training_bytes(case.model, batch, device, case.backend.precision) if can_count else None,
+        }
+    return known
+
+
+def time_cases(cases: Sequence[Case], args: argparse.Namespace, rates: dict[str, float]) -> list[dict[str, Any]]:
+    """A dict per case, size and batch with the numbers of :class:`Timing` and those of :func:`_of_model`.
+
+    Args:
+        cases: timed in turn.
+        args: of the command line.
+        rates: multiply-adds a second of a product of matrices, by precision.
+    """
+    yardstick = yardstick_of([case.backend for case in cases])
+    configs = {case.name: case.cfg for case in cases}
+    detectors = {name: build_model(cfg).eval().detector for name, cfg in configs.items()}
+    rows = []
+    for size in args.sizes:
+        channels = len(cases[0].cfg.MODEL.PIXEL_MEAN)
+        flops = {name: count_flops(detector, *size, channels)[0][""] for name, detector in detectors.items()}
+        for images in args.batches:
+            if any(case.backend.has_fixed_size(args.mode) for case in cases):
+                # Else torch.compile, after some sizes, would leave the model as it is without a word.
+                torch.compiler.reset()
+            batches = [_batch(case.cfg, images, size, args.boxes) for case in cases]
+            steps = [case.make(batch) for case, batch in zip(cases, batches, strict=True)]
+            timings = summarize(measure(steps, args.repeats, cases[0].cfg.MODEL.DEVICE), yardstick)
+            for case, batch, timing in zip(cases, batches, timings, strict=True):
+                row = {"config": case.name, "backend": str(case.backend), "size": f"{size[0]}x{size[1]}"}
+                row |= {"batch": images, "images_per_second": images / timing.seconds, **asdict(timing)}
+                rows.append(row | _of_model(case, batch, timing, rates[case.backend.precision], flops[case.name]))
+    return rows
+
+
+def _batch(cfg: CfgNode, images: int, size: tuple[int, int], boxes: int) -> list[dict[str, Any]]:
+    return make_batch(images, size, boxes, cfg.MODEL.DETR.NUM_CLASSES, cfg.MODEL.MASK_ON, len(cfg.MODEL.PIXEL_MEAN))
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def speed_table(rows: list[dict[str, Any]]) -> str:
+    """The numbers of :func:`time_cases` in Markdown."""
+    headers = ["config", "backend", "size", "batch", "median ms", "images/s", "ratio", "lowest-highest"]
+    headers.append("% of matmul rate")
+    is_training = "matcher_share" in rows[0]
+    if is_training:
+        headers += ["% in matcher", "activations (MiB)"]
+    lines = []
+    for row in rows:
+        line = [row["config"], row["backend"], row["size"], row["batch"], f"{row['seconds'] * 1000:.1f}"]
+        line += [f"{row['images_per_second']:.2f}", f"{row['ratio']:.3f}", f"{row['lowest']:.3f}-{row['highest']:.3f}"]
+        line.append(_percent(row["matmul_share"]))
+        if is_training:
+            saved = row["saved_bytes"]
+            line += [_percent(row["matcher_share"]), "" if saved is None else f"{saved / 2**20:.1f}"]
+        lines.append(line)
+    return markdown(lines, headers)
+
+
+def modules_table(rows: list[dict[str, Any]]) -> str:
+    """The numbers of :func:`pair_detr.analysis.flops.module_costs` in Markdown."""
+    sizes = list(rows[0]["flops"])
+    lines = []
+    for row in rows:
+        numbers = row["parameters"] / 1e6, row["trained"] / 1e6, *(row["flops"][size] / 1e9 for size in sizes)
+        lines.append([row["module"] or "all", *(f"{number:.3f}" for number in numbers)])
+    return markdown(lines, ["module", "parameters (M)", "trained (M)", *(f"GFLOPs {size}" for size in sizes)])
+
+
+def _count(configs: dict[str, CfgNode], args: argparse.Namespace) -> dict[str, Any]:
+    """Counts the modules of every model, and logs a table of each."""
+    content = {}
+    for name, cfg in configs.items():
+        detector = build_model(cfg).eval().detector
+        flops, uncounted = {}, Counter()
+        for size in args.sizes:
+            flops[size], operators = count_flops(detector, *size, len(cfg.MODEL.PIXEL_MEAN))
+            uncounted |= operators
+        rows = module_costs(detector, flops, args.depth)
+        content[name] = {"modules": rows, "uncounted": uncounted}
+        logger.info(
+            "%s, inference of one image; an operation is a multiply-add\n%s\nNot counted, by number of calls: %s",
+            name,
+            modules_table(rows),
+            ", ".join(f"{key.removeprefix('aten::')} {count}" for key, count in uncounted.most_common()) or "nothing",
+        )
+        if cfg.MODEL.MASK_ON:
+            logger.info("The mask head is not among the operations: it runs for detected queries alone.")
+    return {"models": content}
+
+
+def _time(configs: dict[str, CfgNode], args: argparse.Namespace) -> dict[str, Any]:
+    """Times every model, and logs a table."""
+    device = next(iter(configs.values())).MODEL.DEVICE
+    for backend in args.backends:
+        backend.require(device, args.mode)
+    rates = {precision: matmul_rate(device, precision) for precision in {b.precision for b in args.backends}}
+    with ExitStack() as folders:
+        rows = time_cases(_prepare(configs, args, folders), args, rates)
+    machine = describe_machine(device)
+    boxes = f", {args.boxes} boxes an image" if args.mode == "training" else ""
+    products = ", ".join(f"{precision} {rate / 1e9:.3g}" for precision, rate in sorted(rates.items()))
+    logger.info(
+        "%s%s; %s, %d rounds; billions of multiply-adds a second in a product of matrices: %s\n%s",
+        args.mode.capitalize(),
+        boxes,
+        machine,
+        args.repeats,
+        products,
+        speed_table(rows),
+    )
+    return {"machine": machine, "mode": args.mode, "rounds": args.repeats, "matmul_rates": rates, "speed": rows}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the tool."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if min(*args.batches, args.repeats, args.depth) < 1 or args.boxes < 0:
+        parser.error("--batches, --repeats and --depth must be 1 or more, --boxes 0 or more")
+    if args.output:
+        require_outputs([args.output], overwrite=args.overwrite)
+    setup_logger(name="pair_detr")
+    configure_cpu(1)
+    configs = {name: _load(name, args.opts) for name in args.config_files}
+    args.sizes = args.sizes or [default_size(next(iter(configs.values())))]
+    content = (_count if args.modules else _time)(configs, args)
+    if args.output:
+        write_marked_json(content, args.output)
+        logger.info("Numbers: %s", args.output)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from pair_detr.analysis.speed import saved_bytes
 from pair_detr.modeling.mask_head import MaskHead
 from pair_detr.tools import benchmark_masks as tool
 
@@ -15,15 +14,6 @@ def test_both_heads_have_the_same_loss() -> None:
     targets = torch.rand(4, 64, 96) > 0.5
     ours, plain = (loss(head, asked, 2, targets) for loss in (tool.our_loss, tool.plain_loss))
     torch.testing.assert_close(ours, plain)
-
-
-def test_bytes_for_the_backward_pass_by_hand() -> None:
-    """A product keeps both factors, an exponential its result; inputs do not count, and nothing counts twice."""
-    x, y = torch.randn(10, requires_grad=True), torch.randn(10)
-    assert saved_bytes(lambda: x * y, [x, y]) == 0
-    assert saved_bytes(lambda: x * y, [x]) == 40
-    assert saved_bytes(lambda: (x * y).exp().exp() * y, [x, y]) == 80
-    assert saved_bytes(lambda: (z := x * y) * z, [x, y]) == 40
 
 
 def test_memory_does_not_depend_on_the_number_of_queries(

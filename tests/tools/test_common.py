@@ -1,4 +1,4 @@
-"""The tool that times steps, and tools run as programs."""
+"""What tools share, and tools run as programs."""
 
 import ast
 import importlib
@@ -13,45 +13,10 @@ from process_helpers import run_program
 from tool_helpers import write_metrics
 
 from pair_detr import data, tools
-from pair_detr.analysis.speed import make_batch, measure
-from pair_detr.tools import benchmark
 
 TOOLS = [
     module.name for module in pkgutil.iter_modules(tools.__path__, "pair_detr.tools.") if "common" not in module.name
 ] + ["pair_detr.studies.matching"]
-
-
-def test_measure_times_in_turn_and_leaves_the_warm_up_out() -> None:
-    calls: list[str] = []
-    seconds = measure([lambda: calls.append("a"), lambda: calls.append("b")], repeats=3, device="cpu")
-    assert calls == ["a", "b"] * 5
-    assert seconds.shape == (3, 2)
-    assert (seconds > 0).all()
-
-
-def test_random_batch_has_boxes_inside_of_the_image() -> None:
-    batch = make_batch(2, (40, 80), boxes=5, num_classes=3)
-    for item in batch:
-        boxes = item["instances"].gt_boxes
-        assert item["image"].shape == (3, 40, 80)
-        assert len(boxes) == 5
-        assert boxes.nonempty().all()
-        assert boxes.inside_box((40, 80)).all()
-        assert item["instances"].gt_classes.max() < 3
-
-
-@pytest.mark.parametrize("options", [[], ["--inference"]])
-def test_benchmark_reports_ratios(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    # Not caplog: Detectron2's setup_logger stops the propagation that it needs.
-    messages: list[str] = []
-    monkeypatch.setattr(benchmark.logger, "info", lambda text, *values: messages.append(text % values))
-    arguments = ["--size", "32", "32", "--images", "1", "--repeats", "1", "--boxes", "2"]
-    configs = ["conditional_detr/quickstart", "quickstart"]
-    benchmark.main([*arguments, *options, "--config-files", *configs])
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in messages[0].splitlines()[3:]]
-    assert [row[0] for row in rows] == configs
-    assert rows[0][2] == "1.00"
-    assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows)
 
 
 @pytest.mark.parametrize("name", TOOLS)

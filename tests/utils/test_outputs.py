@@ -152,7 +152,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 # The arguments of each tool in a folder that prepare() fills, and what it writes.
 TOOLS: dict[str, tuple[list[str], list[str]]] = {
-    "tools.analyze": (["--config-file", "quickstart", "--output", "out/a.json"], ["out/a.json"]),
+    "tools.benchmark": (["--config-files", "quickstart", "--output", "out/a.json"], ["out/a.json"]),
     "tools.config_reference": (["--output", "out/a.md"], ["out/a.md"]),
     "tools.demo": (
         ["--config-file", "quickstart", "--weights", "none.pth", "--input", "1.png", "--output", "out"],
