@@ -1,25 +1,19 @@
 """Times models and ways to run them against each other: ``python -m pair_detr.tools.benchmark``."""
 
 import argparse
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
-from torch import nn
 
-from pair_detr.analysis.backends import RUNTIMES, Backend, StepMaker, prepare_inference, yardstick_of
+from pair_detr.analysis.backends import RUNTIMES, Backend
+from pair_detr.analysis.comparison import Workload, compare
 from pair_detr.analysis.flops import count_flops, module_costs
-from pair_detr.analysis.matmul_rate import matmul_rate, share_of_rate
-from pair_detr.analysis.speed import Timing, make_batch, measure, summarize, training_bytes
-from pair_detr.analysis.training_steps import matcher_share, prepare_training
+from pair_detr.analysis.matmul_rate import matmul_rate
 from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
 from pair_detr.engine.launch import configure_cpu
@@ -35,25 +29,6 @@ from pair_detr.tools.common import (
 from pair_detr.utils.outputs import require_outputs, write_marked_json
 
 logger = tool_logger("benchmark")
-
-
-@dataclass
-class Case:
-    """A model and a way to run it.
-
-    Attributes:
-        name: of the config file.
-        cfg: the config.
-        backend: how it is run.
-        make: makes what is timed.
-        model: in training; None otherwise.
-    """
-
-    name: str
-    cfg: CfgNode
-    backend: Backend
-    make: StepMaker
-    model: nn.Module | None = None
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -129,77 +104,12 @@ def _load(name: str, options: list[str]) -> CfgNode:
     return without_data(cfg)
 
 
-def _prepare(configs: dict[str, CfgNode], args: argparse.Namespace, folders: ExitStack) -> list[Case]:
-    cases = []
-    for number, (name, cfg) in enumerate(configs.items()):
-        for backend in args.backends:
-            if backend.is_yardstick and number:
-                continue
-            logger.info("Preparing %s, %s", name, backend)
-            if args.mode == "training":
-                model, make = prepare_training(cfg, backend)
-                cases.append(Case(name, cfg, backend, make, model))
-            else:
-                folder = Path(folders.enter_context(tempfile.TemporaryDirectory()))
-                cases.append(Case(name, cfg, backend, prepare_inference(cfg, backend, folder)))
-    return cases
-
-
-def _of_model(case: Case, batch: list[dict[str, Any]], timing: Timing, rate: float, flops: float) -> dict[str, Any]:
-    """What is known of a case beside its time, None where it does not apply."""
-    is_ours = not case.backend.is_yardstick
-    known: dict[str, Any] = {"matmul_share": None}
-    if is_ours:
-        known["matmul_share"] = share_of_rate(flops, len(batch), timing.seconds, rate, case.model is not None)
-    if case.model is not None:
-        device = case.cfg.MODEL.DEVICE
-        can_count = not case.backend.is_compiled
-        known |= {
-            "matcher_share": matcher_share(case.make(batch), case.model.criterion, device) if is_ours else None,
-            "saved_bytes": training_bytes(case.model, batch, device, case.backend.precision) if can_count else None,
-        }
-    return known
-
-
-def time_cases(cases: Sequence[Case], args: argparse.Namespace, rates: dict[str, float]) -> list[dict[str, Any]]:
-    """A dict per case, size and batch with the numbers of :class:`Timing` and those of :func:`_of_model`.
-
-    Args:
-        cases: timed in turn.
-        args: of the command line.
-        rates: multiply-adds a second of a product of matrices, by precision.
-    """
-    yardstick = yardstick_of([case.backend for case in cases])
-    configs = {case.name: case.cfg for case in cases}
-    detectors = {name: build_model(cfg).eval().detector for name, cfg in configs.items()}
-    rows = []
-    for size in args.sizes:
-        channels = len(cases[0].cfg.MODEL.PIXEL_MEAN)
-        flops = {name: count_flops(detector, *size, channels)[0][""] for name, detector in detectors.items()}
-        for images in args.batches:
-            if any(case.backend.has_fixed_size(args.mode) for case in cases):
-                # Else torch.compile, after some sizes, would leave the model as it is without a word.
-                torch.compiler.reset()
-            batches = [_batch(case.cfg, images, size, args.boxes) for case in cases]
-            steps = [case.make(batch) for case, batch in zip(cases, batches, strict=True)]
-            timings = summarize(measure(steps, args.repeats, cases[0].cfg.MODEL.DEVICE), yardstick)
-            for case, batch, timing in zip(cases, batches, timings, strict=True):
-                row = {"config": case.name, "backend": str(case.backend), "size": f"{size[0]}x{size[1]}"}
-                row |= {"batch": images, "images_per_second": images / timing.seconds, **asdict(timing)}
-                rows.append(row | _of_model(case, batch, timing, rates[case.backend.precision], flops[case.name]))
-    return rows
-
-
-def _batch(cfg: CfgNode, images: int, size: tuple[int, int], boxes: int) -> list[dict[str, Any]]:
-    return make_batch(images, size, boxes, cfg.MODEL.DETR.NUM_CLASSES, cfg.MODEL.MASK_ON, len(cfg.MODEL.PIXEL_MEAN))
-
-
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}"
 
 
 def speed_table(rows: list[dict[str, Any]]) -> str:
-    """The numbers of :func:`time_cases` in Markdown."""
+    """The numbers of :func:`pair_detr.analysis.comparison.compare` in Markdown."""
     headers = ["config", "backend", "size", "batch", "median ms", "images/s", "ratio", "lowest-highest"]
     headers.append("% of matmul rate")
     is_training = "matcher_share" in rows[0]
@@ -255,8 +165,8 @@ def _time(configs: dict[str, CfgNode], args: argparse.Namespace) -> dict[str, An
     for backend in args.backends:
         backend.require(device, args.mode)
     rates = {precision: matmul_rate(device, precision) for precision in {b.precision for b in args.backends}}
-    with ExitStack() as folders:
-        rows = time_cases(_prepare(configs, args, folders), args, rates)
+    workload = Workload(args.mode, args.sizes, args.batches, args.boxes, args.repeats)
+    rows = compare(configs, args.backends, workload, rates)
     machine = describe_machine(device)
     boxes = f", {args.boxes} boxes an image" if args.mode == "training" else ""
     products = ", ".join(f"{precision} {rate / 1e9:.3g}" for precision, rate in sorted(rates.items()))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from model_helpers import build, default_cfg, tiny_cfg, tiny_resnet_cfg
 
-from pair_detr.analysis import matmul_rate
+from pair_detr.analysis import comparison, matmul_rate
 from pair_detr.analysis.flops import count_flops
 from pair_detr.tools import benchmark
 
@@ -48,12 +48,12 @@ def test_inference_is_compared_turn_by_turn(
         assert len({len(step()) for step in steps}) == 1
         return np.array([[1.0, 2.0, 3.0], [2.0, 8.0, 4.0]])
 
-    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(comparison, "measure", measure)
     monkeypatch.setattr(benchmark, "matmul_rate", lambda device, precision: {"fp32": 1e9, "bf16": 4e9}[precision])
     ours = tiny_resnet_cfg("conditional_detr")
     arguments = save(tmp_path, a=ours, b=tiny_cfg())
     output = tmp_path / "out" / "speed.json"
-    arguments += ["--sizes", "64x64", "--batches", "1", "4", "--backends", "plain:bf16", "transformers"]
+    arguments += ["--sizes", "64x64", "--batches", "1", "2", "--backends", "plain:bf16", "transformers"]
     benchmark.main([*arguments, "--repeats", "2", "--output", str(output), *CPU])
     content = json.loads(output.read_text())
     assert content["matmul_rates"] == {"fp32": 1e9, "bf16": 4e9}
@@ -61,18 +61,18 @@ def test_inference_is_compared_turn_by_turn(
     a, b = arguments[1:3]
     cases = [(row["config"], row["backend"], row["batch"]) for row in content["speed"]]
     of_batch = [(a, "plain:bf16"), (a, "transformers:fp32"), (b, "plain:bf16")]
-    assert cases == [(*case, images) for images in (1, 4) for case in of_batch]
+    assert cases == [(*case, images) for images in (1, 2) for case in of_batch]
     row = content["speed"][3]
-    assert (row["seconds"], row["images_per_second"]) == (1.5, 4 / 1.5)
+    assert (row["seconds"], row["images_per_second"]) == (1.5, 2 / 1.5)
     assert (row["ratio"], row["lowest"], row["highest"]) == (0.375, 0.25, 0.5)
     flops = count_flops(build(ours).eval().detector, 64, 64)[0][""]
-    assert row["matmul_share"] == pytest.approx(flops * 4 / 1.5 / 4e9)
+    assert row["matmul_share"] == pytest.approx(flops * 2 / 1.5 / 4e9)
     assert content["speed"][4]["matmul_share"] is None
     assert content["machine"] in messages[-2]
     assert "bf16 4, fp32 1" in messages[-2]
     header, _, *lines = cells(messages[-2])
     assert header[-3:] == ["ratio", "lowest-highest", "% of matmul rate"]
-    assert lines[4][:8] == [a, "transformers:fp32", "64x64", "4", "5000.0", "0.80", "1.000", "1.000-1.000"]
+    assert lines[4][:8] == [a, "transformers:fp32", "64x64", "2", "5000.0", "0.40", "1.000", "1.000-1.000"]
 
 
 def test_training_states_memory_and_the_matching(tmp_path: Path, messages: list[str]) -> None:
@@ -92,7 +92,7 @@ def test_training_states_memory_and_the_matching(tmp_path: Path, messages: list[
 def test_modules_are_counted_and_nothing_is_timed(
     tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "measure", None)
+    monkeypatch.setattr(benchmark, "compare", None)
     cfg = tiny_cfg()
     cfg.MODEL.MASK_ON = True
     arguments = [*save(tmp_path, a=cfg), "--modules", "--depth", "1", "--output", str(tmp_path / "cost.json")]
