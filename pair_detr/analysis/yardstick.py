@@ -29,6 +29,7 @@ def transformers_config(cfg: CfgNode) -> Any:
     detr = cfg.MODEL.DETR
     if cfg.MODEL.MASK_ON:
         raise ValueError("MODEL.MASK_ON: transformers' model is a yardstick for boxes alone. Set it to False.")
+    attention_dropout = detr.get("ATTENTION_DROPOUT", -1)
     return getattr(transformers, f"{variant_of(cfg).transformers_name}Config")(
         num_channels=len(cfg.MODEL.PIXEL_MEAN),
         num_queries=detr.NUM_QUERIES,
@@ -39,10 +40,10 @@ def transformers_config(cfg: CfgNode) -> Any:
         decoder_ffn_dim=detr.FFN_DIM,
         encoder_attention_heads=detr.NUM_HEADS,
         decoder_attention_heads=detr.NUM_HEADS,
-        # The three places where this package's DROPOUT is.
+        # Where this package's models have them.
         dropout=detr.DROPOUT,
         activation_dropout=detr.DROPOUT,
-        attention_dropout=detr.DROPOUT,
+        attention_dropout=detr.DROPOUT if attention_dropout < 0 else attention_dropout,
         num_labels=detr.NUM_CLASSES,
         **_backbone(cfg),
     )

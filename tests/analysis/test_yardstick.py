@@ -82,6 +82,9 @@ def test_dropout_is_where_ours_is() -> None:
     cfg = tiny_resnet_cfg("conditional_detr", DROPOUT=0.25)
     config = transformers_config(cfg)
     assert config.dropout == config.activation_dropout == config.attention_dropout == 0.25
+    cfg.MODEL.DETR.ATTENTION_DROPOUT = 0.0
+    config = transformers_config(cfg)
+    assert (config.dropout, config.attention_dropout) == (0.25, 0)
 
 
 def test_architectures_that_transformers_lacks() -> None:
