@@ -66,8 +66,11 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.DEC_LAYERS = 6
     # Hidden units of the feed-forward blocks: DETR's.
     cfg.MODEL.DETR.FFN_DIM = 2048
-    # Dropout on attention weights, residuals and inside the feed-forward blocks (DETR, appendix A.4).
+    # Dropout on residuals and inside the feed-forward blocks (DETR, appendix A.4).
     cfg.MODEL.DETR.DROPOUT = 0.1
+    # Dropout on attention weights; -1 takes DROPOUT, as DETR does. 0 saves the random numbers for all of them, and lets
+    # attention run on torch's fused kernel, which knows no dropout on CPUs. Own.
+    cfg.MODEL.DETR.ATTENTION_DROPOUT = -1.0
 
     # Cost of matching a query with an object (Hungarian matching, DETR section 3.1).
     cfg.MODEL.DETR.COST = CN()

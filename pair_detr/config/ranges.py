@@ -18,6 +18,7 @@ from pair_detr.config.choices import IMAGE_CHANNELS, LR_SCHEDULERS, PRECISIONS, 
 from pair_detr.config.conflicts import conflicts
 from pair_detr.config.rules import (
     BELOW_ONE,
+    BELOW_ONE_OR_DROPOUT,
     FINITE,
     FLAG,
     FRACTION,
@@ -147,6 +148,7 @@ _DETR = {
     "MODEL.DETR.DEC_LAYERS": POSITIVE_WHOLE,
     "MODEL.DETR.FFN_DIM": POSITIVE_WHOLE,
     "MODEL.DETR.DROPOUT": BELOW_ONE,
+    "MODEL.DETR.ATTENTION_DROPOUT": BELOW_ONE_OR_DROPOUT,
     "MODEL.DETR.COST.CLASS": WEIGHT_OR_AUTO,
     "MODEL.DETR.COST.L1": WEIGHT,
     "MODEL.DETR.COST.GIOU": WEIGHT,

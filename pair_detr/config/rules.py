@@ -101,4 +101,7 @@ BELOW_ONE = number(lambda value: 0 <= value < 1, "from 0 to below 1")
 # Where -1 takes what the variant was published with.
 WEIGHT_OR_AUTO = number(lambda value: value >= 0 or value == -1, "0 or more, or -1 for the variant's own")
 WEIGHT = NOT_NEGATIVE
+BELOW_ONE_OR_DROPOUT = number(
+    lambda value: 0 <= value < 1 or value == -1, "from 0 to below 1, or -1 for MODEL.DETR.DROPOUT"
+)
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")

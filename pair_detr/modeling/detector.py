@@ -44,7 +44,8 @@ class DetectorOptions:
         dim: D, the width of the transformer.
         num_heads: of every attention.
         ffn_dim: hidden units of the feed-forward blocks.
-        dropout: probability.
+        dropout: probability, on residual branches and inside the feed-forward blocks.
+        attention_dropout: probability, on attention weights.
         deep_supervision: predict from every decoder layer in training, not from the last alone.
         mask_head: makes the mask head, given D, the number of heads and the channels of the finer feature maps; None
             for a model without masks.
@@ -66,6 +67,7 @@ class DetectorOptions:
     num_heads: int
     ffn_dim: int
     dropout: float
+    attention_dropout: float
     deep_supervision: bool
     mask_head: Callable[[int, int, list[int]], nn.Module] | None = None
     queries: QueryOptions = field(default_factory=QueryOptions)
@@ -76,9 +78,9 @@ class DetectorOptions:
     box_bias: bool = False
 
     @property
-    def layer(self) -> tuple[int, int, int, float]:
+    def layer(self) -> tuple[int, int, int, float, float]:
         """Arguments of every transformer layer."""
-        return self.dim, self.num_heads, self.ffn_dim, self.dropout
+        return self.dim, self.num_heads, self.ffn_dim, self.dropout, self.attention_dropout
 
 
 # USER: a detector of your own is a subclass with @register_variant, see docs/tour.md.
@@ -150,6 +152,7 @@ class Detector(nn.Module, ABC):
             num_heads=detr.NUM_HEADS,
             ffn_dim=detr.FFN_DIM,
             dropout=detr.DROPOUT,
+            attention_dropout=detr.DROPOUT if detr.ATTENTION_DROPOUT < 0 else detr.ATTENTION_DROPOUT,
             deep_supervision=detr.LOSS.DEEP_SUPERVISION,
             mask_head=mask_head,
             queries=query_options(cfg),

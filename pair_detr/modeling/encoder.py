@@ -11,9 +11,9 @@ from pair_detr.structures import Memory
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward block, normalized after each residual."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()
-        self.self_attn = MultiHeadAttention(dim, num_heads, dropout)
+        self.self_attn = MultiHeadAttention(dim, num_heads, attention_dropout)
         self.ffn = FeedForward(dim, ffn_dim, dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
@@ -29,9 +29,13 @@ class EncoderLayer(nn.Module):
 class TransformerEncoder(nn.Module):
     """A stack of :class:`EncoderLayer`; positions are added anew in each."""
 
-    def __init__(self, num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(
+        self, num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float, attention_dropout: float
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, num_heads, ffn_dim, dropout, attention_dropout) for _ in range(num_layers)
+        )
 
     def forward(self, memory: Memory) -> Memory:
         """Feature tokens in, encoded tokens out; positions and mask stay."""

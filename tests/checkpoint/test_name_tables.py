@@ -175,7 +175,7 @@ def test_official_layers_compute_what_torch_computes() -> None:
     state = {f"transformer.{key}": tensor for key, tensor in theirs.state_dict().items()}
     ours, unknown = layout_of("detr", "detr").names.rename_to_native(state)
     assert not unknown
-    encoder, decoder = EncoderLayer(16, 4, 32, 0.0), TransformerDecoder(1, 16, 4, 32, 0.0)
+    encoder, decoder = EncoderLayer(16, 4, 32, 0.0, 0.0), TransformerDecoder(1, 16, 4, 32, 0.0, 0.0)
     encoder.load_state_dict({k.removeprefix("encoder.layers.0."): v for k, v in ours.items() if k.startswith("enc")})
     decoder.layers.load_state_dict(
         {k.removeprefix("decoder.layers."): v for k, v in ours.items() if k.startswith("decoder.layers.")}

@@ -197,7 +197,9 @@ def test_coco_configs_follow_the_published_recipe(name: str) -> None:
     assert pytest.approx([255 * x for x in (0.485, 0.456, 0.406)]) == cfg.MODEL.PIXEL_MEAN
     assert pytest.approx([255 * x for x in (0.229, 0.224, 0.225)]) == cfg.MODEL.PIXEL_STD
     model = cfg.MODEL.DETR
-    assert (model.HIDDEN_DIM, model.NUM_HEADS, model.FFN_DIM, model.DROPOUT) == (256, 8, 2048, 0.1)
+    assert (model.HIDDEN_DIM, model.NUM_HEADS, model.FFN_DIM) == (256, 8, 2048)
+    # On attention weights as elsewhere.
+    assert (model.DROPOUT, model.ATTENTION_DROPOUT) == (0.1, -1)
     assert (model.ENC_LAYERS, model.DEC_LAYERS, model.LOSS.DEEP_SUPERVISION) == (6, 6, True)
 
 

@@ -65,6 +65,16 @@ def test_sites(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("dropout", "of_attention"), [(0.1, 0.0), (0.0, 0.2)])
+def test_attention_weights_have_a_probability_of_their_own(
+    sites: list[tuple[str, float]], variant: str, dropout: float, of_attention: float
+) -> None:
+    model = build(tiny_cfg(variant, DROPOUT=dropout, ATTENTION_DROPOUT=of_attention)).train()
+    model.detector(as_batch(torch.randn(1, 3, 32, 40)))
+    assert set(sites) == {(ATTENTION, of_attention), (HIDDEN, dropout), (RESIDUAL, dropout)}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_inference_is_that_of_a_model_without_dropout(variant: str) -> None:
     batch = make_batch([(32, 40), (40, 24)], [1, 0])
     outputs = []
@@ -106,12 +116,12 @@ def test_conditional_attention_drops_weights(is_first: bool) -> None:
 def test_layers_drop_all_of_each_residual_branch() -> None:
     """With all branches dropped, biases of their last linear maps included, nothing but the norms is left."""
     tokens, queries = torch.randn(2, 5, DIM), torch.randn(5, DIM)
-    encoder = randomized(EncoderLayer(DIM, HEADS, FFN, dropout=1.0))
+    encoder = randomized(EncoderLayer(DIM, HEADS, FFN, dropout=1.0, attention_dropout=0.0))
     torch.testing.assert_close(encoder(tokens, torch.randn(5, DIM), None), encoder.norm2(encoder.norm1(tokens)))
     for layer in (
-        DecoderLayer(DIM, HEADS, FFN, dropout=1.0),
-        ConditionalDecoderLayer(DIM, HEADS, FFN, dropout=1.0, is_first=True),
-        ConditionalDecoderLayer(DIM, HEADS, FFN, dropout=1.0, is_first=False),
+        DecoderLayer(DIM, HEADS, FFN, dropout=1.0, attention_dropout=0.0),
+        ConditionalDecoderLayer(DIM, HEADS, FFN, dropout=1.0, attention_dropout=0.0, is_first=True),
+        ConditionalDecoderLayer(DIM, HEADS, FFN, dropout=1.0, attention_dropout=0.0, is_first=False),
     ):
         randomize_constants(layer)
         inputs = cross_attention_inputs(standard=isinstance(layer, DecoderLayer))

@@ -105,10 +105,12 @@ class ConditionalCrossAttention(nn.Module):
 class ConditionalDecoderLayer(nn.Module):
     """Conditional self-attention, conditional cross-attention, feed-forward block; normalized after each."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, is_first: bool) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, ffn_dim: int, dropout: float, attention_dropout: float, is_first: bool
+    ) -> None:
         super().__init__()
-        self.self_attn = ConditionalSelfAttention(dim, num_heads, dropout)
-        self.cross_attn = ConditionalCrossAttention(dim, num_heads, dropout, is_first)
+        self.self_attn = ConditionalSelfAttention(dim, num_heads, attention_dropout)
+        self.cross_attn = ConditionalCrossAttention(dim, num_heads, attention_dropout, is_first)
         self.ffn = FeedForward(dim, ffn_dim, dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
@@ -166,10 +168,13 @@ class ConditionalDecoder(nn.Module):
             nn.init.ones_(self.query_scale.layers[-1].bias)
 
     @staticmethod
-    def build_layers(num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> nn.ModuleList:
+    def build_layers(
+        num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float, attention_dropout: float
+    ) -> nn.ModuleList:
         """The layers of a decoder; only the first has a positional query in its cross-attention."""
         return nn.ModuleList(
-            ConditionalDecoderLayer(dim, num_heads, ffn_dim, dropout, is_first=i == 0) for i in range(num_layers)
+            ConditionalDecoderLayer(dim, num_heads, ffn_dim, dropout, attention_dropout, is_first=i == 0)
+            for i in range(num_layers)
         )
 
     def forward(self, memory: Memory, queries: Queries) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from pair_detr.structures import Memory, Queries
 class DecoderLayer(nn.Module):
     """Self-attention among queries, cross-attention to the memory, feed-forward block; normalized after each."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()
-        self.self_attn = MultiHeadAttention(dim, num_heads, dropout)
-        self.cross_attn = MultiHeadAttention(dim, num_heads, dropout)
+        self.self_attn = MultiHeadAttention(dim, num_heads, attention_dropout)
+        self.cross_attn = MultiHeadAttention(dim, num_heads, attention_dropout)
         self.ffn = FeedForward(dim, ffn_dim, dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
@@ -40,9 +40,13 @@ class DecoderLayer(nn.Module):
 class TransformerDecoder(nn.Module):
     """A stack of :class:`DecoderLayer` with one norm on the output of each."""
 
-    def __init__(self, num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(
+        self, num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float, attention_dropout: float
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, num_heads, ffn_dim, dropout, attention_dropout) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, memory: Memory, queries: Queries) -> tuple[Tensor, Tensor | None]:
