@@ -68,7 +68,7 @@ class ImageLabels:
         """Packs one (n,) tensor of labels an image, all on the same device."""
         return cls(
             torch.cat(labels).long(),
-            _image_index([len(x) for x in labels]).to(labels[0].device),
+            to_device_async(_image_index([len(x) for x in labels]), labels[0].device),
             list(map(len, labels)),
         )
 
@@ -106,7 +106,7 @@ class Targets:
         """Packs one (n, 4) tensor of boxes and one (n,) tensor of labels an image, all on the same device."""
         boxes = torch.cat(boxes).float()
         counts = [len(x) for x in labels]
-        return cls(boxes, torch.cat(labels).long(), _image_index(counts).to(boxes.device), counts)
+        return cls(boxes, torch.cat(labels).long(), to_device_async(_image_index(counts), boxes.device), counts)
 
     @classmethod
     def pack_image_labels(cls, labels: list[Tensor]) -> "Targets":

@@ -1,11 +1,12 @@
 """An exponential moving average of the weights, which is evaluated and saved in the place of the last ones."""
 
+import copy
+from itertools import chain
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 
 class WeightAverage(HookBase):
@@ -14,6 +15,8 @@ class WeightAverage(HookBase):
     The decay starts low, so that the average soon forgets the random weights: after ``n`` steps it is at most
     ``(1 + n) / (10 + n)``, as in TensorFlow's ``ExponentialMovingAverage``. Statistics of batch norms are averaged
     alike. All processes have the same weights, and so the same average.
+
+    Unlike :class:`torch.optim.swa_utils.AveragedModel`, it counts the steps on the host, which waits for no device.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -25,20 +28,23 @@ class WeightAverage(HookBase):
         self._source = model
         self._decay = decay
         self._steps = 0
-        self._averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
+        self._model = copy.deepcopy(model)
 
     @property
     def model(self) -> nn.Module:
         """A copy of the model with the averaged weights."""
-        return self._averaged.module
-
-    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        get_ema_multi_avg_fn(decay)(averaged, current, 0)
+        return self._model
 
     @torch.no_grad()
     def after_step(self) -> None:
-        self._averaged.update_parameters(self._source)
+        # The first step's weights are taken as they are.
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
+        averaged, current = (list(chain(x.parameters(), x.buffers())) for x in (self._model, self._source))
+        numbers = [i for i, x in enumerate(averaged) if x.is_floating_point()]
+        torch._foreach_lerp_([averaged[i] for i in numbers], [current[i] for i in numbers], 1 - decay)
+        # Those that count batches.
+        for i in set(range(len(averaged))).difference(numbers):
+            averaged[i].copy_(current[i])
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,5 +55,3 @@ class WeightAverage(HookBase):
         """Continues an average."""
         self.model.load_state_dict(state["weights"])
         self._steps = state["steps"]
-        # Its first update would copy the weights.
-        self._averaged.n_averaged.fill_(self._steps)
