@@ -167,6 +167,10 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "INPUT.RESIZE_CROP.PROB": FRACTION,
     "INPUT.RESIZE_CROP.SCALES": SIZES,
     "INPUT.RESIZE_CROP.SIZE_RANGE": ([(), (8,), (9, 8), (0, 8), (8.5, 9), (8, NAN), None], [(8, 8), [1, 2]]),
+    "INPUT.SIZE_BUCKETS": (
+        [[(8,)], [(0, 8)], [(2000, 8.5)], (8, 8), 8, None, [(1333, 1332)]],
+        [[], (), [(1333, 1333)], [[8, 16], (2000, 1400)]],
+    ),
     "INPUT.FIXED_SIZE": ([(8,), (0, 8), (8, -8), (8.0, 8), (8, 8, 8), 8, None], [(), [], (1, 2)]),
     "INPUT.LARGE_SCALE_JITTER.SCALE_RANGE": RANGE,
     "INPUT.MOSAIC.PROB": FRACTION,

@@ -17,6 +17,7 @@ from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import LossTerm, MatchedPredictions
 from pair_detr.modeling import ConditionalDETR
+from pair_detr.modeling.denoising import DenoisingQueries
 from pair_detr.modeling.detector import DetectorOptions
 from pair_detr.structures import Memory, Predictions, Queries, Targets
 
@@ -51,7 +52,7 @@ class HybridDETR(ConditionalDETR):
         super().__init__(options)
         self.extra_queries = nn.Embedding(EXTRA, options.dim)
 
-    def decode(self, memory: Memory, targets: Targets | None = None) -> Predictions:
+    def decode(self, memory: Memory, copies: DenoisingQueries | None = None) -> Predictions:
         if not self.training:
             return super().decode(memory)
         queries = torch.cat((self.query_embed.weight, self.extra_queries.weight))

@@ -33,9 +33,25 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
             f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; with INPUT.MIN_SIZE_TRAIN_SAMPLING range it must be the smallest "
             "and the largest size."
         )
+    yield from _conflicts_of_sizes(values)
     yield from _conflicts_of_queries(values)
     yield from _conflicts_of_channels(values)
     yield from _conflicts_of_schedule(values)
+
+
+def _conflicts_of_sizes(values: Mapping[str, Any]) -> Iterator[str]:
+    get = values.get
+    fixed, buckets, longest = get("INPUT.FIXED_SIZE", ()), get("INPUT.SIZE_BUCKETS", ()), get("INPUT.MAX_SIZE_TRAIN", 0)
+    if buckets and not any(min(size) >= longest for size in buckets):
+        yield (
+            f"INPUT.SIZE_BUCKETS is {[tuple(size) for size in buckets]}, but a batch may have tall and wide images, of "
+            f"up to INPUT.MAX_SIZE_TRAIN pixels: add ({longest}, {longest}), or a larger size."
+        )
+    if get("SOLVER.COMPILE", False) and "INPUT.FIXED_SIZE" in values and not fixed and not buckets:
+        yield (
+            "SOLVER.COMPILE is True, but images may have any size, and each would be compiled for: set "
+            f"INPUT.FIXED_SIZE, as to ({longest}, {longest}), INPUT.SIZE_BUCKETS, or SOLVER.COMPILE False."
+        )
 
 
 def _conflicts_of_queries(values: Mapping[str, Any]) -> Iterator[str]:

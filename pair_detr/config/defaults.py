@@ -239,6 +239,10 @@ def _add_input_keys(cfg: CN) -> None:
     # resized to fit (in place of INPUT.MIN_SIZE_* and MAX_SIZE_*), for testing too, and padded at the right and at the
     # bottom. There is no padding mask: the padding is a part of the image, and attention runs unmasked. Own.
     cfg.INPUT.FIXED_SIZE = ()
+    # Heights and widths, as [[800, 1344], [1344, 800], [1344, 1344]]: a training batch is padded to the smallest that
+    # holds its images, and the padding masked, for SOLVER.COMPILE. One must hold any batch; [] pads to the largest
+    # image. Own.
+    cfg.INPUT.SIZE_BUCKETS = []
     # Large-scale jitter (arXiv 2012.07177, whose range this is): resize so that the image fits into INPUT.FIXED_SIZE
     # times a factor drawn from SCALE_RANGE, and crop what is larger than INPUT.FIXED_SIZE. Excludes RESIZE_CROP.
     cfg.INPUT.LARGE_SCALE_JITTER = CN()

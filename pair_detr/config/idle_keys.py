@@ -186,6 +186,11 @@ IDLE = (
     ),
     Idle(("SOLVER.EPOCHS.*",), "SOLVER.EPOCHS.MAX is 0", lambda cfg: cfg.SOLVER.EPOCHS.MAX == 0),
     Idle(
+        ("INPUT.SIZE_BUCKETS",),
+        "all images are padded to INPUT.FIXED_SIZE",
+        lambda cfg: bool(cfg.INPUT.FIXED_SIZE),
+    ),
+    Idle(
         ("SOLVER.MOMENTUM",),
         "SOLVER.OPTIMIZER is ADAMW",
         lambda cfg: cfg.SOLVER.OPTIMIZER.upper() == "ADAMW",

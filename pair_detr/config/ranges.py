@@ -206,6 +206,7 @@ _INPUT = {
     "INPUT.RESIZE_CROP.SCALES": each(_PIXELS),
     "INPUT.RESIZE_CROP.SIZE_RANGE": _CROP_SIDES,
     "INPUT.FIXED_SIZE": optional(_SIZE, (), "or () for none"),
+    "INPUT.SIZE_BUCKETS": optional(each(_SIZE), (), "or [] for none"),
     "INPUT.LARGE_SCALE_JITTER.SCALE_RANGE": ascending(POSITIVE, 2, strictly=False),
     "INPUT.MOSAIC.PROB": FRACTION,
     "INPUT.MOSAIC.CENTER_RANGE": ascending(INNER_FRACTION, 2, strictly=False),

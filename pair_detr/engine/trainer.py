@@ -22,6 +22,7 @@ from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, CheckpointErro
 from pair_detr.config.validation import check_config
 from pair_detr.data import build_test_loader, build_train_loader, check_input, images_per_process, load_training_dicts
 from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
+from pair_detr.engine.compilation import compile_for_training
 from pair_detr.engine.hooks import EpochCounter, GracefulStop
 from pair_detr.engine.optimizer_state import (
     OtherOptimizerError,
@@ -88,6 +89,8 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        if cfg.SOLVER.COMPILE:
+            compile_for_training(cfg, model)
         self._trainer = AutocastTrainer(
             _distribute(model),
             # Which batch is the first is known when training starts: see train().
@@ -270,7 +273,9 @@ class Trainer(DefaultTrainer):
             raise FloatingPointError(f"The model cannot be evaluated: {fault}. {DIVERGED}")
         if cfg.TEST.PRECISION != "fp32":
             model = prepare_for_inference(model, cfg.TEST.PRECISION)
-        with explain_full_disk(Path(cfg.OUTPUT_DIR, "inference")):
+        # Test images have any size, and are not what SOLVER.COMPILE is for.
+        eagerly = torch.compiler.set_stance("force_eager")
+        with eagerly, explain_full_disk(Path(cfg.OUTPUT_DIR, "inference")):
             return super().test(cfg, model, evaluators)
 
     @classmethod

@@ -1,6 +1,7 @@
 """Detectron2's dicts of a batch as tensors: padded images, boxes, labels and masks."""
 
 import logging
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ def batch_images(
     batched_inputs: list[dict[str, Any]],
     normalize: Callable[[Tensor], Tensor],
     fixed_size: Size | None = None,
+    buckets: Sequence[Size] = (),
 ) -> Batch:
     """The images of a batch, normalized, and padded with zeros at the right and at the bottom.
 
@@ -34,9 +36,11 @@ def batch_images(
         normalize: maps an image to what the model takes, on its device.
         fixed_size: height and width to pad to; the padding then is a part of the image: nothing is masked, and boxes
             are relative to it. None pads to the largest of the images, and masks that.
+        buckets: heights and widths; the smallest that holds all images is what they are padded to then. There is always
+            a mask.
 
     Raises:
-        ValueError: an image is larger than the fixed size.
+        ValueError: an image is larger than the fixed size, or the images fit into none of the buckets.
     """
     images = [normalize(item["image"]) for item in batched_inputs]
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -51,17 +55,38 @@ def batch_images(
                 f"An image of {too_large[0]} pixels (height, width) is larger than INPUT.FIXED_SIZE {fixed_size}: "
                 "resize it to fit, as pair_detr.data.build_augmentation does."
             )
-        padded = torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
-        return Batch(padded, None, sizes, outputs, boxes_span_padding=True)
+        return Batch(_pad(images, fixed_size), None, sizes, outputs, boxes_span_padding=True)
+    if buckets:
+        padded = _pad(images, _smallest_bucket(sizes, buckets))
+        return Batch(padded, _mask_beyond(sizes, padded), sizes, outputs)
     padded = ImageList.from_tensors(images).tensor
     return Batch(padded, _padding_mask(sizes, padded), sizes, outputs)
+
+
+def _pad(images: Sequence[Tensor], size: Size) -> Tensor:
+    height, width = size
+    return torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
+
+
+def _smallest_bucket(sizes: list[Size], buckets: Sequence[Size]) -> Size:
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    fitting = [bucket for bucket in buckets if bucket[0] >= height and bucket[1] >= width]
+    if not fitting:
+        raise ValueError(
+            f"Images of up to {height} x {width} pixels fit into none of INPUT.SIZE_BUCKETS "
+            f"{[tuple(bucket) for bucket in buckets]}: add a larger one, or resize them to fit."
+        )
+    return min(fitting, key=math.prod)
 
 
 def _padding_mask(sizes: list[Size], padded: Tensor) -> Tensor | None:
     """(B, H, W) bool, true in the padding; None if there is none."""
     height, width = padded.shape[-2:]
-    if all(size == (height, width) for size in sizes):
-        return None
+    return None if all(size == (height, width) for size in sizes) else _mask_beyond(sizes, padded)
+
+
+def _mask_beyond(sizes: list[Size], padded: Tensor) -> Tensor:
+    height, width = padded.shape[-2:]
     device = padded.device
     edges = to_device_async(torch.tensor(sizes), device)
     below = torch.arange(height, device=device) >= edges[:, :1]

@@ -50,15 +50,21 @@ class DenoisingQueries:
         content: (B, N, D) states to start from: embeddings of labels.
         reference: (B, N, 4) fp32 noisy boxes, cxcywh in 0..1.
         is_copy: (B, N) bool, false for queries without an object to copy.
-        groups: their number, and queries in each.
+        num_groups: that the queries are in, one after the other and equally large.
         assignment: of the queries to the objects that they are to become, in all decoder layers.
     """
 
     content: Tensor
     reference: Tensor
     is_copy: Tensor
-    groups: tuple[int, int]
+    num_groups: int
     assignment: Assignment
+
+    @property
+    def groups(self) -> tuple[int, int]:
+        """Their number, and queries in each."""
+        # A number that varies with a shape does not make torch.compile compile anew.
+        return self.num_groups, self.content.shape[1] // self.num_groups
 
     @property
     def is_used(self) -> Tensor:
@@ -86,6 +92,8 @@ class Denoising(nn.Module):
         else:
             self.label_embedding = nn.Embedding(classifier.out_features, dim)
 
+    # Every batch has another number of objects, and would be compiled anew.
+    @torch.compiler.disable
     def forward(self, targets: Targets, num_layers: int, classifier: nn.Module) -> DenoisingQueries:
         """Copies each object ``groups`` times; what is random about that is in ``targets.noise``.
 
@@ -119,7 +127,7 @@ class Denoising(nn.Module):
             content=content.new_zeros(*shape, content.shape[-1]).index_put(where, content),
             reference=boxes.new_full((*shape, 4), 0.5).index_put(where, boxes),
             is_copy=is_copy,
-            groups=(groups, size),
+            num_groups=groups,
             assignment=Assignment(layer, *(row.flatten().repeat(num_layers) for row in rows)),
         )
 

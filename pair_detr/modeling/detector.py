@@ -18,11 +18,11 @@ from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
 from pair_detr.modeling.decoder import ConditionalDecoder
+from pair_detr.modeling.denoising import DenoisingQueries
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
 from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Queries, Refinement, Targets
-from pair_detr.utils.device import to_device_async
 
 # As sine_position_encoding.
 PositionEncoding = Callable[[int, int, int, Tensor | None, torch.device], Tensor]
@@ -211,7 +211,8 @@ class Detector(nn.Module, ABC):
             batch: images.
             targets: their objects, in training, for decoders with branches that are given these (denoising).
         """
-        return self.decode(self.encode(batch), targets)
+        copies = None if targets is None else self.denoise(targets)
+        return self.decode(self.encode(batch), copies)
 
     def encode(self, batch: Batch) -> Memory:
         """From images to the encoder's output."""
@@ -230,16 +231,19 @@ class Detector(nn.Module, ABC):
         centers = cell_centers(batch, height, width) if self.query_builder.dense_head else None
         return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept, centers))
 
-    def decode(self, memory: Memory, targets: Targets | None = None) -> Predictions:
-        """Predicts objects from the encoder's output; ``targets`` as in :meth:`forward`."""
-        built = self.build_queries(memory, targets)
+    def denoise(self, targets: Targets) -> DenoisingQueries | None:
+        """The denoising queries of a batch, in the training of models that have any."""
+        return self.query_builder.denoise(targets, len(self.decoder.layers) if self.deep_supervision else 1)
+
+    def decode(self, memory: Memory, copies: DenoisingQueries | None = None) -> Predictions:
+        """Predicts objects from the encoder's output; ``copies`` are those of :meth:`denoise`."""
+        built = self.build_queries(memory, copies)
         states, reference = self.decoder(memory, built.queries)
         return built.sort(self.predict(states, reference, memory, built.num_queries))
 
-    def build_queries(self, memory: Memory, targets: Targets | None) -> BuiltQueries:
+    def build_queries(self, memory: Memory, copies: DenoisingQueries | None) -> BuiltQueries:
         """The queries of a batch, see :class:`QueryBuilder`."""
-        num_layers = len(self.decoder.layers) if self.deep_supervision else 1
-        built = self.query_builder(memory, self.query_embed.weight, targets, num_layers)
+        built = self.query_builder(memory, self.query_embed.weight, copies)
         if self.refinement != "none":
             twice = self.refinement == "look_forward_twice"
             built.queries.refinement = Refinement(self.box_head, self.query_builder.embed_reference, twice)
@@ -298,11 +302,16 @@ def cell_centers(batch: Batch, height: int, width: int) -> Tensor:
 
     Cells of the padding have those of the last pixel.
     """
-    padded = torch.tensor(batch.padded_size, dtype=torch.float32)
-    scale = to_device_async((padded / torch.tensor(batch.frame_sizes)).flip(-1), batch.images.device)
-    x, y = ((torch.arange(n, device=scale.device) + 0.5) / n for n in (width, height))
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-    return (grid * scale[:, None, None]).clamp(max=1)
+    x, y = ((torch.arange(n, device=batch.images.device) + 0.5) / n for n in (width, height))
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(batch.images.shape[0], -1, -1, -1)
+    if batch.padding_mask is None:
+        # Boxes are relative to all of each image in the batch.
+        return grid
+    # Not from the sizes on the host: torch.compile would compile for each of them.
+    is_image = ~batch.padding_mask
+    width_scale = is_image.shape[2] / is_image[:, 0].sum(1)
+    height_scale = is_image.shape[1] / is_image[:, :, 0].sum(1)
+    return (grid * torch.stack((width_scale, height_scale), dim=-1)[:, None, None]).clamp(max=1)
 
 
 def initialize_transformer(module: nn.Module, options: DetectorOptions) -> None:

@@ -65,6 +65,7 @@ class DetectionTransformer(nn.Module):
         panoptic: PanopticOptions | None = None,
         freeze_detector: bool = False,
         fixed_size: tuple[int, int] | None = None,
+        size_buckets: Sequence[tuple[int, int]] = (),
         seed: int = 0,
     ) -> None:
         """
@@ -84,6 +85,7 @@ class DetectionTransformer(nn.Module):
             freeze_detector: train the mask head alone.
             fixed_size: height and width that every image is padded to, as a part of it: nothing is masked, and boxes
                 are relative to it inside of the model. None pads to the largest image of a batch, and masks that.
+            size_buckets: heights and widths, to the smallest of which that holds it a training batch is padded instead.
             seed: of the noise of denoising queries.
         """
         super().__init__()
@@ -99,6 +101,7 @@ class DetectionTransformer(nn.Module):
         self.panoptic = panoptic
         self.freeze_detector = freeze_detector
         self.fixed_size = fixed_size
+        self.size_buckets = size_buckets
         self.seed = seed
         self._has_warned = False
         if freeze_detector:
@@ -150,6 +153,7 @@ class DetectionTransformer(nn.Module):
             "panoptic": build_panoptic(cfg, num_classes),
             "freeze_detector": cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
             "fixed_size": tuple(cfg.INPUT.FIXED_SIZE) or None,
+            "size_buckets": [tuple(size) for size in cfg.INPUT.SIZE_BUCKETS],
             "seed": max(cfg.SEED, 0),
         }
 
@@ -247,7 +251,7 @@ class DetectionTransformer(nn.Module):
         def normalize(image: Tensor) -> Tensor:
             return (to_device_async(image, self.device) - self.pixel_mean) / self.pixel_std
 
-        return batch_images(batched_inputs, normalize, self.fixed_size)
+        return batch_images(batched_inputs, normalize, self.fixed_size, self.size_buckets if self.training else ())
 
     def pack_targets(self, batched_inputs: list[dict[str, Any]], batch: Batch) -> Targets:
         """Ground truth on the model's device, boxes as normalized cxcywh.

@@ -16,9 +16,10 @@ from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import LossTerm
 from pair_detr.modeling.conditional_detr import ConditionalDETR, freeze_unused_points
 from pair_detr.modeling.decoder import ConditionalDecoder
+from pair_detr.modeling.denoising import DenoisingQueries
 from pair_detr.modeling.detector import DetectorOptions, initialize_transformer
 from pair_detr.modeling.heads import LocationHead
-from pair_detr.structures import Memory, Predictions, Queries, Targets
+from pair_detr.structures import Memory, Predictions, Queries
 
 # Logits between a query's center and corner at the start; mid-image that is a box of a quarter of the image's side.
 _INITIAL_OFFSET = 0.5
@@ -147,12 +148,12 @@ class PairDETR(ConditionalDETR):
             return queries
         return replace(_from_corners(queries), self_attention=not self.one_to_many)
 
-    def decode(self, memory: Memory, targets: Targets | None = None) -> Predictions:
+    def decode(self, memory: Memory, copies: DenoisingQueries | None = None) -> Predictions:
         """See :meth:`Detector.decode`."""
         used = {self.box_decoding, self.class_decoder} | ({self.mask_decoder} if self.mask_head else set())
         if not self.training and used == {"center"}:
-            return super().decode(memory, targets)
-        built = self.build_queries(memory, targets)
+            return super().decode(memory, copies)
+        built = self.build_queries(memory, copies)
         center_states, center_reference = self.decoder(memory, built.queries)
         corner_queries = self.queries_of("top_left_decoder", built.queries)
         corner_states, corner_reference = self.top_left_decoder(memory, corner_queries)

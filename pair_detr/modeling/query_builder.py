@@ -110,16 +110,13 @@ class QueryBuilder(nn.Module):
         if options.denoising is not None:
             self.denoising = Denoising(options.denoising, dim, self.dense_head.class_head)
 
-    def forward(
-        self, memory: Memory, query_embed: Tensor, targets: Targets | None = None, num_layers: int = 1
-    ) -> BuiltQueries:
+    def forward(self, memory: Memory, query_embed: Tensor, copies: DenoisingQueries | None = None) -> BuiltQueries:
         """The queries of a batch.
 
         Args:
             memory: the encoder's output.
             query_embed: (Q, D) learned queries: their positions, or, if what they look from is selected, contents.
-            targets: objects, in training.
-            num_layers: decoder layers to predict from, for denoising.
+            copies: of the objects, see :meth:`denoise`.
         """
         num_queries = len(query_embed)
         built = BuiltQueries(Queries(query_embed), num_queries)
@@ -143,8 +140,8 @@ class QueryBuilder(nn.Module):
             content=query_embed.expand(len(reference), -1, -1),
             reference=reference,
         )
-        if self.training and self.denoising is not None and targets is not None:
-            self._add_denoising(built, targets, num_layers)
+        if copies is not None:
+            self._add_denoising(built, copies)
         return built
 
     def embed_reference(self, reference: Tensor) -> Tensor:
@@ -153,9 +150,19 @@ class QueryBuilder(nn.Module):
         parts = [point_encoding(x, weight.shape[0]) for x in reference.split(2, dim=-1)]
         return self.reference_embed(torch.cat(parts, dim=-1).to(weight.dtype))
 
-    def _add_denoising(self, built: BuiltQueries, targets: Targets, num_layers: int) -> None:
+    def denoise(self, targets: Targets, num_layers: int) -> DenoisingQueries | None:
+        """The noisy copies of a batch's objects, for :meth:`forward`; None without denoising, or in evaluation.
+
+        Args:
+            targets: the objects.
+            num_layers: decoder layers to predict from.
+        """
+        if self.denoising is None or not self.training:
+            return None
+        return self.denoising(targets, num_layers, self.dense_head.class_head)
+
+    def _add_denoising(self, built: BuiltQueries, copies: DenoisingQueries) -> None:
         """Appends denoising queries, which see those of their own group, and are seen by no others."""
-        copies = self.denoising(targets, num_layers, self.dense_head.class_head)
         ordinary = built.queries
         reference = copies.reference[..., : ordinary.reference.shape[-1]]
         all_used = torch.ones(ordinary.reference.shape[:2], dtype=torch.bool, device=reference.device)

@@ -79,7 +79,10 @@ def test_centers_of_cells_without_padding() -> None:
 def test_centers_of_cells_with_padding(spans: bool) -> None:
     """Of 8 pixels each; an image of 16 x 8 pixels in one of 16 x 24, and relative to which boxes are."""
     sizes = [(16, 24), (16, 8), (8, 24)]
-    batch = Batch(torch.zeros(3, 3, 16, 24), None, sizes, sizes, boxes_span_padding=spans)
+    mask = torch.ones(3, 16, 24, dtype=torch.bool)
+    for i, (height, width) in enumerate(sizes):
+        mask[i, :height, :width] = False
+    batch = Batch(torch.zeros(3, 3, 16, 24), None if spans else mask, sizes, sizes, boxes_span_padding=spans)
     found = cell_centers(batch, 2, 3)
     of_frame = torch.tensor([[[4 / 24, 4 / 16], [12 / 24, 4 / 16], [20 / 24, 4 / 16]]])
     of_frame = torch.cat((of_frame, of_frame + torch.tensor([0, 8 / 16])))

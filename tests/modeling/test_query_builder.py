@@ -61,7 +61,7 @@ def test_all_off_is_the_learned_queries(variant: str, training: bool) -> None:
     model = build(tiny_cfg(variant)).train(training)
     detector, batch = model.detector, make_batch(SIZES, [2, 1])
     memory = encoded(model, batch)
-    built = detector.build_queries(memory, model.pack_targets(batch, model.preprocess(batch)))
+    built = detector.build_queries(memory, detector.denoise(model.pack_targets(batch, model.preprocess(batch))))
     assert not list(detector.query_builder.parameters())
     assert built.queries.position is detector.query_embed.weight
     assert replace(built.queries, position=None) == Queries(None)
@@ -192,7 +192,7 @@ def test_sorting() -> None:
     batch = make_batch(SIZES, [3, 1])
     images = model.preprocess(batch)
     targets = model.pack_targets(batch, images)
-    built = model.detector.build_queries(model.detector.encode(images), targets)
+    built = model.detector.build_queries(model.detector.encode(images), model.detector.denoise(targets))
     assert built.queries.groups == ((2, 7), (2, 6))
     # Layer, image and query.
     label = torch.stack(torch.meshgrid(*(torch.arange(n) for n in (3, 2, 2 * 7 + 2 * 6)), indexing="ij"), dim=-1)

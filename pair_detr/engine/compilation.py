@@ -1,0 +1,45 @@
+"""torch.compile for training."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_COMPILERS = ("g++", "clang++", "c++")
+
+
+def compile_for_training(cfg: CfgNode, model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compiles the network of a model in place, for each size of image at its first batch; names of weights stay.
+
+    Its losses are left out: their shapes follow the number of objects, and the matcher runs on the host.
+
+    Args:
+        cfg: whose images have a few sizes, see SOLVER.COMPILE.
+        model: a meta-architecture with a ``detector``.
+        backend: of :func:`torch.compile`.
+
+    Raises:
+        ValueError: there are more sizes than torch compiles a function for; or no C++ compiler is found.
+    """
+    sizes, limit = len(cfg.INPUT.SIZE_BUCKETS) or 1, torch._dynamo.config.recompile_limit
+    if sizes > limit:
+        raise ValueError(
+            f"INPUT.SIZE_BUCKETS has {sizes} sizes, but torch compiles a function {limit} times at most: set fewer."
+        )
+    named = os.environ.get("CXX")
+    if backend == "inductor" and not any(map(shutil.which, [named] if named else _COMPILERS)):
+        raise ValueError(
+            f"SOLVER.COMPILE needs a C++ compiler, and {named or 'g++'} is not found: install g++ (apt install g++, or "
+            "conda install cxx-compiler), or set SOLVER.COMPILE False."
+        )
+    # Denoising queries are as many as the objects ask for: their number is a variable from the second batch on.
+    varies = cfg.MODEL.DETR.DENOISING.GROUPS > 0
+    model.detector.compile(backend=backend, dynamic=None if varies else False)
+    logger.info("The network is compiled at its first batches, which take longer.")
