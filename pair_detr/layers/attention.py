@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pair_detr.layers.dropout import dropout as drop
 from pair_detr.layers.feed_forward import multi_linear
 
 
@@ -27,8 +28,20 @@ def attend(
         (B, N, V).
     """
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
+    if dropout > 0 and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        out = _attend_with_dropout(query, key, value, key_mask, dropout)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
+
+
+def _attend_with_dropout(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention in steps, as torch computes it on CPUs where there is dropout, but with the cheap one."""
+    logits = (query * query.shape[-1] ** -0.5) @ key.mT
+    if key_mask is not None:
+        is_bias = key_mask.is_floating_point()
+        logits = logits + key_mask if is_bias else logits.masked_fill(~key_mask, float("-inf"))
+    return drop(logits.softmax(-1), dropout) @ value
 
 
 def attend_in_groups(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from pair_detr.layers import FeedForward, MultiHeadAttention
+from pair_detr.layers import Dropout, FeedForward, MultiHeadAttention
 from pair_detr.structures import Memory
 
 
@@ -17,7 +17,7 @@ class EncoderLayer(nn.Module):
         self.ffn = FeedForward(dim, ffn_dim, dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, key_mask: Tensor | None) -> Tensor:
         """(B, M, D) -> (B, M, D)."""

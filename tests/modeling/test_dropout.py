@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from model_helpers import VARIANTS, as_batch, build, make_batch, randomize_constants, tiny_cfg
 from torch import Tensor, nn
 
+from pair_detr.layers import Dropout, attention
 from pair_detr.modeling.decoder.conditional import (
     ConditionalCrossAttention,
     ConditionalDecoderLayer,
@@ -28,20 +29,25 @@ DECODER_LAYER = [ATTENTION, RESIDUAL, ATTENTION, RESIDUAL, HIDDEN, RESIDUAL]
 
 @pytest.fixture
 def sites(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
-    """What every call to torch may drop, and with which probability, in the order of the calls."""
+    """What may be dropped, and with which probability, in the order of the calls."""
     sites: list[tuple[str, float]] = []
-    drop, attend = F.dropout, F.scaled_dot_product_attention
+    drop, attend, attend_and_drop = Dropout.forward, F.scaled_dot_product_attention, attention._attend_with_dropout
 
-    def recording_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        sites.append(({FFN: HIDDEN, DIM: RESIDUAL}[x.shape[-1]], p if training else 0.0))
-        return drop(x, p, training, inplace)
+    def recording_dropout(module: Dropout, x: Tensor) -> Tensor:
+        sites.append(({FFN: HIDDEN, DIM: RESIDUAL}[x.shape[-1]], module.p if module.training else 0.0))
+        return drop(module, x)
 
     def recording_attention(*args: Any, dropout_p: float = 0.0, **kwargs: Any) -> Tensor:
         sites.append((ATTENTION, dropout_p))
         return attend(*args, dropout_p=dropout_p, **kwargs)
 
-    monkeypatch.setattr(F, "dropout", recording_dropout)
+    def recording_attention_with_dropout(*args: Any) -> Tensor:
+        sites.append((ATTENTION, args[-1]))
+        return attend_and_drop(*args)
+
+    monkeypatch.setattr(Dropout, "forward", recording_dropout)
     monkeypatch.setattr(F, "scaled_dot_product_attention", recording_attention)
+    monkeypatch.setattr(attention, "_attend_with_dropout", recording_attention_with_dropout)
     return sites
 
 
@@ -103,14 +109,14 @@ def cross_attention_inputs(standard: bool) -> list[Tensor | None]:
 def test_conditional_attention_drops_weights(is_first: bool) -> None:
     """With all weights dropped no value arrives: nothing but the output's bias is left."""
     state, queries = torch.randn(2, 5, DIM), torch.randn(5, DIM)
-    for attention, inputs in (
+    for module, inputs in (
         (ConditionalSelfAttention(DIM, HEADS, dropout=1.0), [Queries(queries)]),
         (ConditionalCrossAttention(DIM, HEADS, 1.0, is_first), [queries, *cross_attention_inputs(standard=False)]),
     ):
-        randomize_constants(attention)
-        bias = attention.out_proj.bias.expand(2, 5, DIM)
-        torch.testing.assert_close(attention(state, *inputs), bias)
-        assert (attention.eval()(state, *inputs) - bias).abs().max() > 0.1
+        randomize_constants(module)
+        bias = module.out_proj.bias.expand(2, 5, DIM)
+        torch.testing.assert_close(module(state, *inputs), bias)
+        assert (module.eval()(state, *inputs) - bias).abs().max() > 0.1
 
 
 def test_layers_drop_all_of_each_residual_branch() -> None:

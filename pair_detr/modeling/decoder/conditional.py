@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pair_detr.layers import (
     MLP,
     BoxBias,
+    Dropout,
     FeedForward,
     FullPrecision,
     attend,
@@ -115,7 +116,7 @@ class ConditionalDecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, state: Tensor, queries: Queries, *cross_attention_inputs: Tensor | None) -> Tensor:
         """(B, Q, D) -> (B, Q, D); the further arguments are those of :class:`ConditionalCrossAttention`."""

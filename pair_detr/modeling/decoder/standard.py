@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pair_detr.layers import FeedForward, MultiHeadAttention, multi_linear
+from pair_detr.layers import Dropout, FeedForward, MultiHeadAttention, multi_linear
 from pair_detr.structures import Memory, Queries
 
 
@@ -19,7 +19,7 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
