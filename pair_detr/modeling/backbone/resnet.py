@@ -5,6 +5,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone import build_resnet_backbone
 
+from pair_detr.modeling.backbone.frozen_norm import scale_weights
+
 _STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 
@@ -30,4 +32,5 @@ def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     if cfg.MODEL.RESNETS.RES5_DILATION > 1:
         first = backbone.res5[0].conv2
         first.dilation = first.padding = (1, 1)
+    scale_weights(backbone)
     return backbone
