@@ -53,6 +53,19 @@ def test_singular_values_end_near_one(shape: tuple[int, int]) -> None:
     assert orthogonalize(torch.zeros(1, *shape)).isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(64, 512), (512, 64), (64, 96)])
+@pytest.mark.parametrize("rank", [3, 64])
+def test_long_matrices_equal_the_iteration_in_double_precision(shape: tuple[int, int], rank: int) -> None:
+    """Also of gradients of few directions, whose other singular values are rounding errors."""
+    matrices = torch.randn(2, shape[0], rank) @ torch.randn(2, rank, shape[1])
+    x = matrices.double()
+    x = x / x.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalize(matrices).double(), x, atol=2e-5, rtol=0)
+
+
 def test_equals_muon_and_adamw_apart() -> None:
     """Torch's Muon orthogonalizes in bfloat16, which is all that differs."""
     matrices, others = parameters(SHAPES), parameters([(3, 4), (7,)])
