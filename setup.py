@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent
 
 def read_version() -> str:
     # Read rather than imported: the package needs torch and Detectron2, which a build environment lacks.
-    text = (ROOT / "pair_detr" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "pair_detr" / "utils" / "version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
 
 
@@ -48,13 +48,19 @@ setup(
         "clip": ["clip-anytorch>=2.6", "open_clip_torch>=2.24", "setuptools<81"],
         # Detectron2's Visualizer, and videos. opencv-python serves as well, where a window system is installed.
         "demo": ["opencv-python-headless>=4.8"],
+        # Exporting models, and running them without torch: pair_detr.tools.export and pair_detr.runtime.
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5", "openvino>=2024.4"],
         # Programs for Detectron2's models that tests run with this package's. Not a part of dev: SAHI asks for
         # opencv-python, which must not stand beside opencv-python-headless.
         "integrations": ["sahi>=0.11", "supervision>=0.25"],
         "dev": [
             "clip-anytorch>=2.6",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "onnxscript>=0.5",
             "open_clip_torch>=2.24",
             "opencv-python-headless>=4.8",
+            "openvino>=2024.4",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist>=2.5",

@@ -25,8 +25,8 @@ from pair_detr.checkpoint.weights import Weights, load_weights, read_weights, re
 from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
-from pair_detr.data.image_input import ImageInput, as_format
 from pair_detr.data.model_classes import category_ids_if_at_hand
+from pair_detr.images.inputs import ImageInput, as_format
 from pair_detr.inference import prepare_for_inference
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
 from pair_detr.structures import Size
@@ -123,22 +123,22 @@ class Predictor:
     def __call__(self, image: ImageInput) -> dict[str, Any]: ...
 
     @overload
-    def __call__(self, image: list[ImageInput]) -> list[dict[str, Any]]: ...
+    def __call__(self, image: Sequence[ImageInput]) -> list[dict[str, Any]]: ...
 
-    def __call__(self, image: ImageInput | list[ImageInput]) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(self, image: ImageInput | Sequence[ImageInput]) -> dict[str, Any] | list[dict[str, Any]]:
         """Detects the objects in an image, or in a list of them in batches, see :meth:`stream`.
 
         Args:
             image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order, whatever the INPUT.FORMAT of the
                 model; of gray and RGBA models also arrays in their own channels. See
-                :func:`pair_detr.data.image_input.as_format`, also for the errors.
+                :func:`pair_detr.images.inputs.as_format`, also for the errors.
 
         Returns:
             Of an image, {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
             ``pred_classes``, best first; and with masks and for panoptic models what
             :meth:`pair_detr.modeling.meta_arch.DetectionTransformer.forward` adds. Of a list, a list of these.
         """
-        if isinstance(image, list):
+        if isinstance(image, (list, tuple)):
             return list(self.stream(image))
         return self.predict([self.prepare(image)])[0]
 
@@ -177,7 +177,9 @@ class Predictor:
     @torch.no_grad()
     def predict(self, prepared: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Results of a batch of what :meth:`prepare` returns."""
-        return self.model(prepared)
+        if not prepared:
+            return []
+        return self.model(list(prepared))
 
     def prepare(self, image: ImageInput) -> dict[str, Any]:
         """The model's input: "image", (C, h, w) at the size of the model; "height" and "width" of the given image."""

@@ -40,8 +40,12 @@ class Batch:
         """Height and width of what the normalized boxes of each image are relative to, in pixels of the input."""
         return [self.padded_size] * len(self.image_sizes) if self.boxes_span_padding else self.image_sizes
 
+    def output_limits(self) -> Tensor:
+        """(B, 4) fp32, on the host: width, height, width and height of the output in pixels."""
+        return torch.tensor(self.output_sizes, dtype=torch.float32).flip(-1).repeat(1, 2)
+
     def output_frames(self) -> Tensor:
-        """(B, 4) fp32, on the host: width, height, width and height of the same in pixels of the output."""
+        """(B, 4) fp32, on the host: width, height, width and height of the frames in pixels of the output."""
         frames, images, outputs = (
             torch.tensor(sizes, dtype=torch.float32)
             for sizes in (self.frame_sizes, self.image_sizes, self.output_sizes)

@@ -28,10 +28,12 @@ needs_panopticapi = pytest.mark.skipif(
 def restored_catalogs() -> Iterator[None]:
     """Puts Detectron2's catalogs back as they were at the start of the block."""
     before = [(catalog, dict(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
-    yield
-    for catalog, entries in before:
-        catalog.clear()
-        catalog.update(entries)
+    try:
+        yield
+    finally:
+        for catalog, entries in before:
+            catalog.clear()
+            catalog.update(entries)
 
 
 def make_cfg(**datasets: object) -> CfgNode:

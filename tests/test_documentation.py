@@ -30,6 +30,7 @@ DOCUMENTS = {str(path.relative_to(ROOT)): path for path in sorted([ROOT / "READM
 PREPARATION = {
     "docs/convergence.md": ("shapes",),
     "docs/datasets.md": ("custom_data",),
+    "docs/deployment.md": ("photos_and_video", "quickstart_weights"),
     "docs/model_zoo.md": ("published_weights",),
     "docs/open_vocabulary.md": ("text_encoder",),
     "docs/results.md": ("shapes",),

@@ -11,12 +11,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pair_detr"
 # From the ground up; those in one line do not know each other.
 FLOORS = (
     {"utils", "layers"},
-    {"structures", "config", "tensor_files"},
-    {"losses", "data", "config_files"},
+    {"structures", "config", "tensor_files", "images"},
+    {"losses", "data", "config_files", "runtime"},
     {"open_vocabulary", "evaluation"},
     {"modeling"},
     {"checkpoint", "inference"},
-    {"engine", "predictor"},
+    {"engine", "predictor", "deployment"},
     {"analysis"},
     {"visualization"},
     {"tools"},

@@ -19,7 +19,7 @@ import pair_detr
 from pair_detr import predictor as predictor_module
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
 from pair_detr.checkpoint.weights import CheckpointError
-from pair_detr.data.image_input import as_format
+from pair_detr.images.inputs import as_format
 from pair_detr.open_vocabulary import Vocabulary
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)

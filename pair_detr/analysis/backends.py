@@ -101,6 +101,10 @@ class Backend:
             raise ValueError(
                 f"{self}: {RUNTIMES[self.runtime]}, a way of inference. Leave it out, or choose --mode inference."
             )
+        if self.runtime in _EXPORTED:
+            from pair_detr.deployment import ExportOptions
+
+            ExportOptions(_EXPORTED[self.runtime], self.precision)
         if self.runtime in _EXTRAS and find_spec(self.runtime) is None:
             raise ImportError(f'{self}: {self.runtime} is not installed; run "pip install {_EXTRAS[self.runtime]}".')
         if self.runtime == "cudagraphs" and not device.startswith("cuda"):
@@ -162,12 +166,12 @@ def compile_detector(model: nn.Module, backend: Backend) -> None:
 
 def _exported(cfg: CfgNode, backend: Backend, folder: Path) -> StepMaker:
     from pair_detr.deployment import ExportOptions, export_model
-    from pair_detr.runtime import load
+    from pair_detr.runtime import load as load_exported
 
     options = ExportOptions(_EXPORTED[backend.runtime], backend.precision, cfg.TEST.DETECTIONS_PER_IMAGE)
     export_model(build(cfg, backend).eval(), cfg, folder, options)
     # As many threads as the others have.
-    detector = load(folder, threads=torch.get_num_threads())
+    detector = load_exported(folder, threads=torch.get_num_threads())
 
     def make(batch: list[dict[str, Any]]) -> Step:
         images = [item["image"].permute(1, 2, 0).contiguous().numpy() for item in batch]

@@ -53,7 +53,9 @@ class _Case:
 
     def make_batch(self, images: int, size: tuple[int, int], boxes: int) -> list[dict[str, Any]]:
         model = self.cfg.MODEL
-        return make_batch(images, size, boxes, model.DETR.NUM_CLASSES, model.MASK_ON, len(model.PIXEL_MEAN))
+        # A text classifier has the classes of its vocabulary.
+        num_classes = getattr(self.model, "num_classes", model.DETR.NUM_CLASSES)
+        return make_batch(images, size, boxes, num_classes, model.MASK_ON, len(model.PIXEL_MEAN))
 
     def costs(
         self, batch: list[dict[str, Any]], timing: Timing, rates: Mapping[str, float], flops: float

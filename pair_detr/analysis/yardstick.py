@@ -29,7 +29,7 @@ def transformers_config(cfg: CfgNode) -> Any:
     detr = cfg.MODEL.DETR
     if cfg.MODEL.MASK_ON:
         raise ValueError("MODEL.MASK_ON: transformers' model is a yardstick for boxes alone. Set it to False.")
-    attention_dropout = detr.get("ATTENTION_DROPOUT", -1)
+    attention_dropout = detr.ATTENTION_DROPOUT
     return getattr(transformers, f"{variant_of(cfg).transformers_name}Config")(
         num_channels=len(cfg.MODEL.PIXEL_MEAN),
         num_queries=detr.NUM_QUERIES,

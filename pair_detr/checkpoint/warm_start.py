@@ -8,8 +8,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from pair_detr.checkpoint.formats.native import PREFIX
-from pair_detr.data.class_matching import normalize_name
 from pair_detr.modeling import Detector
+from pair_detr.utils.class_names import normalize_name
 from pair_detr.utils.messages import counted, join_some
 
 # Parts without which any detector may start: they depend on the data, or are trained after it, or are new to it.

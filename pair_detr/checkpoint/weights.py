@@ -16,7 +16,7 @@ from pair_detr.checkpoint.shapes_backbone import ShapesHandler
 from pair_detr.checkpoint.warm_start import MisfitError, adapt_state_dict, require_agreement
 from pair_detr.config.renamed import with_current_names
 from pair_detr.config.variants import are_related
-from pair_detr.data.class_matching import normalize_name
+from pair_detr.utils.class_names import normalize_name
 from pair_detr.utils.file_stamps import Stamp, are_unchanged, recorded_reads
 from pair_detr.utils.finiteness import describe_non_finite
 from pair_detr.utils.messages import counted, join_some

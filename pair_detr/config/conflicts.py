@@ -41,11 +41,19 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _conflicts_of_sizes(values: Mapping[str, Any]) -> Iterator[str]:
     get = values.get
-    fixed, buckets, longest = get("INPUT.FIXED_SIZE", ()), get("INPUT.SIZE_BUCKETS", ()), get("INPUT.MAX_SIZE_TRAIN", 0)
+    fixed, buckets = get("INPUT.FIXED_SIZE", ()), get("INPUT.SIZE_BUCKETS", ())
+    own = [side for side in get("DATALOADER.DATASET_MAX_SIZES", ()) if isinstance(side, int)]
+    longest = max([get("INPUT.MAX_SIZE_TRAIN", 0), *own])
     if buckets and not any(min(size) >= longest for size in buckets):
         yield (
             f"INPUT.SIZE_BUCKETS is {[tuple(size) for size in buckets]}, but a batch may have tall and wide images, of "
-            f"up to INPUT.MAX_SIZE_TRAIN pixels: add ({longest}, {longest}), or a larger size."
+            f"up to INPUT.MAX_SIZE_TRAIN (or DATALOADER.DATASET_MAX_SIZES) pixels: add ({longest}, {longest}), or a "
+            "larger size."
+        )
+    if buckets and 0 in get("INPUT.MIN_SIZE_TRAIN", ()):
+        yield (
+            "INPUT.SIZE_BUCKETS needs images that are resized, but INPUT.MIN_SIZE_TRAIN 0 leaves them as they are: set "
+            "a size, or INPUT.SIZE_BUCKETS []."
         )
     if get("SOLVER.COMPILE", False) and "INPUT.FIXED_SIZE" in values and not fixed and not buckets:
         yield (

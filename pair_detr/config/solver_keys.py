@@ -40,7 +40,8 @@ def add_solver_keys(cfg: CN) -> None:
     # gradients of the parts are averaged; of one large batch, they would be normalized by the objects of all. Own.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
     # torch.compile for the network in training, not for its losses. Needs INPUT.FIXED_SIZE, for which it compiles once,
-    # or INPUT.SIZE_BUCKETS, once for each; with denoising queries twice. Dropout draws other random numbers. Own.
+    # or INPUT.SIZE_BUCKETS, once for each. With denoising queries, whose number varies, it compiles a few times in all,
+    # for any number and, with buckets, any size. Dropout draws other random numbers. Own.
     cfg.SOLVER.COMPILE = False
     # Autocast type where SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16". Losses and matching stay fp32.
     # Own.

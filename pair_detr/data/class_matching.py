@@ -1,12 +1,12 @@
 """Classes of one dataset in terms of another's, found by their names."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pair_detr.data.catalog import class_names_of
+from pair_detr.utils.class_names import normalize_name
 from pair_detr.utils.messages import counted, join_some
 
 _NAMED = 10
@@ -119,11 +119,6 @@ class VocabularyMatch:
             if names:
                 text += f"; {title}: {join_some(names)}"
         return text
-
-
-def normalize_name(name: str) -> str:
-    """A class name without what only spelling adds: case, and underscores or hyphens for spaces."""
-    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
 
 
 def match_classes(

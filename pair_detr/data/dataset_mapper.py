@@ -20,8 +20,8 @@ from fvcore.transforms.transform import CropTransform
 
 from pair_detr.data.annotation_masks import decode_mask
 from pair_detr.data.datasets.panoptic_masks import draw_segment_masks
-from pair_detr.data.image_io import read_pixels
 from pair_detr.data.transforms import build_augmentation
+from pair_detr.images.reading import read_pixels
 
 
 class DetectionMapper(DatasetMapper):

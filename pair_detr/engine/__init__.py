@@ -1,5 +1,6 @@
 """Training and evaluation."""
 
+from pair_detr import data  # noqa: F401  (fails with what to install, where Detectron2 is missing)
 from pair_detr.engine.hooks import TrainingInterrupted
 from pair_detr.engine.launch import argument_parser, main, run, setup
 from pair_detr.engine.solver import build_lr_scheduler, build_optimizer, resolve_epochs

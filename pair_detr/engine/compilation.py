@@ -28,10 +28,14 @@ def compile_for_training(cfg: CfgNode, model: nn.Module, backend: str | Callable
     Raises:
         ValueError: there are more sizes than torch compiles a function for; or no C++ compiler is found.
     """
-    sizes, limit = len(cfg.INPUT.SIZE_BUCKETS) or 1, torch._dynamo.config.recompile_limit
-    if sizes > limit:
+    config = torch._dynamo.config
+    # Before torch 2.7 it was called otherwise.
+    limit = getattr(config, "recompile_limit", config.cache_size_limit)
+    shapes = (len(cfg.INPUT.SIZE_BUCKETS) or 1) * (len(set(cfg.DATALOADER.DATASET_BS)) or 1)
+    if shapes > limit:
         raise ValueError(
-            f"INPUT.SIZE_BUCKETS has {sizes} sizes, but torch compiles a function {limit} times at most: set fewer."
+            f"There are {shapes} shapes of batches (INPUT.SIZE_BUCKETS times the numbers in DATALOADER.DATASET_BS), "
+            f"but torch compiles a function {limit} times at most: set fewer."
         )
     named = os.environ.get("CXX")
     if backend == "inductor" and not any(map(shutil.which, [named] if named else _COMPILERS)):

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pair_detr.data.annotation_masks import MaskFault, mask_fault, to_rle
 from pair_detr.data.checks.invalid_boxes import BoxFault, box_fault, is_box
 from pair_detr.data.datasets.panoptic_masks import load_segment_masks
-from pair_detr.data.image_io import image_sizes
+from pair_detr.images.reading import image_sizes
 
 _READERS = 8
 _BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)

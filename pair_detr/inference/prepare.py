@@ -2,6 +2,8 @@
 
 import copy
 
+import torch
+
 from pair_detr.inference.batch_norm import fold_batch_norms
 from pair_detr.inference.positions import cached_position_encoding
 from pair_detr.inference.precision import resolve_precision, store
@@ -25,12 +27,18 @@ def prepare_for_inference(
         compile: compile the network by ``torch.compile``, for images of any size. The first calls take minutes.
 
     Raises:
-        ValueError: there is no such precision.
+        ValueError: there is no such precision, or the model has been stored in fewer bits.
         TypeError: the model is something else, such as a wrapper for several processes.
     """
     if not isinstance(model, DetectionTransformer):
         raise TypeError(
             f"The model is a {type(model).__name__}; give the DetectionTransformer itself, of a wrapper its module."
+        )
+    stored = {x.dtype for x in model.detector.parameters() if x.is_floating_point()} - {torch.float32, torch.float64}
+    if stored:
+        raise ValueError(
+            f"The weights are rounded to {str(stored.pop()).removeprefix('torch.')} already: give the model that was "
+            "trained, or one that is prepared in fp32."
         )
     device = model.device
     dtype = resolve_precision(precision, device)

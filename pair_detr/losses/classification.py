@@ -143,8 +143,10 @@ class SigmoidFocal(ClassScoring):
         num_classes = logits.shape[-1]
         scores = self.probabilities(logits)
         scores = _select(scores, allowed).flatten(1)
-        scores, index = scores.topk(min(limit, scores.shape[1]), dim=1)
-        return scores, index % num_classes, index // num_classes
+        # Not min(), which an exported graph would compute anew for each vocabulary.
+        scores, index = scores.topk(limit if limit <= scores.shape[1] else scores.shape[1], dim=1)
+        query = index // num_classes
+        return scores, index - query * num_classes, query
 
 
 class MatchabilityAware(SigmoidFocal):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pair_detr.modeling.heads import LocationHead
@@ -55,11 +56,10 @@ def select_tokens(logits: Tensor, key_mask: Tensor | None, count: int) -> Tensor
         (B, count) int64.
     """
     scores = logits.amax(-1)
-    rank = torch.arange(count, device=scores.device).expand(len(scores), -1)
-    available = scores.new_full((len(scores), 1), scores.shape[1], dtype=torch.int64)
-    if key_mask is not None:
-        is_valid = key_mask[:, 0, 0]
-        scores = scores.masked_fill(~is_valid, float("-inf"))
-        available = is_valid.sum(1, keepdim=True)
-    order = scores.topk(min(count, scores.shape[1]), dim=1).indices
-    return order.gather(1, rank % available.clamp(min=1, max=order.shape[1]))
+    is_valid = torch.ones_like(scores, dtype=torch.bool) if key_mask is None else key_mask[:, 0, 0]
+    scores = scores.masked_fill(~is_valid, float("-inf"))
+    # Others follow all tokens, so that there are enough to choose from; a graph of any size of images has no branches.
+    order = F.pad(scores, (0, count), value=float("-inf")).topk(count, dim=1).indices.clamp(max=scores.shape[1] - 1)
+    available = is_valid.sum(1, keepdim=True).clamp(min=1, max=count)
+    rank = torch.arange(count, device=scores.device).expand_as(order)
+    return order.gather(1, rank % available)

@@ -98,21 +98,26 @@ class MaskHead(nn.Module):
         )
 
     def forward(
-        self, mask_queries: MaskQueries, query: Tensor, counts: list[int], parts: ImageParts | None = None
+        self, mask_queries: MaskQueries, query: Tensor, counts: list[int] | None, parts: ImageParts | None = None
     ) -> Tensor:
         """Predicts masks.
 
         Args:
             mask_queries: the queries of a batch, and the images.
             query: (N,) int64, the chosen queries, image after image.
-            counts: how many of them each image has; no image and all images may have none.
+            counts: how many of them each image has; no image and all images may have none. None if ``query`` is
+                (B, K), as many for each image: a graph of that has no numbers of images in it.
             parts: of the batch, where they are at hand.
 
         Returns:
-            (N, H, W) logits at the stride of the finest feature map.
+            (N, H, W) logits at the stride of the finest feature map, N = B K without counts.
         """
-        image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
-        image = to_device_async(image, query.device)
+        if counts is None:
+            image = torch.arange(query.shape[0], device=query.device)[:, None].expand_as(query).flatten()
+            query = query.flatten()
+        else:
+            image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
+            image = to_device_async(image, query.device)
         states = mask_queries.states[image, query]
         if self.spatial:
             points = mask_queries.reference[..., :2]
@@ -153,14 +158,14 @@ class MaskAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None, counts: list[int]) -> Tensor:
+    def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None, counts: list[int] | None) -> Tensor:
         """Computes attention maps of the queries over the features.
 
         Args:
             queries: (N, D), image after image.
             keys: (B, M, D).
             key_mask: (B, 1, 1, M) bool, false in the padding; None if nothing is padded.
-            counts: queries of each image.
+            counts: queries of each image; None for as many of each.
 
         Returns:
             (N, num_heads, M), which sum to 1 over heads and cells together.
@@ -168,6 +173,11 @@ class MaskAttention(nn.Module):
         queries, keys = self.query_proj(queries), self.key_proj(keys)
         queries = queries * (queries.shape[-1] // self.num_heads) ** -0.5
         queries, keys = (x.unflatten(-1, (self.num_heads, -1)) for x in (queries, keys))
+        if counts is None:
+            weights = torch.einsum("bkhd,bmhd->bkhm", queries.unflatten(0, (keys.shape[0], -1)), keys)
+            if key_mask is not None:
+                weights = weights.masked_fill(~key_mask, float("-inf"))
+            return weights.flatten(2).softmax(-1).view_as(weights).flatten(0, 1)
         # Image by image: to give every query the keys of its image would take N copies of them.
         logits = [torch.einsum("nhd,mhd->nhm", q, k) for q, k in zip(queries.split(counts), keys, strict=True)]
         if key_mask is not None:

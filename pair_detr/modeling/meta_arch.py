@@ -298,7 +298,8 @@ class DetectionTransformer(nn.Module):
         allowed = finite[..., None]
         if self.panoptic is not None:
             allowed = allowed & torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
-        best = detect(predictions, batch, self.class_scoring, self.detections_per_image, allowed)
+        frames, limits = (to_device_async(x, logits.device) for x in (batch.output_frames(), batch.output_limits()))
+        best = detect(predictions, frames, limits, self.class_scoring, self.detections_per_image, allowed)
         results = [{"instances": instances} for instances in best.instances(batch.output_sizes)]
         kept = best.kept
         if predictions.mask_queries is not None:

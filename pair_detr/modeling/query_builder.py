@@ -137,7 +137,7 @@ class QueryBuilder(nn.Module):
         built.queries = replace(
             built.queries,
             position=self.embed_reference(reference),
-            content=query_embed.expand(len(reference), -1, -1),
+            content=query_embed.expand(reference.shape[0], -1, -1),
             reference=reference,
         )
         if copies is not None:

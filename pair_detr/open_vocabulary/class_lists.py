@@ -12,9 +12,9 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASS_NAMES
 
 from pair_detr.data import class_names_of
 from pair_detr.data.catalog import datasets_root
-from pair_detr.data.class_matching import normalize_name
 from pair_detr.data.datasets.coco_categories import class_categories
 from pair_detr.data.datasets.coco_entries import normalize_categories
+from pair_detr.utils.class_names import normalize_name
 from pair_detr.utils.json_files import read_json
 from pair_detr.utils.messages import join_some
 from pair_detr.utils.text_files import read_text

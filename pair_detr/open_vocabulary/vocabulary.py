@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pair_detr.data.class_matching import normalize_name
 from pair_detr.utils.atomic import atomic_write
+from pair_detr.utils.class_names import normalize_name
 from pair_detr.utils.json_files import read_json, write_json
 from pair_detr.utils.messages import counted, join_some
 from pair_detr.utils.outputs import require_outputs

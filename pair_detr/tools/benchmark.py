@@ -194,6 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configure_cpu(1)
     configs = {name: _load(name, args.opts) for name in args.config_files}
     args.sizes = args.sizes or [default_size(next(iter(configs.values())))]
+    for name, cfg in configs.items():
+        for size in args.sizes if cfg.INPUT.FIXED_SIZE else ():
+            if any(side > limit for side, limit in zip(size, cfg.INPUT.FIXED_SIZE, strict=True)):
+                parser.error(f"--sizes {size[0]}x{size[1]} does not fit into INPUT.FIXED_SIZE of {name}")
     content = (_count if args.modules else _time)(configs, args)
     if args.output:
         write_marked_json(content, args.output)

@@ -59,9 +59,9 @@ def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True, required: bool = True) -> None:
     """Adds the arguments that choose a model; see :func:`load_model_config`."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model, such as r50")
+    parser.add_argument("--config-file", required=required, metavar="FILE", help="config of the model, such as r50")
     if weights:
         parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint; '' takes MODEL.WEIGHTS")
     parser.add_argument(

@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pair_detr.data.image_input import as_format, open_file
+from pair_detr.deployment.predictor import ExportedPredictor
+from pair_detr.images.inputs import as_format, open_file
 from pair_detr.open_vocabulary import read_class_list
 from pair_detr.predictor import Predictor
+from pair_detr.runtime.sessions import SESSIONS
 from pair_detr.tools.common import (
     add_model_arguments,
     add_overwrite_argument,
@@ -43,7 +45,7 @@ _Image = Image.Image | np.ndarray
 class Demo:
     """Detects in one batch of images after the other; keeps what is above the confidence."""
 
-    def __init__(self, predictor: Predictor, confidence: float, batch_size: int = 4) -> None:
+    def __init__(self, predictor: Predictor | ExportedPredictor, confidence: float, batch_size: int = 4) -> None:
         self._predictor = predictor
         self._confidence = confidence
         self._batch_size = batch_size
@@ -183,7 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "demo --config-file quickstart --weights output/quickstart/pair_detr/model_final.pth --input photos/ clip.mp4 "
         '"more/**/*.jpg" --output out',
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, required=False)
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="an exported model, in place of --config-file and --weights"
+    )
+    parser.add_argument("--backend", choices=list(SESSIONS), help="that computes an exported model, if not its own")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="PATH", help="images, videos, folders or quoted patterns")
     source.add_argument(
@@ -209,6 +215,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
+    if (args.config_file is None) == (args.model is None):
+        parser.error("give --config-file, and --weights, or the --model that was exported")
+    if args.model is None and args.backend:
+        parser.error("--backend is for an exported --model; PyTorch computes others")
+    if args.model is not None and (args.weights or args.opts):
+        parser.error("--weights and --opts are of a config; an exported --model has neither")
     if not 0 <= args.confidence <= 1:
         parser.error(f"--confidence {args.confidence}: it must be from 0 to 1")
     if args.max_frames is not None and args.max_frames < 1:
@@ -222,7 +234,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outputs = name_outputs(files, args.output)
     pictures = outputs if args.webcam is None else [args.output / _WEBCAM]
     require_outputs([*pictures, args.output / RESULTS], overwrite=args.overwrite)
-    predictor = load_predictor(args, list(read_class_list(args.vocabulary)) if args.vocabulary else None)
+    vocabulary = list(read_class_list(args.vocabulary)) if args.vocabulary else None
+    predictor: Predictor | ExportedPredictor
+    if args.model is not None:
+        predictor = ExportedPredictor(args.model, vocabulary, args.backend)
+    else:
+        predictor = load_predictor(args, vocabulary)
     demo = Demo(predictor, args.confidence, args.batch_size)
 
     problems = []

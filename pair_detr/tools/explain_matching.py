@@ -12,7 +12,7 @@ from detectron2.data.transforms import ScaleTransform, TransformList
 from pair_detr.analysis.matching_report import report_matching
 from pair_detr.data import load_dataset
 from pair_detr.data.checks.trainable import validate
-from pair_detr.data.image_input import as_format
+from pair_detr.images.inputs import as_format
 from pair_detr.predictor import Predictor
 from pair_detr.tools.common import (
     add_model_arguments,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pair_detr.data.image_input import as_format, open_file
+from pair_detr.images.inputs import as_format, open_file
 from pair_detr.tools.common import (
     add_model_arguments,
     add_overwrite_argument,

@@ -4,9 +4,8 @@ import codecs
 import io
 from pathlib import Path
 
-from detectron2.utils.file_io import PathManager
-
 from pair_detr.utils.file_stamps import record_read
+from pair_detr.utils.path_manager import open_binary
 
 # By their first bytes; UTF-32's begin with those of UTF-16.
 _MARKS = (
@@ -57,7 +56,7 @@ def read_bytes(file: str | Path) -> bytes:
     """The content of a file, or of an address that Detectron2's PathManager knows; an OSError if it can't be read."""
     require_regular_file(file)
     record_read(file)
-    with PathManager.open(str(file), "rb") as stream:
+    with open_binary(str(file)) as stream:
         return stream.read()
 
 

@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 from pair_detr.data.annotation_masks import mask_fault, to_rle
 from pair_detr.data.checks.invalid_boxes import box_fault
 from pair_detr.data.datasets.panoptic_masks import load_segment_masks, mask_file
-from pair_detr.data.image_io import read_pixels, to_rgb
+from pair_detr.images.reading import read_pixels, to_rgb
 from pair_detr.visualization.detections import class_colors
 from pair_detr.visualization.opencv import readable_visualizer
 from pair_detr.visualization.text import drawable, set_fonts

@@ -92,14 +92,15 @@ def report_attention(
     recorder, predictions, references, grid = _record(model, batch, layer)
     limit = predictions.logits.shape[2] * predictions.logits.shape[3]
     allowed = torch.ones_like(predictions.boxes[-1, ..., :1], dtype=torch.bool)
-    found = detect(predictions, batch, model.class_scoring, limit, allowed)
+    frames, limits = (x.to(allowed.device) for x in (batch.output_frames(), batch.output_limits()))
+    found = detect(predictions, frames, limits, model.class_scoring, limit, allowed)
     scores, labels, queries, boxes = (
         x[0][found.kept[0]] for x in (found.scores, found.labels, found.queries, found.boxes)
     )
     best = _first_of_each(queries)[:num_detections]
     scores, labels, queries, boxes = scores[best], labels[best], queries[best], boxes[best]
     size = queries.new_tensor([width, height], dtype=torch.float32)
-    frame = batch.output_frames()[0].to(queries.device)
+    frame = frames[0]
 
     cross, reference = {}, {}
     for name, stage in detector.decoder_names.items():

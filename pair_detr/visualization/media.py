@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pair_detr.data.image_io import IMAGE_SUFFIXES, find_images
+from pair_detr.images.reading import IMAGE_SUFFIXES, find_images
 from pair_detr.utils.file_search import is_hidden, match_files
 from pair_detr.visualization.opencv import require_opencv
 

@@ -109,9 +109,26 @@ def test_more_sizes_than_torch_compiles_for() -> None:
     limited = torch._dynamo.config.patch(recompile_limit=1)
     with (
         limited,
-        pytest.raises(ValueError, match=r"SIZE_BUCKETS has 2 sizes, .* compiles a function 1 times"),
+        pytest.raises(ValueError, match=r"There are 2 shapes of batches .* compiles a function 1 times"),
     ):
         compile_for_training(cfg, build(cfg))
+    # Each number of images is another shape.
+    cfg.DATALOADER.DATASET_BS = [2, 2, 3]
+    limited = torch._dynamo.config.patch(recompile_limit=3)
+    with limited, pytest.raises(ValueError, match="There are 4 shapes of batches"):
+        compile_for_training(cfg, build(cfg))
+
+
+def test_buckets_that_some_images_would_not_fit() -> None:
+    cfg = tiny_cfg()
+    cfg.INPUT.SIZE_BUCKETS = [(1333, 1333)]
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.DATASET_MAX_SIZES = "MultiDatasetSampler", [1333, 1500]
+    with pytest.raises(ValueError, match=r"DATASET_MAX_SIZES\) pixels: add \(1500, 1500\)"):
+        check_config(cfg)
+    cfg = tiny_cfg()
+    cfg.INPUT.SIZE_BUCKETS, cfg.INPUT.MIN_SIZE_TRAIN = [(1333, 1333)], (0,)
+    with pytest.raises(ValueError, match=r"but INPUT\.MIN_SIZE_TRAIN 0 leaves them as they are"):
+        check_config(cfg)
 
 
 def test_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

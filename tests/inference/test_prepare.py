@@ -206,6 +206,13 @@ def test_wrappers_are_refused() -> None:
         prepare_for_inference(nn.Sequential(build(tiny_cfg())))
 
 
+def test_rounded_weights_are_not_taken_for_full_ones() -> None:
+    model = prepare_for_inference(build(tiny_cfg("conditional_detr")), "fp32")
+    rounded = prepare_for_inference(model, "bf16")
+    with pytest.raises(ValueError, match="weights are rounded to bfloat16 already: give the model that was trained"):
+        prepare_for_inference(rounded, "fp32")
+
+
 def test_unknown_precisions() -> None:
     with pytest.raises(ValueError, match="precision is 'int8'; it must be one of fp32, bf16, fp16, auto"):
         prepare_for_inference(build(tiny_cfg()), "int8")

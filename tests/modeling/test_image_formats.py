@@ -15,8 +15,8 @@ from tool_helpers import save_model
 from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.config.choices import IMAGE_CHANNELS
 from pair_detr.data import DetectionMapper, check_input
-from pair_detr.data.image_input import as_format
-from pair_detr.data.image_io import read_pixels, to_rgb
+from pair_detr.images.inputs import as_format
+from pair_detr.images.reading import read_pixels, to_rgb
 from pair_detr.predictor import Predictor
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)

@@ -3,9 +3,11 @@
 import ast
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_helpers import restored_catalogs
@@ -15,9 +17,11 @@ from engine_helpers import tiny_options, write_dataset
 from hostile_helpers import PAYLOADS
 from model_helpers import tiny_cfg
 from PIL import EpsImagePlugin, Image
+from runtime_helpers import write_model
 from torch import nn
 
 import pair_detr
+from pair_detr import runtime
 from pair_detr.checkpoint import read_checkpoint
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
 from pair_detr.checkpoint.weights import require_weights
@@ -28,9 +32,9 @@ from pair_detr.data.datasets.lvis import load_lvis_base
 from pair_detr.data.datasets.panoptic_png import read_segment_ids, read_stuff
 from pair_detr.data.datasets.pascal_voc import load_voc
 from pair_detr.data.datasets.yolo import load_yolo
-from pair_detr.data.image_io import open_image
 from pair_detr.engine import argument_parser, main, setup
 from pair_detr.engine.user_errors import USER_ERRORS
+from pair_detr.images.reading import open_image
 from pair_detr.modeling.backbone import TimmBackbone
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, read_class_list
 from pair_detr.tools import convert_weights, plot_training, text_weights
@@ -98,6 +102,19 @@ def _image_labels(file: Path) -> None:
         DatasetCatalog.get("hostile")
 
 
+def _exported(name: str, **changes: Any) -> Callable[[Path], None]:
+    """A reader of exported models, of which the file is a part."""
+
+    def run(file: Path) -> None:
+        folder = file.parent / "exported"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_model(folder, texts=True, **changes)
+        (folder / name).write_bytes(file.read_bytes())
+        runtime.load(folder)
+
+    return run
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "config": lambda f: load_config(str(f)),
     "_BASE_": _base,
@@ -128,6 +145,11 @@ READERS: dict[str, Callable[[Path], object]] = {
     "image": lambda f: open_image(str(f)),
     "segments": lambda f: read_segment_ids(str(f), [1]),
     "stuff": lambda f: read_stuff(str(f)),
+    "exported model": _exported("model.json"),
+    "exported texts": _exported("texts.npy"),
+    "ONNX": _exported("model.onnx"),
+    "OpenVINO": _exported("model.xml", format="openvino"),
+    "torch.export": _exported("model.pt2", format="torch_export"),
 }
 
 
@@ -251,6 +273,7 @@ ALLOWED = {
     ("tensor_files/reading.py", "pickle.loads"),  # --allow-pickle
     ("data/record_cache.py", "pickle.loads"),  # of bytes that never were in a file
     ("open_vocabulary/vocabulary.py", "np.load"),  # with allow_pickle=False
+    ("runtime/vocabulary.py", "np.load"),  # with allow_pickle=False
     ("utils/yaml_files.py", "yaml.load"),  # with a SafeLoader
 }
 
@@ -262,7 +285,18 @@ def test_files_are_read_at_few_places() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             owner, _, last = name.rpartition(".")
-            is_reader = owner in ("torch", "torch.jit", "pickle", "np", "numpy", "yaml", "joblib", "cfg", "")
+            is_reader = owner in (
+                "torch",
+                "torch.jit",
+                "torch.export",
+                "pickle",
+                "np",
+                "numpy",
+                "yaml",
+                "joblib",
+                "cfg",
+                "",
+            )
             if last in UNSAFE and is_reader:
                 found.add((file.relative_to(root).as_posix(), name))
     assert found == ALLOWED

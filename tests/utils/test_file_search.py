@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pair_detr.data.image_io import find_images
+from pair_detr.images.reading import find_images
 from pair_detr.utils.file_search import find_files, match_files, search_files
 
 HIDDEN = (

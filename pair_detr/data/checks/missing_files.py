@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from pair_detr.data.image_io import IMAGE_SUFFIXES
 from pair_detr.data.image_names import is_folder, is_there
+from pair_detr.images.reading import IMAGE_SUFFIXES
 
 # So many of the missing files are looked for, in so many folders each.
 _EXAMPLES = 20

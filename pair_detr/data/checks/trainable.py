@@ -13,7 +13,7 @@ from pair_detr.data.checks.invalid_boxes import BoxFault, warn_of_dropped
 from pair_detr.data.checks.report import DatasetReport, find_missing, inspect_dicts, warn_of_suspicious
 from pair_detr.data.checks.segment_files import require_segment_files
 from pair_detr.data.datasets.panoptic_masks import read_mask_file
-from pair_detr.data.image_io import read_pixels
+from pair_detr.images.reading import read_pixels
 from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pair_detr.data.image_io import IMAGE_SUFFIXES, image_sizes
+from pair_detr.images.reading import IMAGE_SUFFIXES, image_sizes
 from pair_detr.utils.file_search import files_below, is_hidden, search_files, warn_of_hidden
 from pair_detr.utils.messages import counted, join_some
 from pair_detr.utils.text_files import read_text

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pair_detr.data.image_io import map_headers, opened_image, require_8_bits
+from pair_detr.images.reading import map_headers, opened_image, require_8_bits
 
 # Ids have as many bits as the colors of a pixel.
 MAX_SEGMENT_ID = 256**3 - 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pair_detr.data.image_io import IMAGE_SUFFIXES, find_images
+from pair_detr.images.reading import IMAGE_SUFFIXES, find_images
 from pair_detr.utils.file_search import find_files, is_hidden
 from pair_detr.utils.messages import counted, join_some
 from pair_detr.utils.text_files import read_text

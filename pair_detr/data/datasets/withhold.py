@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from pair_detr.data.class_matching import normalize_name
 from pair_detr.data.datasets.coco_entries import normalize_annotations, normalize_categories, normalize_images
+from pair_detr.utils.class_names import normalize_name
 from pair_detr.utils.json_files import read_json
 from pair_detr.utils.messages import join_some
 

@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.data.datasets.yolo_labels import ROW, expected_file, find_labels, read_labels, unused_labels
-from pair_detr.data.image_io import find_images, image_sizes
+from pair_detr.images.reading import find_images, image_sizes
 from pair_detr.utils.messages import counted, join_some
 from pair_detr.utils.text_files import read_text
 from pair_detr.utils.yaml_files import read_yaml

@@ -193,7 +193,7 @@ class ConditionalDecoder(nn.Module):
         contents, values = contents_and_values[: len(attentions)], contents_and_values[len(attentions) :]
 
         spatial_query = self._encode_points(reference, queries)
-        state = queries.initial_states(len(memory.tokens))
+        state = queries.initial_states(memory.tokens.shape[0])
         states, references = [], [reference]
         for i, (layer, content, position, value) in enumerate(
             zip(self.layers, contents, positions, values, strict=True)

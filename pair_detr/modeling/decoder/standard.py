@@ -56,7 +56,7 @@ class TransformerDecoder(nn.Module):
         projections = [layer.cross_attn.projections() for layer in self.layers]
         keys = multi_linear(memory.tokens + memory.position, [projection[1] for projection in projections])
         values = multi_linear(memory.tokens, [projection[2] for projection in projections])
-        state = queries.initial_states(len(memory.tokens))
+        state = queries.initial_states(memory.tokens.shape[0])
         states = []
         for layer, key, value in zip(self.layers, keys, values, strict=True):
             state = layer(state, queries, key, value, memory.key_mask)

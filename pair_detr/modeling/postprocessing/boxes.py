@@ -8,8 +8,7 @@ from torch import Tensor
 
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.losses.classification import ClassScoring
-from pair_detr.structures import Batch, Predictions
-from pair_detr.utils.device import to_device_async
+from pair_detr.structures import Predictions
 
 
 @dataclass
@@ -45,7 +44,8 @@ def finite_queries(predictions: Predictions) -> Tensor:
 
 def detect(
     predictions: Predictions,
-    batch: Batch,
+    frames: Tensor,
+    limits: Tensor,
     class_scoring: ClassScoring,
     limit: int,
     allowed: Tensor,
@@ -54,18 +54,16 @@ def detect(
 
     Args:
         predictions: of the detector.
-        batch: what they are predictions for.
+        frames: (B, 4) fp32, width, height, width and height in pixels of the output of what boxes are relative to.
+        limits: (B, 4) fp32, the same of the output.
         class_scoring: how logits become scores.
         limit: at most so many per image.
         allowed: bool, what is to be detected; (B, Q, 1), or (B, Q, C) without a no-object class.
     """
     scores, labels, queries = class_scoring.detections(predictions.logits[-1], limit, allowed)
     boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
-    device = boxes.device
-    boxes = boxes * to_device_async(batch.output_frames(), device)[:, None]
-    limits = to_device_async(torch.tensor(batch.output_sizes, dtype=boxes.dtype).flip(-1).repeat(1, 2), device)[:, None]
-    boxes = torch.minimum(boxes.clamp(min=0), limits)
-    image = torch.arange(len(queries), device=device)[:, None]
+    boxes = torch.minimum((boxes * frames[:, None]).clamp(min=0), limits[:, None])
+    image = torch.arange(queries.shape[0], device=boxes.device)[:, None]
     column = labels if allowed.shape[-1] > 1 else torch.zeros_like(labels)
     kept = (boxes[..., 2:] > boxes[..., :2]).all(-1) & allowed[image, queries, column]
     return Detections(scores, labels, queries, boxes, kept)

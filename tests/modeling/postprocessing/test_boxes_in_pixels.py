@@ -17,6 +17,10 @@ def batch(spans_padding: bool = False) -> Batch:
     return Batch(torch.zeros(2, 3, 40, 60), None, IMAGES, OUTPUTS, spans_padding)
 
 
+def frames_and_limits() -> tuple[Tensor, Tensor]:
+    return batch().output_frames(), batch().output_limits()
+
+
 def all_of(predictions: Predictions) -> Tensor:
     return torch.ones(predictions.logits.shape[1:3], dtype=torch.bool)[..., None]
 
@@ -30,7 +34,7 @@ def predictions(scoring: ClassScoring) -> Predictions:
 def test_boxes_are_clipped_and_dropped_as_by_detectron2(scoring: ClassScoring) -> None:
     """Detectron2 scales, clips and drops boxes in pixels of the image; here they have those of the output at once."""
     given = predictions(scoring)
-    found = detect(given, batch(), scoring, 100, all_of(given))
+    found = detect(given, *frames_and_limits(), scoring, 100, all_of(given))
     for image, instances in enumerate(found.instances(OUTPUTS)):
         height, width = IMAGES[image]
         x, y, w, h = (given.boxes[0, image, found.queries[image]] * torch.tensor([width, height] * 2)).unbind(1)
@@ -56,7 +60,7 @@ def test_classes_and_queries_that_are_not_allowed_are_left_out() -> None:
     given = Predictions(torch.randn(1, 2, 4, 3), torch.full((1, 2, 4, 4), 0.5))
     allowed = torch.ones(2, 4, 3, dtype=torch.bool)
     allowed[0, 1], allowed[1, :, 2] = False, False
-    found = detect(given, batch(), scoring, 12, allowed)
+    found = detect(given, *frames_and_limits(), scoring, 12, allowed)
     pairs = [set(map(tuple, torch.stack((found.queries, found.labels), -1)[i][found.kept[i]].tolist())) for i in (0, 1)]
     assert pairs[0] == {(query, label) for query in (0, 2, 3) for label in range(3)}
     assert pairs[1] == {(query, label) for query in range(4) for label in range(2)}

@@ -11,9 +11,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from pair_detr.data import DetectionMapper, build_train_loader, register_coco
-from pair_detr.data.image_input import as_format
-from pair_detr.data.image_io import image_sizes, read_pixels
 from pair_detr.data.image_names import missing_files
+from pair_detr.images.inputs import as_format
+from pair_detr.images.reading import image_sizes, read_pixels
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "L", "LA", "1", "CMYK", "YCbCr", "HSV"])

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from detectron2.data.detection_utils import convert_PIL_to_numpy
-from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffTags
 
 from pair_detr.utils.file_search import search_files, warn_of_hidden
 from pair_detr.utils.messages import counted, join_some
+from pair_detr.utils.path_manager import open_binary
 from pair_detr.utils.text_files import require_regular_file
 
 logger = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def opened_image(file: str, kind: str, remedy: str) -> Iterator[Image.Image]:
     """
     try:
         require_regular_file(file)
-        with PathManager.open(file, "rb") as stream, Image.open(stream) as image:
+        with open_binary(file) as stream, Image.open(stream) as image:
             if image.format == "EPS":
                 # Pillow would run Ghostscript.
                 raise OSError("it is a PostScript program, which is not run; convert it to PNG where you trust it")
@@ -148,9 +147,12 @@ def to_pixels(image: Image.Image, image_format: str, name: str) -> np.ndarray:
     require_8_bits(image, name)
     if 0 in image.size:
         raise ValueError(f"{name} has no pixels: its size is {image.width}x{image.height}.")
-    if image_format in _BY_RGB:
+    if image_format in (*_BY_RGB, "BGR"):
         image = image.convert("RGB")
-    return convert_PIL_to_numpy(image, image_format)
+    pixels = np.asarray(image if image_format == "BGR" else image.convert(image_format))
+    if image_format == "BGR":
+        return pixels[:, :, ::-1]
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def to_rgb(pixels: np.ndarray, image_format: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from pair_detr.data.image_io import open_image, require_8_bits, to_pixels
+from pair_detr.images.reading import open_image, require_8_bits, to_pixels
 
 ImageInput = str | Path | Image.Image | np.ndarray
 
