@@ -40,9 +40,9 @@ EVERYTHING = {
 }
 
 
-def small(cfg: CfgNode) -> CfgNode:
+def small(cfg: CfgNode, decoder_layers: int = 1) -> CfgNode:
     """With fewer layers, which are exported one by one."""
-    cfg.MODEL.DETR.ENC_LAYERS, cfg.MODEL.DETR.DEC_LAYERS = 1, 2
+    cfg.MODEL.DETR.ENC_LAYERS, cfg.MODEL.DETR.DEC_LAYERS = 1, decoder_layers
     # Images keep their size.
     cfg.INPUT.MIN_SIZE_TEST = 0
     return cfg
@@ -80,7 +80,7 @@ def assert_equal(expected: Instances, found: Instances) -> None:
 
 def test_everything_at_once(tmp_path: Path) -> None:
     """Two decoders, selected and refined boxes, masks, texts; with branches of the training in the config."""
-    cfg = small(text_cfg(tmp_path, "pair_detr", **EVERYTHING))
+    cfg = small(text_cfg(tmp_path, "pair_detr", **EVERYTHING), decoder_layers=2)
     cfg.MODEL.MASK_ON = True
     model = build_sharp(cfg).eval()
     model.set_vocabulary(NAMES, make_texts(len(NAMES)))
@@ -239,7 +239,6 @@ def test_a_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(verification, "open_session", lambda *_: Wrong())
     cfg = small(tiny_cfg("conditional_detr"))
-    cfg.MODEL.DETR.DEC_LAYERS = 1
     with pytest.raises(verification.ExportError, match="differs from the model"):
         export_model(build(cfg).eval(), cfg, tmp_path / "out", ExportOptions("torch_export"))
     assert list(tmp_path.iterdir()) == []
