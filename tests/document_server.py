@@ -37,7 +37,7 @@ NARROW += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANN
 NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 # Appended to the arguments of tools.
 BRIEF = {
-    "benchmark": ["--sizes", "64x64", "--batches", "1", "--repeats", "1", "--opts", *NARROW],
+    "benchmark": ["--backends", "torch", "--sizes", "64x64", "--batches", "1", "--repeats", "1", "--opts", *NARROW],
     "ablation": ["--methods", "Muon", "--seeds", "1", "--jobs", "1"],
     "convergence": ["--data", "shapes", "--variants", "detr", "pair_detr", "--schedules", "third", "--seeds", "1"],
     "make_shapes": ["--train", "200", "--val", "20"],

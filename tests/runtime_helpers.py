@@ -32,6 +32,7 @@ def write_model(folder: Path, texts: bool = False, **changes: Any) -> ModelDescr
             "category_ids": [3, 5, 9],
             "outputs": ["boxes", "scores", "labels"],
             "smallest_side": 8,
+            "size_divisor": 1,
             "text_dim": 4 if texts else 0,
             "fixed_classes": not texts,
             "version": "0",

@@ -96,6 +96,11 @@ def export_model(
     reference = graph = DetectionGraph(prepare_for_inference(model, "fp32").to("cpu"), top_k).eval()
     if writer.stores_precision and options.precision != "fp32":
         graph = DetectionGraph(prepare_for_inference(model, options.precision).to("cpu"), top_k).eval()
+    if resizing.within and any(side % graph.size_divisor for side in resizing.within):
+        raise ValueError(
+            f"The backbone pads as TensorFlow does: height and width of --fixed-size, {list(resizing.within)}, have to be "
+            f"multiples of {graph.size_divisor}."
+        )
     texts = model.detector.class_head.texts.cpu() if graph.text_buffers else None
     names = list(class_names or model.class_names or map("class {}".format, range(model.num_classes)))
     if model.panoptic is not None:
@@ -110,6 +115,7 @@ def export_model(
         category_ids=list(category_ids or model.category_ids or []) or None,
         outputs=graph.output_names,
         smallest_side=graph.smallest_side,
+        size_divisor=graph.size_divisor,
         text_dim=0 if texts is None else texts.shape[1],
         fixed_classes=texts is None or model.panoptic is not None,
         version=__version__,
@@ -173,7 +179,11 @@ def trace(
     sizes = torch.tensor([[height, width], [height // 2 + 1, width // 2 + 1]])
     fixed = torch.export.Dim.STATIC
     batch = torch.export.Dim("batch", min=1, max=_LARGEST)
-    rows, columns = (torch.export.Dim(x, min=graph.smallest_side, max=_LARGEST) for x in ("height", "width"))
+    divisor = graph.size_divisor
+    smallest, largest = -(-graph.smallest_side // divisor), _LARGEST // divisor
+    rows, columns = (torch.export.Dim(x, min=smallest, max=largest) for x in ("height", "width"))
+    if divisor > 1:
+        rows, columns = divisor * rows, divisor * columns
     if size:
         rows = columns = fixed
     inputs = {"images": images, "sizes": sizes}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pair_detr.deployment.same_padding import make_padding_constant, pads_by_size
 from pair_detr.modeling.meta_arch import DetectionTransformer
 from pair_detr.modeling.postprocessing.boxes import detect, finite_queries
 from pair_detr.modeling.text_classifier import TextClassifier
@@ -19,12 +20,14 @@ class DetectionGraph(nn.Module):
     def __init__(self, model: DetectionTransformer, top_k: int) -> None:
         """
         Args:
-            model: in evaluation mode.
+            model: in evaluation mode; its backbone is changed where it pads by the size of images.
             top_k: K, detections of each image; fewer if the model can make fewer, and with a text classifier, which may
                 be given a single class, if it has fewer queries.
         """
         super().__init__()
         self.detector = model.detector
+        self._size_divisor = self.smallest_side // 2 if pads_by_size(self.detector.backbone) else 1
+        make_padding_constant(self.detector.backbone)
         self.class_scoring = model.class_scoring
         self.spans_padding = model.fixed_size is not None
         classes = None if model.panoptic is None else model.panoptic.classes.is_thing
@@ -39,6 +42,14 @@ class DetectionGraph(nn.Module):
     def smallest_side(self) -> int:
         """Pixels that height and width have to have at least: a graph takes two cells for many, and one for a case."""
         return 2 * self.detector.backbone.output_shape()[self.detector.in_feature].stride
+
+    @property
+    def size_divisor(self) -> int:
+        """What height and width have to be multiples of.
+
+        It is 1, but for backbones with TensorFlow's padding, see :func:`make_padding_constant`.
+        """
+        return self._size_divisor
 
     @property
     def output_names(self) -> list[str]:

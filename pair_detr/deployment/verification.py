@@ -56,7 +56,7 @@ def verify(
     worst = Difference(0, 0)
     for image_sizes in _BATCHES:
         sizes = torch.tensor(image_sizes)
-        padded = torch.tensor(description.resizing.within or sizes.amax(0).tolist())
+        padded = torch.tensor(description.padded_size(*sizes.amax(0).tolist()))
         sizes = torch.minimum(sizes, padded)
         shape = len(sizes), channels, *padded.tolist()
         inputs = {"images": torch.randint(256, shape, dtype=torch.uint8, generator=generator), "sizes": sizes}

@@ -31,6 +31,7 @@ class ModelDescription:
         category_ids: of the classes in the files of their data; None if they are not known.
         outputs: names of the outputs of the graph.
         smallest_side: pixels that height and width of a batch have to have at least, with padding.
+        size_divisor: what they have to be multiples of.
         text_dim: columns of the text matrix, an input of the graph; 0 for a model without.
         fixed_classes: whether the number of classes is a constant: without texts, and of panoptic models.
         version: of pair_detr that exported it.
@@ -45,9 +46,18 @@ class ModelDescription:
     category_ids: list[int | str] | None
     outputs: list[str]
     smallest_side: int
+    size_divisor: int
     text_dim: int
     fixed_classes: bool
     version: str
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a batch whose largest images have these."""
+        if self.resizing.within is not None:
+            return self.resizing.within
+        divisor = self.size_divisor
+        sides = (-(-max(side, self.smallest_side) // divisor) * divisor for side in (height, width))
+        return tuple(sides)
 
     def write(self, folder: Path) -> None:
         """Writes :data:`FILE_NAME`."""

@@ -107,7 +107,7 @@ class Detector:
         if not prepared:
             return []
         sizes = np.array([pixels.shape[:2] for pixels, _ in prepared], dtype=np.int64)
-        padded = self.description.resizing.within or tuple(sizes.max(0).clip(self.description.smallest_side).tolist())
+        padded = self.description.padded_size(*sizes.max(0).tolist())
         images = np.zeros((len(prepared), prepared[0][0].shape[2], *padded), dtype=np.uint8)
         for row, (pixels, _) in zip(images, prepared, strict=True):
             row[:, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)

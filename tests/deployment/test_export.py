@@ -9,13 +9,13 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from detectron2.config import CfgNode
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from model_helpers import build, tiny_cfg
 from open_vocabulary_helpers import NAMES, make_texts, make_vocabulary, text_cfg
 from scipy.optimize import linear_sum_assignment
 from segmentation_helpers import build_sharp, panoptic_cfg
 
-from pair_detr import runtime
+from pair_detr import prepare_for_inference, runtime
 from pair_detr.deployment import ExportOptions, export_model, verification
 from pair_detr.deployment.export import trace
 from pair_detr.deployment.graph import DetectionGraph
@@ -144,6 +144,27 @@ def test_conditional_detr_by_torch(tmp_path: Path, fixed: bool) -> None:
     assert detector.description.resizing.within == ((112, 96) if fixed else None)
     for sizes in BATCHES:
         assert_detects_the_same(model, detector, sizes)
+
+
+def test_backbones_that_pad_by_the_size() -> None:
+    """As TensorFlow pads; images of other sizes are padded to multiples of the stride by the runtime."""
+    cfg = small(tiny_cfg("conditional_detr"))
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "mobilenetv2_035", [3]
+    cfg.MODEL.TIMM.KWARGS.pad_type = "same"
+    model = build(cfg).eval()
+    graph = DetectionGraph(prepare_for_inference(model, "fp32"), top_k=100).eval()
+    assert graph.size_divisor == 16
+    program = trace(graph, channels=3).module()
+    for height, width in ((64, 96), (128, 80)):
+        images = torch.randint(256, (1, 3, height, width), dtype=torch.uint8)
+        with torch.no_grad():
+            expected = model([{"image": images[0]}])[0]["instances"]
+            boxes, scores, labels = program(images=images, sizes=torch.tensor([[height, width]]))
+        kept = labels[0] >= 0
+        found = Instances((height, width), pred_boxes=Boxes(boxes[0][kept]))
+        found.scores, found.pred_classes = scores[0][kept], labels[0][kept]
+        assert_equal(expected, found)
 
 
 def test_boxes_from_pairs() -> None:

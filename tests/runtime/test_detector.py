@@ -66,6 +66,13 @@ def test_padding_to_a_fixed_size(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.scores, [1], atol=1e-6)
 
 
+def test_padding_to_multiples(tmp_path: Path) -> None:
+    description = write_model(tmp_path / "model", size_divisor=16, smallest_side=32)
+    assert description.padded_size(33, 16) == (48, 32) and description.padded_size(64, 160) == (64, 160)
+    found = load(tmp_path / "model")(gray(255, 40, 80))["instances"]
+    np.testing.assert_allclose(found.pred_boxes, [[0, 0, 40, 40]], atol=1e-4)
+
+
 def test_vocabularies(tmp_path: Path) -> None:
     write_model(tmp_path / "model", texts=True)
     detector = load(tmp_path / "model")
