@@ -98,8 +98,8 @@ def export_model(
         graph = DetectionGraph(prepare_for_inference(model, options.precision).to("cpu"), top_k).eval()
     if resizing.within and any(side % graph.size_divisor for side in resizing.within):
         raise ValueError(
-            f"The backbone pads as TensorFlow does: height and width of --fixed-size, {list(resizing.within)}, have to be "
-            f"multiples of {graph.size_divisor}."
+            f"The backbone pads as TensorFlow does: height and width of --fixed-size, {list(resizing.within)}, have to "
+            f"be multiples of {graph.size_divisor}."
         )
     texts = model.detector.class_head.texts.cpu() if graph.text_buffers else None
     names = list(class_names or model.class_names or map("class {}".format, range(model.num_classes)))
