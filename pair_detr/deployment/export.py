@@ -154,6 +154,8 @@ def require_folder(folder: Path) -> None:
     """
     if folder.exists():
         own = {FILE_NAME, TEXTS_FILE, *GRAPH_FILES.values(), Path(GRAPH_FILES["openvino"]).with_suffix(".bin").name}
+        # Where the weights of a graph go that is larger than ONNX's limit of 2 GB.
+        own.add(f"{GRAPH_FILES['onnx']}.data")
         other = [path.name for path in folder.iterdir() if path.name not in own] if folder.is_dir() else [folder.name]
         if other:
             raise FileExistsError(

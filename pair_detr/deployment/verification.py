@@ -25,7 +25,7 @@ _KEPT = 0.9
 _TIE = 2
 
 
-class ExportError(RuntimeError):
+class ExportError(ValueError):
     """An exported graph detects something else than its model."""
 
 

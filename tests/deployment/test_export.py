@@ -12,13 +12,15 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from model_helpers import build, tiny_cfg
 from open_vocabulary_helpers import NAMES, make_texts, make_vocabulary, text_cfg
+from runtime_helpers import write_model
 from scipy.optimize import linear_sum_assignment
 from segmentation_helpers import build_sharp, panoptic_cfg
 
 from pair_detr import prepare_for_inference, runtime
 from pair_detr.deployment import ExportOptions, export_model, verification
-from pair_detr.deployment.export import trace
+from pair_detr.deployment.export import require_folder, trace
 from pair_detr.deployment.graph import DetectionGraph
+from pair_detr.engine.user_errors import USER_ERRORS
 from pair_detr.modeling.meta_arch import DetectionTransformer
 
 # Of images in batches of 1, 2 and 5: all of one size, and of different ones.
@@ -249,6 +251,13 @@ def test_a_precision_that_overflows_is_refused(tmp_path: Path) -> None:
         export_model(model, cfg, tmp_path / "out", ExportOptions("torch_export", "fp16"))
 
 
+def test_large_models_are_replaced_as_well(tmp_path: Path) -> None:
+    """Beyond 2 GB the weights of an ONNX graph are in a file of their own."""
+    write_model(tmp_path / "out")
+    (tmp_path / "out" / "model.onnx.data").write_bytes(b"weights")
+    require_folder(tmp_path / "out")
+
+
 def test_a_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is left in the place of the folder then."""
 
@@ -260,6 +269,8 @@ def test_a_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(verification, "open_session", lambda *_: Wrong())
     cfg = small(tiny_cfg("conditional_detr"))
+    # Which programs end with in a line.
+    assert issubclass(verification.ExportError, USER_ERRORS)
     with pytest.raises(verification.ExportError, match="differs from the model"):
         export_model(build(cfg).eval(), cfg, tmp_path / "out", ExportOptions("torch_export"))
     assert list(tmp_path.iterdir()) == []
