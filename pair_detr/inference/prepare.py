@@ -5,6 +5,7 @@ import copy
 import torch
 
 from pair_detr.inference.batch_norm import fold_batch_norms
+from pair_detr.inference.fused_blocks import fuse_blocks
 from pair_detr.inference.positions import cached_position_encoding
 from pair_detr.inference.precision import resolve_precision, store
 from pair_detr.modeling.meta_arch import DetectionTransformer
@@ -46,6 +47,8 @@ def prepare_for_inference(
     detector = prepared.detector
     detector.backbone = fold_batch_norms(detector.backbone, channels=len(model.pixel_mean))
     store(detector, dtype, full=[detector.query_embed])
+    if device.type == "cuda":
+        fuse_blocks(detector.backbone, channels=len(model.pixel_mean))
     detector.position_encoding = cached_position_encoding
     if compile:
         detector.compile(dynamic=True)
