@@ -66,18 +66,8 @@ class HungarianMatcher:
         packed = torch.cat((cost.flatten(), finite.flatten())).cpu().numpy()
         if not (np.isfinite(packed).all() and packed[cost.numel() :].all()):
             raise self._explain(cost, logits, boxes, targets)
-        cost = packed[: cost.numel()].reshape(cost.shape)
-        rows = [np.empty((4, 0), dtype=np.int64)]
-        stops = np.cumsum(targets.counts)
-        for layer, of_layer in enumerate(cost):
-            for image, (count, stop) in enumerate(zip(targets.counts, stops, strict=True)):
-                if count == 0:
-                    continue
-                target, query = linear_sum_assignment(of_layer[stop - count : stop])
-                rows.append(
-                    np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + stop - count))
-                )
-        return Assignment(*to_device_async(torch.from_numpy(np.concatenate(rows, axis=1)), logits.device))
+        matches = _assign(packed[: cost.numel()].reshape(cost.shape), np.array(targets.counts))
+        return Assignment(*to_device_async(torch.from_numpy(matches), logits.device))
 
     def pairwise_cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
         """Cost of every object with every query of its own image.
@@ -112,3 +102,18 @@ class HungarianMatcher:
         layer, target = broken[0, :2].tolist()
         source = "cost" if targets.boxes[target].isfinite().all() else "ground-truth boxes"
         return NonFiniteCostError(layer, int(targets.image_index[target]), source)
+
+
+def _assign(cost: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Layer, image, query and object of each match, (4, N), from the (L, T, Q) costs of objects, image after image."""
+    starts = np.cumsum(counts) - counts
+    # scipy computes in float64, and would convert the costs of each image by themselves.
+    pairs = [
+        linear_sum_assignment(of_layer[start : start + count])
+        for of_layer in cost.astype(np.float64)
+        for start, count in zip(starts, counts, strict=True)
+    ]
+    place = np.repeat(np.arange(len(pairs)), [len(query) for _, query in pairs])
+    layer, image = np.divmod(place, len(counts))
+    target, query = map(np.concatenate, zip(*pairs, strict=True))
+    return np.stack((layer, image, query, target + starts[image]))
