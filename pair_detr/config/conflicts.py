@@ -60,6 +60,18 @@ def _conflicts_of_sizes(values: Mapping[str, Any]) -> Iterator[str]:
             "SOLVER.COMPILE is True, but images may have any size, and each would be compiled for: set "
             f"INPUT.FIXED_SIZE, as to ({longest}, {longest}), INPUT.SIZE_BUCKETS, or SOLVER.COMPILE False."
         )
+    if get("SOLVER.CUDA_GRAPHS", False):
+        yield from _conflicts_of_graphs(values)
+
+
+def _conflicts_of_graphs(values: Mapping[str, Any]) -> Iterator[str]:
+    if not values.get("SOLVER.COMPILE", True):
+        yield "SOLVER.CUDA_GRAPHS replays what SOLVER.COMPILE compiles: set that to True, too, or CUDA_GRAPHS to False."
+    if values.get("MODEL.DETR.DENOISING.GROUPS", 0):
+        yield (
+            "SOLVER.CUDA_GRAPHS is True, but a batch has as many denoising queries as its objects ask for, and each "
+            "number would be recorded: set MODEL.DETR.DENOISING.GROUPS 0 or SOLVER.CUDA_GRAPHS False."
+        )
 
 
 def _conflicts_of_queries(values: Mapping[str, Any]) -> Iterator[str]:

@@ -43,6 +43,10 @@ def add_solver_keys(cfg: CN) -> None:
     # or INPUT.SIZE_BUCKETS, once for each. With denoising queries, whose number varies, it compiles a few times in all,
     # for any number and, with buckets, any size. Dropout draws other random numbers. Own.
     cfg.SOLVER.COMPILE = False
+    # Also replay the compiled network as CUDA graphs, one for each size: the host then launches a graph instead of some
+    # thousand kernels, which is what small batches wait for. Takes more memory of the GPU. Needs SOLVER.COMPILE, and a
+    # number of queries that does not vary, as that of denoising queries does. Own.
+    cfg.SOLVER.CUDA_GRAPHS = False
     # Autocast type where SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16". Losses and matching stay fp32.
     # Own.
     cfg.SOLVER.AMP.DTYPE = "bfloat16"

@@ -21,13 +21,18 @@ def compile_for_training(cfg: CfgNode, model: nn.Module, backend: str | Callable
     Its losses are left out: their shapes follow the number of objects, and the matcher runs on the host.
 
     Args:
-        cfg: whose images have a few sizes, see SOLVER.COMPILE.
+        cfg: whose images have a few sizes, see SOLVER.COMPILE and SOLVER.CUDA_GRAPHS.
         model: a meta-architecture with a ``detector``.
         backend: of :func:`torch.compile`.
 
     Raises:
-        ValueError: there are more sizes than torch compiles a function for; or no C++ compiler is found.
+        ValueError: there are more sizes than torch compiles a function for; or no C++ compiler is found; or CUDA graphs
+            have no GPU.
     """
+    if cfg.SOLVER.CUDA_GRAPHS and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ValueError(
+            f"SOLVER.CUDA_GRAPHS needs a GPU, and MODEL.DEVICE is {cfg.MODEL.DEVICE}: set SOLVER.CUDA_GRAPHS False."
+        )
     config = torch._dynamo.config
     # Before torch 2.7 it was called otherwise.
     limit = getattr(config, "recompile_limit", config.cache_size_limit)
@@ -45,5 +50,6 @@ def compile_for_training(cfg: CfgNode, model: nn.Module, backend: str | Callable
         )
     # Denoising queries are as many as the objects ask for: their number is a variable from the second batch on.
     varies = cfg.MODEL.DETR.DENOISING.GROUPS > 0
-    model.detector.compile(backend=backend, dynamic=None if varies else False)
+    mode = "reduce-overhead" if cfg.SOLVER.CUDA_GRAPHS else None
+    model.detector.compile(backend=backend, dynamic=None if varies else False, mode=mode)
     logger.info("The network is compiled at its first batches, which take longer.")

@@ -1,6 +1,7 @@
 """SOLVER.COMPILE: how often the network is compiled, that nothing else changes, and what it needs."""
 
 import copy
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from engine_helpers import IMAGE_SIZE, tiny_config, write_dataset
 from model_helpers import build, make_batch, tiny_cfg
 
 from pair_detr.config.validation import check_config
-from pair_detr.engine import Trainer, trainer
+from pair_detr.engine import AutocastTrainer, Trainer, trainer
 from pair_detr.engine.compilation import compile_for_training
 
 FIXED = (40, 48)
@@ -101,6 +102,42 @@ def test_sizes_without_bound_are_refused() -> None:
     check_config(cfg)
     cfg.INPUT.SIZE_BUCKETS, cfg.INPUT.FIXED_SIZE = [], FIXED
     check_config(cfg)
+
+
+def test_graphs_of_what_varies_are_refused() -> None:
+    cfg = tiny_cfg(**BRANCHES)
+    cfg.SOLVER.CUDA_GRAPHS, cfg.INPUT.FIXED_SIZE = True, FIXED
+    with pytest.raises(
+        ValueError, match=r"SOLVER\.CUDA_GRAPHS replays what SOLVER\.COMPILE compiles: set that to True"
+    ):
+        check_config(cfg)
+    cfg.SOLVER.COMPILE = True
+    check_config(cfg)
+    with pytest.raises(ValueError, match=r"SOLVER\.CUDA_GRAPHS needs a GPU, and MODEL\.DEVICE is cpu"):
+        compile_for_training(cfg, build(cfg))
+    cfg.MODEL.DETR.DENOISING.GROUPS = 2
+    with pytest.raises(ValueError, match=r"each number would be recorded: set MODEL\.DETR\.DENOISING\.GROUPS 0"):
+        check_config(cfg)
+
+
+@pytest.mark.gpu
+def test_graphs_train_as_the_eager_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded at the second batch of a size, replayed from the third on."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    cfg = tiny_cfg("pair_detr", **TINY, **BRANCHES)
+    cfg.INPUT.SIZE_BUCKETS, cfg.SOLVER.COMPILE, cfg.SOLVER.CUDA_GRAPHS = BUCKETS, True, True
+    cfg.MODEL.DEVICE = "cuda"
+    model = build(cfg).train()
+    eager = copy.deepcopy(model)
+    compile_for_training(cfg, model)
+    totals, batches = [], [make_batch(*batch) for batch in BATCHES]
+    for network in (model, eager):
+        optimizer = torch.optim.SGD(network.parameters(), 1e-4)
+        trainer = AutocastTrainer(network, itertools.cycle(batches), optimizer)
+        for trainer.iter in range(4 * len(BATCHES)):
+            trainer.run_step()
+        totals.append([float(step.losses.sum()) for step in trainer._pending])
+    assert totals[0] == pytest.approx(totals[1], rel=1e-3)
 
 
 def test_more_sizes_than_torch_compiles_for() -> None:
