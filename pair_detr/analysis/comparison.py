@@ -116,6 +116,7 @@ def compare(
                     if not rows:
                         raise
                     logger.warning("%d images of %dx%d pixels: out of memory, left out.", images, *size)
+                    torch.cuda.empty_cache()
         return rows
 
 

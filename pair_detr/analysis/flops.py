@@ -1,5 +1,6 @@
 """Floating-point operations of a detector, counted by fvcore; its unit is the fused multiply-add."""
 
+import copy
 import math
 from collections import Counter
 from typing import Any
@@ -43,8 +44,9 @@ def count_flops(detector: Detector, height: int, width: int, channels: int = 3) 
         Operations by module, "" being all, and calls of the operators that fvcore met and does not count: elementwise
         ones, as a rule.
     """
-    device = next(detector.parameters()).device
-    analysis = FlopCountAnalysis(_Tensors(detector), torch.zeros(1, channels, height, width, device=device))
+    # A trace holds sizes as tensors of the host, which operations on a GPU do not take.
+    on_host = copy.deepcopy(detector).cpu()
+    analysis = FlopCountAnalysis(_Tensors(on_host), torch.zeros(1, channels, height, width))
     analysis.set_op_handle("aten::scaled_dot_product_attention", attention_flops)
     analysis.unsupported_ops_warnings(False)
     analysis.uncalled_modules_warnings(False)

@@ -60,7 +60,8 @@ def saved_bytes(forward: Callable[[], Any], excluded: Iterable[Tensor]) -> int:
             seen.add(storage._cdata)
             # No other storage takes its place while something keeps it.
             kept.append(storage)
-        return tensor
+        # Not the tensor: one that its own node saved, as of exp, would keep the graph, and the graph it.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         forward()

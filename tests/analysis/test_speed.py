@@ -1,5 +1,8 @@
 """Random batches, memory for the backward pass, and times in turn."""
 
+import gc
+import weakref
+
 import numpy as np
 import torch
 from torch import nn
@@ -50,6 +53,20 @@ class Squares(nn.Module):
 def test_saved_bytes_count_what_backward_needs_once() -> None:
     batch = [{"image": torch.rand(1000)} for _ in range(3)]
     assert training_bytes(Squares(), batch, "cpu", "fp32") == 2 * 3 * 1000 * 4
+
+
+def test_counting_bytes_keeps_nothing() -> None:
+    """An exponential saves its own result: handed back as it is, it would keep itself."""
+    kept: list[weakref.ref[torch.Tensor]] = []
+    x = torch.randn(10, requires_grad=True)
+
+    def forward() -> None:
+        result = x.exp()
+        kept.append(weakref.ref(result))
+
+    assert saved_bytes(forward, [x]) == 40
+    gc.collect()
+    assert kept[0]() is None
 
 
 def test_bytes_for_the_backward_pass_by_hand() -> None:

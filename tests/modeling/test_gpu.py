@@ -48,7 +48,9 @@ def build_on_cpu(name: str) -> DetectionTransformer:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CONFIGS)
-def test_losses_agree_with_the_cpu_and_bfloat16_stays_finite(name: str) -> None:
+def test_losses_agree_with_the_cpu_and_bfloat16_stays_finite(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # By default, convolutions of fp32 are in TF32, which has 10 bits.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = build_on_cpu(name)
     batch = [*make_batch(2, (96, 96), 3, 3), *make_batch(1, (64, 80), 0, 3)]
     on_gpu = copy.deepcopy(model).cuda()
