@@ -1,5 +1,6 @@
 """Datasets that a config brings along (``DATASETS.REGISTER``)."""
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,19 @@ from pair_detr.data.datasets.coco import register_coco
 from pair_detr.data.datasets.coco_panoptic import register_coco_panoptic
 from pair_detr.data.datasets.image_folder import register_image_folder
 from pair_detr.data.datasets.image_label_json import register_image_labels
+from pair_detr.data.datasets.layouts import as_yaml, find_splits
 from pair_detr.data.datasets.pascal_voc import register_voc
 from pair_detr.data.datasets.split import PARTS, register_split
-from pair_detr.data.datasets.yolo import register_yolo, yolo_file
+from pair_detr.data.datasets.yolo import other_splits, register_yolo, yolo_file
+from pair_detr.utils.messages import join_some, log_once
+
+logger = logging.getLogger(__name__)
 
 # Keys of an entry by its format: the required ones and the optional ones.
 _KEYS = {
+    "auto": ({"NAME", "FORMAT", "ROOT"}, {"SPLIT"}),
     "coco": ({"NAME", "FORMAT", "JSON", "IMAGES"}, {"NOVEL_CLASSES", "SPLIT"}),
-    "voc": ({"NAME", "FORMAT", "ROOT", "SPLIT"}, {"CLASSES", "YEAR"}),
+    "voc": ({"NAME", "FORMAT", "ROOT"}, {"SPLIT", "CLASSES", "YEAR"}),
     "coco_panoptic": ({"NAME", "FORMAT", "JSON", "SEGMENTS", "IMAGES"}, {"INSTANCES"}),
     "yolo": ({"NAME", "FORMAT", "ROOT", "SPLIT"}, set()),
     "image_folder": ({"NAME", "FORMAT", "ROOT"}, {"CLASSES", "SPLIT"}),
@@ -34,6 +40,8 @@ _REMEDY = (
     "correct the path. The first lines of a config of this package say where its files come from and how to make them."
 )
 
+# What entries of FORMAT auto stand for, by NAME and ROOT: finding out reads files.
+_expanded: dict[tuple[str, str], list[dict[str, Any]]] = {}
 # What this module has put into the catalogs, to tell a repetition from a conflict.
 _registered: dict[str, dict[str, Any]] = {}
 
@@ -46,7 +54,10 @@ def register_from_config(cfg: CfgNode) -> None:
     - ``{NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder, (NOVEL_CLASSES: [a, b])}``
     - ``{NAME: my_train, FORMAT: coco_panoptic, JSON: file, SEGMENTS: folder of the PNG files, IMAGES: folder,
       (INSTANCES: JSON file of the things)}``, see :func:`pair_detr.data.datasets.coco_panoptic.register_coco_panoptic`
-    - ``{NAME: my_train, FORMAT: voc, ROOT: folder, SPLIT: train, (CLASSES: [a, b]), (YEAR: 2012)}``
+    - ``{NAME: my, FORMAT: auto, ROOT: folder, (SPLIT: {VAL: 0.2, SEED: 0})}``: ``my_train``, ``my_val`` and ``my_test``
+      of whatever format is found below the folder, see :func:`pair_detr.data.datasets.layouts.find_splits`; ``SPLIT``
+      counts where the data are not divided
+    - ``{NAME: my_train, FORMAT: voc, ROOT: folder, (SPLIT: train), (CLASSES: [a, b]), (YEAR: 2012)}``
     - ``{NAME: my_train, FORMAT: yolo, ROOT: folder or data.yaml, SPLIT: train}``, see
       :func:`pair_detr.data.datasets.yolo.register_yolo`
     - ``{NAME: my_photos, FORMAT: image_folder, ROOT: folder, (CLASSES: file or {folder: class name})}``, see
@@ -85,6 +96,10 @@ def _register(key: str, entry: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}: {field} is {entry[field]!r}; it must be text, in quotes if need be.")
     split = _random_split(key, entry)
     name = entry["NAME"]
+    if data_format == "auto":
+        for found in expand(key, entry):
+            _register(key, found)
+        return
     if name in _registered and name in DatasetCatalog:
         if _registered[name] != dict(entry):
             raise ValueError(
@@ -100,11 +115,41 @@ def _register(key: str, entry: Mapping[str, Any]) -> None:
     _registered[name] = dict(entry)
 
 
+def expand(key: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries that one of FORMAT auto stands for; they are logged.
+
+    Args:
+        key: of the entry, for messages.
+        entry: with NAME, ROOT and perhaps SPLIT.
+
+    Raises:
+        FileNotFoundError, ValueError: as of :func:`pair_detr.data.datasets.layouts.find_splits`.
+    """
+    name, root = entry["NAME"], entry["ROOT"]
+    if found := _expanded.get((name, root)):
+        return found
+    try:
+        splits = find_splits(root)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{key}: {error}") from error
+    draw = dict(entry.get("SPLIT") or {"VAL": 0.2, "SEED": 0})
+    if len(splits) > 1:
+        found = [{"NAME": f"{name}_{split}", **of_split} for split, of_split in splits.items()]
+    else:
+        (whole,) = splits.values()
+        if isinstance(whole.get("SPLIT"), str):
+            draw["OF"] = whole["SPLIT"]
+        found = [{"NAME": name, **whole, "SPLIT": draw}]
+    log_once(logger, logging.INFO, f"{root} has these data, as entries of DATASETS.REGISTER:\n{as_yaml(found)}")
+    _expanded[name, root] = found
+    return found
+
+
 def _random_split(key: str, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """SPLIT of an entry where it is to be drawn at random, checked."""
     data_format, split = entry["FORMAT"], entry.get("SPLIT")
     named = data_format in _NAMED_SPLITS
-    if split is None or (named and isinstance(split, str)):
+    if split is None or (named and isinstance(split, str) and split):
         return None
     options = {"SEED", "OF"} if named else {"SEED"}
     if not isinstance(split, Mapping) or "VAL" not in split or split.keys() - {"VAL"} - options:
@@ -122,7 +167,7 @@ def _random_split(key: str, entry: Mapping[str, Any]) -> Mapping[str, Any] | Non
 
 def _named_split(entry: Mapping[str, Any], default: str | None) -> str | None:
     """The split of the files that an entry is about, as a whole."""
-    split = entry["SPLIT"]
+    split = entry.get("SPLIT", {})
     return split if isinstance(split, str) else split.get("OF", default)
 
 
@@ -150,7 +195,14 @@ def _register_voc(key: str, name: str, entry: Mapping[str, Any]) -> None:
 
 def _register_yolo(key: str, name: str, entry: Mapping[str, Any]) -> None:
     file = _file(key, "ROOT", yolo_file(entry["ROOT"]))
-    register_yolo(name, file, _named_split(entry, default="train"))
+    split = _named_split(entry, default="train")
+    if isinstance(entry["SPLIT"], Mapping) and (others := other_splits(file, split)):
+        message = (
+            f'{key}: "{name}" is divided out of {split} of {file}; its {join_some(others)} '
+            f"{'is' if len(others) == 1 else 'are'} left out. To use the splits of the file, name them."
+        )
+        log_once(logger, logging.WARNING, message)
+    register_yolo(name, file, split)
 
 
 def _register_image_folder(key: str, name: str, entry: Mapping[str, Any]) -> None:

@@ -10,7 +10,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from pair_detr.data.checks.invalid_boxes import BoxFault, box_fault, warn_of_dropped
-from pair_detr.data.datasets.pascal_voc_files import AnnotatedImage, annotated_images, annotation_files
+from pair_detr.data.datasets.pascal_voc_files import (
+    AnnotatedImage,
+    annotated_images,
+    annotation_files,
+    image_root_of,
+)
 from pair_detr.utils.xml_files import read_xml
 
 logger = logging.getLogger(__name__)
@@ -32,7 +37,8 @@ def register_voc(
     Detectron2's COCOEvaluator.
 
     Args:
-        root: folder that holds ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
+        root: folder that holds ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``; or all annotations next to their
+            images.
         split: ``ImageSets/Main/<split>.txt`` lists the images; None takes all that have annotations.
         class_names: the classes in the order of their ids. By default all names in ``Annotations``, sorted, so
             that all splits of a folder have the same classes.
@@ -57,7 +63,7 @@ def register_voc(
     entries = MetadataCatalog.get(name)
     entries.set(
         dirname=str(root),
-        image_root=str(Path(root) / "JPEGImages"),
+        image_root=str(image_root_of(Path(root))),
         split=split,
         year=year,
         evaluator_type="pascal_voc",

@@ -22,6 +22,17 @@ _PRESENCE = ("-1", "0", "1")
 _XML = ".xml"
 
 
+def _folder_of(root: Path, name: str) -> Path:
+    """A folder of Pascal VOC's layout; the root itself where annotations lie next to their images."""
+    is_flat = not any((root / other).is_dir() for other in (_IMAGES, _ANNOTATIONS))
+    return root if is_flat and any(root.glob("*.xml")) else root / name
+
+
+def image_root_of(root: Path) -> Path:
+    """The folder of the images."""
+    return _folder_of(root, _IMAGES)
+
+
 @dataclass(frozen=True)
 class AnnotatedImage:
     """An image and its annotation; ``name`` is the path below the folder of images, less the ending."""
@@ -33,7 +44,7 @@ class AnnotatedImage:
 
 def annotation_files(root: Path) -> list[Path]:
     """All annotations of a folder, sorted; a FileNotFoundError if there are none."""
-    folder = root / _ANNOTATIONS
+    folder = _folder_of(root, _ANNOTATIONS)
     files = find_files(folder, {_XML}) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"no .xml files in {folder}; correct the dataset's folder")
@@ -53,7 +64,7 @@ def annotated_images(root: Path, split: str | None) -> list[AnnotatedImage]:
     """
     folder = _Folder(root)
     if split is None:
-        list_file = root / _ANNOTATIONS
+        list_file = _folder_of(root, _ANNOTATIONS)
         chosen: dict[str, set[Path]] = {name: set() for name in folder.annotations}
         if unused := sorted(folder.images.keys() - folder.annotations.keys()):
             logger.warning(
@@ -65,10 +76,10 @@ def annotated_images(root: Path, split: str | None) -> list[AnnotatedImage]:
     else:
         list_file = root / "ImageSets" / "Main" / f"{split}.txt"
         chosen = _read_list(list_file, folder)
-    for what, kind, files in ((_IMAGES, "images", folder.images), (_ANNOTATIONS, "annotations", folder.annotations)):
-        if missing := [name for name in chosen if name not in files]:
+    for name, kind, files in ((_IMAGES, "images", folder.images), (_ANNOTATIONS, "annotations", folder.annotations)):
+        if missing := [image for image in chosen if image not in files]:
             raise FileNotFoundError(
-                f"{root / what} lacks {len(missing)} of the {len(chosen)} {kind} for {list_file}: "
+                f"{_folder_of(root, name)} lacks {len(missing)} of the {len(chosen)} {kind} for {list_file}: "
                 f"{join_some(missing)}. Add them, or remove what names them"
             )
     return _pair(folder, chosen)
@@ -78,11 +89,11 @@ class _Folder:
     """The images and annotations of a folder by their names, which are the same for those that belong together."""
 
     def __init__(self, root: Path) -> None:
-        images = find_images(root / _IMAGES) if (root / _IMAGES).is_dir() else []
-        self.image_root = root / _IMAGES
-        self._by_path = {_relative(image, root / _IMAGES): image for image in images}
-        self.images = _by_name(images, root / _IMAGES)
-        self.annotations = _by_name(annotation_files(root), root / _ANNOTATIONS)
+        self.image_root = image_root_of(root)
+        images = find_images(self.image_root) if self.image_root.is_dir() else []
+        self._by_path = {_relative(image, self.image_root): image for image in images}
+        self.images = _by_name(images, self.image_root)
+        self.annotations = _by_name(annotation_files(root), _folder_of(root, _ANNOTATIONS))
 
     def named_by(self, text: str) -> tuple[str, Path | None] | None:
         """The name that a text stands for, and the image if it has its ending; None if there is no such file."""

@@ -17,6 +17,9 @@ from pair_detr.utils.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
+# Keys of a YAML file. Some programs write "valid".
+_SPLITS = ("train", "val", "valid", "validation", "test")
+
 
 def register_yolo(name: str, root: str | Path, split: str = "train", **metadata: Any) -> None:
     """Registers data in YOLO's layout; nothing is read until the dataset is used.
@@ -24,7 +27,8 @@ def register_yolo(name: str, root: str | Path, split: str = "train", **metadata:
     Args:
         root: folder that holds ``data.yaml``, or such a file, with ``names`` (a list, or a dict by class number) and,
             for each split, a folder of images, a text file that lists images, or a list of these. They are relative to
-            ``path`` in the file, which is relative to its folder.
+            ``path`` in the file, which is relative to its folder. Or a ``classes.txt`` with a name a line, as Label
+            Studio writes it, next to the folder ``images``, which is "train".
         split: key in that file: train, val or test.
     """
     file = yolo_file(root)
@@ -104,7 +108,28 @@ def load_yolo(root: str | Path, split: str) -> list[dict[str, Any]]:
     return records
 
 
+def split_exists(file: Path, content: Mapping[str, Any], split: str) -> bool:
+    """Whether a key of a YAML file names a split, and files that exist."""
+    if split not in _SPLITS or not content[split]:
+        return False
+    try:
+        return bool(_sources_of(content, file, split, file.parent / str(content.get("path") or "")))
+    except (FileNotFoundError, ValueError) as error:
+        logger.warning("Left out: %s", error)
+        return False
+
+
+def other_splits(root: str | Path, split: str) -> list[str]:
+    """The splits of a YAML file besides one, for a message; none if it cannot be read."""
+    try:
+        return [key for key in _read_yaml(yolo_file(root)) if key in _SPLITS and key != split]
+    except (OSError, ValueError):
+        return []
+
+
 def _read_yaml(file: Path) -> Mapping[str, Any]:
+    if file.suffix == ".txt":
+        return {"names": list(filter(None, map(str.strip, read_text(file).splitlines()))), "train": "images"}
     content = read_yaml(file, plain=True)
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds no keys; it needs names, and a folder of images for train and val")

@@ -65,7 +65,7 @@ def test_registering_from_config(coco_file: Path, voc_root: Path) -> None:
         (
             {"FORMAT": "kitti"},
             ValueError,
-            r"REGISTER\[0\]: FORMAT is 'kitti'; it must be one of coco, voc",
+            r"REGISTER\[0\]: FORMAT is 'kitti'; it must be one of auto, coco, voc",
         ),
         ({"FORMAT": None}, ValueError, "FORMAT is None"),
         ({"JSON": None}, ValueError, "JSON is missing; FORMAT coco needs"),
