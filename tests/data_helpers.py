@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,8 +47,9 @@ def make_cfg(**datasets: object) -> CfgNode:
 
 
 def write_image(file: Path, width: int, height: int) -> None:
-    """Writes noise."""
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    """Writes noise, of each name another."""
+    seed = zlib.crc32(file.name.encode())
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file)
 
 

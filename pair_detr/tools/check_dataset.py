@@ -2,18 +2,22 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import combinations, product
 
+from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
 from pair_detr.config_files import load_config
 from pair_detr.data import check_dataset, datasets_in_label_space, load_dataset, register_from_config
 from pair_detr.data.checks.report import DatasetReport
+from pair_detr.data.checks.same_images import same_files
 from pair_detr.data.checks.segment_files import absent_segments
+from pair_detr.data.checks.sizes import describe_sizes
 from pair_detr.data.checks.trainable import unreadable_images
 from pair_detr.data.model_classes import compare_classes
 from pair_detr.tools.common import parse, run, tool_logger, tool_parser
-from pair_detr.utils.messages import one_line
+from pair_detr.utils.messages import counted, join_some, one_line
 
 logger = tool_logger("check_dataset")
 
@@ -29,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = tool_parser(
         "Counts boxes, crowds and images of every class, and lists missing images, unknown classes, invalid boxes, "
-        "crowds, missing and malformed masks, duplicates and images without objects or labels. Compares the "
-        "classes of all datasets with those of the first. Exits with 1 if training would stop at one of the "
+        "crowds, missing and malformed masks, duplicates and images without objects or labels, and sizes of images "
+        "and boxes. Compares the classes of all datasets with those of the first, and looks for images that are in "
+        "two of them. Exits with 1 if training would stop at one of the "
         "datasets, or at the classes of two of them.",
         "check_dataset my_train my_val --config-file my.yaml --open-images",
     )
@@ -50,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not names:
         parser.error("name datasets, or a config whose DATASETS.TRAIN and TEST do, with --config-file")
     sound = [check(name, args.open_images) for name in names]
+    log_same_images([name for name, is_sound in zip(names, sound, strict=True) if is_sound])
     sound += [compare(names[0], name) for name in names[1:] if name not in free]
     return 0 if all(sound) else 1
 
@@ -78,8 +84,46 @@ def check(name: str, open_images: bool) -> bool:
         verdict += " if its images can be read (--open-images)"
     if report.classes:
         logger.info("%s: classes\n%s", name, class_table(report))
+    _log_sizes(report)
     logger.info("%s: %s: %s", name, report.describe(), verdict)
     return sound
+
+
+def log_same_images(names: Sequence[str]) -> None:
+    """Says which images of data sets are there more than once, in one of them or in two, by what is in their files."""
+    owners: dict[str, set[str]] = {}
+    for name in names:
+        for record in load_dataset(name):
+            owners.setdefault(record["file_name"], set()).add(name)
+    groups = same_files(owners)
+    alone = owners.keys() - {file for group in groups for file in group}
+    within: dict[str, list[str]] = {}
+    between: dict[tuple[str, str], list[str]] = {}
+    for first, *others in [*groups, *([file] for file in sorted(alone))]:
+        for pair in combinations([name for name in names if name in owners[first]], 2):
+            between.setdefault(pair, []).append(first)
+        for other in others:
+            for a, b in product(sorted(owners[first]), sorted(owners[other])):
+                pairs = within.setdefault(a, []) if a == b else between.setdefault((a, b), [])
+                pairs.append(f"{first} = {other}")
+    for name, pairs in within.items():
+        logger.warning(
+            "%s: %s the content of another image, as where an archive was unpacked twice: %s.",
+            name,
+            counted(len(pairs), "image has", "images have"),
+            join_some(pairs),
+        )
+    for (name, other), pairs in between.items():
+        if {name, other} & {MetadataCatalog.get(part).get("split_of") for part in (name, other)}:
+            # A whole and its part.
+            continue
+        logger.warning(
+            "%s and %s share %s: %s. A result on images that were trained on says little.",
+            name,
+            other,
+            counted(len(pairs), "image"),
+            join_some(pairs),
+        )
 
 
 def compare(first: str, name: str) -> bool:
@@ -89,6 +133,15 @@ def compare(first: str, name: str) -> bool:
         return True
     logger.log(logging.ERROR if difference.stops else logging.INFO, "%s: classes: %s", name, difference.text)
     return not difference.stops
+
+
+def _log_sizes(report: DatasetReport) -> None:
+    for line in describe_sizes(load_dataset(report.name), report.faulty_boxes).splitlines():
+        logger.info("%s: %s", report.name, line)
+    if report.annotation_type == "box" and report.num_boxes:
+        empty = [one_line(name) for name, count in report.classes.items() if not count.boxes]
+        if empty:
+            logger.info("%s: no boxes of: %s", report.name, join_some(empty))
 
 
 def _log_faults(report: DatasetReport) -> None:
