@@ -47,7 +47,7 @@ def tool_parser(description: str, *examples: str, package: str = "pair_detr.tool
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
-        epilog="Example: " + " Or: ".join(f"{program} {example.split(maxsplit=1)[1]}" for example in examples),
+        epilog="Example: " + " Or: ".join(f"{program} {example.partition(' ')[2]}".rstrip() for example in examples),
         formatter_class=_Formatter,
     )
     add_traceback_argument(parser)
