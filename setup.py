@@ -18,11 +18,20 @@ setup(
     name="pair_detr",
     version=read_version(),
     description="Pair DETR, Conditional DETR and DETR as a Detectron2 project",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
-    # configs/ stays at the top level, where Detectron2's projects have it, and is installed inside the package.
-    packages=[*find_packages(include=["pair_detr", "pair_detr.*"]), "pair_detr.configs"],
-    package_dir={"pair_detr": "pair_detr", "pair_detr.configs": "configs"},
-    package_data={"pair_detr.configs": ["**/*.yaml"]},
+    license_files=["LICENSE"],
+    # configs/ and requirements/ stay at the top level, where Detectron2's projects and pip's users look for them, and
+    # are installed inside the packages.
+    packages=[
+        *find_packages(include=["pair_detr", "pair_detr.*", "pair_detr_cli"]),
+        "pair_detr.configs",
+        "pair_detr_cli.requirements",
+    ],
+    package_dir={"pair_detr.configs": "configs", "pair_detr_cli.requirements": "requirements"},
+    package_data={"pair_detr.configs": ["**/*.yaml"], "pair_detr_cli.requirements": ["*.txt"]},
+    entry_points={"console_scripts": ["pair-detr = pair_detr_cli.main:main"]},
     python_requires=">=3.10",
     # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and
     # Detectron2 has no package under its own name: naming them here would let pip replace what works. torch has to be

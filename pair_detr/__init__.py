@@ -52,8 +52,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if _missing is not None and name in __all__:
         raise ModuleNotFoundError(
-            "pair_detr needs Detectron2, which is not installed for this Python. In the project's checkout, 'make "
-            "install' installs it with everything else; see 'Installation' in the README. Only exported models run "
+            f"pair_detr needs Detectron2 and PyTorch, and this Python has no {_missing.name}. 'pair-detr doctor' says "
+            "how to get it; in the project's checkout, 'make install' installs everything. Only exported models run "
             "without it, by pair_detr.runtime.",
             name=_missing.name,
         ) from _missing

@@ -1,6 +1,6 @@
 """Builds or completes the environment that the Makefile's targets run in (`make help` tells how to choose it).
 
-Runs before anything is installed: the standard library only.
+Runs before anything is installed: the standard library only, and what of the checkout needs no more.
 
 An environment that has Detectron2 is the user's: nothing in it changes version, missing packages are added. Any other
 gets the versions pinned in requirements/.
@@ -18,6 +18,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pair_detr_cli.pins import detectron2_wheel, hash_pinned  # noqa: E402  (it lies in the checkout)
+
 REQUIREMENTS = ROOT / "requirements"
 # Marks an environment whose versions follow requirements/, so that changed pins are applied to it.
 PINNED_MARKER = ".pair_detr-pinned"
@@ -98,20 +102,16 @@ def install_detectron2(environment: Environment) -> None:
     name, version = re.search(r"^([\w-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE).groups()
     if environment.evaluate(f"from importlib import metadata; print(metadata.version({name!r}))") == version:
         return
-    arguments = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", file]
-    if environment.evaluate("import sys; print(sys.version_info >= (3, 11))") == "True":
-        # The wheel's compiled part is for Python 3.10; later versions skip it and take the Python files.
-        platlib = environment.evaluate("import sysconfig; print(sysconfig.get_path('platlib'))")
-        arguments += ["--python-version", "3.10", "--implementation", "cp", "--upgrade", "--target", platlib]
-    environment.pip_install(*arguments)
+    version = environment.evaluate("import sys; print(*sys.version_info[:2])")
+    platlib = environment.evaluate("import sysconfig; print(sysconfig.get_path('platlib'))")
+    environment.pip_install(*detectron2_wheel(file, tuple(map(int, version.split())), platlib))
 
 
 def install_evaluators(environment: Environment) -> None:
     """Installs what evaluates panoptic segmentation and LVIS, unless it is there, from wherever."""
     for name in ("panopticapi", "lvis"):
         if not environment.evaluate(f"from importlib.util import find_spec; print(find_spec({name!r}) or '')"):
-            file = REQUIREMENTS / f"{name}.txt"
-            environment.pip_install("--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", file)
+            environment.pip_install(*hash_pinned(REQUIREMENTS / f"{name}.txt"))
 
 
 def install_missing(environment: Environment) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from engine_helpers import tiny_options, write_dataset
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -68,39 +70,69 @@ def test_unknown_config_file_lists_the_known_ones() -> None:
         config_file("r5")
 
 
-@pytest.mark.slow
-def test_wheel_ships_the_configs_and_nothing_foreign(project_root: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is distributed."""
+    folder = tmp_path_factory.mktemp("wheel")
     # Built from a copy: setuptools writes into the tree that it builds.
-    source = tmp_path / "source"
+    source = folder / "source"
     source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(project_root / name, source)
-    for name in ("pair_detr", "configs", "tests"):
+    for name in ("pair_detr", "pair_detr_cli", "configs", "requirements", "tests"):
         shutil.copytree(project_root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(source)]
+    build = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder), str(source)]
     subprocess.run([sys.executable, *build], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
-    (wheel,) = tmp_path.glob("*.whl")
-    installed = tmp_path / "installed"
+
+@pytest.mark.slow
+def test_wheel_ships_the_configs_and_nothing_foreign(project_root: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(installed)
-    assert sorted(p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")) == ["pair_detr"]
-    for folder, suffix, target in (("pair_detr", "py", ""), ("configs", "yaml", "configs")):
-        expected = {p.relative_to(source / folder) for p in (source / folder).rglob(f"*.{suffix}")}
-        shipped = installed / "pair_detr" / target
-        assert expected <= {p.relative_to(shipped) for p in shipped.rglob(f"*.{suffix}")}, suffix
+        names = archive.namelist()
+        (info,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
+        text = archive.read(f"{info}/METADATA").decode()
+    assert {name.split("/")[0] for name in names} == {"pair_detr", "pair_detr_cli", info}
+    for folder, suffix, target in (
+        ("pair_detr", "py", "pair_detr"),
+        ("pair_detr_cli", "py", "pair_detr_cli"),
+        ("configs", "yaml", "pair_detr/configs"),
+        ("requirements", "txt", "pair_detr_cli/requirements"),
+    ):
+        files = (path.relative_to(project_root / folder) for path in (project_root / folder).rglob(f"*.{suffix}"))
+        assert {f"{target}/{file.as_posix()}" for file in files} <= set(names), folder
+    assert "License-File: LICENSE" in text and any(name.endswith("/LICENSE") for name in names)
+    assert "Description-Content-Type: text/markdown" in text
+    assert text.rstrip().endswith((project_root / "README.md").read_text(encoding="utf-8").rstrip())
 
-    # Loaded by its path: the package's own __init__ would take seconds to import torch.
-    code = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("config_files", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-print(module.config_file("detr/r50"))
-"""
-    module = installed / "pair_detr" / "config_files.py"
-    found = subprocess.run([sys.executable, "-c", code, module], check=True, capture_output=True, text=True).stdout
-    assert Path(found.strip()) == installed.resolve() / "pair_detr" / "configs" / "detr" / "r50.yaml"
+
+@pytest.mark.slow
+def test_wheel_trains_in_an_empty_folder(
+    project_root: Path, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an environment that has Detectron2; of the package, it has what was installed from the wheel alone."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    environment = load_script(project_root / "scripts" / "install.py").Environment(tmp_path / "env")
+    environment.create(with_pip=False)
+    environment.share_packages_of_this_interpreter()
+    install = ["install", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check", str(wheel)]
+    pip = [sys.executable, "-m", "pip", "--python", str(environment.python)]
+    subprocess.run([*pip, *install], check=True, capture_output=True)
+    found = environment.evaluate("from importlib.util import find_spec; print(find_spec('pair_detr').origin)")
+    assert Path(found).is_relative_to(environment.path)
+    folder = tmp_path / "empty"
+    (folder / "data").mkdir(parents=True)
+    data = write_dataset(folder / "data", "of_a_wheel")
+    options = tiny_options(data, Path("output"), SOLVER__MAX_ITER=2, MODEL__WEIGHTS="")
+    # Of the package's config all that the options leave: the branches of training, the losses and the optimizer.
+    (folder / "my.yaml").write_text("_BASE_: quickstart\nSOLVER: {EPOCHS: {MAX: 0}}\n")
+    command = [environment.path / "bin" / "pair-detr", "train", "--config-file", "my.yaml", *options]
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(line) for line in (folder / "output" / "metrics.json").read_text().splitlines()]
+    assert steps[-1]["iteration"] == 1 and steps[-1]["total_loss"] > 0
+    assert (folder / "output" / "model_final.pth").is_file()
 
 
 def test_constraints_are_exact(project_root: Path) -> None:

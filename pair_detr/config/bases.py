@@ -25,11 +25,12 @@ def read_config_files(path: str, shipped: Path, heirs: Sequence[str] = ()) -> li
     """A config file after all those that it inherits from, in the order in which they count.
 
     As in Detectron2, ``_BASE_`` is a path or a list of paths, relative to the folder of the file that names them;
-    unlike there, it is no address.
+    unlike there, it is no address. What is not found there is looked for among the package's own configs, with or
+    without ``configs/`` in front and ``.yaml`` behind.
 
     Args:
         path: of the file.
-        shipped: folder of the package's own configs, to recognize a mistaken path to them.
+        shipped: folder of the package's own configs.
         heirs: files that inherit from it.
 
     Raises:
@@ -53,7 +54,7 @@ def read_config_files(path: str, shipped: Path, heirs: Sequence[str] = ()) -> li
                 f'{path}: {BASE} is "{base}", an address, and config files are read from this machine alone. Download '
                 "it, and name the file here."
             )
-        resolved = _resolve(base, path)
+        resolved = _find(base, path, shipped)
         if any(Path(heir).resolve() == Path(resolved).resolve() for heir in heirs):
             chain = " -> ".join((*heirs, resolved))
             raise ValueError(f'{path}: {BASE} is "{base}", so that the file inherits from itself ({chain}). Remove it.')
@@ -102,15 +103,42 @@ def _resolve(base: str, path: str) -> str:
     return str(Path(path).parent / os.path.expanduser(base))  # noqa: PTH111
 
 
+def _find(base: str, path: str, shipped: Path) -> str:
+    """The path of a base, also if there is no such file."""
+    beside = _resolve(base, path)
+    # With the suffix left out, a file of the same folder may be meant: nothing is guessed then.
+    if Path(beside).is_file() or any(
+        Path(f"{beside}{suffix}").is_file() and Path(f"{beside}{suffix}").resolve() != Path(path).resolve()
+        for suffix in _SUFFIXES
+    ):
+        return beside
+    own = _shipped_file(base, shipped)
+    return str(own) if own is not None and own.is_file() else beside
+
+
+def _shipped_file(base: str, shipped: Path) -> Path | None:
+    """Where a config of the package would lie that has this name; None for a path to somewhere else."""
+    name = Path(base.removeprefix("./").removeprefix("configs/"))
+    if name.is_absolute() or base.startswith("~") or ".." in name.parts:
+        return None
+    return shipped / name if name.suffix in _SUFFIXES else shipped / f"{name}.yaml"
+
+
 def _describe_missing(base: str, heirs: Sequence[str], shipped: Path) -> str:
     resolved = Path(_resolve(base, heirs[-1]))
     what = "is a folder" if resolved.is_dir() else "does not exist"
     message = f'{heirs[-1]}: {BASE} is "{base}", but {os.path.abspath(resolved)} {what}'  # noqa: PTH100
     if not resolved.parent.is_dir():
         message += f", nor does the folder {resolved.parent.name}"
+    own = _shipped_file(base, shipped)
+    if own is not None and not own.is_file():
+        message += f", and the package has no config {own}"
     similar = dict.fromkeys(_similar(base, heirs, shipped))
     hint = f"; did you mean {' or '.join(similar)}?" if similar else "."
-    return f"{message}{hint} Paths are relative to the folder of the file that names them."
+    return (
+        f"{message}{hint} Paths are relative to the folder of the file that names them, or those of the package's "
+        "configs, such as r50 and detr/r50."
+    )
 
 
 def _similar(base: str, heirs: Sequence[str], shipped: Path) -> Iterator[str]:
@@ -123,11 +151,14 @@ def _similar(base: str, heirs: Sequence[str], shipped: Path) -> Iterator[str]:
         close = get_close_matches(resolved.name, names, n=3)
         for name in close or (names if len(names) <= _LISTED else ()):
             yield str(Path(base).with_name(name))
-    # What was meant to be relative to the working directory, or to the package's configs.
-    name = base.removeprefix("configs/")
-    for candidate in (Path(base), shipped / name, shipped / f"{name}.yaml"):
-        if candidate.is_file() and candidate.resolve() not in excluded:
-            yield os.path.relpath(candidate, folder)
+    # What was meant to be relative to the working directory.
+    if Path(base).is_file() and Path(base).resolve() not in excluded:
+        yield os.path.relpath(base, folder)
+    if own := _shipped_file(base, shipped):
+        names = [file.relative_to(shipped).with_suffix("").as_posix() for file in shipped.rglob("*.yaml")]
+        # Also the very file of that name, where one of the same folder kept it from being taken.
+        close = get_close_matches(own.relative_to(shipped).with_suffix("").as_posix(), names, n=2, cutoff=0.8)
+        yield from (f"configs/{match}" for match in close)
 
 
 def _odd_keys(content: dict[Any, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from tabulate import tabulate
 from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import register_from_config
-from pair_detr.engine.launch import configure_cpu
+from pair_detr.engine.launch import argument_parser, configure_cpu
 from pair_detr.engine.user_errors import add_traceback_argument, run_program
 from pair_detr.predictor import Predictor
+from pair_detr_cli.commands import PROGRAM
 
 # Every tool ends as train_net.py does.
 run = run_program
@@ -34,16 +36,29 @@ def tool_logger(name: str) -> logging.Logger:
     return logging.getLogger(f"pair_detr.tools.{name}")
 
 
+def program_name(tool: str, package: str = "pair_detr.tools") -> str:
+    """How to call the running tool: as it was called, as a subcommand of ``pair-detr`` or as a module."""
+    return sys.argv[0] if sys.argv[0].startswith(f"{PROGRAM} ") else f"python -m {package}.{tool}"
+
+
 def tool_parser(description: str, *examples: str, package: str = "pair_detr.tools") -> argparse.ArgumentParser:
     """A parser whose ``--help`` ends with commands that can be typed as they are: a tool's name and arguments."""
-    start = f"python -m {package}."
+    program = program_name(examples[0].split()[0], package)
     parser = argparse.ArgumentParser(
-        prog=start + examples[0].split()[0],
+        prog=program,
         description=description,
-        epilog="Example: " + " Or: ".join(start + example for example in examples),
+        epilog="Example: " + " Or: ".join(f"{program} {example.partition(' ')[2]}".rstrip() for example in examples),
         formatter_class=_Formatter,
     )
     add_traceback_argument(parser)
+    return parser
+
+
+def training_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Detectron2's arguments of a training, with a help that says how this program is called."""
+    parser = argument_parser()
+    parser.prog, parser.description, parser.epilog = program, description, f"Example: {program} {example}"
+    parser.formatter_class = _Formatter
     return parser
 
 

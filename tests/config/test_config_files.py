@@ -60,7 +60,7 @@ def test_bases_count_as_in_detectron2(monkeypatch: pytest.MonkeyPatch, tmp_path:
 BAD_BASES = {
     "one letter": (
         {"own": "_BASE_: base2.yaml", "base": "SEED: 1"},
-        r'^own\.yaml: _BASE_ is "base2\.yaml", but /.*/base2\.yaml does not exist; did you mean base\.yaml\? .*rel',
+        r'^own\.yaml: _BASE_ is "base2\.yaml", but /.*/base2\.yaml does not exist, and .*; did you mean base\.yaml\?',
     ),
     "no suffix": ({"own": "_BASE_: base", "base": "SEED: 1"}, r"did you mean base\.yaml\?"),
     "in the base": (
@@ -73,10 +73,18 @@ BAD_BASES = {
     ),
     "relative to the working directory": (
         {"sub__b": "_BASE_: other/c.yaml", "other__c": "SEED: 1", "own": "_BASE_: sub/b.yaml"},
-        r"sub/other/c\.yaml does not exist, nor does the folder other; did you mean \.\./other/c\.yaml\?",
+        r"sub/other/c\.yaml does not exist, nor does the folder other, and .*; did you mean \.\./other/c\.yaml\?",
     ),
-    "the package's": ({"own": "_BASE_: configs/r50.yaml"}, r"did you mean \S+/configs/r50\.yaml\?"),
-    "unlike any": ({"own": "_BASE_: x/y.yaml"}, r'_BASE_ is "x/y\.yaml", but /.*, nor does the folder x\. Paths'),
+    "like one of the package": ({"own": "_BASE_: detr/r5"}, r"did you mean configs/detr/r50\?"),
+    "of the package or of the folder": (
+        {"own": "_BASE_: r50", "r50": "SEED: 1"},
+        r"^own\.yaml: .* did you mean r50\.yaml or configs/r50\?",
+    ),
+    "unlike any": (
+        {"own": "_BASE_: x/y.yaml"},
+        rf'_BASE_ is "x/y\.yaml", but /.*, nor does the folder x, and the package has no config {FOLDER}/x/y\.yaml\. P',
+    ),
+    "elsewhere": ({"own": "_BASE_: ../r50"}, r"/r50 does not exist\. Paths are relative"),
     "a folder": ({"own": "_BASE_: sub", "sub__b": "SEED: 1"}, r'_BASE_ is "sub", but /.*/sub is a folder'),
 }
 
@@ -87,6 +95,21 @@ def test_bases_that_do_not_exist(case: str) -> None:
     write(**files)
     with pytest.raises(FileNotFoundError, match=message):
         load_config("own.yaml")
+
+
+@pytest.mark.parametrize("name", ["detr/r50", "detr/r50.yaml", "configs/detr/r50.yaml", "./configs/detr/r50"])
+def test_the_package_s_configs_are_found_by_name_from_any_folder(name: str) -> None:
+    write(own=f"_BASE_: {name}\nSEED: 5", sub__b=f"_BASE_: [{name}]\nSEED: 5")
+    expected = load_config("detr/r50", ["SEED", "5"])
+    assert load_config("own.yaml") == load_config("sub/b.yaml") == expected
+
+
+def test_a_file_counts_before_one_of_the_package() -> None:
+    write(own="_BASE_: configs/r50.yaml", configs__r50="SEED: 7")
+    assert load_config("own.yaml") == load_config("", ["SEED", "7"])
+    # A file of the name of its base.
+    write(r50="_BASE_: r50\nSEED: 7")
+    assert load_config("r50.yaml") == load_config(str(FOLDER / "r50.yaml"), ["SEED", "7"])
 
 
 @pytest.mark.parametrize("value", ["5", "", "''", "{a: b}", "[base.yaml, 5]"])
