@@ -28,6 +28,8 @@ from pair_detr.checkpoint.weights import load_weights, read_weights, require_wei
 from pair_detr.config.validation import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import datasets_in_label_space, register_from_config, resolve_num_classes
+from pair_detr.engine.checkpoint_hooks import EVALUATIONS
+from pair_detr.engine.console import hold_console, release_console
 from pair_detr.engine.hooks import TrainingInterrupted, handled_signals
 from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
@@ -82,6 +84,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     with ExitStack() as on_error:
         claim_folder(cfg.OUTPUT_DIR)
         on_error.callback(release_folder, cfg.OUTPUT_DIR)
+        on_error.callback(release_console)
         _set_up(cfg, args, records)
         on_error.pop_all()
     return cfg
@@ -93,8 +96,12 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
     resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR))
     if not args.eval_only and not resumes:
         require_inputs_elsewhere(cfg)
-    # Detectron2 sets up loggers of its own packages alone.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
+    rank = comm.get_rank()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="pair_detr")
+    # As default_setup does, which finds them set up: its first lines are on the console already.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    hold_console()
     replay(records)
     register_from_config(cfg)
     # Also in config.yaml, so that the model can be built from it without the training data.
@@ -137,6 +144,7 @@ def main(args: argparse.Namespace) -> dict:
     try:
         return _train_or_evaluate(cfg, args)
     finally:
+        release_console()
         release_folder(cfg.OUTPUT_DIR)
 
 
@@ -164,7 +172,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
 def archive_previous_run(folder: Path) -> None:
     """Moves an earlier run in OUTPUT_DIR into a folder of its own there: ``--resume`` would continue that run."""
     last = folder / LAST_CHECKPOINT
-    moved = [path for path in (last, *checkpoint_files(folder)) if path.exists()]
+    moved = [path for path in (last, folder / EVALUATIONS, *checkpoint_files(folder)) if path.exists()]
     if not moved:
         return
     number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
@@ -189,6 +197,7 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict:
         load_weights(model, read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES), complete=True)
     else:
         logger.warning("Evaluating random weights: set MODEL.WEIGHTS, or add --resume for the last checkpoint.")
+    release_console()
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
