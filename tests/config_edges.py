@@ -72,6 +72,8 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "TEST.MAX_DETECTIONS": WHOLE,
     "TEST.IMS_PER_BATCH": POSITIVE_WHOLE,
     "TEST.PRECISION": (["float32", "bfloat16", "FP32", "", None], ["fp32", "bf16", "fp16", "auto"]),
+    "TRACKERS": ([("tensorboard",), "wandb", ("",), None], [(), ("wandb",), ["wandb", "mlflow"]]),
+    "TEST.PICTURES": WHOLE,
     "TEST.PATIENCE": WHOLE,
     "TEST.BEST_METRIC": ([5, None], ["", "bbox/AP50"]),
     "TEST.PRECISE_BN.NUM_ITER": POSITIVE_WHOLE,

@@ -98,6 +98,8 @@ _GENERAL = {
     "TEST.MAX_DETECTIONS": whole(0, ", where 0 is the evaluator's default"),
     "TEST.IMS_PER_BATCH": POSITIVE_WHOLE,
     "TEST.PRECISION": one_of(PRECISIONS),
+    "TRACKERS": optional(each(one_of(("wandb", "mlflow"))), (), "or () for none"),
+    "TEST.PICTURES": whole(0, ", where 0 draws none"),
     "TEST.PATIENCE": whole(0, ", where 0 never stops early"),
     "TEST.BEST_METRIC": Rule(lambda value: isinstance(value, str), "the name of a metric, as 'bbox/AP50'; '' chooses"),
     "TEST.PRECISE_BN.NUM_ITER": POSITIVE_WHOLE,

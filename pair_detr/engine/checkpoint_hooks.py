@@ -133,6 +133,15 @@ class BestModel(BestCheckpointer):
         write_json(rows, self._file)
 
 
+def build_best_model(
+    cfg: CfgNode, checkpointer: AtomicCheckpointer, results: Callable[[], Mapping]
+) -> BestModel | None:
+    """The hook of a training, whose schedule is in iterations; None if only its last weights are evaluated."""
+    if not cfg.TEST.EVAL_PERIOD or not cfg.DATASETS.TEST:
+        return None
+    return BestModel(cfg.TEST.EVAL_PERIOD, checkpointer, cfg.TEST.BEST_METRIC, cfg.TEST.PATIENCE, results)
+
+
 class _WeightsAlone:
     """A checkpointer for Detectron2's hook; a training is not resumed from the best weights, but from the last."""
 

@@ -19,10 +19,12 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
 from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files, find_candidates
 from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
 from pair_detr.config.validation import check_config, check_values
@@ -43,6 +45,7 @@ from pair_detr.engine.user_errors import (
     short_training_errors,
 )
 from pair_detr.evaluation.build import require_test_set
+from pair_detr.evaluation.results_file import RESULTS_FILE, write_results
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.messages import held_records, replay
@@ -68,7 +71,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Other runs are kept out of OUTPUT_DIR until the process ends; see :func:`pair_detr.engine.run_lock.claim_folder`.
 
     Returns:
-        Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
+        Frozen config; that of a training is also written to ``<OUTPUT_DIR>/config.yaml``.
 
     Raises:
         ValueError: an argument or a value of the config makes no sense; further as :func:`load_config` and the readers
@@ -112,12 +115,23 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
         cfg.MODEL.DETR.NUM_CLASSES = len(vocabulary)
         check_vocabulary(vocabulary, () if args.eval_only else datasets_in_label_space(cfg), cfg.DATASETS.TEST)
     cfg.freeze()
-    # It would log the file's content, but reads it in the encoding of the locale.
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
-    if comm.is_main_process():
-        write_config(cfg)
+    if args.eval_only:
+        _set_up_evaluation(cfg, args)
+    else:
+        # It would log the file's content, but reads it in the encoding of the locale.
+        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+        if comm.is_main_process():
+            write_config(cfg)
     if args.config_file:
         logger.info("Contents of %s:\n%s", args.config_file, read_text(args.config_file))
+
+
+def _set_up_evaluation(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What Detectron2's ``default_setup`` does, but for writing the config: that in the folder is of the training."""
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    logger.info("Running with full config:\n%s", cfg.dump())
+    seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
 
 
 def configure_cpu(processes: int) -> None:
@@ -178,6 +192,7 @@ def archive_previous_run(folder: Path) -> None:
     number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
     target = folder / f"earlier_{number}"
     target.mkdir()
+    moved += [path for path in (folder / RESULTS_FILE,) if path.exists()]
     # First the one that says which of the others to resume from.
     for path in moved:
         path.rename(target / path.name)
@@ -200,6 +215,10 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict:
     release_console()
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
+        weights = str(saved.path) if resume and (saved := find_checkpoint(cfg.OUTPUT_DIR)) else cfg.MODEL.WEIGHTS
+        file, names = Path(cfg.OUTPUT_DIR, RESULTS_FILE), getattr(model, "class_names", None)
+        write_results(results, file, datasets=cfg.DATASETS.TEST, weights=weights, class_names=names)
+        logger.info("The results are in %s, with the AP of each class.", file)
         verify_results(cfg, results)
     return results
 

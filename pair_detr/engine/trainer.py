@@ -24,9 +24,9 @@ from pair_detr.data import build_test_loader, build_train_loader, check_input, i
 from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
 from pair_detr.engine.checkpoint_hooks import (
     FINAL_CHECKPOINT,
-    BestModel,
     LastCheckpoints,
     StoppedEarly,
+    build_best_model,
     warn_of_large_checkpoints,
 )
 from pair_detr.engine.compilation import compile_for_training
@@ -39,6 +39,7 @@ from pair_detr.engine.optimizer_state import (
     follow_schedule,
     parameter_names,
 )
+from pair_detr.engine.pictures import DetectionPictures
 from pair_detr.engine.resume import (
     ResumeError,
     differences,
@@ -49,10 +50,12 @@ from pair_detr.engine.resume import (
 )
 from pair_detr.engine.solver import build_lr_scheduler, build_optimizer, resolve_epochs, warn_of_ignored_iterations
 from pair_detr.engine.summary import describe_end, describe_start
+from pair_detr.engine.trackers import build_trackers
 from pair_detr.engine.train_loop import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.weight_average import WeightAverage
 from pair_detr.engine.writers import build_writers
 from pair_detr.evaluation.build import build_evaluator, require_test_set
+from pair_detr.evaluation.results_file import RESULTS_FILE, write_results
 from pair_detr.inference import prepare_for_inference
 from pair_detr.modeling.batching import lacks_loss
 from pair_detr.modeling.divergence import DIVERGED
@@ -125,15 +128,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self._last_eval_results: dict = {}
         self._epoch_length = len(self._dataset_dicts) / cfg.SOLVER.IMS_PER_BATCH
-        self._best_model: BestModel | None = None
-        if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST:
-            self._best_model = BestModel(
-                cfg.TEST.EVAL_PERIOD,
-                self.checkpointer,
-                cfg.TEST.BEST_METRIC,
-                cfg.TEST.PATIENCE,
-                lambda: self._last_eval_results,
-            )
+        self._best_model = build_best_model(cfg, self.checkpointer, lambda: self._last_eval_results)
         self.register_hooks(self.build_hooks())
 
     def train(self) -> dict:
@@ -189,6 +184,10 @@ class Trainer(DefaultTrainer):
     def _summarize(self) -> None:
         results, best = self._last_eval_results, self._best_model and self._best_model.best
         iterations = min(self.iter + 1, self.max_iter)
+        if results:
+            output, names = Path(self.cfg.OUTPUT_DIR), getattr(self.checkpointer.model, "class_names", None)
+            test_sets, weights = self.cfg.DATASETS.TEST, str(output / FINAL_CHECKPOINT)
+            write_results(results, output / RESULTS_FILE, datasets=test_sets, weights=weights, class_names=names)
         logger.info("%s", describe_end(self.cfg, results, FINAL_CHECKPOINT, best, iterations), extra=ON_CONSOLE)
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -258,7 +257,11 @@ class Trainer(DefaultTrainer):
         epochs = EpochCounter(self._epoch_length)
         average = [] if self.weight_average is None else [self.weight_average]
         best = [] if self._best_model is None else [self._best_model]
-        return [flush, epochs, *average, *map(self._replace_hook, super().build_hooks()), *best, GracefulStop()]
+        usual = list(map(self._replace_hook, super().build_hooks()))
+        if comm.is_main_process() and self.cfg.TEST.PICTURES and self.cfg.DATASETS.TEST:
+            model = self.checkpointer.model if self.weight_average is None else self.weight_average.model
+            usual.insert(-1, DetectionPictures(self.cfg, model))
+        return [flush, epochs, *average, *usual, *best, GracefulStop()]
 
     def _replace_hook(self, hook: HookBase) -> HookBase:
         """Detectron2's hook, but for the one that saves, and the one that evaluates if that takes the average."""
@@ -275,8 +278,9 @@ class Trainer(DefaultTrainer):
         return EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate)
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's writers, which name their files when the disk is full."""
-        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, self.max_iter / self._epoch_length)
+        """Detectron2's writers, which name their files when the disk is full, and those of TRACKERS."""
+        files = build_writers(self.cfg.OUTPUT_DIR, self.max_iter, self.max_iter / self._epoch_length)
+        return [*files, *build_trackers(self.cfg)]
 
     @classmethod
     def test(

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,14 +76,3 @@ def test_without_a_run_nothing_is_held_back(capsys: pytest.CaptureFixture[str]) 
     release_console()
     logger.info("later")
     assert capsys.readouterr().out == "a warning\nlater\n"
-
-
-@pytest.mark.slow
-def test_imports_warn_of_nothing(project_root: Path) -> None:
-    """In a new interpreter, with warnings as errors."""
-    code = "import pair_detr.engine, timm, warnings, torch; print(warnings.filters == before)"
-    code = f"import warnings; before = warnings.filters[:]; {code}"
-    command = [sys.executable, "-W", "error::FutureWarning", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=project_root, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "FutureWarning" not in done.stderr

@@ -1,0 +1,77 @@
+"""Pictures of a few detections after each evaluation, for TensorBoard."""
+
+import logging
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import HookBase
+from detectron2.evaluation import inference_context
+from PIL import Image
+from torch import nn
+
+from pair_detr.data import load_dataset
+from pair_detr.data.dataset_mapper import DetectionMapper
+from pair_detr.visualization.detections import draw_detections
+from pair_detr.visualization.opencv import require_opencv
+
+logger = logging.getLogger(__name__)
+
+_MIN_SCORE = 0.3
+# Of a picture, in pixels: the files of TensorBoard hold all of them.
+_LONGEST_SIDE = 512
+
+
+class DetectionPictures(HookBase):
+    """Draws what a model detects in the first images of the first test set, each time that it is evaluated.
+
+    Register it between the hooks that evaluate and that write, in the first process.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        """
+        Args:
+            cfg: has TEST.EVAL_PERIOD, and in TEST.PICTURES the number of images.
+            model: that is evaluated.
+        """
+        self._period = cfg.TEST.EVAL_PERIOD
+        self._model = model
+        self._mapper = DetectionMapper(cfg, is_train=False)
+        self._dataset = cfg.DATASETS.TEST[0]
+        self._images = load_dataset(self._dataset)[: cfg.TEST.PICTURES]
+        try:
+            require_opencv()
+        except ImportError as error:
+            logger.info("There will be no pictures of detections: %s", error)
+            self._images = []
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self._period and done % self._period == 0 and done != self.trainer.max_iter:
+            self._draw()
+
+    def after_train(self) -> None:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._draw()
+
+    def _draw(self) -> None:
+        metadata = self._metadata()
+        for record in self._images:
+            with torch.no_grad(), inference_context(self._model), torch.compiler.set_stance("force_eager"):
+                (outputs,) = self._model([self._mapper(record)])
+            if "instances" in outputs:
+                instances = outputs["instances"].to("cpu")
+                outputs["instances"] = instances[instances.scores >= _MIN_SCORE]
+            drawn = Image.fromarray(draw_detections(read_image(record["file_name"], "BGR"), outputs, metadata))
+            drawn.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+            self.trainer.storage.put_image(f"{self._dataset}/{record['image_id']}", np.array(drawn).transpose(2, 0, 1))
+
+    def _metadata(self) -> Metadata:
+        """The classes of the model, which the dataset may have in another order."""
+        known = MetadataCatalog.get(self._dataset)
+        if known.get("stuff_classes"):
+            return known
+        names = getattr(self._model, "class_names", None)
+        return Metadata(thing_classes=names or (["object"] if self._model.num_classes == 1 else known.thing_classes))
