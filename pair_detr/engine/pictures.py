@@ -1,6 +1,7 @@
 """Pictures of a few detections after each evaluation, for TensorBoard."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,18 +10,15 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
-from PIL import Image
 from torch import nn
 
 from pair_detr.data import load_dataset
 from pair_detr.data.dataset_mapper import DetectionMapper
-from pair_detr.visualization.detections import draw_detections
-from pair_detr.visualization.opencv import require_opencv
 
 logger = logging.getLogger(__name__)
 
 _MIN_SCORE = 0.3
-# Of a picture, in pixels: the files of TensorBoard hold all of them.
+# Of a picture, about, in pixels: the files of TensorBoard hold all of them.
 _LONGEST_SIDE = 512
 
 
@@ -42,10 +40,13 @@ class DetectionPictures(HookBase):
         self._dataset = cfg.DATASETS.TEST[0]
         self._images = load_dataset(self._dataset)[: cfg.TEST.PICTURES]
         try:
-            require_opencv()
+            # It needs OpenCV, as nothing else of a training does.
+            from detectron2.utils.visualizer import Visualizer
         except ImportError as error:
-            logger.info("There will be no pictures of detections: %s", error)
+            logger.info("There will be no pictures of detections, which need OpenCV: %s", error)
             self._images = []
+        else:
+            self._visualizer = Visualizer
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -61,12 +62,17 @@ class DetectionPictures(HookBase):
         for record in self._images:
             with torch.no_grad(), inference_context(self._model), torch.compiler.set_stance("force_eager"):
                 (outputs,) = self._model([self._mapper(record)])
-            if "instances" in outputs:
-                instances = outputs["instances"].to("cpu")
-                outputs["instances"] = instances[instances.scores >= _MIN_SCORE]
-            drawn = Image.fromarray(draw_detections(read_image(record["file_name"], "BGR"), outputs, metadata))
-            drawn.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-            self.trainer.storage.put_image(f"{self._dataset}/{record['image_id']}", np.array(drawn).transpose(2, 0, 1))
+            picture = self._picture(read_image(record["file_name"], "RGB"), outputs, metadata)
+            self.trainer.storage.put_image(f"{self._dataset}/{record['image_id']}", picture.transpose(2, 0, 1))
+
+    def _picture(self, image: np.ndarray, outputs: dict[str, Any], metadata: Metadata) -> np.ndarray:
+        """(H, W, 3) uint8 in RGB order, of an image in the same format."""
+        visualizer = self._visualizer(image, metadata, scale=_LONGEST_SIDE / max(image.shape[:2]))
+        if "panoptic_seg" in outputs:
+            segments, info = outputs["panoptic_seg"]
+            return visualizer.draw_panoptic_seg(segments.cpu(), info).get_image()
+        instances = outputs["instances"].to("cpu")
+        return visualizer.draw_instance_predictions(instances[instances.scores >= _MIN_SCORE]).get_image()
 
     def _metadata(self) -> Metadata:
         """The classes of the model, which the dataset may have in another order."""
