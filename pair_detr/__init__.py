@@ -5,6 +5,7 @@ Detectron2 is not installed, :mod:`pair_detr.runtime` alone can be used.
 """
 
 import importlib
+import warnings
 from typing import Any
 
 from pair_detr.utils.version import __version__
@@ -33,9 +34,12 @@ except ModuleNotFoundError as error:
         raise
     _missing = error
 else:
-    from pair_detr import data
-    from pair_detr.config import add_pair_detr_config
-    from pair_detr.modeling import meta_arch
+    with warnings.catch_warnings():
+        # fvcore and Detectron2 compile losses on their import, of which nothing here uses any.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is ", FutureWarning, r"torch\.jit\._script")
+        from pair_detr import data
+        from pair_detr.config import add_pair_detr_config
+        from pair_detr.modeling import meta_arch
 
 __all__ = [
     "Predictor",

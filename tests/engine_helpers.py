@@ -55,6 +55,7 @@ def tiny_options(dataset: dict[str, str], output: Path, **changes: Any) -> list[
         "DATASETS.REGISTER": [dataset],
         "DATASETS.TRAIN": (dataset["NAME"],),
         "DATASETS.TEST": (),
+        "TEST.PICTURES": 0,
         "DATALOADER.NUM_WORKERS": 0,
         "INPUT.MIN_SIZE_TRAIN": (IMAGE_SIZE,),
         "INPUT.MAX_SIZE_TRAIN": IMAGE_SIZE,

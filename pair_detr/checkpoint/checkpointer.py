@@ -78,13 +78,26 @@ class AtomicCheckpointer(DetectionCheckpointer):
             averaged = self._average.state_dict()
             state = {"model": averaged["weights"], TRAINED: state["model"], "average_steps": averaged["steps"]}
         state |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        self.tag_last_checkpoint(self._write(name, state, kwargs).name)
+
+    def save_weights(self, name: str) -> None:
+        """Writes what is evaluated, the model or the average of its weights, alone: no training resumes from it.
+
+        Raises:
+            FloatingPointError, DiskFullError: see :meth:`save`.
+        """
+        if self.save_dir and self.save_to_disk:
+            weights = self.model.state_dict() if self._average is None else self._average.state_dict()["weights"]
+            self._write(name, {"model": weights}, {})
+
+    def _write(self, name: str, state: dict[str, Any], extra: dict[str, Any]) -> Path:
         path = Path(self.save_dir) / f"{name}.pth"
         if fault := describe_non_finite(state):
             raise FloatingPointError(f"{path} is not written: {fault}. {DIVERGED}")
         self.logger.info("Saving checkpoint to %s", path)
         with explain_full_disk(path, partial(_after_full_disk, self.save_dir)), _replace(path) as file:
-            torch.save({**state, METADATA: self._metadata(), **kwargs}, file)
-        self.tag_last_checkpoint(path.name)
+            torch.save({**state, METADATA: self._metadata(), **extra}, file)
+        return path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the file that a resumed run starts from."""

@@ -65,6 +65,12 @@ def checkpoint_files(save_dir: str | Path) -> list[Path]:
     return sorted(path for path in Path(save_dir).glob("model_*.pth") if path.is_file())
 
 
+def numbered_checkpoints(save_dir: str | Path) -> dict[int, Path]:
+    """Those that are called after their iteration, by it."""
+    matches = ((path, _NUMBERED.fullmatch(path.name)) for path in checkpoint_files(save_dir))
+    return {int(match[1]): path for path, match in matches if match}
+
+
 def _iteration(path: Path) -> int:
     """As the name of a checkpoint says, else its content; -1 if neither does."""
     if match := _NUMBERED.fullmatch(path.name):

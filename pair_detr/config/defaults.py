@@ -46,6 +46,9 @@ def _adapt_detectron2_defaults(cfg: CN) -> None:
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
     # DETR trains on images without objects, too; they are negatives for every query.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    # Programs that losses and results are also sent to, "wandb" (Weights & Biases) and "mlflow", which are to be
+    # installed and set up by their own means. Own.
+    cfg.TRACKERS = ()
 
 
 def _add_model_keys(cfg: CN) -> None:
@@ -291,6 +294,16 @@ def _add_input_keys(cfg: CN) -> None:
     # of a millisecond finds that the device multiplies it faster, and fp32 elsewhere: results then depend on the
     # machine. Boxes and scores are fp32 in all. Training has SOLVER.AMP. Own.
     cfg.TEST.PRECISION = "fp32"
+    # The metric of which the best evaluation's weights are kept, as model_best.pth, where TEST.EVAL_PERIOD is set: its
+    # name in metrics.json, such as "bbox/AP50". "" takes PQ of panoptic models, else AP of masks or else that of boxes,
+    # on the first of DATASETS.TEST. Own.
+    cfg.TEST.BEST_METRIC = ""
+    # Early stopping: so many evaluations in a row that are not better than the best end the training; 0 never does.
+    # Own.
+    cfg.TEST.PATIENCE = 0
+    # How many images of the first of DATASETS.TEST TensorBoard shows with their detections after each evaluation; 0 is
+    # none. Own.
+    cfg.TEST.PICTURES = 4
 
 
 def _add_multi_dataset_keys(cfg: CN) -> None:

@@ -72,6 +72,10 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     return value
 
 
+def _evaluates(cfg: CfgNode) -> bool:
+    return bool(cfg.SOLVER.EPOCHS.EVAL_PERIOD if cfg.SOLVER.EPOCHS.MAX else cfg.TEST.EVAL_PERIOD)
+
+
 def _lacks_group(group: str) -> Callable[[CfgNode], bool]:
     return lambda cfg: not value_of(cfg, f"{group}.ENABLED")
 
@@ -185,6 +189,12 @@ IDLE = (
         lambda cfg: cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler",
     ),
     Idle(("SOLVER.EPOCHS.*",), "SOLVER.EPOCHS.MAX is 0", lambda cfg: cfg.SOLVER.EPOCHS.MAX == 0),
+    Idle(
+        ("TEST.PATIENCE", "TEST.BEST_METRIC"),
+        "nothing is evaluated during the training: set TEST.EVAL_PERIOD, or SOLVER.EPOCHS.EVAL_PERIOD, and "
+        "DATASETS.TEST",
+        lambda cfg: not cfg.DATASETS.TEST or not _evaluates(cfg),
+    ),
     Idle(
         ("INPUT.SIZE_BUCKETS",),
         "all images are padded to INPUT.FIXED_SIZE",

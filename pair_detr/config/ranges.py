@@ -98,6 +98,10 @@ _GENERAL = {
     "TEST.MAX_DETECTIONS": whole(0, ", where 0 is the evaluator's default"),
     "TEST.IMS_PER_BATCH": POSITIVE_WHOLE,
     "TEST.PRECISION": one_of(PRECISIONS),
+    "TRACKERS": optional(each(one_of(("wandb", "mlflow"))), (), "or () for none"),
+    "TEST.PICTURES": whole(0, ", where 0 draws none"),
+    "TEST.PATIENCE": whole(0, ", where 0 never stops early"),
+    "TEST.BEST_METRIC": Rule(lambda value: isinstance(value, str), "the name of a metric, as 'bbox/AP50'; '' chooses"),
     "TEST.PRECISE_BN.NUM_ITER": POSITIVE_WHOLE,
     "TEST.EXPECTED_RESULTS": Rule(
         lambda value: is_list(value) and all(map(_is_result, value)),
@@ -244,6 +248,7 @@ _SOLVER = {
     "SOLVER.MUON_MULTIPLIER": POSITIVE,
     "SOLVER.MUON_BACKBONE_MULTIPLIER": NOT_NEGATIVE,
     "SOLVER.EMA_DECAY": BELOW_ONE._replace(meaning=f"{BELOW_ONE.meaning}, where 0 averages nothing"),
+    "SOLVER.KEEP_CHECKPOINTS": whole(0, ", where 0 keeps all"),
     "SOLVER.ACCUMULATE_STEPS": POSITIVE_WHOLE,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of(("full_model", "norm", "value")),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,

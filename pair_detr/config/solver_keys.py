@@ -34,6 +34,10 @@ def add_solver_keys(cfg: CN) -> None:
     # Exponential moving average of the weights, which is evaluated and saved in the place of the last weights; 0 is
     # none. 0.9997 is usual for schedules of 100,000 iterations, 0.99 for some hundreds. Own.
     cfg.SOLVER.EMA_DECAY = 0.0
+    # How many of the checkpoints that are called after their iteration stay in OUTPUT_DIR, the last ones; 0 keeps all.
+    # Next to them stay model_final.pth and, with evaluations during the training, model_best.pth. With 1 there is none
+    # to fall back to where the last is damaged. Own.
+    cfg.SOLVER.KEEP_CHECKPOINTS = 2
     # Gradient accumulation, for batches that do not fit into memory: the SOLVER.IMS_PER_BATCH images of an optimizer
     # step are computed in so many parts, one after the other. Iterations, schedule, learning rate and checkpoints stay
     # what they are. The losses of a part are normalized by the objects of that part (in all processes), and the

@@ -19,15 +19,19 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
 from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files, find_candidates
 from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
 from pair_detr.config.validation import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import datasets_in_label_space, register_from_config, resolve_num_classes
+from pair_detr.engine.checkpoint_hooks import EVALUATIONS
+from pair_detr.engine.console import hold_console, release_console
 from pair_detr.engine.hooks import TrainingInterrupted, handled_signals
 from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
@@ -41,6 +45,7 @@ from pair_detr.engine.user_errors import (
     short_training_errors,
 )
 from pair_detr.evaluation.build import require_test_set
+from pair_detr.evaluation.results_file import RESULTS_FILE, write_results
 from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.messages import held_records, replay
@@ -66,7 +71,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Other runs are kept out of OUTPUT_DIR until the process ends; see :func:`pair_detr.engine.run_lock.claim_folder`.
 
     Returns:
-        Frozen config, also written to ``<OUTPUT_DIR>/config.yaml``.
+        Frozen config; that of a training is also written to ``<OUTPUT_DIR>/config.yaml``.
 
     Raises:
         ValueError: an argument or a value of the config makes no sense; further as :func:`load_config` and the readers
@@ -82,6 +87,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     with ExitStack() as on_error:
         claim_folder(cfg.OUTPUT_DIR)
         on_error.callback(release_folder, cfg.OUTPUT_DIR)
+        on_error.callback(release_console)
         _set_up(cfg, args, records)
         on_error.pop_all()
     return cfg
@@ -93,8 +99,12 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
     resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR))
     if not args.eval_only and not resumes:
         require_inputs_elsewhere(cfg)
-    # Detectron2 sets up loggers of its own packages alone.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
+    rank = comm.get_rank()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="pair_detr")
+    # As default_setup does, which finds them set up: its first lines are on the console already.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    hold_console()
     replay(records)
     register_from_config(cfg)
     # Also in config.yaml, so that the model can be built from it without the training data.
@@ -105,12 +115,23 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
         cfg.MODEL.DETR.NUM_CLASSES = len(vocabulary)
         check_vocabulary(vocabulary, () if args.eval_only else datasets_in_label_space(cfg), cfg.DATASETS.TEST)
     cfg.freeze()
-    # It would log the file's content, but reads it in the encoding of the locale.
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
-    if comm.is_main_process():
-        write_config(cfg)
+    if args.eval_only:
+        _set_up_evaluation(cfg, args)
+    else:
+        # It would log the file's content, but reads it in the encoding of the locale.
+        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+        if comm.is_main_process():
+            write_config(cfg)
     if args.config_file:
         logger.info("Contents of %s:\n%s", args.config_file, read_text(args.config_file))
+
+
+def _set_up_evaluation(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What Detectron2's ``default_setup`` does, but for writing the config: that in the folder is of the training."""
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    logger.info("Running with full config:\n%s", cfg.dump())
+    seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
 
 
 def configure_cpu(processes: int) -> None:
@@ -137,6 +158,7 @@ def main(args: argparse.Namespace) -> dict:
     try:
         return _train_or_evaluate(cfg, args)
     finally:
+        release_console()
         release_folder(cfg.OUTPUT_DIR)
 
 
@@ -164,12 +186,13 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
 def archive_previous_run(folder: Path) -> None:
     """Moves an earlier run in OUTPUT_DIR into a folder of its own there: ``--resume`` would continue that run."""
     last = folder / LAST_CHECKPOINT
-    moved = [path for path in (last, *checkpoint_files(folder)) if path.exists()]
+    moved = [path for path in (last, folder / EVALUATIONS, *checkpoint_files(folder)) if path.exists()]
     if not moved:
         return
     number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
     target = folder / f"earlier_{number}"
     target.mkdir()
+    moved += [path for path in (folder / RESULTS_FILE,) if path.exists()]
     # First the one that says which of the others to resume from.
     for path in moved:
         path.rename(target / path.name)
@@ -189,8 +212,13 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict:
         load_weights(model, read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES), complete=True)
     else:
         logger.warning("Evaluating random weights: set MODEL.WEIGHTS, or add --resume for the last checkpoint.")
+    release_console()
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
+        weights = str(saved.path) if resume and (saved := find_checkpoint(cfg.OUTPUT_DIR)) else cfg.MODEL.WEIGHTS
+        file, names = Path(cfg.OUTPUT_DIR, RESULTS_FILE), getattr(model, "class_names", None)
+        write_results(results, file, datasets=cfg.DATASETS.TEST, weights=weights, class_names=names)
+        logger.info("The results are in %s, with the AP of each class.", file)
         verify_results(cfg, results)
     return results
 

@@ -45,6 +45,7 @@ _RULES: dict[_Change, tuple[str, ...]] = {
         *("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS", "MODEL.DETR.PANOPTIC.*", "MODEL.DETR.LOSS.PRIOR_PROB"),
         # Of TEST all but PRECISE_BN, which is a part of the training.
         *("INPUT.M??_SIZE_TEST", "INPUT.MASK_FORMAT", "DATALOADER.NUM_WORKERS", "TEST.[!P]*", "TEST.PRECISION"),
+        *("TEST.PATIENCE", "TEST.PICTURES", "TRACKERS", "SOLVER.KEEP_CHECKPOINTS"),
         # The vocabulary may be exchanged at any time, which is logged.
         *(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "ENCODER", "CHECKPOINT", "PROMPTS")),
         # Detectron2 has scaled the others by it.

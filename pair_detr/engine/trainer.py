@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -22,7 +22,15 @@ from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, CheckpointErro
 from pair_detr.config.validation import check_config
 from pair_detr.data import build_test_loader, build_train_loader, check_input, images_per_process, load_training_dicts
 from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
+from pair_detr.engine.checkpoint_hooks import (
+    FINAL_CHECKPOINT,
+    LastCheckpoints,
+    StoppedEarly,
+    build_best_model,
+    warn_of_large_checkpoints,
+)
 from pair_detr.engine.compilation import compile_for_training
+from pair_detr.engine.console import ON_CONSOLE, release_console
 from pair_detr.engine.hooks import EpochCounter, GracefulStop
 from pair_detr.engine.optimizer_state import (
     OtherOptimizerError,
@@ -31,6 +39,7 @@ from pair_detr.engine.optimizer_state import (
     follow_schedule,
     parameter_names,
 )
+from pair_detr.engine.pictures import DetectionPictures
 from pair_detr.engine.resume import (
     ResumeError,
     differences,
@@ -40,22 +49,23 @@ from pair_detr.engine.resume import (
     training_config,
 )
 from pair_detr.engine.solver import build_lr_scheduler, build_optimizer, resolve_epochs, warn_of_ignored_iterations
+from pair_detr.engine.summary import describe_end, describe_start
+from pair_detr.engine.trackers import build_trackers
 from pair_detr.engine.train_loop import AutocastTrainer, MetricsFlush, autocast_precision
 from pair_detr.engine.weight_average import WeightAverage
 from pair_detr.engine.writers import build_writers
 from pair_detr.evaluation.build import build_evaluator, require_test_set
+from pair_detr.evaluation.results_file import RESULTS_FILE, write_results
 from pair_detr.inference import prepare_for_inference
 from pair_detr.modeling.batching import lacks_loss
 from pair_detr.modeling.divergence import DIVERGED
-from pair_detr.utils.disk_space import explain_full_disk, format_size, free_space
+from pair_detr.utils.disk_space import explain_full_disk
 from pair_detr.utils.finiteness import describe_non_finite
 
 logger = logging.getLogger(__name__)
 
 # DefaultTrainer's period of its writers.
 _WRITE_PERIOD = 20
-# Detectron2's name of it.
-_FINAL_CHECKPOINT = "model_final.pth"
 
 
 class Trainer(DefaultTrainer):
@@ -117,6 +127,8 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self._last_eval_results: dict = {}
+        self._epoch_length = len(self._dataset_dicts) / cfg.SOLVER.IMS_PER_BATCH
+        self._best_model = build_best_model(cfg, self.checkpointer, lambda: self._last_eval_results)
         self.register_hooks(self.build_hooks())
 
     def train(self) -> dict:
@@ -130,23 +142,53 @@ class Trainer(DefaultTrainer):
             TrainingInterrupted: a signal stopped it; a checkpoint has been written.
         """
         if self.start_iter < self.max_iter:
-            if comm.is_main_process():
-                self._warn_of_large_checkpoints()
             self._trainer.reset_data_loader(
                 lambda: build_train_loader(self.cfg, dataset_dicts=self._dataset_dicts, start_iter=self.start_iter)
             )
+            if comm.is_main_process():
+                self._announce()
             # The loader has a copy of its own, which is smaller.
             self._dataset_dicts = []
         elif self._lacks_final_checkpoint:
-            self.checkpointer.save(Path(_FINAL_CHECKPOINT).stem, iteration=self.iter)
+            self.checkpointer.save(Path(FINAL_CHECKPOINT).stem, iteration=self.iter)
+        release_console()
+        if self._best_model is not None:
+            self._best_model.resume(self.start_iter)
+            if self._best_model.is_exhausted() and self.start_iter < self.max_iter:
+                logger.warning(
+                    "%s was stopped early, and is not continued: raise TEST.PATIENCE, or set it to 0.",
+                    self.cfg.OUTPUT_DIR,
+                )
+                return {}
         try:
             super().train()
+        except StoppedEarly:
+            logger.warning(
+                "Stopped early: the last %d evaluations (TEST.PATIENCE) brought nothing better.", self.cfg.TEST.PATIENCE
+            )
         finally:
             # A hook that fails after the training, as on a full disk, keeps those behind it from their turn.
             for hook in self._hooks:
                 if isinstance(hook, GracefulStop):
                     hook.after_train()
+        if comm.is_main_process():
+            self._summarize()
         return self._last_eval_results
+
+    def _announce(self) -> None:
+        model, is_averaged = self.checkpointer.model, self.weight_average is not None
+        warn_of_large_checkpoints(self.cfg, model, self.optimizer, self.start_iter, is_averaged)
+        images, processes = len(self._dataset_dicts), comm.get_world_size()
+        logger.info("%s", describe_start(self.cfg, model, images, self.start_iter, processes), extra=ON_CONSOLE)
+
+    def _summarize(self) -> None:
+        results, best = self._last_eval_results, self._best_model and self._best_model.best
+        iterations = min(self.iter + 1, self.max_iter)
+        if results:
+            output, names = Path(self.cfg.OUTPUT_DIR), getattr(self.checkpointer.model, "class_names", None)
+            test_sets, weights = self.cfg.DATASETS.TEST, str(output / FINAL_CHECKPOINT)
+            write_results(results, output / RESULTS_FILE, datasets=test_sets, weights=weights, class_names=names)
+        logger.info("%s", describe_end(self.cfg, results, FINAL_CHECKPOINT, best, iterations), extra=ON_CONSOLE)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resumes from ``OUTPUT_DIR``, or loads ``MODEL.WEIGHTS``.
@@ -171,34 +213,15 @@ class Trainer(DefaultTrainer):
             log_differences(saved, differences(saved, self._training), self.start_iter)
             if self.start_iter >= self.max_iter:
                 # It was killed before it wrote that file, or the schedule has become shorter.
-                self._lacks_final_checkpoint = saved.path.name != _FINAL_CHECKPOINT
+                self._lacks_final_checkpoint = saved.path.name != FINAL_CHECKPOINT
                 logger.warning(
                     "Nothing is left to train: %s is of iteration %d, and SOLVER.MAX_ITER is %d. Raise it, or "
                     "SOLVER.EPOCHS.MAX, to train on.%s",
                     saved.path,
                     self.start_iter,
                     self.max_iter,
-                    f" It is also written as {_FINAL_CHECKPOINT}." if self._lacks_final_checkpoint else "",
+                    f" It is also written as {FINAL_CHECKPOINT}." if self._lacks_final_checkpoint else "",
                 )
-
-    def _warn_of_large_checkpoints(self) -> None:
-        model, period = self.checkpointer.model, self.cfg.SOLVER.CHECKPOINT_PERIOD
-        # SGD keeps one number for each that is trained, AdamW two, and Muon one or two.
-        states = 1 if isinstance(self.optimizer, torch.optim.SGD) else 2
-        copies = 1 if self.weight_average is None else 2
-        size = copies * sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
-        size += states * sum(x.nbytes for x in model.parameters() if x.requires_grad)
-        count = 1 + (self.max_iter // period - self.start_iter // period if period > 0 else 0)
-        free = free_space(Path(self.cfg.OUTPUT_DIR))
-        if size * count > free:
-            logger.warning(
-                "This training will write %d checkpoints of about %s, %s in all, but %s has %s left. Free space, or "
-                "raise SOLVER.CHECKPOINT_PERIOD.",
-                count,
-                *map(format_size, (size, size * count)),
-                self.cfg.OUTPUT_DIR,
-                format_size(free),
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, with the names of the optimizer's parameters."""
@@ -229,14 +252,22 @@ class Trainer(DefaultTrainer):
         self._trainer.flush_metrics()
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, between those that feed them losses and that stop the training."""
+        """Detectron2's hooks, between those that feed them losses and that keep the best and stop the training."""
         flush = MetricsFlush(_WRITE_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD)
-        epochs = EpochCounter(len(self._dataset_dicts) / self.cfg.SOLVER.IMS_PER_BATCH)
+        epochs = EpochCounter(self._epoch_length)
         average = [] if self.weight_average is None else [self.weight_average]
-        return [flush, epochs, *average, *map(self._evaluate_average, super().build_hooks()), GracefulStop()]
+        best = [] if self._best_model is None else [self._best_model]
+        usual = list(map(self._replace_hook, super().build_hooks()))
+        if comm.is_main_process() and self.cfg.TEST.PICTURES and self.cfg.DATASETS.TEST:
+            model = self.checkpointer.model if self.weight_average is None else self.weight_average.model
+            usual.insert(-1, DetectionPictures(self.cfg, model))
+        return [flush, epochs, *average, *usual, *best, GracefulStop()]
 
-    def _evaluate_average(self, hook: HookBase) -> HookBase:
-        """Detectron2's hook, but for the one that evaluates, which has to take the average of the weights."""
+    def _replace_hook(self, hook: HookBase) -> HookBase:
+        """Detectron2's hook, but for the one that saves, and the one that evaluates if that takes the average."""
+        if isinstance(hook, PeriodicCheckpointer):
+            solver = self.cfg.SOLVER
+            return LastCheckpoints(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.KEEP_CHECKPOINTS)
         if self.weight_average is None or not isinstance(hook, EvalHook):
             return hook
 
@@ -247,8 +278,9 @@ class Trainer(DefaultTrainer):
         return EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate)
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's writers, which name their files when the disk is full."""
-        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        """Detectron2's writers, which name their files when the disk is full, and those of TRACKERS."""
+        files = build_writers(self.cfg.OUTPUT_DIR, self.max_iter, self.max_iter / self._epoch_length)
+        return [*files, *build_trackers(self.cfg)]
 
     @classmethod
     def test(

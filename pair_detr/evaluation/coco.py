@@ -163,9 +163,13 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         ]
         if images is not None:
             evaluation.params.imgIds = images
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+        # They print fractions, beside which the results in percent would be confusing.
+        for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+            without_prints(step)
+        # Without objects they are -1.
+        recalls = [100 * float(x) if x >= 0 else float("nan") for x in evaluation.stats[6:9]]
+        table = {f"AR{limit}": x for limit, x in zip(evaluation.params.maxDets, recalls, strict=True)}
+        logger.info("Average recall of %s (percent):\n%s", task, create_small_table(table))
         return evaluation
 
 

@@ -5,8 +5,6 @@ With ``--masks`` it segments what it detects.
 
 import argparse
 import math
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,6 @@ import numpy as np
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.logger import create_small_table
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -39,7 +36,6 @@ MODELS = {
     "detr": "detr/quickstart",
 }
 
-_TASKS = {"bbox": "Boxes", "segm": "Masks"}
 _NUM_PICTURES = 8
 _PAIRS_IN_A_ROW = 2
 _MIN_SCORE = 0.3
@@ -84,21 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             MetadataCatalog.get(dataset),
             pictures,
         )
-    print(_summary(results, args.model, output, pictures, data))  # noqa: T201
+    print(_summary(results, args.model, pictures, data))  # noqa: T201
 
 
-def _summary(results: dict[str, dict[str, float]], model: str, output: Path, pictures: Path, data: Path) -> str:
-    weights = output / "model_final.pth"
-    # As one would type it, where the environment lies in the working directory and is not activated.
-    python = Path(sys.executable)
-    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else "python"
-    evaluate = [str(python), "train_net.py", "--config-file", str(output / "config.yaml"), "--eval-only"]
-    tables = [
-        f"{title} (percent, on the validation images)\n"
-        + create_small_table({name: results[task][name] for name in ("AP", "AP50", "AP75", "APs", "APm")})
-        for task, title in _TASKS.items()
-        if task in results
-    ]
+def _summary(results: dict[str, dict[str, float]], model: str, pictures: Path, data: Path) -> str:
+    """What follows on the summary of the training."""
+    # As a fraction, for programs that read it: all that people read is in percent.
     last_line = " ".join(
         f"{prefix}{metric}={results[task][metric] / 100:.3f}"
         for task, prefix in (("bbox", ""), ("segm", "mask_"))
@@ -107,20 +94,13 @@ def _summary(results: dict[str, dict[str, float]], model: str, output: Path, pic
     )
     masks = "" if "segm" in results else "\n  masks as well as boxes  make quickstart MASKS=1"
     other = ("MASKS=1 " if "segm" in results else "") + "MODEL=" + "|".join(m for m in MODELS if m != model)
-    newline = "\n\n"
-    return f"""
-{newline.join(tables)}
-
-Pictures    {pictures} (left the truth, right what {model} found)
-Weights     {weights}
-Logs        {output / "log.txt"}; curves: tensorboard --logdir {output}
-Data        {data}
-
-What to run next:
-  evaluate again          {shlex.join([*evaluate, "MODEL.WEIGHTS", str(weights)])}
-  the other detectors     make quickstart {other}{masks}
+    return f"""  the other detectors     make quickstart {other}{masks}
   COCO, and your own data see docs/datasets.md
 
+Pictures    {pictures} (left the truth, right what {model} found)
+Data        {data}
+
+As fractions of 1:
 {last_line}"""
 
 

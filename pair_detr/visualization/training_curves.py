@@ -70,12 +70,12 @@ def read_run(folder: Path, metric: str = "bbox/AP") -> Run:
         raise FileNotFoundError(f"{path} does not exist: {folder} is not the OUTPUT_DIR of a training.")
     rows = _read_rows(path)
     losses = {
-        name: _curve([(row["iteration"] + 1, row[name]) for row in rows if name in row])
+        name: _curve([(row["iteration"] + 1, _number(row[name])) for row in rows if name in row])
         for name in sorted({key for row in rows for key in row if key.startswith("loss_") or key == TOTAL})
     }
     # Detectron2 writes the evaluation at the end of a training with the iteration after the last.
     length = 1 + max((row["iteration"] for row in rows if TOTAL in row), default=sys.maxsize)
-    points = [(min(row["iteration"] + 1, length), row[metric] / 100) for row in rows if metric in row]
+    points = [(min(row["iteration"] + 1, length), _number(row[metric]) / 100) for row in rows if metric in row]
     if not points and not losses:
         raise ValueError(f"{path} has neither losses nor {metric}: train for at least 20 iterations.")
     ap = None
@@ -99,6 +99,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: {error}. Remove the line.") from error
     return rows
+
+
+def _number(value: float | None) -> float:
+    """JSON has null for what is NaN."""
+    return float("nan") if value is None else value
 
 
 def _curve(points: Sequence[tuple[int, float]]) -> Curve:

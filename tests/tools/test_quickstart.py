@@ -56,13 +56,13 @@ def test_from_nothing_to_the_result(
 
 def test_last_line_is_a_fraction() -> None:
     box = {"AP": 76.04, "AP50": 98.4, "AP75": 80.0, "APs": 1.0, "APm": 2.0}
-    summary = quickstart._summary({"bbox": box}, "detr", Path("o"), Path("p.png"), Path("d"))
+    summary = quickstart._summary({"bbox": box}, "detr", Path("p.png"), Path("d"))
     assert summary.splitlines()[-1] == "AP=0.760 AP50=0.984"
     assert (
         "make quickstart MODEL=pair_detr|conditional_detr\n  masks as well as boxes  make quickstart MASKS=1" in summary
     )
     both = {"bbox": box, "segm": box | {"AP": 61.26, "AP50": 90.0}}
-    summary = quickstart._summary(both, "detr", Path("o"), Path("p.png"), Path("d"))
+    summary = quickstart._summary(both, "detr", Path("p.png"), Path("d"))
     assert summary.splitlines()[-1] == "AP=0.760 AP50=0.984 mask_AP=0.613 mask_AP50=0.900"
     assert "make quickstart MASKS=1 MODEL=pair_detr|conditional_detr\n" in summary
 
