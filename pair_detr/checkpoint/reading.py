@@ -10,7 +10,8 @@ from pair_detr.checkpoint.state_dicts import Checkpoint, checkpoint_of, unwrappe
 from pair_detr.tensor_files import TensorFileError, read_tensor_file
 from pair_detr.utils.json_files import read_json
 
-_FOLDER_FILES = (
+# Weights in a folder of transformers, the kinds that cannot hold code first: the first one that is there is read.
+WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -46,9 +47,9 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False, entry: str = "
             "transformers' save_pretrained wrote."
         )
     config = _read_json(config_path)
-    found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), None)
+    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if found is None:
-        raise ConversionError(f"{path} has a config.json but no weights: one of {', '.join(_FOLDER_FILES)} is needed.")
+        raise ConversionError(f"{path} has a config.json but no weights: one of {', '.join(WEIGHT_FILES)} is needed.")
     state: dict[str, Tensor] = {}
     shards = sorted(set(_read_json(found).get("weight_map", {}).values())) if found.suffix == ".json" else [found.name]
     for shard in shards:

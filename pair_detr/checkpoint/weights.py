@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from pair_detr.checkpoint import PREFIX, ConversionError, config_mismatches, convert, is_native, read_checkpoint
 from pair_detr.checkpoint.coco_ids import RAW_IDS
+from pair_detr.checkpoint.hub import HubHandler
 from pair_detr.checkpoint.shapes_backbone import ShapesHandler
 from pair_detr.checkpoint.warm_start import MisfitError, adapt_state_dict, require_agreement
+from pair_detr.checkpoint.zoo import ZooHandler, zoo_settings
 from pair_detr.config.renamed import with_current_names
 from pair_detr.config.variants import are_related
 from pair_detr.utils.class_names import normalize_name
@@ -23,7 +25,8 @@ from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
 
-PathManager.register_handler(ShapesHandler())
+for _handler in (ShapesHandler(), HubHandler(), ZooHandler()):
+    PathManager.register_handler(_handler)
 
 _REMEDIES = (
     "Download the file on a machine with internet access and set MODEL.WEIGHTS to its path here, or set "
@@ -83,7 +86,8 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
     What :func:`require_weights` has read is handed over the first time, unless the file has changed since.
 
     Args:
-        weights: local file, folder of transformers, URL, or name that Detectron2 resolves (``detectron2://...``).
+        weights: local file, folder of transformers, URL, name that Detectron2 resolves (``detectron2://...``), or one
+            of the hub (``hub://owner/name``) or of the zoo (``zoo://conditional_detr_r50``).
         num_classes: of the model; a classifier over COCO's raw ids, 91 or 250 of panoptic models, is reduced to the 80
             or 133 classes unless it is one of these.
 
@@ -116,7 +120,8 @@ def _read(weights: str, num_classes: int | None) -> Weights:
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
     metadata = converted.metadata
-    return Weights(weights, metadata["layout"], converted.model, metadata["class_names"], metadata["config"])
+    required_config = metadata["config"] | zoo_settings(weights)
+    return Weights(weights, metadata["layout"], converted.model, metadata["class_names"], required_config)
 
 
 def require_weights(cfg: CfgNode) -> None:

@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.hub import pin_revision
 from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files, find_candidates
 from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
 from pair_detr.config.validation import check_config, check_values
@@ -96,6 +97,9 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
     # Detectron2 sets up loggers of its own packages alone.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
     replay(records)
+    if not resumes:
+        # config.yaml, too, is to name the commit that a branch is at today.
+        cfg.MODEL.WEIGHTS = pin_revision(cfg.MODEL.WEIGHTS)
     register_from_config(cfg)
     # Also in config.yaml, so that the model can be built from it without the training data.
     vocabulary = load_vocabulary(cfg)
