@@ -54,10 +54,7 @@ def pin_revision(weights: str) -> str:
     """
     if not weights.startswith(SCHEME):
         return weights
-    try:
-        return f"{weights.partition('@')[0]}@{_fetch(weights)[1]}"
-    except (HubError, ImportError) as error:
-        raise type(error)(f"MODEL.WEIGHTS {weights} cannot be fetched: {error}.") from error
+    return f"{weights.partition('@')[0]}@{_fetch(weights)[1]}"
 
 
 @lru_cache(maxsize=16)

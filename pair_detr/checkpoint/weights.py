@@ -10,12 +10,19 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from pair_detr.checkpoint import PREFIX, ConversionError, config_mismatches, convert, is_native, read_checkpoint
+from pair_detr.checkpoint import (
+    PREFIX,
+    ConversionError,
+    config_mismatches,
+    convert,
+    hub,
+    is_native,
+    read_checkpoint,
+    zoo,
+)
 from pair_detr.checkpoint.coco_ids import RAW_IDS
-from pair_detr.checkpoint.hub import HubHandler
 from pair_detr.checkpoint.shapes_backbone import ShapesHandler
 from pair_detr.checkpoint.warm_start import MisfitError, adapt_state_dict, require_agreement
-from pair_detr.checkpoint.zoo import ZooHandler, zoo_settings
 from pair_detr.config.renamed import with_current_names
 from pair_detr.config.variants import are_related
 from pair_detr.utils.class_names import normalize_name
@@ -25,7 +32,7 @@ from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
 
-for _handler in (ShapesHandler(), HubHandler(), ZooHandler()):
+for _handler in (ShapesHandler(), hub.HubHandler(), zoo.ZooHandler()):
     PathManager.register_handler(_handler)
 
 _REMEDIES = (
@@ -120,8 +127,21 @@ def _read(weights: str, num_classes: int | None) -> Weights:
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
     metadata = converted.metadata
-    required_config = metadata["config"] | zoo_settings(weights)
+    required_config = metadata["config"] | zoo.settings_of(weights)
     return Weights(weights, metadata["layout"], converted.model, metadata["class_names"], required_config)
+
+
+def pin_weights(weights: str) -> str:
+    """Weights of the hub with the commit that their branch is at now, so that a config names them for good.
+
+    Raises:
+        FileNotFoundError: they cannot be reached.
+    """
+    if not weights.startswith((hub.SCHEME, zoo.SCHEME)):
+        return weights
+    _fetch(weights)
+    source = zoo.source_of(weights)
+    return hub.pin_revision(source) if source.startswith(hub.SCHEME) else weights
 
 
 def require_weights(cfg: CfgNode) -> None:

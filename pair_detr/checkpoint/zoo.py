@@ -74,7 +74,7 @@ class ZooHandler(PathHandler):
         return [SCHEME]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        entry = zoo_entry(path)
+        entry = find_entry(path)
         local = PathManager.get_local_path(entry.source)
         if entry.sha256:
             _require_checksum(Path(local), entry.sha256, entry.source)
@@ -84,7 +84,7 @@ class ZooHandler(PathHandler):
         return Path(self._get_local_path(path)).open(mode, buffering)
 
 
-def zoo_entry(weights: str) -> ZooEntry:
+def find_entry(weights: str) -> ZooEntry:
     """The entry of an address ``zoo://name``.
 
     Raises:
@@ -98,14 +98,14 @@ def zoo_entry(weights: str) -> ZooEntry:
     return ZOO[name]
 
 
-def zoo_settings(weights: str) -> dict[str, Any]:
+def settings_of(weights: str) -> dict[str, Any]:
     """Config entries that weights of the zoo need, and that their file does not tell; none of other weights."""
-    return dict(zoo_entry(weights).settings) if weights.startswith(SCHEME) else {}
+    return dict(find_entry(weights).settings) if weights.startswith(SCHEME) else {}
 
 
-def zoo_source(weights: str) -> str:
+def source_of(weights: str) -> str:
     """The source of an address of the zoo; other weights as they are."""
-    return zoo_entry(weights).source if weights.startswith(SCHEME) else weights
+    return find_entry(weights).source if weights.startswith(SCHEME) else weights
 
 
 @lru_cache(maxsize=16)

@@ -23,9 +23,8 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
-from pair_detr.checkpoint.hub import pin_revision
 from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files, find_candidates
-from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
+from pair_detr.checkpoint.weights import load_weights, pin_weights, read_weights, require_weights
 from pair_detr.config.validation import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import datasets_in_label_space, register_from_config, resolve_num_classes
@@ -99,7 +98,7 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
     replay(records)
     if not resumes:
         # config.yaml, too, is to name the commit that a branch is at today.
-        cfg.MODEL.WEIGHTS = pin_revision(cfg.MODEL.WEIGHTS)
+        cfg.MODEL.WEIGHTS = pin_weights(cfg.MODEL.WEIGHTS)
     register_from_config(cfg)
     # Also in config.yaml, so that the model can be built from it without the training data.
     vocabulary = load_vocabulary(cfg)

@@ -3,6 +3,7 @@ import pickle
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from safetensors.torch import save
 
 from pair_detr.checkpoint import export_transformers, hub
 from pair_detr.checkpoint.hub import pin_revision
-from pair_detr.checkpoint.weights import CheckpointError, load_weights, read_weights
+from pair_detr.checkpoint.weights import CheckpointError, load_weights, pin_weights, read_weights
+from pair_detr.checkpoint.zoo import ZOO
 
 REPO = "owner/tiny-detector"
 ADDRESS = f"hub://{REPO}"
@@ -175,3 +177,16 @@ def test_classes_of_the_user(served: Hub, files: dict[str, bytes], caplog: pytes
     assert f"What does not come from {ADDRESS} as it is:" in caplog.text
     assert "rows of 1 classes of the same name taken, random start of the others" in caplog.text
     assert "detector.top_left_decoder" in caplog.text
+
+
+def test_weights_of_a_config_are_pinned(served: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    served.repos[REPO] = files
+    monkeypatch.setitem(ZOO, "tiny", replace(ZOO["conditional_detr_r50"], source=ADDRESS))
+    assert [pin_weights(weights) for weights in (ADDRESS, "zoo://tiny", "", "x.pth")] == [
+        *[f"{ADDRESS}@{COMMIT}"] * 2,
+        *("", "x.pth"),
+    ]
+    with pytest.raises(
+        FileNotFoundError, match=r"hub://owner/absent cannot be fetched .* set MODEL\.WEIGHTS to its path"
+    ):
+        pin_weights("hub://owner/absent")
