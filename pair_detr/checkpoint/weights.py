@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ class Weights:
         class_names: of its classes, if the file says so.
         required_config: config entries that they were trained with, by their full names, as far as is known.
         category_ids: of the classes in the files of their data, if the file says so.
+        metadata: all that a checkpoint of this package says, see :mod:`pair_detr.checkpoint.self_description`.
+        input_config: config entries of the images to test with, as far as they are known.
     """
 
     path: str
@@ -80,6 +82,8 @@ class Weights:
     class_names: Sequence[str] | None
     required_config: dict[str, Any]
     category_ids: Sequence[int | str] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    input_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 # What require_weights has read and nobody has taken yet, and from which files, by MODEL.WEIGHTS and whether a
@@ -114,21 +118,41 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
     return read
 
 
+def read_ahead(weights: str, num_classes: int | None = None) -> Weights:
+    """:func:`read_weights`, which hands the same ones over to whoever calls it next."""
+    key = (weights, num_classes in RAW_IDS)
+    ahead, stamps = _read_ahead.get(key, (None, {}))
+    if ahead is not None and are_unchanged(stamps):
+        return ahead
+    with recorded_reads() as stamps:
+        found = read_weights(weights, num_classes)
+    _read_ahead.clear()
+    _read_ahead[key] = found, stamps
+    return found
+
+
 def _read(weights: str, num_classes: int | None) -> Weights:
-    path = _fetch(weights)
+    path = fetch_weights(weights)
     try:
         checkpoint = read_checkpoint(path)
         if is_native(checkpoint.state):
             metadata = checkpoint.hints.get("metadata", {})
             names, required_config = metadata.get("class_names"), metadata.get("config", {})
             ids = metadata.get("category_ids")
-            return Weights(weights, "this package's", checkpoint.state, names, required_config, ids)
+            return Weights(weights, "this package's", checkpoint.state, names, required_config, ids, metadata)
         converted = convert(checkpoint, keep_91=num_classes in RAW_IDS)
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
     metadata = converted.metadata
     required_config = metadata["config"] | zoo.settings_of(weights)
-    return Weights(weights, metadata["layout"], converted.model, metadata["class_names"], required_config)
+    return Weights(
+        weights,
+        metadata["layout"],
+        converted.model,
+        metadata["class_names"],
+        required_config,
+        input_config=checkpoint.hints.get("input_config", {}),
+    )
 
 
 def pin_weights(weights: str) -> str:
@@ -139,7 +163,7 @@ def pin_weights(weights: str) -> str:
     """
     if not weights.startswith((hub.SCHEME, zoo.SCHEME)):
         return weights
-    _fetch(weights)
+    fetch_weights(weights)
     source = zoo.source_of(weights)
     return hub.pin_revision(source) if source.startswith(hub.SCHEME) else weights
 
@@ -161,10 +185,7 @@ def require_weights(cfg: CfgNode) -> None:
                 "Set MODEL.WEIGHTS to a trained detector, or FREEZE_DETECTOR to False."
             )
         return
-    with recorded_reads() as stamps:
-        weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
-    _read_ahead.clear()
-    _read_ahead[cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES in RAW_IDS] = weights, stamps
+    weights = read_ahead(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
     require_config(weights.required_config, cfg, f"MODEL.WEIGHTS {weights.path} do")
     dilation, known = "MODEL.RESNETS.RES5_DILATION", weights.required_config.keys()
     if {"MODEL.DETR.VARIANT", "MODEL.RESNETS.DEPTH"} <= known and dilation not in known:
@@ -269,8 +290,8 @@ def log_exchanged_classes(model: nn.Module, class_names: Sequence[str] | None, p
         logger.info("The vocabulary is that of the training of %s, in another order.", path)
 
 
-def _fetch(weights: str) -> str:
-    """Local path of MODEL.WEIGHTS."""
+def fetch_weights(weights: str) -> str:
+    """Local path of MODEL.WEIGHTS; a FileNotFoundError if it cannot be reached."""
     try:
         path = PathManager.get_local_path(weights)
     except Exception as error:  # each of the handlers of PathManager has exceptions of its own

@@ -90,7 +90,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRecord]) -> None:
     # Before anything is written.
     require_own_config(cfg.OUTPUT_DIR)
-    resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR))
+    resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR, to_train=not args.eval_only))
     if not args.eval_only and not resumes:
         require_inputs_elsewhere(cfg)
     # Detectron2 sets up loggers of its own packages alone.

@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pair_detr.checkpoint import required_config
-from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, CheckpointError, find_checkpoint
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, CheckpointError, final_iteration, find_checkpoint
+from pair_detr.checkpoint.search import FINAL_CHECKPOINT
 from pair_detr.config.validation import check_config
 from pair_detr.data import build_test_loader, build_train_loader, check_input, images_per_process, load_training_dicts
 from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
@@ -54,8 +55,6 @@ logger = logging.getLogger(__name__)
 
 # DefaultTrainer's period of its writers.
 _WRITE_PERIOD = 20
-# Detectron2's name of it.
-_FINAL_CHECKPOINT = "model_final.pth"
 
 
 class Trainer(DefaultTrainer):
@@ -110,6 +109,7 @@ class Trainer(DefaultTrainer):
             required_config=required_config(cfg),
             training=self._training,
             average=self.weight_average,
+            config_text=cfg.dump(),
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -138,7 +138,7 @@ class Trainer(DefaultTrainer):
             # The loader has a copy of its own, which is smaller.
             self._dataset_dicts = []
         elif self._lacks_final_checkpoint:
-            self.checkpointer.save(Path(_FINAL_CHECKPOINT).stem, iteration=self.iter)
+            self.checkpointer.save(Path(FINAL_CHECKPOINT).stem, iteration=self.iter)
         try:
             super().train()
         finally:
@@ -171,14 +171,14 @@ class Trainer(DefaultTrainer):
             log_differences(saved, differences(saved, self._training), self.start_iter)
             if self.start_iter >= self.max_iter:
                 # It was killed before it wrote that file, or the schedule has become shorter.
-                self._lacks_final_checkpoint = saved.path.name != _FINAL_CHECKPOINT
+                self._lacks_final_checkpoint = final_iteration(self.cfg.OUTPUT_DIR) != self.start_iter - 1
                 logger.warning(
                     "Nothing is left to train: %s is of iteration %d, and SOLVER.MAX_ITER is %d. Raise it, or "
                     "SOLVER.EPOCHS.MAX, to train on.%s",
                     saved.path,
                     self.start_iter,
                     self.max_iter,
-                    f" It is also written as {_FINAL_CHECKPOINT}." if self._lacks_final_checkpoint else "",
+                    f" It is also written as {FINAL_CHECKPOINT}." if self._lacks_final_checkpoint else "",
                 )
 
     def _warn_of_large_checkpoints(self) -> None:
@@ -186,16 +186,18 @@ class Trainer(DefaultTrainer):
         # SGD keeps one number for each that is trained, AdamW two, and Muon one or two.
         states = 1 if isinstance(self.optimizer, torch.optim.SGD) else 2
         copies = 1 if self.weight_average is None else 2
-        size = copies * sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
-        size += states * sum(x.nbytes for x in model.parameters() if x.requires_grad)
-        count = 1 + (self.max_iter // period - self.start_iter // period if period > 0 else 0)
+        weights = sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
+        size = copies * weights + states * sum(x.nbytes for x in model.parameters() if x.requires_grad)
+        count = self.max_iter // period - self.start_iter // period if period > 0 else 0
+        # The last iteration has one as well.
+        count += period <= 0 or self.max_iter % period > 0
         free = free_space(Path(self.cfg.OUTPUT_DIR))
-        if size * count > free:
+        if (total := size * count + weights) > free:
             logger.warning(
-                "This training will write %d checkpoints of about %s, %s in all, but %s has %s left. Free space, or "
-                "raise SOLVER.CHECKPOINT_PERIOD.",
+                "This training will write %d checkpoints of about %s, and the final weights, %s in all, but %s has %s "
+                "left. Free space, or raise SOLVER.CHECKPOINT_PERIOD.",
                 count,
-                *map(format_size, (size, size * count)),
+                *map(format_size, (size, total)),
                 self.cfg.OUTPUT_DIR,
                 format_size(free),
             )

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Detects objects in images, folders, patterns and videos. Writes a picture or video for each, and one file in "
         f"COCO's format, {RESULTS}, with all detections. An input that cannot be read is named, the others go on, and "
         "the exit status is 1.",
-        "demo --config-file quickstart --weights output/quickstart/pair_detr/model_final.pth --input photos/ clip.mp4 "
+        "demo --weights output/quickstart/pair_detr/model_final.pth --input photos/ clip.mp4 "
         '"more/**/*.jpg" --output out',
     )
     add_model_arguments(parser, required=False)
@@ -215,8 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
-    if (args.config_file is None) == (args.model is None):
-        parser.error("give --config-file, and --weights, or the --model that was exported")
+    if (args.config_file is None and not args.weights) == (args.model is None):
+        parser.error("give --weights, or --config-file, or the --model that was exported")
     if args.model is None and args.backend:
         parser.error("--backend is for an exported --model; PyTorch computes others")
     if args.model is not None and (args.weights or args.opts):
