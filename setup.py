@@ -59,6 +59,8 @@ setup(
         "demo": ["opencv-python-headless>=4.8"],
         # Exporting models, and running them without torch: pair_detr.tools.export and pair_detr.runtime.
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5", "openvino>=2024.4"],
+        # MODEL.WEIGHTS hub://owner/name.
+        "hub": ["huggingface_hub>=0.26"],
         # Programs for Detectron2's models that tests run with this package's. Not a part of dev: SAHI asks for
         # opencv-python, which must not stand beside opencv-python-headless.
         "integrations": ["sahi>=0.11", "supervision>=0.25"],

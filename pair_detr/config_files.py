@@ -12,6 +12,7 @@ from pair_detr.config.bases import BASE, SCHEME, ConfigFile, merge_contents, rea
 from pair_detr.config.defaults import add_pair_detr_config
 from pair_detr.config.renamed import describe_renamed
 from pair_detr.config.schedule import Source, flatten_content, settle_schedule
+from pair_detr.utils.yaml_files import parse_yaml
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 
@@ -72,10 +73,30 @@ def load_config(name: str | Path, options: Sequence[str] = ()) -> CfgNode:
         ValueError: a file is not valid YAML, a value is of another type than the default, an option has no value,
             config files are each other's ``_BASE_``, or a file or the options count in iterations and in epochs.
     """
+    path = find_config(name)
+    return _merge_all(read_config_files(path, _config_folder()) if path else [], options)
+
+
+def parse_config(text: str, source: str, options: Sequence[str] = ()) -> CfgNode:
+    """The config that a text describes, such as one that a checkpoint holds: values alone, and no other files.
+
+    Args:
+        text: YAML, as ``CfgNode.dump`` writes it.
+        source: where it stands, for messages.
+        options: see :func:`load_config`.
+
+    Raises:
+        KeyError, ValueError: as :func:`load_config`.
+    """
+    content = parse_yaml(text, source)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"{source} has no keys and values.")
+    return _merge_all([ConfigFile(source, content)], options)
+
+
+def _merge_all(files: Sequence[ConfigFile], options: Sequence[str]) -> CfgNode:
     cfg = get_cfg()
     add_pair_detr_config(cfg)
-    path = find_config(name)
-    files = read_config_files(path, _config_folder()) if path else []
     if files:
         _merge_files(cfg, files)
     if len(options) % 2:

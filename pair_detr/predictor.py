@@ -3,7 +3,7 @@
 In three lines::
 
     from pair_detr import Predictor
-    predictor = Predictor.from_files("configs/r50.yaml", "output/pair_detr/r50/model_final.pth")
+    predictor = Predictor("output/pair_detr/r50/model_final.pth")
     instances = predictor("street.jpg")["instances"]
 
 Of many images: ``for result in predictor.stream(paths): ...``
@@ -21,6 +21,7 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from pair_detr.checkpoint.self_description import config_of, panoptic_classes_of
 from pair_detr.checkpoint.weights import Weights, load_weights, read_weights, require_weights
 from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
@@ -50,14 +51,15 @@ class Predictor:
 
     def __init__(
         self,
-        cfg: CfgNode,
+        cfg: CfgNode | str | Path,
         vocabulary: Vocabulary | Sequence[str] | None = None,
         precision: str | None = None,
         compile: bool = False,
     ) -> None:
         """
         Args:
-            cfg: config of the model; MODEL.WEIGHTS is its checkpoint.
+            cfg: config of the model, of which MODEL.WEIGHTS is the checkpoint; or weights alone, as MODEL.WEIGHTS
+                takes them, whose config is found by :func:`pair_detr.checkpoint.self_description.config_of`.
             vocabulary: what to detect: names, or a vocabulary with weights. Names that are all in MODEL.CLIP's
                 vocabulary take its weights; others are encoded by MODEL.CLIP.ENCODER, whose weights have to be in the
                 file MODEL.CLIP.CHECKPOINT. None takes the classes that the config describes.
@@ -68,12 +70,13 @@ class Predictor:
             ValueError: the config has a linear classifier, and ``vocabulary`` is given; names cannot be encoded; or see
                 :func:`pair_detr.config.validation.check_config`.
             FileNotFoundError: a file that the config names does not exist.
+            CheckpointError: weights alone do not tell their config.
         """
-        self.cfg = cfg.clone()
+        self.cfg = cfg.clone() if isinstance(cfg, CfgNode) else config_of(str(cfg))
         self.cfg.defrost()
         check_config(self.cfg)
         build = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
-        options = {} if vocabulary is None else {"vocabulary": self._resolve(vocabulary)}
+        options: dict[str, Any] = {} if vocabulary is None else {"vocabulary": self._resolve(vocabulary)}
         weights = None
         if self.cfg.MODEL.WEIGHTS:
             require_weights(self.cfg)
@@ -83,6 +86,8 @@ class Predictor:
         self.datasets = tuple(dict.fromkeys((*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)))
         self._weights_classes = (weights.class_names, weights.category_ids) if weights else (None, None)
         self._names = self._take_classes(weights)
+        if weights and not self.datasets and self.cfg.MODEL.DETR.PANOPTIC.ENABLED:
+            options["panoptic_classes"] = panoptic_classes_of(weights.metadata)
         model = build(self.cfg, **options).to(self.cfg.MODEL.DEVICE).eval()
         if weights:
             load_weights(model, weights, complete=True)

@@ -14,7 +14,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from pair_detr.checkpoint import METADATA
-from pair_detr.checkpoint.search import LAST_CHECKPOINT, find_candidates, named_checkpoint
+from pair_detr.checkpoint.search import FINAL_CHECKPOINT, LAST_CHECKPOINT, find_candidates, named_checkpoint
+from pair_detr.checkpoint.self_description import describe_model
 from pair_detr.checkpoint.warm_start import MisfitError, require_agreement
 from pair_detr.checkpoint.weights import CheckpointError, load_weights, log_exchanged_classes, read_weights
 from pair_detr.data.class_matching import ClassMismatchError, describe_classes, match_order
@@ -37,7 +38,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
     A checkpoint is written to a temporary file, flushed to the disk, and then renamed. ``last_checkpoint`` follows in
     the same way, so whatever moment the process is killed at, it names a complete file.
 
-    The names of a model's classes, and their ids in the files of its data, are saved with its weights.
+    What a model detects, and the config that it is built from, are saved with its weights. The final checkpoint has
+    the weights alone: the training is resumed from the one before, which is written if need be.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         required_config: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
         average: Any = None,
+        config_text: str = "",
         **checkpointables: Any,
     ) -> None:
         """
@@ -55,6 +58,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             model: see Detectron2's class, also for ``save_dir`` and ``checkpointables``.
             required_config: config entries to save with the weights, see :func:`pair_detr.checkpoint.required_config`.
             training: what to save about the training, see :func:`pair_detr.engine.resume.training_config`.
+            config_text: the whole config of the model, in YAML, with which the checkpoint needs no file beside it.
             average: of the weights, see :class:`pair_detr.engine.weight_average.WeightAverage`: saved as the model's
                 weights, next to those that the training goes on with; None without one.
         """
@@ -62,9 +66,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self._required_config = required_config or {}
         self._training = training
         self._average = average
+        self._config_text = config_text
+        # The checkpoint that was written or loaded last.
+        self._newest = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes the model, all checkpointables and ``kwargs`` to ``<name>.pth`` in ``save_dir``.
+
+        Of the final checkpoint, ``kwargs`` are in its metadata, and the checkpointables in another file.
 
         Raises:
             FloatingPointError: a tensor holds NaN or infinity. Nothing is written: a training is resumed from the
@@ -73,30 +82,39 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        if f"{name}.pth" == FINAL_CHECKPOINT:
+            resumable = f"model_{kwargs['iteration']:07d}" if "iteration" in kwargs else ""
+            if self.checkpointables and resumable and self._newest != f"{resumable}.pth":
+                self.save(resumable, **kwargs)
+            self.save_weights(name, **kwargs)
+            return
         state = {"model": self.model.state_dict()}
         if self._average is not None:
             averaged = self._average.state_dict()
             state = {"model": averaged["weights"], TRAINED: state["model"], "average_steps": averaged["steps"]}
-        state |= {key: item.state_dict() for key, item in self.checkpointables.items()}
-        self.tag_last_checkpoint(self._write(name, state, kwargs).name)
+        state |= {key: item.state_dict() for key, item in self.checkpointables.items()} | kwargs
+        self._newest = self._write(name, state, self._metadata()).name
+        self.tag_last_checkpoint(self._newest)
 
-    def save_weights(self, name: str) -> None:
+    def save_weights(self, name: str, **kwargs: Any) -> None:
         """Writes what is evaluated, the model or the average of its weights, alone: no training resumes from it.
+
+        ``kwargs`` are in its metadata.
 
         Raises:
             FloatingPointError, DiskFullError: see :meth:`save`.
         """
         if self.save_dir and self.save_to_disk:
             weights = self.model.state_dict() if self._average is None else self._average.state_dict()["weights"]
-            self._write(name, {"model": weights}, {})
+            self._write(name, {"model": weights}, self._metadata() | kwargs)
 
-    def _write(self, name: str, state: dict[str, Any], extra: dict[str, Any]) -> Path:
+    def _write(self, name: str, state: dict[str, Any], metadata: dict[str, Any]) -> Path:
         path = Path(self.save_dir) / f"{name}.pth"
         if fault := describe_non_finite(state):
             raise FloatingPointError(f"{path} is not written: {fault}. {DIVERGED}")
         self.logger.info("Saving checkpoint to %s", path)
         with explain_full_disk(path, partial(_after_full_disk, self.save_dir)), _replace(path) as file:
-            torch.save({**state, METADATA: self._metadata(), **extra}, file)
+            torch.save({**state, METADATA: metadata}, file)
         return path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -107,7 +125,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from, be it damaged."""
-        return next(find_candidates(self.save_dir), None) is not None
+        return next(self._candidates(), None) is not None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint that :meth:`save` wrote, and returns what it holds beyond that.
@@ -116,7 +134,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
             CheckpointError: the file cannot be read, holds NaN or infinity, or lacks parameters of the model.
         """
         try:
-            return super().load(path, checkpointables)
+            loaded = super().load(path, checkpointables)
+            self._newest = Path(path).name
+            return loaded
         finally:
             # Detectron2 leaves it set when loading fails, and refuses the next load.
             self._parsed_url_during_load = None
@@ -130,17 +150,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         if not resume or not self.has_checkpoint():
             if resume:
-                earlier = sorted(path.name for path in Path(self.save_dir).glob("earlier_*"))
+                final = Path(self.save_dir, FINAL_CHECKPOINT)
+                others = sorted(path.name for path in Path(self.save_dir).glob("earlier_*"))
+                others += [f"{final.name}, which has weights alone and may be MODEL.WEIGHTS"] if final.is_file() else []
                 logger.warning(
                     "There is no checkpoint to resume from in %s%s; starting anew.",
                     self.save_dir,
-                    f" (but see {', '.join(earlier)} there)" if earlier else "",
+                    f" (but see {', '.join(others)} there)" if others else "",
                 )
             if path:
                 load_weights(self.model, read_weights(path, getattr(self.model, "num_classes", None)))
             return {}
         errors = []
-        for candidate in find_candidates(self.save_dir):
+        for candidate in self._candidates():
             try:
                 _say_what_is_resumed(candidate)
                 loaded = self.load(str(candidate))
@@ -155,9 +177,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 errors.append(str(error))
         raise _unreadable(self.save_dir, errors)
 
+    def _candidates(self) -> Iterator[Path]:
+        return find_candidates(self.save_dir, to_train=bool(self.checkpointables))
+
     def _metadata(self) -> dict[str, Any]:
-        classes = {key: getattr(self.model, key, None) for key in ("class_names", "category_ids")}
-        known = {key: x if x is None else list(x) for key, x in classes.items()} | {"config": self._required_config}
+        known = describe_model(self.model, self._config_text) | {"config": self._required_config}
         return known if self._training is None else {**known, "training": self._training}
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -224,16 +248,16 @@ class SavedCheckpoint:
     metadata: Mapping[str, Any]
 
 
-def find_checkpoint(save_dir: str) -> SavedCheckpoint | None:
+def find_checkpoint(save_dir: str, *, to_train: bool = True) -> SavedCheckpoint | None:
     """The newest readable checkpoint, from which :meth:`AtomicCheckpointer.resume_or_load` resumes; None without any.
 
-    Its tensors are not loaded.
+    Its tensors are not loaded. Final weights, which have no state of the training, count where ``to_train`` is false.
 
     Raises:
         CheckpointError: there are checkpoints, but none can be read.
     """
     errors = []
-    for path in find_candidates(save_dir):
+    for path in find_candidates(save_dir, to_train=to_train):
         try:
             return SavedCheckpoint(path, _read(path, mmap=True).get(METADATA) or {})
         except _UnreadableError as error:
@@ -241,6 +265,16 @@ def find_checkpoint(save_dir: str) -> SavedCheckpoint | None:
     if not errors:
         return None
     raise _unreadable(save_dir, errors)
+
+
+def final_iteration(save_dir: str) -> int | None:
+    """The iteration that the final weights in a folder are of; None if there are none, or they are damaged."""
+    try:
+        content = _read(Path(save_dir, FINAL_CHECKPOINT), mmap=True)
+    except _UnreadableError:
+        return None
+    # Those of an earlier release are a checkpoint to resume from as well.
+    return {**content, **(content.get(METADATA) or {})}.get("iteration")
 
 
 class _UnreadableError(CheckpointError):

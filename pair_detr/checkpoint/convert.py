@@ -90,7 +90,7 @@ def describe(path: str, converted: Converted) -> str:
 def _pixels(layout: Layout, checkpoint: Checkpoint) -> dict[str, Any]:
     author = checkpoint.hints.get("author")
     if layout.name != "Detectron2's ResNet" or author == "torchvision":
-        return layout.pixels
+        return layout.pixels | checkpoint.hints.get("pixels", {})
     # The names are the same for backbones of Caffe (BGR) and of torchvision.
     if author == "Caffe2":
         return CAFFE2_PIXELS

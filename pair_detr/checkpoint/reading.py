@@ -10,7 +10,9 @@ from pair_detr.checkpoint.state_dicts import Checkpoint, checkpoint_of, unwrappe
 from pair_detr.tensor_files import TensorFileError, read_tensor_file
 from pair_detr.utils.json_files import read_json
 
-_FOLDER_FILES = (
+_RGB = 3
+# Weights in a folder of transformers, the kinds that cannot hold code first: the first one that is there is read.
+WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -46,9 +48,9 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False, entry: str = "
             "transformers' save_pretrained wrote."
         )
     config = _read_json(config_path)
-    found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), None)
+    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if found is None:
-        raise ConversionError(f"{path} has a config.json but no weights: one of {', '.join(_FOLDER_FILES)} is needed.")
+        raise ConversionError(f"{path} has a config.json but no weights: one of {', '.join(WEIGHT_FILES)} is needed.")
     state: dict[str, Tensor] = {}
     shards = sorted(set(_read_json(found).get("weight_map", {}).values())) if found.suffix == ".json" else [found.name]
     for shard in shards:
@@ -56,7 +58,26 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False, entry: str = "
     hints = {"num_heads": config.get("decoder_attention_heads"), "dilation": config.get("dilation")}
     if labels := config.get("id2label"):
         hints["class_names"] = [labels[key] for key in sorted(labels, key=int)]
+    processor_path = path / "preprocessor_config.json"
+    if processor_path.is_file():
+        hints |= _image_hints(_read_json(processor_path))
     return unwrapped_checkpoint(state, str(found), hints={k: v for k, v in hints.items() if v is not None})
+
+
+def _image_hints(processor: dict[str, Any]) -> dict[str, Any]:
+    """What transformers' description of the images says in this package's terms, as far as it does."""
+    pixels, sizes = {}, {}
+    for key, name in (("MODEL.PIXEL_MEAN", "image_mean"), ("MODEL.PIXEL_STD", "image_std")):
+        values = processor.get(name)
+        if isinstance(values, list) and len(values) == _RGB and all(isinstance(x, (int, float)) for x in values):
+            pixels[key] = [255 * x for x in values]
+    size = processor.get("size")
+    # Older files have two numbers.
+    edges = size if isinstance(size, dict) else {"shortest_edge": size, "longest_edge": processor.get("max_size")}
+    for key, name in (("INPUT.MIN_SIZE_TEST", "shortest_edge"), ("INPUT.MAX_SIZE_TEST", "longest_edge")):
+        if isinstance(edges.get(name), int):
+            sizes[key] = edges[name]
+    return {"pixels": pixels, "input_config": sizes}
 
 
 def _read_file(path: Path, allow_pickle: bool) -> Any:

@@ -11,17 +11,20 @@ from pair_detr.tensor_files import TensorFileError, read_tensor_file
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
+# Detectron2's name of it. It has the weights alone.
+FINAL_CHECKPOINT = "model_final.pth"
 # More than a file system takes.
 _LONGEST_NAME = 4096
 _NUMBERED = re.compile(r"model_(\d+)\.pth")
 
 
-def find_candidates(save_dir: str | Path) -> Iterator[Path]:
+def find_candidates(save_dir: str | Path, *, to_train: bool = True) -> Iterator[Path]:
     """Checkpoints in a folder, the one to resume from first.
 
     It is the one that ``last_checkpoint`` names. The others follow from the highest iteration to the lowest: they count
     where it is damaged, and where ``last_checkpoint`` is missing because a run was killed before it wrote that file, or
-    because files were copied without it. Files that hold weights alone are none of them.
+    because files were copied without it. Files that hold weights alone are none of them, but for the final ones where
+    the model is not trained on (``to_train`` is false).
 
     All of them exist, but may be damaged.
     """
@@ -32,7 +35,7 @@ def find_candidates(save_dir: str | Path) -> Iterator[Path]:
     others.sort(key=lambda path: (_iteration(path), not _NUMBERED.fullmatch(path.name), path.stat().st_mtime_ns))
     for path in reversed(others):
         content = _content(path)
-        if content is None or "iteration" in content:
+        if content is None or "iteration" in content or (not to_train and path.name == FINAL_CHECKPOINT):
             yield path
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.checkpoint.wrappers import COUNTERS, unwrap
+from pair_detr.tensor_files import METADATA
 from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,6 @@ _LEVELS = 3
 # Where the weights may be one level further down.
 _NESTED = ("module", "model", "state_dict", "params")
 _ARRAYS = (Tensor, np.ndarray)
-# Key of a checkpoint of this package under which lies what is known about its weights.
-METADATA = "pair_detr"
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ class Checkpoint:
         entry: the key of the file that it was under, with dots between keys of several levels; "" if the file is the
             state dict.
         removed: what was removed from its keys, such as "module.".
-        hints: what else the file says: "num_heads", "dilation" (DC5), "class_names", "author",
-            and "metadata", what :func:`pair_detr.checkpoint.convert` wrote. Each may be absent.
+        hints: what else the file says: "num_heads", "dilation" (DC5), "class_names", "author", "pixels" and
+            "input_config", config entries of the images, and "metadata", what :func:`pair_detr.checkpoint.convert`
+            wrote. Each may be absent.
     """
 
     state: dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,16 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from pair_detr.checkpoint import PREFIX, ConversionError, config_mismatches, convert, is_native, read_checkpoint
+from pair_detr.checkpoint import (
+    PREFIX,
+    ConversionError,
+    config_mismatches,
+    convert,
+    hub,
+    is_native,
+    read_checkpoint,
+    zoo,
+)
 from pair_detr.checkpoint.coco_ids import RAW_IDS
 from pair_detr.checkpoint.shapes_backbone import ShapesHandler
 from pair_detr.checkpoint.warm_start import MisfitError, adapt_state_dict, require_agreement
@@ -23,7 +32,8 @@ from pair_detr.utils.messages import counted, join_some
 
 logger = logging.getLogger(__name__)
 
-PathManager.register_handler(ShapesHandler())
+for _handler in (ShapesHandler(), hub.HubHandler(), zoo.ZooHandler()):
+    PathManager.register_handler(_handler)
 
 _REMEDIES = (
     "Download the file on a machine with internet access and set MODEL.WEIGHTS to its path here, or set "
@@ -62,6 +72,8 @@ class Weights:
         class_names: of its classes, if the file says so.
         required_config: config entries that they were trained with, by their full names, as far as is known.
         category_ids: of the classes in the files of their data, if the file says so.
+        metadata: all that a checkpoint of this package says, see :mod:`pair_detr.checkpoint.self_description`.
+        input_config: config entries of the images to test with, as far as they are known.
     """
 
     path: str
@@ -70,6 +82,8 @@ class Weights:
     class_names: Sequence[str] | None
     required_config: dict[str, Any]
     category_ids: Sequence[int | str] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    input_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 # What require_weights has read and nobody has taken yet, and from which files, by MODEL.WEIGHTS and whether a
@@ -83,7 +97,8 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
     What :func:`require_weights` has read is handed over the first time, unless the file has changed since.
 
     Args:
-        weights: local file, folder of transformers, URL, or name that Detectron2 resolves (``detectron2://...``).
+        weights: local file, folder of transformers, URL, name that Detectron2 resolves (``detectron2://...``), or one
+            of the hub (``hub://owner/name``) or of the zoo (``zoo://conditional_detr_r50``).
         num_classes: of the model; a classifier over COCO's raw ids, 91 or 250 of panoptic models, is reduced to the 80
             or 133 classes unless it is one of these.
 
@@ -103,20 +118,54 @@ def read_weights(weights: str, num_classes: int | None = None) -> Weights:
     return read
 
 
+def read_ahead(weights: str, num_classes: int | None = None) -> Weights:
+    """:func:`read_weights`, which hands the same ones over to whoever calls it next."""
+    key = (weights, num_classes in RAW_IDS)
+    ahead, stamps = _read_ahead.get(key, (None, {}))
+    if ahead is not None and are_unchanged(stamps):
+        return ahead
+    with recorded_reads() as stamps:
+        found = read_weights(weights, num_classes)
+    _read_ahead.clear()
+    _read_ahead[key] = found, stamps
+    return found
+
+
 def _read(weights: str, num_classes: int | None) -> Weights:
-    path = _fetch(weights)
+    path = fetch_weights(weights)
     try:
         checkpoint = read_checkpoint(path)
         if is_native(checkpoint.state):
             metadata = checkpoint.hints.get("metadata", {})
             names, required_config = metadata.get("class_names"), metadata.get("config", {})
             ids = metadata.get("category_ids")
-            return Weights(weights, "this package's", checkpoint.state, names, required_config, ids)
+            return Weights(weights, "this package's", checkpoint.state, names, required_config, ids, metadata)
         converted = convert(checkpoint, keep_91=num_classes in RAW_IDS)
     except ConversionError as error:
         raise CheckpointError(f"MODEL.WEIGHTS {weights}: {error}") from error
     metadata = converted.metadata
-    return Weights(weights, metadata["layout"], converted.model, metadata["class_names"], metadata["config"])
+    required_config = metadata["config"] | zoo.settings_of(weights)
+    return Weights(
+        weights,
+        metadata["layout"],
+        converted.model,
+        metadata["class_names"],
+        required_config,
+        input_config=checkpoint.hints.get("input_config", {}),
+    )
+
+
+def pin_weights(weights: str) -> str:
+    """Weights of the hub with the commit that their branch is at now, so that a config names them for good.
+
+    Raises:
+        FileNotFoundError: they cannot be reached.
+    """
+    if not weights.startswith((hub.SCHEME, zoo.SCHEME)):
+        return weights
+    fetch_weights(weights)
+    source = zoo.source_of(weights)
+    return hub.pin_revision(source) if source.startswith(hub.SCHEME) else weights
 
 
 def require_weights(cfg: CfgNode) -> None:
@@ -136,10 +185,7 @@ def require_weights(cfg: CfgNode) -> None:
                 "Set MODEL.WEIGHTS to a trained detector, or FREEZE_DETECTOR to False."
             )
         return
-    with recorded_reads() as stamps:
-        weights = read_weights(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
-    _read_ahead.clear()
-    _read_ahead[cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES in RAW_IDS] = weights, stamps
+    weights = read_ahead(cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.NUM_CLASSES)
     require_config(weights.required_config, cfg, f"MODEL.WEIGHTS {weights.path} do")
     dilation, known = "MODEL.RESNETS.RES5_DILATION", weights.required_config.keys()
     if {"MODEL.DETR.VARIANT", "MODEL.RESNETS.DEPTH"} <= known and dilation not in known:
@@ -244,8 +290,8 @@ def log_exchanged_classes(model: nn.Module, class_names: Sequence[str] | None, p
         logger.info("The vocabulary is that of the training of %s, in another order.", path)
 
 
-def _fetch(weights: str) -> str:
-    """Local path of MODEL.WEIGHTS."""
+def fetch_weights(weights: str) -> str:
+    """Local path of MODEL.WEIGHTS; a FileNotFoundError if it cannot be reached."""
     try:
         path = PathManager.get_local_path(weights)
     except Exception as error:  # each of the handlers of PathManager has exceptions of its own

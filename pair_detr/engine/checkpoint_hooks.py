@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
-from pair_detr.checkpoint.search import numbered_checkpoints
+from pair_detr.checkpoint.search import FINAL_CHECKPOINT, numbered_checkpoints
 from pair_detr.engine.summary import main_metric
 from pair_detr.utils.disk_space import format_size, free_space
 from pair_detr.utils.json_files import read_json, write_json
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 # In OUTPUT_DIR: what the evaluations so far found, which a resumed training goes on from.
 EVALUATIONS = "evaluations.json"
-# Detectron2's name of the last checkpoint.
-FINAL_CHECKPOINT = "model_final.pth"
 
 
 class StoppedEarly(BaseException):
@@ -48,11 +46,12 @@ class LastCheckpoints(PeriodicCheckpointer):
 
     def after_step(self) -> None:
         super().after_step()
-        if self._keep and (self.trainer.iter + 1) % self.period == 0:
+        done = self.trainer.iter + 1
+        if self._keep and (done % self.period == 0 or done >= self.trainer.max_iter):
             # Those of later iterations are of a part of the training that is done again.
             paths = numbered_checkpoints(self.checkpointer.save_dir)
-            done = [paths[number] for number in sorted(paths) if number <= self.trainer.iter]
-            for path in done[: -self._keep]:
+            written = [paths[number] for number in sorted(paths) if number <= self.trainer.iter]
+            for path in written[: -self._keep]:
                 path.unlink(missing_ok=True)
 
 
@@ -169,15 +168,17 @@ def warn_of_large_checkpoints(
     weights = sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
     size = (2 if is_averaged else 1) * weights + states * sum(x.nbytes for x in model.parameters() if x.requires_grad)
     period, keep = cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.KEEP_CHECKPOINTS
-    numbered = cfg.SOLVER.MAX_ITER // period - start_iter // period
+    # The last iteration has one as well.
+    numbered = math.ceil(cfg.SOLVER.MAX_ITER / period) - start_iter // period
     # The next one is written before the oldest is removed.
-    count = 1 + (min(numbered, keep + 1) if keep else numbered)
-    total = size * count + (weights if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST else 0)
+    count = min(numbered, keep + 1) if keep else numbered
+    final_and_best = 2 if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST else 1
+    total = size * count + final_and_best * weights
     free = free_space(Path(cfg.OUTPUT_DIR))
     if total > free:
         logger.warning(
-            "This training will write %d checkpoints of about %s, %s in all, but %s has %s left. Free space, raise "
-            "SOLVER.CHECKPOINT_PERIOD, or lower SOLVER.KEEP_CHECKPOINTS.",
+            "This training will write %d checkpoints of about %s, and the final weights, %s in all, but %s has %s "
+            "left. Free space, raise SOLVER.CHECKPOINT_PERIOD, or lower SOLVER.KEEP_CHECKPOINTS.",
             count,
             *map(format_size, (size, total)),
             cfg.OUTPUT_DIR,

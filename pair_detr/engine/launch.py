@@ -26,7 +26,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
 from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files, find_candidates
-from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
+from pair_detr.checkpoint.weights import load_weights, pin_weights, read_weights, require_weights
 from pair_detr.config.validation import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import datasets_in_label_space, register_from_config, resolve_num_classes
@@ -96,7 +96,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRecord]) -> None:
     # Before anything is written.
     require_own_config(cfg.OUTPUT_DIR)
-    resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR))
+    resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR, to_train=not args.eval_only))
     if not args.eval_only and not resumes:
         require_inputs_elsewhere(cfg)
     rank = comm.get_rank()
@@ -106,6 +106,9 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
     hold_console()
     replay(records)
+    if not resumes:
+        # config.yaml, too, is to name the commit that a branch is at today.
+        cfg.MODEL.WEIGHTS = pin_weights(cfg.MODEL.WEIGHTS)
     register_from_config(cfg)
     # Also in config.yaml, so that the model can be built from it without the training data.
     vocabulary = load_vocabulary(cfg)

@@ -135,7 +135,7 @@ def require_resumable(cfg: CfgNode, *, training: bool = True) -> SavedCheckpoint
         CheckpointError: none of the checkpoints can be read, the model has other classes, or it would be evaluated
             with other pixels or another reading of its outputs.
     """
-    saved = find_checkpoint(cfg.OUTPUT_DIR)
+    saved = find_checkpoint(cfg.OUTPUT_DIR, to_train=training)
     if saved is None:
         return None
     if not training:

@@ -18,12 +18,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pair_detr.checkpoint import required_config
-from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, CheckpointError, find_checkpoint
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, CheckpointError, final_iteration, find_checkpoint
+from pair_detr.checkpoint.search import FINAL_CHECKPOINT
 from pair_detr.config.validation import check_config
 from pair_detr.data import build_test_loader, build_train_loader, check_input, images_per_process, load_training_dicts
 from pair_detr.data.checks.limits import QUERIES_KEY, warn_beyond
 from pair_detr.engine.checkpoint_hooks import (
-    FINAL_CHECKPOINT,
     LastCheckpoints,
     StoppedEarly,
     build_best_model,
@@ -120,6 +120,7 @@ class Trainer(DefaultTrainer):
             required_config=required_config(cfg),
             training=self._training,
             average=self.weight_average,
+            config_text=cfg.dump(),
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -213,7 +214,7 @@ class Trainer(DefaultTrainer):
             log_differences(saved, differences(saved, self._training), self.start_iter)
             if self.start_iter >= self.max_iter:
                 # It was killed before it wrote that file, or the schedule has become shorter.
-                self._lacks_final_checkpoint = saved.path.name != FINAL_CHECKPOINT
+                self._lacks_final_checkpoint = final_iteration(self.cfg.OUTPUT_DIR) != self.start_iter - 1
                 logger.warning(
                     "Nothing is left to train: %s is of iteration %d, and SOLVER.MAX_ITER is %d. Raise it, or "
                     "SOLVER.EPOCHS.MAX, to train on.%s",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
 from pair_detr.config.variants import variant_of
-from pair_detr.data import resolve_category_ids, resolve_class_names, resolve_num_classes
+from pair_detr.data import PanopticClasses, resolve_category_ids, resolve_class_names, resolve_num_classes
 from pair_detr.losses.classification import ClassScoring, build_class_scoring
 from pair_detr.losses.criterion import SetCriterion
 from pair_detr.losses.image_labels import ImageLabelCriterion, build_image_label_criterion
@@ -111,12 +111,15 @@ class DetectionTransformer(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+    def from_config(
+        cls, cfg: CfgNode, vocabulary: Vocabulary | None = None, panoptic_classes: PanopticClasses | None = None
+    ) -> dict[str, Any]:
         """Builds the parts that MODEL.DETR describes.
 
         Args:
             cfg: config.
             vocabulary: in place of the one that MODEL.CLIP describes.
+            panoptic_classes: of a panoptic model, in place of those of the datasets.
 
         Raises:
             ValueError: a key has a value that it cannot have, or MODEL.DETR.NUM_CLASSES is not that of the datasets.
@@ -150,7 +153,7 @@ class DetectionTransformer(nn.Module):
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "class_agnostic": class_agnostic,
             "image_label_criterion": build_image_label_criterion(cfg, class_scoring),
-            "panoptic": build_panoptic(cfg, num_classes),
+            "panoptic": build_panoptic(cfg, num_classes, panoptic_classes),
             "freeze_detector": cfg.MODEL.DETR.MASK.FREEZE_DETECTOR,
             "fixed_size": tuple(cfg.INPUT.FIXED_SIZE) or None,
             "size_buckets": [tuple(size) for size in cfg.INPUT.SIZE_BUCKETS],

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pair_detr.tensor_files import METADATA, TensorFileError, read_tensor_file
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.class_names import normalize_name
 from pair_detr.utils.json_files import read_json, write_json
@@ -95,7 +96,7 @@ class Vocabulary:
 
         Args:
             path: .npy file, a (C, D) matrix. A .json file of the same name next to it tells the names of the classes,
-                and the checksum of the .npy file.
+                and the checksum of the .npy file. Or a checkpoint (.pth), which has the texts of its training.
             names: of the classes, for a file that has no .json file next to it; checked against it if it has.
 
         Raises:
@@ -108,6 +109,8 @@ class Vocabulary:
             raise FileNotFoundError(
                 f"Text weights {path} do not exist. Correct the path (MODEL.CLIP.TEXT_WEIGHTS in a config), or {_MAKE}."
             )
+        if path.suffix == ".pth":
+            return cls._from_checkpoint(path)
         try:
             weights = np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError, MemoryError) as error:
@@ -127,6 +130,15 @@ class Vocabulary:
         if names is not None and own_names is not None:
             require_same_names(names, own_names, "The list of class names (MODEL.CLIP.VOCABULARY)", str(description))
         return cls(tuple(own_names or names), weights, metadata, str(path))
+
+    @classmethod
+    def _from_checkpoint(cls, path: Path) -> "Vocabulary":
+        try:
+            content = read_tensor_file(path, mmap=True)
+            own = content[METADATA]["vocabulary"]
+            return cls(tuple(map(str, own["names"])), own["weights"].clone(), {}, str(path))
+        except (TensorFileError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no checkpoint with a vocabulary ({error}); {_MAKE}.") from error
 
     def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
         """Writes the weights to ``path`` (.npy), and names, metadata and checksum to a .json file next to it.

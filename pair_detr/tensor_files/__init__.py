@@ -2,4 +2,7 @@
 
 from pair_detr.tensor_files.reading import TensorFileError, read_tensor_file
 
-__all__ = ["TensorFileError", "read_tensor_file"]
+__all__ = ["METADATA", "TensorFileError", "read_tensor_file"]
+
+# Key of a checkpoint of this package under which lies what is known about its weights.
+METADATA = "pair_detr"

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from pair_detr.checkpoint.self_description import config_of
 from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import register_from_config
@@ -76,7 +77,9 @@ def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
 
 def add_model_arguments(parser: argparse.ArgumentParser, weights: bool = True, required: bool = True) -> None:
     """Adds the arguments that choose a model; see :func:`load_model_config`."""
-    parser.add_argument("--config-file", required=required, metavar="FILE", help="config of the model, such as r50")
+    required = required and not weights
+    what = "config of the model, such as r50" + ("; by default that in --weights" if weights else "")
+    parser.add_argument("--config-file", required=required, metavar="FILE", help=what)
     if weights:
         parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint; '' takes MODEL.WEIGHTS")
     parser.add_argument(
@@ -103,12 +106,21 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
 
 
 def load_model_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a tool's arguments; sets up loggers and the CPU."""
+    """The config of a tool's arguments; sets up loggers and the CPU.
+
+    Raises:
+        ValueError: neither a config file nor weights are given.
+        FileNotFoundError, CheckpointError, KeyError: as :func:`pair_detr.config_files.load_config`, or as
+            :func:`pair_detr.checkpoint.self_description.config_of`.
+    """
     setup_logger(name="pair_detr")
     configure_cpu(1)
-    cfg = load_config(args.config_file, args.opts)
-    if getattr(args, "weights", ""):
-        cfg.MODEL.WEIGHTS = args.weights
+    weights = getattr(args, "weights", "")
+    if not args.config_file and not weights:
+        raise ValueError("There is no model: give --weights of a checkpoint, or --config-file.")
+    cfg = load_config(args.config_file, args.opts) if args.config_file else config_of(weights, args.opts)
+    if weights:
+        cfg.MODEL.WEIGHTS = weights
     check_config(cfg)
     return cfg
 

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Detects objects in images, folders, patterns and videos. Writes a picture or video for each, and one file in "
         f"COCO's format, {RESULTS}, with all detections. An input that cannot be read is named, the others go on, and "
         "the exit status is 1.",
-        "demo --config-file quickstart --weights output/quickstart/pair_detr/model_final.pth --input photos/ clip.mp4 "
+        "demo --weights output/quickstart/pair_detr/model_final.pth --input photos/ clip.mp4 "
         '"more/**/*.jpg" --output out',
     )
     add_model_arguments(parser, required=False)
@@ -215,12 +215,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
-    if (args.config_file is None) == (args.model is None):
-        parser.error("give --config-file, and --weights, or the --model that was exported")
+    if args.model is None and args.config_file is None and not args.weights:
+        parser.error("give --weights, or --config-file, or the --model that was exported")
     if args.model is None and args.backend:
         parser.error("--backend is for an exported --model; PyTorch computes others")
-    if args.model is not None and (args.weights or args.opts):
-        parser.error("--weights and --opts are of a config; an exported --model has neither")
+    if args.model is not None and (args.config_file or args.weights or args.opts):
+        parser.error("an exported --model has neither --config-file nor --weights nor --opts")
     if not 0 <= args.confidence <= 1:
         parser.error(f"--confidence {args.confidence}: it must be from 0 to 1")
     if args.max_frames is not None and args.max_frames < 1:

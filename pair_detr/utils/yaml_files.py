@@ -69,7 +69,17 @@ def read_yaml(file: str | Path, *, plain: bool = False) -> Any:
         ValueError: it is not YAML, repeats a key, holds objects of Python, or aliases that stand for millions of
             values; the message names the file, and the line where it is known.
     """
-    text = read_text(file)
+    return parse_yaml(read_text(file), str(file), plain=plain)
+
+
+def parse_yaml(text: str, source: str, *, plain: bool = False) -> Any:
+    """What a text says.
+
+    Args:
+        text: YAML.
+        source: where it stands, for messages.
+        plain: see :func:`read_yaml`, also for errors.
+    """
     try:
         return yaml.load(text, _BoundedLoader if plain else _Loader)
     except yaml.MarkedYAMLError as error:
@@ -78,10 +88,10 @@ def read_yaml(file: str | Path, *, plain: bool = False) -> Any:
         if problem.startswith("but "):
             problem = f"{error.context}, {problem}"
         remedy = "Indent with spaces, not tabs" if r"'\t'" in problem else "Correct the file"
-        raise ValueError(f"{file} is not valid YAML (line {line + 1}: {problem}). {remedy}.") from error
+        raise ValueError(f"{source} is not valid YAML (line {line + 1}: {problem}). {remedy}.") from error
     # A date of month 13 is a ValueError.
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{file} is not valid YAML ({' '.join(str(error).split())}). Correct the file.") from error
+        raise ValueError(f"{source} is not valid YAML ({' '.join(str(error).split())}). Correct the file.") from error
 
 
 def _expanded_size(node: yaml.Node, sizes: dict[int, float]) -> float:

@@ -218,7 +218,7 @@ def test_training_averages_resumes_and_evaluates_as_without(
     found = train("compiled", SOLVER__COMPILE=True)
     assert losses_of(found) == pytest.approx(expected, rel=1e-5)
     assert counter.graphs == 1
-    state = torch.load(tmp_path / "compiled" / "model_final.pth", weights_only=False)
+    state = torch.load(tmp_path / "compiled" / "model_0000003.pth", weights_only=False)
     assert not [name for part in ("model", "trained_model") for name in state[part] if "_orig_mod" in name]
     train("half", SOLVER__COMPILE=True, SOLVER__MAX_ITER=2)
     resumed = losses_of(train("half", resume=True, SOLVER__COMPILE=True))

@@ -217,7 +217,7 @@ def test_command_line(dataset: dict[str, str], tmp_path: Path, project_root: Pat
     resumed = run_program(*command[1:], "--resume", *options, output=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert f"Starting training from iteration {done}" in resumed.stdout
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == done + 1
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == done + 1
 
 
 def test_a_new_run_does_not_mix_with_an_earlier_one(dataset: dict[str, str], tmp_path: Path) -> None:
@@ -226,15 +226,16 @@ def test_a_new_run_does_not_mix_with_an_earlier_one(dataset: dict[str, str], tmp
     old = torch.load(tmp_path / "model_final.pth")["model"]
     run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=1)))
     aside = tmp_path / "earlier_1"
-    assert (aside / "last_checkpoint").read_text() == "model_final.pth"
+    assert (aside / "last_checkpoint").read_text() == "model_0000001.pth"
     assert len((aside / "metrics.json").read_text().splitlines()) == 1
     assert len((tmp_path / "metrics.json").read_text().splitlines()) == 1
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 0
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 0
 
     run(arguments(first))
     assert sorted(path.name for path in (tmp_path / "earlier_2").iterdir()) == [
         "last_checkpoint",
         "metrics.json",
+        "model_0000000.pth",
         "model_final.pth",
     ]
     new = torch.load(tmp_path / "model_final.pth")["model"]
@@ -250,7 +251,7 @@ def test_killed_before_its_first_checkpoint_a_run_is_not_resumed_from_the_one_be
         with pytest.raises(KeyboardInterrupt):
             run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2)))
     run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=1), "--resume"))
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 0
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 0
 
 
 @pytest.mark.slow
@@ -272,7 +273,7 @@ def test_a_run_that_cannot_start_leaves_an_earlier_one_to_resume(dataset: dict[s
     run(arguments(tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2)))
     with pytest.raises(ValueError, match="HIDDEN_DIM"):
         run(arguments(tiny_options(dataset, tmp_path, MODEL__DETR__NUM_HEADS=3)))
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     assert not (tmp_path / "earlier_1").exists()
 
 
@@ -303,11 +304,11 @@ def test_a_run_says_in_its_log_that_iterations_take_the_place_of_epochs_and_resu
     for number, flags in enumerate(([], ["--resume"]), start=1):
         options = tiny_options(dataset, output, SOLVER__MAX_ITER=2 * number)
         run(arguments(options, *own, *flags))
-        assert torch.load(output / "model_final.pth")["iteration"] == 2 * number - 1
+        assert torch.load(output / "model_final.pth")["pair_detr"]["iteration"] == 2 * number - 1
     # On from what the run has written, as a user does who has lost the command.
     config = ["--config-file", str(output / "config.yaml"), "--resume"]
     run(arguments(["SOLVER.MAX_ITER", "6"], *config))
-    assert torch.load(output / "model_final.pth")["iteration"] == 5
+    assert torch.load(output / "model_final.pth")["pair_detr"]["iteration"] == 5
     log = (output / "log.txt").read_text()
     said = "The options: the iterations of SOLVER.MAX_ITER and SOLVER.STEPS replace the inherited SOLVER.EPOCHS.MAX 12"
     assert log.count(said) == 2

@@ -279,9 +279,9 @@ def test_the_state_of_another_optimizer_is_refused(
     """Also in checkpoints that do not say which it was."""
     trained(dataset, tmp_path, SOLVER__OPTIMIZER=before, SOLVER__MAX_ITER=1)
     if is_older:
-        content = torch.load(tmp_path / "model_final.pth")
+        content = torch.load(tmp_path / "model_0000000.pth")
         del content["pair_detr"]["training"], content["trainer"]["parameters"]
-        torch.save(content, tmp_path / "model_final.pth")
+        torch.save(content, tmp_path / "model_0000000.pth")
     message = "another SOLVER.OPTIMIZER" if is_older else f"SOLVER.OPTIMIZER was {before} and is {after}"
     with pytest.raises(ResumeError, match=re.escape(message)):
         trained(dataset, tmp_path, resume=True, SOLVER__OPTIMIZER=after)

@@ -90,7 +90,7 @@ def test_checkpoints_of_whatever_origin_are_moved_away(dataset: dict[str, str], 
     (tmp_path / "model_final.pth").write_bytes(b"a download, or copied from another machine")
     start(dataset, tmp_path, SOLVER__MAX_ITER=1)
     assert contents(tmp_path / "earlier_1")["model_final.pth"] == b"a download, or copied from another machine"
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
 
 
 @pytest.mark.parametrize("key", ["WEIGHTS", "TIMM.WEIGHTS", "CLIP.TEXT_WEIGHTS", "CLIP.CHECKPOINT"])

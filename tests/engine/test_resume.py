@@ -196,7 +196,7 @@ def test_what_cannot_change_is_refused_before_the_data_are_read(
     shutil.copytree(checkpoint, tmp_path / "old")
     with monkeypatch.context() as patch:
         patch.setattr("pair_detr.engine.launch.Trainer", lambda cfg: pytest.fail("training was set up"))
-        with pytest.raises(ResumeError, match=rf"model_final\.pth cannot be resumed.*{message}") as raised:
+        with pytest.raises(ResumeError, match=rf"model_0000000\.pth cannot be resumed.*{message}") as raised:
             run(dataset, tmp_path / "old", "--resume", **changes)
     text = str(raised.value)
     assert "\n" not in text
@@ -230,23 +230,23 @@ def test_nothing_left_to_train(dataset: dict[str, str], tmp_path: Path, caplog: 
         caplog.clear()
         _, rates = trained(dataset, tmp_path, resume=True, SOLVER__MAX_ITER=iterations)
         assert not rates.of
-        assert f"Nothing is left to train: {tmp_path}/model_final.pth is of iteration 5" in caplog.text
+        assert f"Nothing is left to train: {tmp_path}/model_0000004.pth is of iteration 5" in caplog.text
         assert f"SOLVER.MAX_ITER is {iterations}. Raise it" in caplog.text
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 4
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 4
 
 
 def test_classes_are_compared_before_the_data_are_read(
     dataset: dict[str, str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(checkpoint, tmp_path / "old")
-    content = torch.load(tmp_path / "old" / "model_final.pth")
+    content = torch.load(tmp_path / "old" / "model_0000000.pth")
     assert MetadataCatalog.get(dataset["NAME"]).thing_classes == ["one", "two"]
     monkeypatch.setattr("pair_detr.engine.launch.Trainer", lambda cfg: pytest.fail("training was set up"))
     for names, difference in ((["two", "one"], "in another order"), (["one", "zwei"], "in the second alone: zwei")):
         content["pair_detr"]["class_names"] = names
-        torch.save(content, tmp_path / "old" / "model_final.pth")
+        torch.save(content, tmp_path / "old" / "model_0000000.pth")
         with pytest.raises(
-            CheckpointError, match=rf"have 2 classes \(one, two\), but .*model_final\.pth .*{difference}"
+            CheckpointError, match=rf"have 2 classes \(one, two\), but .*model_0000000\.pth .*{difference}"
         ):
             run(dataset, tmp_path / "old", "--resume")
 
@@ -262,13 +262,13 @@ def older(path: Path, change: Callable[[dict], None] = lambda content: None) -> 
 def test_older_checkpoints(dataset: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole, _ = trained(dataset, tmp_path / "whole")
     trained(dataset, tmp_path / "parts", SOLVER__MAX_ITER=3)
-    older(tmp_path / "parts" / "model_final.pth")
+    older(tmp_path / "parts" / "model_0000002.pth")
     parts, _ = trained(dataset, tmp_path / "parts", resume=True)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, parts.model.state_dict()[name]), name
     assert "Resuming" not in caplog.text
 
-    older(tmp_path / "parts" / "model_final.pth")
+    older(tmp_path / "parts" / "model_0000005.pth")
     _, rates = trained(dataset, tmp_path / "parts", resume=True, SOLVER__BASE_LR=5e-4, SOLVER__MAX_ITER=7)
     assert rates.of == {6: pytest.approx((5e-5, 5e-4))}
     assert re.search(r"other rates .*\n(?:.*\n)*learning rate of \d+ parameters: 0\.001 -> 0\.0005", caplog.text)
@@ -288,8 +288,8 @@ def test_older_checkpoints_of_another_optimizer(
     dataset: dict[str, str], checkpoint: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     shutil.copytree(checkpoint, tmp_path / "old")
-    older(tmp_path / "old" / "model_final.pth")
-    with pytest.raises(ResumeError, match=rf"model_final\.pth cannot be resumed.*{message}"):
+    older(tmp_path / "old" / "model_0000000.pth")
+    with pytest.raises(ResumeError, match=rf"model_0000000\.pth cannot be resumed.*{message}"):
         trained(dataset, tmp_path / "old", resume=True, **changes)
 
 
@@ -298,7 +298,7 @@ def test_an_evaluation_compares_what_tensors_do_not_show(dataset: dict[str, str]
     run(dataset, tmp_path, SOLVER__MAX_ITER=1)
     for changes in ({"MODEL__PIXEL_MEAN": [1.0, 2.0, 3.0]}, {"MODEL__DETR__NUM_HEADS": 4}):
         (key,) = (key.replace("__", r"\.") for key in changes)
-        with pytest.raises(CheckpointError, match=rf"The checkpoint .*model_final\.pth does not fit .*{key}"):
+        with pytest.raises(CheckpointError, match=rf"The checkpoint .*model_0000000\.pth does not fit .*{key}"):
             run(dataset, tmp_path, "--eval-only", "--resume", **tests, **changes)
     # The optimizer and the schedule play no part.
     run(dataset, tmp_path, "--eval-only", "--resume", SOLVER__OPTIMIZER="SGD", SOLVER__MAX_ITER=9, **tests)
@@ -306,10 +306,10 @@ def test_an_evaluation_compares_what_tensors_do_not_show(dataset: dict[str, str]
 
 def test_damaged_checkpoints_are_passed_over(dataset: dict[str, str], tmp_path: Path) -> None:
     trained(dataset, tmp_path, SOLVER__MAX_ITER=2, SOLVER__CHECKPOINT_PERIOD=1)
-    path = tmp_path / "model_final.pth"
+    path = tmp_path / "model_0000001.pth"
     path.write_bytes(path.read_bytes()[:1000])
     cfg = load_config("", tiny_options(dataset, tmp_path))
-    assert require_resumable(cfg).path == tmp_path / "model_0000001.pth"
+    assert require_resumable(cfg).path == tmp_path / "model_0000000.pth"
     for path in tmp_path.glob("model_*.pth"):
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"No checkpoint in .* can be read\. Start anew without --resume"):
@@ -333,4 +333,4 @@ def test_several_processes_say_the_same(dataset: dict[str, str], tmp_path: Path)
     launch(arguments("--resume", SOLVER__MAX_ITER=2))
     assert (tmp_path / "log.txt").read_text().count("number of processes: 1 -> 2") == 1
     assert "number of processes" not in (tmp_path / "log.txt.rank1").read_text()
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 1
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 1

@@ -154,7 +154,7 @@ def test_killed_with_its_workers_alive_a_run_is_resumed_at_once(
         done = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"] + 1
         options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=done + 1)
         run(argument_parser().parse_args(["--resume", *options]))
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == done
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == done
     assert not list(tmp_path.glob(".*"))
 
 

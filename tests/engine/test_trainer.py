@@ -188,7 +188,7 @@ def test_second_signal_interrupts(dataset: dict[str, str], tmp_path: Path, monke
 def test_signal_in_the_last_iteration_does_not_stop(dataset: dict[str, str], tmp_path: Path) -> None:
     cfg = tiny_config(dataset, tmp_path, SOLVER__MAX_ITER=2)
     train(cfg, after_step={1: lambda: os.kill(os.getpid(), signal.SIGTERM)})
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
 
 
 def test_trains_outside_the_main_thread(dataset: dict[str, str], tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def run(dataset: dict[str, str], folder: Path, *flags: str, **changes: Any) -> d
 
 
 def iteration(path: Path) -> int:
-    return torch.load(path)["iteration"]
+    content = torch.load(path)
+    return {**content, **content["pair_detr"]}["iteration"]
 
 
 def save(folder: Path, number: int, name: str = "", **state: Any) -> Path:
@@ -70,9 +71,9 @@ def test_killed_before_its_end_a_training_gets_its_final_checkpoint(
         resumed = run(dataset, tmp_path, "--resume", SOLVER__MAX_ITER=iterations, **tests)
         assert str(resumed) == str(whole)
         written = torch.load(final)
-        assert written["iteration"] == 2
+        assert iteration(final) == 2
         assert all(torch.equal(written["model"][name], value) for name, value in expected["model"].items())
-        assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+        assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
         assert f"is of iteration 3, and SOLVER.MAX_ITER is {iterations}." in caplog.text
         assert "It is also written as model_final.pth." in caplog.text
         caplog.clear()
@@ -100,7 +101,7 @@ def test_without_last_checkpoint_the_newest_is_resumed_or_all_are_set_aside(
     (tmp_path / "last_checkpoint").unlink()
     run(dataset, tmp_path, SOLVER__MAX_ITER=1)
     aside = {path.name: iteration(path) for path in (tmp_path / "earlier_1").glob("*.pth")}
-    assert aside == {f"model_{i:07d}.pth": i for i in (1, 2)} | {"model_final.pth": 3}
+    assert aside == {f"model_{i:07d}.pth": i for i in (2, 3)} | {"model_final.pth": 3}
     assert iteration(tmp_path / "model_final.pth") == 0
 
 
@@ -112,8 +113,10 @@ def test_the_newest_is_that_of_the_highest_iteration(tmp_path: Path, caplog: pyt
         return found and found.path.name
 
     assert newest() is None
-    # Of the end of a shorter schedule; 10 is before 9 in no order but that of numbers.
-    paths = [save(tmp_path, 10_000_000), save(tmp_path, 9_999_999), save(tmp_path, 7), save(tmp_path, 8, "model_final")]
+    # Of the end of a shorter schedule, in an earlier release; 10 is before 9 in no order but that of numbers.
+    paths = [save(tmp_path, 10_000_000), save(tmp_path, 9_999_999), save(tmp_path, 7), tmp_path / "model_final.pth"]
+    torch.save({"model": nn.Linear(2, 2).state_dict(), "iteration": 8}, paths[-1])
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
     for time, path in enumerate(paths):
         os.utime(path, (time, time))
     assert newest() == "model_final.pth"
@@ -256,11 +259,11 @@ def test_checkpoints_that_will_not_fit_are_noticed_at_the_start(
 ) -> None:
     run(dataset, tmp_path, SOLVER__MAX_ITER=1)
     assert "This training will write" not in caplog.text
-    # One more, and the final one.
+    # One more, and the final weights.
     monkeypatch.setattr("pair_detr.engine.checkpoint_hooks.free_space", lambda folder: 1000)
     run(dataset, tmp_path, "--resume", SOLVER__MAX_ITER=2, SOLVER__CHECKPOINT_PERIOD=2)
-    (said,) = re.findall(r"will write 2 checkpoints of about ([\d.]+) kB, .* has 1\.0 kB left", caplog.text)
-    tensors = torch.load(tmp_path / "model_final.pth")
+    (said,) = re.findall(r"will write 1 checkpoints of about ([\d.]+) kB, and .* has 1\.0 kB left", caplog.text)
+    tensors = torch.load(tmp_path / "model_0000001.pth")
     states = [
         value for group in tensors["trainer"]["_trainer"]["optimizer"]["state"].values() for value in group.values()
     ]

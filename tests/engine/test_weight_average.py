@@ -99,7 +99,10 @@ def test_values(decay: float) -> None:
 
 def test_checkpoints_have_both(dataset: dict[str, str], tmp_path: Path) -> None:
     trainer, recorder = trained(dataset, tmp_path)
-    content = torch.load(tmp_path / "model_final.pth")
+    content = torch.load(tmp_path / "model_0000005.pth")
+    final = torch.load(tmp_path / "model_final.pth")
+    assert sorted(final) == ["model", "pair_detr"]
+    assert_close(final["model"], content["model"])
     assert_close(content["model"], average_of(recorder.weights, 0.5))
     assert_close(content[TRAINED], recorder.weights[-1])
     assert content["average_steps"] == 6
@@ -109,7 +112,7 @@ def test_checkpoints_have_both(dataset: dict[str, str], tmp_path: Path) -> None:
     _, plain = trained(dataset, tmp_path / "plain", SOLVER__EMA_DECAY=0.0)
     assert plain.losses == recorder.losses
     assert_close(plain.weights[-1], recorder.weights[-1])
-    assert TRAINED not in torch.load(tmp_path / "plain" / "model_final.pth")
+    assert TRAINED not in torch.load(tmp_path / "plain" / "model_0000005.pth")
     assert trainer.weight_average is not None
 
 
@@ -118,7 +121,7 @@ def test_resuming_gives_the_same(dataset: dict[str, str], tmp_path: Path) -> Non
     trained(dataset, tmp_path / "parts", SOLVER__MAX_ITER=3)
     _, rest = trained(dataset, tmp_path / "parts", resume=True)
     assert rest.losses == whole.losses[3:]
-    found, expected = (torch.load(tmp_path / name / "model_final.pth") for name in ("parts", "whole"))
+    found, expected = (torch.load(tmp_path / name / "model_0000005.pth") for name in ("parts", "whole"))
     for part in ("model", TRAINED):
         for name, value in expected[part].items():
             assert torch.equal(found[part][name], value), name
@@ -178,7 +181,7 @@ def test_evaluations_are_of_the_average(
 
 def test_other_models_and_diverged_weights_are_refused(dataset: dict[str, str], tmp_path: Path) -> None:
     trainer, _ = trained(dataset, tmp_path, SOLVER__MAX_ITER=2)
-    path = tmp_path / "model_final.pth"
+    path = tmp_path / "model_0000001.pth"
     content = torch.load(path)
     whole = copy.deepcopy(content)
     del content["model"]["detector.query_embed.weight"], content[TRAINED]["detector.query_embed.weight"]

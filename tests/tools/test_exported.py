@@ -73,8 +73,8 @@ def test_the_demo_detects_with_an_exported_model(tmp_path: Path, caplog: pytest.
 
 def test_arguments_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for arguments, message in (
-        (["--input", "x"], "give --config-file, and --weights, or the --model"),
-        (["--config-file", "r50", "--model", "m", "--input", "x"], "give --config-file"),
+        (["--input", "x"], "give --weights, or --config-file, or the --model"),
+        (["--config-file", "r50", "--model", "m", "--input", "x"], "has neither --config-file"),
         (["--model", "m", "--weights", "w", "--input", "x"], "an exported --model has neither"),
         (["--config-file", "r50", "--backend", "openvino", "--input", "x"], "--backend is for an exported --model"),
     ):

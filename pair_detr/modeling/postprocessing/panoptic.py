@@ -156,8 +156,13 @@ def semantic(mask_probs: Tensor, class_probs: Tensor, channels: Tensor | None = 
     return torch.einsum("nc,nhw->chw", class_probs, mask_probs)
 
 
-def build_panoptic(cfg: CfgNode, num_classes: int) -> PanopticOptions | None:
-    """What MODEL.DETR.PANOPTIC describes, with the classes of the first test set, or training set; None if disabled.
+def build_panoptic(cfg: CfgNode, num_classes: int, classes: PanopticClasses | None = None) -> PanopticOptions | None:
+    """What MODEL.DETR.PANOPTIC describes; None if disabled.
+
+    Args:
+        cfg: config.
+        num_classes: of the model.
+        classes: in place of those of the first test set or, without one, of the first training set.
 
     Raises:
         ValueError: there is no dataset, or its classes are not as many as the model's.
@@ -167,15 +172,16 @@ def build_panoptic(cfg: CfgNode, num_classes: int) -> PanopticOptions | None:
     if not options.ENABLED:
         return None
     names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
-    if not names:
+    if classes is None and not names:
         raise ValueError(
             "MODEL.DETR.PANOPTIC.ENABLED is True, but neither DATASETS.TEST nor DATASETS.TRAIN names a dataset, which "
             "tells things from stuff: name one, or set it to False."
         )
-    classes = panoptic_classes(names[0])
+    source = "the checkpoint" if classes is not None else f'dataset "{names[0]}"'
+    classes = classes or panoptic_classes(names[0])
     if len(classes.names) != num_classes:
         raise ValueError(
-            f'The model has {counted(num_classes, "class", "classes")}, but dataset "{names[0]}" has '
+            f"The model has {counted(num_classes, 'class', 'classes')}, but {source} has "
             f"{len(classes.names)}, with stuff: "
             "set MODEL.DETR.NUM_CLASSES to 0 or DATASETS to the model's data, or PANOPTIC.ENABLED to False."
         )

@@ -1,0 +1,66 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from conversion_helpers import laid_out, tiny_state
+from detectron2.utils.file_io import PathManager
+
+from pair_detr.checkpoint import zoo
+from pair_detr.checkpoint.formats.registry import layout_named
+from pair_detr.checkpoint.weights import read_weights
+from pair_detr.checkpoint.zoo import ZOO, ZooEntry, ZooError
+from pair_detr.config_files import load_config
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file of an entry "tiny_detr", as DETR's authors would have published it."""
+    file = tmp_path / "tiny.pth"
+    torch.save({"model": laid_out(tiny_state("detr"), layout_named("official DETR"))}, file)
+    digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    settings = (("MODEL.RESNETS.RES5_DILATION", 2),)
+    entry = ZooEntry("detr/r50", str(file), "Apache-2.0", "AP 1.0", "nobody", digits, settings)
+    monkeypatch.setitem(ZOO, "tiny_detr", entry)
+    return file
+
+
+def test_name_stands_for_the_published_file(published: Path) -> None:
+    weights = read_weights("zoo://tiny_detr")
+    expected = tiny_state("detr")["detector.class_head.weight"]
+    assert torch.equal(weights.state["detector.class_head.weight"], expected)
+    # The file does not tell, but the table does.
+    assert weights.required_config["MODEL.RESNETS.RES5_DILATION"] == 2
+    assert "MODEL.RESNETS.RES5_DILATION" not in read_weights(str(published)).required_config
+
+
+def test_another_file_is_refused(published: Path) -> None:
+    torch.save({"model": tiny_state("detr")}, published)
+    zoo._require_checksum.cache_clear()
+    with pytest.raises(FileNotFoundError, match=r"tiny\.pth is not the file that was published at .* Remove it, and"):
+        read_weights("zoo://tiny_detr")
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"has no detr_r5; did you mean zoo://detr_r50\? There are conditional_"
+    ):
+        read_weights("zoo://detr_r5")
+    with pytest.raises(ZooError, match="the zoo has no yolo; There are"):
+        PathManager.get_local_path("zoo://yolo")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_entries(name: str) -> None:
+    """An entry is of a config that fits it, by its name and by what its file does not tell."""
+    entry = ZOO[name]
+    cfg = load_config(entry.config)
+    assert name.startswith(cfg.MODEL.DETR.VARIANT)
+    assert ("panoptic" in name) == cfg.MODEL.DETR.PANOPTIC.ENABLED
+    if "panoptic" not in name:
+        assert f"r{cfg.MODEL.RESNETS.DEPTH}" == name.rpartition("_")[2]
+        dilation = dict(entry.settings).get("MODEL.RESNETS.RES5_DILATION", cfg.MODEL.RESNETS.RES5_DILATION)
+        assert dilation == cfg.MODEL.RESNETS.RES5_DILATION == 1 + ("dc5" in name)
+    assert entry.license == "Apache-2.0"
+    assert entry.source.startswith(("hub://", "https://"))
+    assert not entry.sha256 or entry.source.removesuffix(".pth").endswith(f"-{entry.sha256}")
