@@ -1,7 +1,6 @@
 """Processes that ``torchrun`` or SLURM's ``srun`` has started: which of them this one is, and what a restart means."""
 
 import argparse
-import logging
 import os
 import re
 import socket
@@ -14,10 +13,9 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import DEFAULT_TIMEOUT
 from detectron2.utils import comm
+from torch.distributed.rendezvous import rendezvous
 
 from pair_detr.utils.atomic import atomic_write
-
-logger = logging.getLogger(__name__)
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Of the step, which srun sets; a batch script that srun does not run has some of the job's.
@@ -167,9 +165,11 @@ def joined(place: Place) -> Iterator[None]:
             )
         torch.cuda.set_device(0 if is_own else place.local_rank)
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place.address
+    store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=DEFAULT_TIMEOUT))
     dist.init_process_group(
         "NCCL" if has_gpu else "GLOO",
-        init_method="env://",
+        # torchrun's store outlives a restart, and with it the addresses of processes that have ended.
+        store=dist.PrefixStore(f"attempt_{place.restarts}", store),
         world_size=place.world_size,
         rank=place.rank,
         timeout=DEFAULT_TIMEOUT,
@@ -195,10 +195,7 @@ def continues_after_restart(folder: str | Path) -> bool:
     if place is None or not place.restarts:
         return False
     file = Path(folder) / _JOB_FILE
-    is_own = comm.all_gather(file.is_file() and file.read_text(encoding="utf-8") == place.job)[0]
-    if is_own:
-        logger.warning("%s has restarted the job (%d): resuming its training.", place.launcher, place.restarts)
-    return is_own
+    return comm.all_gather(file.is_file() and file.read_text(encoding="utf-8") == place.job)[0]
 
 
 def note_job(folder: str | Path) -> None:

@@ -98,14 +98,16 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRecord]) -> None:
     # Before anything is written.
     require_own_config(cfg.OUTPUT_DIR)
-    if not args.eval_only and continues_after_restart(cfg.OUTPUT_DIR):
-        args.resume = True
+    is_restart = not args.eval_only and continues_after_restart(cfg.OUTPUT_DIR)
+    args.resume = args.resume or is_restart
     resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR))
     if not args.eval_only and not resumes:
         require_inputs_elsewhere(cfg)
     # Detectron2 sets up loggers of its own packages alone.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pair_detr")
     replay(records)
+    if is_restart:
+        logger.warning("The job was restarted: resuming its training.")
     register_from_config(cfg)
     # Also in config.yaml, so that the model can be built from it without the training data.
     vocabulary = load_vocabulary(cfg)

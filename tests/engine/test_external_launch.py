@@ -90,7 +90,7 @@ def test_a_restarted_job_resumes_its_own_training_and_no_earlier_one(dataset: di
     assert (tmp_path / "earlier_2/model_final.pth").is_file() and not (tmp_path / "earlier_3").exists()
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == 4
     log = (tmp_path / "log.txt").read_text()
-    assert "torchrun has restarted the job (1): resuming its training." in log
+    assert "The job was restarted: resuming its training." in log
     assert "Starting training from iteration 3" in log
 
 
@@ -162,6 +162,7 @@ def test_gpus_of_processes(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: joining.update(device=index))
+    monkeypatch.setattr(external_launch, "rendezvous", lambda *_, **__: iter([(torch.distributed.HashStore(), 0, 1)]))
     monkeypatch.setattr(external_launch.dist, "init_process_group", lambda name, **kwargs: joining.update(kwargs))
     monkeypatch.setattr(external_launch.dist, "destroy_process_group", lambda: None)
     monkeypatch.setattr(external_launch.comm, "create_local_process_group", lambda size: joining.update(local=size))
