@@ -53,45 +53,45 @@ def test_two_processes_of_torchrun(dataset: dict[str, str], tmp_path: Path, proj
     assert "Rank of current process: 1. World size: 2" in (tmp_path / "log.txt.rank1").read_text()
 
 
-def _fails_once(options: list[str], late: bool) -> None:
-    """A training whose second process fails in its first attempt: before it trains, or after a checkpoint."""
-    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1"
-    if first and not late:
+def _fails_once(options: list[str]) -> None:
+    """A training whose first attempt has a checkpoint of the third iteration, and fails in one of its processes."""
+    is_first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    run(argument_parser().parse_args([*options, *(["SOLVER.MAX_ITER", "3"] if is_first else [])]))
+    if is_first and os.environ["RANK"] == "1":
         raise RuntimeError("a failure on purpose")
-    if first:
-        options = [*options, "SOLVER.MAX_ITER", "3"]
-    args = argument_parser().parse_args(options)
-    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        args.opts = [*args.opts, "SOLVER.MAX_ITER", "3"]
-    run(args)
-    if first:
-        raise RuntimeError("a failure on purpose")
-
-
-def _launch(options: list[str], late: bool) -> None:
-    config = LaunchConfig(
-        **{"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "forkserver", "max_restarts": 1},
-        **{"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "a job", "monitor_interval": 0.1},
-    )
-    elastic_launch(config, _fails_once)(options, late)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_start")
-def test_a_restarted_job_resumes_its_own_training_and_no_earlier_one(dataset: dict[str, str], tmp_path: Path) -> None:
+def test_a_restarted_job_resumes(dataset: dict[str, str], tmp_path: Path) -> None:
     options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=5)
-    run(argument_parser().parse_args(options))
-
-    _launch(options, late=False)
-    assert torch.load(tmp_path / "earlier_1/model_final.pth")["iteration"] == 4
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 4
-
-    _launch(options, late=True)
-    assert (tmp_path / "earlier_2/model_final.pth").is_file() and not (tmp_path / "earlier_3").exists()
+    config = LaunchConfig(
+        **{"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "forkserver", "max_restarts": 1},
+        **{"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "a job", "monitor_interval": 0.1},
+    )
+    elastic_launch(config, _fails_once)(options)
+    assert not (tmp_path / "earlier_1").exists()
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == 4
     log = (tmp_path / "log.txt").read_text()
     assert "The job was restarted: resuming its training." in log
     assert "Starting training from iteration 3" in log
+
+
+def test_a_restarted_job_resumes_no_training_of_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    # It failed before its training began: what is there is of an earlier one.
+    assert not external_launch.continues_after_restart(tmp_path)
+    external_launch.note_job(tmp_path)
+    assert external_launch.continues_after_restart(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    assert not external_launch.continues_after_restart(tmp_path)
+    external_launch.note_job(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not external_launch.continues_after_restart(tmp_path)
+    monkeypatch.delenv("LOCAL_RANK")
+    external_launch.note_job(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_places() -> None:
