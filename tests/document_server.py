@@ -23,6 +23,7 @@ from pair_detr.config_files import config_file, load_config
 from pair_detr.engine import argument_parser, run
 from pair_detr.studies import ablation, convergence
 from pair_detr.studies.convergence_runs import PlannedRun
+from pair_detr_cli.commands import COMMANDS
 
 # Appended to the options of every training and evaluation: a step on images of 64 pixels.
 SHORT = [
@@ -75,6 +76,14 @@ def execute(arguments: Sequence[str]) -> object:
         tool, *rest = rest
         ablation.train_all = convergence.train_all = train_all
         return importlib.import_module(tool).main([*rest, *BRIEF.get(tool.rpartition(".")[2], [])])
+    if program == "pair-detr":
+        command, *rest = rest
+        module = importlib.import_module(COMMANDS[command].module)
+        if command in ("train", "eval"):
+            module.run = train
+        return module.main([*rest, *BRIEF.get(module.__name__.rpartition(".")[2], [])])
+    if program == "torchrun":
+        return train(argument_parser().parse_args(rest[rest.index("train_net.py") + 1 :]))
     if program == "-c":
         return exec(rest[0], {})
     if program == "train_net.py":

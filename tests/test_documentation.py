@@ -47,6 +47,8 @@ def parts_of(name: str) -> dict[str, str]:
     return {f"{name} {section.splitlines()[0]}": section for section in sections}
 
 
+# At the start of a line of a block of commands.
+PROGRAM = re.compile(r"^ *(python|pair-detr|torchrun) ", re.MULTILINE)
 PARTS = {title: (name, text) for name in DOCUMENTS for title, text in parts_of(name).items()}
 
 
@@ -58,7 +60,7 @@ def code_blocks(text: str, language: str) -> list[str]:
 
 def commands_of(text: str) -> list[str]:
     """Blocks of commands, less those that install."""
-    blocks = [block for block in code_blocks(text, "") if re.search(r"^ *python ", block, re.MULTILINE)]
+    blocks = [block for block in code_blocks(text, "") if PROGRAM.search(block)]
     kept = [re.sub(r"^(make|source|pip) .*\n", "", block, flags=re.MULTILINE) for block in blocks]
     # One seed shows as much as several, but in figures of all of them.
     kept = [b if "plot_training" in b else re.sub(r"for seed in (\d+)[ \d]*;", r"for seed in \1;", b) for b in kept]
@@ -172,9 +174,10 @@ def test_commands_run(
         if path.name != "datasets":
             (tmp_path / "shared" / path.relative_to(shared_dir)).symlink_to(path)
     (folder / "datasets").symlink_to(tmp_path / "shared/datasets")
-    python = tmp_path / "bin/python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S {ROOT / "tests/document_client.py"} "$@"\n')
-    python.chmod(0o755)
+    for name, first in (("python", ""), ("pair-detr", "pair-detr "), ("torchrun", "torchrun ")):
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -S {ROOT / "tests/document_client.py"} {first}"$@"\n')
+        program.chmod(0o755)
     log = tmp_path / "log.txt"
     log.touch()
     # Not for texts that are skipped.
@@ -221,7 +224,7 @@ def test_no_command_is_left_out(document: Path) -> None:
     assert set(languages) <= {"python", "yaml", "bibtex"}
     for block in code_blocks(document.read_text(), ""):
         if re.search(r"\bpython (\w+\.py|scripts|-m pair_detr\.(tools|studies)\.(?!NAME))", block):
-            assert re.search(r"^ *python ", block, re.MULTILINE), block
+            assert PROGRAM.search(block), block
 
 
 def test_readme_is_short_and_leads_to_every_document() -> None:

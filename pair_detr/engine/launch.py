@@ -32,6 +32,14 @@ from pair_detr.config_files import find_config, load_config
 from pair_detr.data import datasets_in_label_space, register_from_config, resolve_num_classes
 from pair_detr.engine.checkpoint_hooks import EVALUATIONS
 from pair_detr.engine.console import hold_console, release_console
+from pair_detr.engine.external_launch import (
+    Place,
+    continues_after_restart,
+    find_place,
+    joined,
+    note_job,
+    require_no_launch_arguments,
+)
 from pair_detr.engine.hooks import TrainingInterrupted, handled_signals
 from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
@@ -96,6 +104,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRecord]) -> None:
     # Before anything is written.
     require_own_config(cfg.OUTPUT_DIR)
+    is_restart = not args.eval_only and continues_after_restart(cfg.OUTPUT_DIR)
+    args.resume = args.resume or is_restart
     resumes = args.resume and any(find_candidates(cfg.OUTPUT_DIR, to_train=not args.eval_only))
     if not args.eval_only and not resumes:
         require_inputs_elsewhere(cfg)
@@ -106,6 +116,8 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
     hold_console()
     replay(records)
+    if is_restart:
+        logger.warning("The job was restarted: resuming its training.")
     if not resumes:
         # config.yaml, too, is to name the commit that a branch is at today.
         cfg.MODEL.WEIGHTS = pin_weights(cfg.MODEL.WEIGHTS)
@@ -182,6 +194,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
         # Not before all is known to fit: whoever mistypes a key wants to resume after all.
         if comm.is_main_process():
             archive_previous_run(Path(cfg.OUTPUT_DIR))
+            note_job(cfg.OUTPUT_DIR)
         comm.synchronize()
     return trainer.train()
 
@@ -229,6 +242,8 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict:
 def run(args: argparse.Namespace) -> dict:
     """Runs :func:`main` in ``args.num_gpus`` processes: one per GPU or, on a machine without, all on the CPU.
 
+    A process that torchrun or srun has started starts no others: it is one of theirs.
+
     Returns:
         Results of :func:`main`; empty with several processes.
 
@@ -238,6 +253,9 @@ def run(args: argparse.Namespace) -> dict:
         WorkerError: with several processes, one of them raised an error of :data:`USER_ERRORS`.
         ProcessRaisedException: with several processes, one of them raised any other.
     """
+    if place := find_place(os.environ):
+        require_no_launch_arguments(args, place)
+        return _run_at(place, args)
     _check_processes(args)
     if args.num_gpus > 1 and 0 < torch.cuda.device_count() < args.num_gpus:
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
@@ -270,6 +288,15 @@ def run(args: argparse.Namespace) -> dict:
             received.append(int(stopped.read_text(encoding="utf-8")))
     if received:
         sys.exit(128 + received[0])
+    return {}
+
+
+def _run_at(place: Place, args: argparse.Namespace) -> dict:
+    args.num_gpus = place.sharing_cores
+    if place.world_size == 1:
+        return main(args)
+    with joined(place):
+        main(args)
     return {}
 
 
