@@ -170,7 +170,7 @@ def summarize(groups: dict[str, list[Run]], threshold: float) -> str:
             [
                 name,
                 " / ".join("-" if np.isnan(x) else f"{x:.0f}" for x in reached),
-                "not by all" if np.isnan(reached).any() else f"{np.mean(reached):.0f}",
+                "not reached" if np.isnan(reached).any() else f"{np.mean(reached):.0f}",
                 " / ".join(f"{x:.3f}" for x in final),
                 f"{np.mean(final):.3f}",
             ]

@@ -46,7 +46,7 @@ def test_summary_names_seeds_that_do_not_reach_the_threshold(tmp_path: Path) -> 
     table = summarize({"both": [good, bad], "good": [good, good], "none": [none]}, 0.5)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert rows == [
-        ["both", "150 / -", "not by all", "1.000 / 0.200", "0.600"],
+        ["both", "150 / -", "not reached", "1.000 / 0.200", "0.600"],
         ["good", "150 / 150", "150", "1.000 / 1.000", "1.000"],
         ["none", "-", "-", "-", "-"],
     ]
