@@ -135,10 +135,10 @@ def warn_of_ignored_iterations(cfg: CfgNode) -> None:
         ignored.append("TEST.EVAL_PERIOD")
     if ignored:
         logger.warning(
-            "%s do not count, as SOLVER.EPOCHS.MAX is %s: set SOLVER.EPOCHS.MAX 0 to count in iterations, or the keys "
+            "Ignored, as SOLVER.EPOCHS.MAX is %s: %s. Set SOLVER.EPOCHS.MAX 0 to count in iterations, or the keys "
             "under SOLVER.EPOCHS.",
-            ", ".join(ignored),
             cfg.SOLVER.EPOCHS.MAX,
+            ", ".join(ignored),
         )
 
 

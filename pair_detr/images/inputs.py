@@ -37,7 +37,7 @@ def as_format(image: ImageInput, image_format: str) -> np.ndarray:
         require_8_bits(image, "the image")
         return to_pixels(ImageOps.exif_transpose(image), image_format, "the image")
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"the image is a {type(image).__name__}; give a path, a PIL image or a NumPy array")
+        raise TypeError(f"the image is of type {type(image).__name__}; give a path, a PIL image or a NumPy array")
     return _convert(image, image_format)
 
 

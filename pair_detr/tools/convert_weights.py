@@ -99,7 +99,9 @@ def reverse(
     if variant := known.get("MODEL.DETR.VARIANT"):
         usual["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[variant].published_classification
     if unusual := [f"{key} {known[key]}" for key, value in usual.items() if known.get(key, value) != value]:
-        raise ConversionError(f"There are no such models of {target}: the weights were trained with {unusual}.")
+        raise ConversionError(
+            f"The format {target} cannot hold this model, which was trained with {', '.join(unusual)}."
+        )
     class_names = class_names or metadata.get("class_names")
     options: dict[str, Any] = {"class_names": class_names, "keep_classes": keep_classes}
     if target == "official":

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="CSV",
         help="files, or folders of files, with the columns epoch, train_loss and ap (0 to 1)",
     )
-    parser.add_argument("--threshold", type=float, default=0.5, help="AP to reach, 0 to 1")
+    parser.add_argument("--threshold", type=float, default=50, help="AP to reach, in percent")
     parser.add_argument("--metric", default="bbox/AP", help="name in metrics.json, in percent there")
     parser.add_argument(
         "--epoch-length", type=float, metavar="N", help="iterations of an epoch, for runs that do not tell"

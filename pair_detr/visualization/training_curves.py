@@ -157,23 +157,23 @@ def common_part(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def summarize(groups: dict[str, list[Run]], threshold: float) -> str:
-    """A table in Markdown: iterations to ``threshold`` and final AP of each group, a value a seed and their mean."""
+    """A table in Markdown: iterations to ``threshold`` and final AP of each group, by seed and as mean, in percent."""
     rows = []
     for name, runs in groups.items():
         curves = [run.ap for run in runs if run.ap is not None]
         if not curves:
             rows.append([name, *["-"] * 4])
             continue
-        reached = [curve.reached(threshold) for curve in curves]
-        final = [curve.values[-1] for curve in curves]
+        reached = [curve.reached(threshold / 100) for curve in curves]
+        final = [100 * curve.values[-1] for curve in curves]
         rows.append(
             [
                 name,
                 " / ".join("-" if np.isnan(x) else f"{x:.0f}" for x in reached),
-                "not by all" if np.isnan(reached).any() else f"{np.mean(reached):.0f}",
-                " / ".join(f"{x:.3f}" for x in final),
-                f"{np.mean(final):.3f}",
+                "not reached" if np.isnan(reached).any() else f"{np.mean(reached):.0f}",
+                " / ".join(f"{x:.1f}" for x in final),
+                f"{np.mean(final):.1f}",
             ]
         )
-    headers = ["", f"iterations to AP {threshold:.2f}, by seed", "mean", "final AP, by seed", "mean"]
+    headers = ["", f"iterations to AP {threshold:g}, by seed", "mean", "final AP, by seed", "mean"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

@@ -34,17 +34,17 @@ def draw_training(
         label = _label(name) if len(runs) == 1 else f"{_label(name)} ({len(runs)} seeds)"
         scale = 1 / runs[0].epoch_length if by_epoch else 1.0
         color = f"C{index}"
-        if ap := [run.ap for run in runs if run.ap is not None]:
+        if ap := [_in_percent(run.ap) for run in runs if run.ap is not None]:
             _plot(ap_axis, ap, name, scale, color, label=label, marker=".")
         for axis, term in ((total_axis, TOTAL), *((axis, term) for term, axis in term_axes.items())):
             if curves := [run.losses[term] for run in runs if term in run.losses]:
                 _plot(axis, common_part(curves), name, scale, color, label=label, linewidth=1)
     for index, curve in enumerate(published):
         color, label = f"C{len(groups) + index}", f"published: {_label(curve.name)}"
-        ap_axis.plot(curve.ap.steps, curve.ap.values, "--", color=color, label=label)
+        ap_axis.plot(curve.ap.steps, _in_percent(curve.ap).values, "--", color=color, label=label)
         total_axis.plot(curve.loss.steps, curve.loss.values, "--", color=color, label=label)
     step = "epoch" if by_epoch else "iteration"
-    ap_axis.set(title=f"{_label(metric)} (0 to 1)", xlabel=step, ylim=(0, None))
+    ap_axis.set(title=f"{_label(metric)} (percent)", xlabel=step, ylim=(0, None))
     total_axis.set(title="total training loss", xlabel=step, yscale="log")
     for term, axis in term_axes.items():
         axis.set_title(_label(term), fontsize=9)
@@ -73,3 +73,7 @@ def _plot(axis: Axes, curves: Sequence[Curve], name: str, scale: float, color: s
     axis.plot(mean.steps * scale, mean.values, color=color, **style)
     if len(curves) > 1:
         axis.fill_between(mean.steps * scale, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _in_percent(curve: Curve) -> Curve:
+    return Curve(curve.steps, 100 * curve.values)

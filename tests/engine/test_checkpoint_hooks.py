@@ -12,7 +12,7 @@ from data_helpers import restored_catalogs
 from engine_helpers import tiny_config, tiny_options, write_dataset
 
 from pair_detr.checkpoint.checkpointer import find_checkpoint
-from pair_detr.engine import Trainer, argument_parser, main
+from pair_detr.engine import Trainer, argument_parser, main, run
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +138,12 @@ def test_without_evaluations_there_is_no_best(dataset: dict[str, str], tmp_path:
     aps += [1.0]
     train(dataset, tmp_path, SOLVER__MAX_ITER=1, **evaluated(dataset, TEST__EVAL_PERIOD=0))
     assert checkpoints(tmp_path) == ["model_0000000.pth", "model_final.pth"]
+
+
+def test_two_processes_stop_together(dataset: dict[str, str], tmp_path: Path, warm_start: None) -> None:
+    """The results are known to one of them. With such a rate the second evaluation is that of the first."""
+    changes = evaluated(dataset, TEST__PATIENCE=1, SOLVER__MAX_ITER=5, SOLVER__BASE_LR=1e-12)
+    run(argument_parser().parse_args(["--num-gpus", "2", *tiny_options(dataset, tmp_path, **changes)]))
+    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 1
+    log = (tmp_path / "log.txt").read_text()
+    assert "Stopped early" in log and "The training has ended after 2 iterations." in log

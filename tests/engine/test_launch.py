@@ -183,7 +183,9 @@ def test_signal_stops_both_processes(dataset: dict[str, str], tmp_path: Path) ->
 
     killer = threading.Thread(target=kill_once_it_trains)
     killer.start()
-    options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5)
+    options = tiny_options(
+        dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5, SOLVER__KEEP_CHECKPOINTS=0
+    )
     with pytest.raises(SystemExit) as stopped:
         run(arguments(options, "--num-gpus", "2"))
     killer.join()
@@ -197,7 +199,9 @@ def test_signal_stops_both_processes(dataset: dict[str, str], tmp_path: Path) ->
 @pytest.mark.slow
 def test_command_line(dataset: dict[str, str], tmp_path: Path, project_root: Path) -> None:
     """train_net.py as a user starts, interrupts and resumes it."""
-    options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5)
+    options = tiny_options(
+        dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5, SOLVER__KEEP_CHECKPOINTS=0
+    )
     command = [sys.executable, str(project_root / "train_net.py")]
     # Not into a pipe, which nobody would empty until then: config and model alone may fill it.
     printed = tmp_path / "printed.txt"

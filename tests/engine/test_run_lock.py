@@ -132,7 +132,12 @@ def test_killed_with_its_workers_alive_a_run_is_resumed_at_once(
     dataset: dict[str, str], tmp_path: Path, project_root: Path
 ) -> None:
     options = tiny_options(
-        dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5, DATALOADER__NUM_WORKERS=2
+        dataset,
+        tmp_path,
+        SOLVER__MAX_ITER=100000,
+        SOLVER__CHECKPOINT_PERIOD=5,
+        SOLVER__KEEP_CHECKPOINTS=0,
+        DATALOADER__NUM_WORKERS=2,
     )
     process = start_program(str(project_root / "train_net.py"), *options, output=tmp_path)
     try:

@@ -61,8 +61,8 @@ def test_iterations_that_do_not_count_are_named(caplog: pytest.LogCaptureFixture
     cfg.SOLVER.EPOCHS.MAX = 5
     warn_of_ignored_iterations(cfg)
     (message,) = caplog.messages
-    assert message.startswith("SOLVER.MAX_ITER, TEST.EVAL_PERIOD do not count")
-    assert "set SOLVER.EPOCHS.MAX 0 to count in iterations" in message
+    assert message.startswith("Ignored, as SOLVER.EPOCHS.MAX is ") and "SOLVER.MAX_ITER, TEST.EVAL_PERIOD." in message
+    assert "Set SOLVER.EPOCHS.MAX 0 to count in iterations" in message
 
 
 @pytest.mark.parametrize("steps", [[4, 2], [2, 2], [5], [0]])

@@ -108,7 +108,9 @@ def test_signal_to_one_of_two_processes_stops_both(dataset: dict[str, str], tmp_
         os.kill(multiprocessing.active_children()[-1].pid, signal.SIGHUP)
 
     threading.Thread(target=hang_up_once_it_trains, daemon=True).start()
-    options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5)
+    options = tiny_options(
+        dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5, SOLVER__KEEP_CHECKPOINTS=0
+    )
     # After nohup, the tests ignore it, and so would their processes.
     of_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:

@@ -105,7 +105,7 @@ def test_training_ends_with_a_result(tmp_path: Path) -> None:
 
     def run(name: str, **changes: Any) -> dict[str, Any]:
         entry = {"NAME": name, "FORMAT": "coco_panoptic", **{key: str(path) for key, path in paths.items()}}
-        changes |= {"DATASETS__TEST": (name,), "SOLVER__MAX_ITER": 1, "SOLVER__IMS_PER_BATCH": 2}
+        changes |= {"DATASETS__TEST": (name,), "SOLVER__MAX_ITER": 1, "SOLVER__IMS_PER_BATCH": 2, "TEST__PICTURES": 1}
         options = tiny_options(entry, tmp_path / "out", **changes)
         return main(argument_parser().parse_args(["--num-gpus", "1", *options]))
 

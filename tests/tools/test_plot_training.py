@@ -43,11 +43,11 @@ def test_summary_names_seeds_that_do_not_reach_the_threshold(tmp_path: Path) -> 
     good = read_run(write_metrics(tmp_path / "a", {100: 0.0, 200: 1.0}))
     bad = read_run(write_metrics(tmp_path / "b", {100: 0.0, 200: 0.2}))
     none = read_run(write_rows(tmp_path / "c", [{"iteration": 19, "total_loss": 1.0}]))
-    table = summarize({"both": [good, bad], "good": [good, good], "none": [none]}, 0.5)
+    table = summarize({"both": [good, bad], "good": [good, good], "none": [none]}, 50)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert rows == [
-        ["both", "150 / -", "not by all", "1.000 / 0.200", "0.600"],
-        ["good", "150 / 150", "150", "1.000 / 1.000", "1.000"],
+        ["both", "150 / -", "not reached", "100.0 / 20.0", "60.0"],
+        ["good", "150 / 150", "150", "100.0 / 100.0", "100.0"],
         ["none", "-", "-", "-", "-"],
     ]
 
@@ -65,9 +65,9 @@ def test_figure_shows_means_of_seeds_by_epoch_next_to_published_curves(tmp_path:
     (tmp_path / "some_detr.csv").write_bytes(table.encode("utf-8-sig"))
     published = read_published(tmp_path / "some_detr.csv")
     figure = draw_training({"ours": seeds}, [published], "", "bbox/AP", by_epoch=True)
-    ours, theirs = axis_of(figure, "bbox/AP (0 to 1)").lines
-    np.testing.assert_allclose(ours.get_xydata(), [[0.5, 0.2], [1, 0.4]])
-    np.testing.assert_allclose(theirs.get_xydata(), [[1, 0.04], [2, 0.09]])
+    ours, theirs = axis_of(figure, "bbox/AP (percent)").lines
+    np.testing.assert_allclose(ours.get_xydata(), [[0.5, 20], [1, 40]])
+    np.testing.assert_allclose(theirs.get_xydata(), [[1, 4], [2, 9]])
     assert (ours.get_label(), theirs.get_label()) == ("ours (2 seeds)", "published: some detr")
     np.testing.assert_allclose(axis_of(figure, "total training loss").lines[0].get_xydata(), [[0.5, 4.5], [1, 4.5]])
     np.testing.assert_allclose(axis_of(figure, "total training loss").lines[1].get_ydata(), [18.5, 13.9])
@@ -75,7 +75,7 @@ def test_figure_shows_means_of_seeds_by_epoch_next_to_published_curves(tmp_path:
     (band,) = axis_of(figure, "loss_box").collections
     assert band.get_paths()[0].get_extents().height == 1
     by_iteration = draw_training({"ours": seeds[:1]}, [], "", "bbox/AP", by_epoch=False)
-    assert axis_of(by_iteration, "bbox/AP (0 to 1)").lines[0].get_xdata().tolist() == [20, 40]
+    assert axis_of(by_iteration, "bbox/AP (percent)").lines[0].get_xdata().tolist() == [20, 40]
 
 
 def test_a_resumed_or_running_training_is_read(tmp_path: Path) -> None:
