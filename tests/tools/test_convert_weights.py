@@ -83,7 +83,7 @@ def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
     for _ in range(2):
         main([str(output), str(folder), "--overwrite", "--reverse", "transformers", "--config-file", str(config)])
         assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md",
+            "README.md",
             "config.json",
             "model.safetensors",
             "preprocessor_config.json",

@@ -80,8 +80,8 @@ def test_transformers_detects_the_same(tmp_path: Path, variant: str, monkeypatch
     # From the hub as well, once it is there.
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    fill_cache(tmp_path / "cache", "me/mine", files)
-    for source in (weights, folder, f"hub://me/mine@{COMMIT}"):
+    fill_cache(tmp_path / "cache", f"me/{variant}", files)
+    for source in (weights, folder, f"hub://me/{variant}@{COMMIT}"):
         predictor = Predictor(source)
         assert predictor.metadata.thing_classes == NAMES
         ours = predictor(IMAGE)["instances"]
