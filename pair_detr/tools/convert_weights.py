@@ -31,6 +31,7 @@ from pair_detr.checkpoint import (
 from pair_detr.checkpoint.exportable import unsupported_settings, unsupported_tensors
 from pair_detr.checkpoint.model_card import write_card
 from pair_detr.checkpoint.self_description import CONFIG_TEXT
+from pair_detr.checkpoint.weights import fetch_weights
 from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
 from pair_detr.config_files import load_config, parse_config
@@ -206,13 +207,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logger.info("Complete its README.md. To publish it: hf upload OWNER/NAME %s", args.output)
 
 
+def _local_path(weights: str) -> Path:
+    return Path(fetch_weights(weights) if "://" in weights else weights)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = tool_parser(
         "Converts weights of other code bases into checkpoints for Detectron2 and this package, and back.",
         "convert_weights detr-r50.pth detr_r50.pth",
         "convert_weights --reverse transformers output/model_final.pth my-detector",
     )
-    parser.add_argument("input", type=Path, metavar="INPUT", help="file of weights, or a folder of transformers")
+    parser.add_argument(
+        "input",
+        type=_local_path,
+        metavar="INPUT",
+        help="file of weights, folder of transformers, or name (hub://, zoo://)",
+    )
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write; a folder for transformers")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument(

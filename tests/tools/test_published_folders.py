@@ -81,6 +81,8 @@ def test_transformers_detects_the_same(tmp_path: Path, variant: str, monkeypatch
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     fill_cache(tmp_path / "cache", f"me/{variant}", files)
+    main([f"hub://me/{variant}@{COMMIT}", str(tmp_path / "back.pth")])
+    assert torch.load(tmp_path / "back.pth")["pair_detr"]["class_names"] == NAMES
     for source in (weights, folder, f"hub://me/{variant}@{COMMIT}"):
         predictor = Predictor(source)
         assert predictor.metadata.thing_classes == NAMES
