@@ -31,7 +31,7 @@ PREPARATION = {
     "docs/convergence.md": ("shapes",),
     "docs/datasets.md": ("custom_data",),
     "docs/deployment.md": ("photos_and_video", "quickstart_weights"),
-    "docs/model_zoo.md": ("published_weights",),
+    "docs/model_zoo.md": ("published_weights", "custom_data"),
     "docs/open_vocabulary.md": ("text_encoder",),
     "docs/results.md": ("shapes",),
     "docs/studies/convergence.md": ("shapes",),

@@ -9,8 +9,9 @@ from torch import Tensor
 from pair_detr.checkpoint.architecture import RESNET_BLOCKS, Architecture, LackingError, infer_architecture
 from pair_detr.checkpoint.coco_ids import PANOPTIC, THINGS
 from pair_detr.checkpoint.errors import ConversionError
+from pair_detr.checkpoint.exportable import unsupported_tensors
 from pair_detr.checkpoint.formats.native import PREFIX, is_native
-from pair_detr.checkpoint.formats.registry import layout_named
+from pair_detr.checkpoint.formats.registry import TORCHVISION_PIXELS, layout_named
 from pair_detr.checkpoint.warm_start import extra_parts_of
 from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted, join_some
@@ -73,6 +74,7 @@ def export_transformers(
     dilation: bool = False,
     class_names: list[str] | None = None,
     keep_classes: bool = False,
+    images: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Converts to what ``from_pretrained`` of transformers 4 and 5 reads.
 
@@ -81,10 +83,13 @@ def export_transformers(
         num_heads: MODEL.DETR.NUM_HEADS.
         dilation: the model is a DC5 (MODEL.RESNETS.RES5_DILATION 2). transformers dilates timm's backbones alone, so
             that loading it needs timm.
+        images: config entries of its images and its ResNet's stride, where they are not the usual: MODEL.PIXEL_MEAN,
+            MODEL.PIXEL_STD, INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST and MODEL.RESNETS.STRIDE_IN_1X1.
 
     Raises:
         ConversionError: see :func:`export_official`; or transformers has no such backbone.
     """
+    images = TORCHVISION_PIXELS | {"INPUT.MIN_SIZE_TEST": 800, "INPUT.MAX_SIZE_TEST": 1333} | dict(images or {})
     own = _prepare(state, class_names, keep_classes)
     shape = own.architecture.transformer
     kind = "timm" if dilation else "resnet"
@@ -105,18 +110,18 @@ def export_transformers(
         "auxiliary_loss": False,
         "id2label": {str(i): label for i, label in enumerate(own.class_names)},
         "label2id": {label: i for i, label in enumerate(own.class_names)},
-        **_backbone_config(own.architecture, dilation, own.has_masks),
+        **_backbone_config(own.architecture, dilation, own.has_masks, images["MODEL.RESNETS.STRIDE_IN_1X1"]),
     }
     processor = {
         "image_processor_type": f"{name}ImageProcessor",
         "format": "coco_panoptic" if len(own.class_names) == PANOPTIC.count else "coco_detection",
         "do_resize": True,
-        "size": {"shortest_edge": 800, "longest_edge": 1333},
+        "size": {"shortest_edge": images["INPUT.MIN_SIZE_TEST"], "longest_edge": images["INPUT.MAX_SIZE_TEST"]},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
+        "image_mean": [round(x / 255, 6) for x in images["MODEL.PIXEL_MEAN"]],
+        "image_std": [round(x / 255, 6) for x in images["MODEL.PIXEL_STD"]],
         "do_pad": True,
     }
     # Both releases read the names of release 4.
@@ -136,16 +141,8 @@ def _prepare(state: Mapping[str, Tensor], class_names: list[str] | None, keep_cl
         for key, tensor in state.items()
         if key.startswith(PREFIX) and not key.endswith("num_batches_tracked")
     }
-    if any(key.startswith("top_left_decoder.") for key in own) and len(own["box_head.mlp.layers.2.bias"]) != 4:
-        raise ConversionError(
-            "The model is a Pair DETR that decodes boxes from pairs (MODEL.DETR.PAIR.BOX_DECODING pair): no other "
-            "code base can do that. One with BOX_DECODING center becomes a Conditional DETR."
-        )
-    if any(key.startswith("query_builder.reference_embed.") for key in own):
-        raise ConversionError(
-            "The model selects what its queries look from (MODEL.DETR.QUERY_SELECTION): no other code base here can do "
-            "that. One with QUERY_SELECTION none becomes a Conditional DETR."
-        )
+    if parts := unsupported_tensors({key: tensor.shape for key, tensor in own.items()}):
+        raise ConversionError(f"No other code base here can hold the model: {'; '.join(parts)}.")
     # What is left without these predicts the same boxes: they belong to the training, or to a second decoder.
     extra = frozenset().union(*map(extra_parts_of, VARIANTS.values()))
     own = {key: tensor for key, tensor in own.items() if key.partition(".")[0] not in extra}
@@ -184,7 +181,9 @@ def _renamed(own: _Own, layout: str) -> dict[str, Tensor]:
     return {key: tensor.clone().contiguous() for key, tensor in renamed.items()}
 
 
-def _backbone_config(architecture: Architecture, dilation: bool, all_stages: bool) -> dict[str, Any]:
+def _backbone_config(
+    architecture: Architecture, dilation: bool, all_stages: bool, stride_in_1x1: bool
+) -> dict[str, Any]:
     resnet = architecture.resnet
     is_basic = resnet.DEPTH < 50
     is_standard = resnet.STEM_OUT_CHANNELS == 64 and (64 if is_basic else 256) == resnet.RES2_OUT_CHANNELS
@@ -193,6 +192,10 @@ def _backbone_config(architecture: Architecture, dilation: bool, all_stages: boo
     if dilation:
         if not is_standard:
             raise ConversionError("timm, which transformers needs for DC5, has no ResNet of this width.")
+        if stride_in_1x1:
+            raise ConversionError(
+                "timm, which transformers needs for DC5, has no ResNet with MODEL.RESNETS.STRIDE_IN_1X1 True."
+            )
         return {
             "dilation": True,
             "use_timm_backbone": True,
@@ -205,6 +208,7 @@ def _backbone_config(architecture: Architecture, dilation: bool, all_stages: boo
         "embedding_size": resnet.STEM_OUT_CHANNELS,
         "hidden_sizes": [resnet.RES2_OUT_CHANNELS * 2**stage for stage in range(4)],
         "depths": list(RESNET_BLOCKS[resnet.DEPTH]),
+        "downsample_in_bottleneck": stride_in_1x1,
         "out_features": [f"stage{i}" for i in range(1 if all_stages else 4, 5)],
     }
     return {"dilation": False, "use_timm_backbone": False, "backbone": None, "backbone_config": backbone}

@@ -61,6 +61,9 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False, entry: str = "
     processor_path = path / "preprocessor_config.json"
     if processor_path.is_file():
         hints |= _image_hints(_read_json(processor_path))
+    backbone = config.get("backbone_config")
+    if isinstance(backbone, dict) and backbone.get("downsample_in_bottleneck"):
+        hints["pixels"] = hints.get("pixels", {}) | {"MODEL.RESNETS.STRIDE_IN_1X1": True}
     return unwrapped_checkpoint(state, str(found), hints={k: v for k, v in hints.items() if v is not None})
 
 

@@ -41,10 +41,10 @@ class ZooError(ValueError):
     """A name is not in the zoo, or a file is not the one that was published."""
 
 
-def _detr(config: str, file: str, published: str, dilation: int = 1) -> ZooEntry:
+def _detr(config: str, file: str, published: str, *, dilation: int = 1, depth: int = 50) -> ZooEntry:
     # Names of torch.hub's files end with the first digits of their SHA-256.
     digits = file.removesuffix(".pth").rpartition("-")[2]
-    settings = (("MODEL.RESNETS.RES5_DILATION", dilation),)
+    settings = (("MODEL.RESNETS.RES5_DILATION", dilation), ("MODEL.RESNETS.DEPTH", depth))
     return ZooEntry(config, _DETR + file, "Apache-2.0", published, "facebookresearch/detr", digits, settings)
 
 
@@ -59,11 +59,11 @@ ZOO: dict[str, ZooEntry] = {
     ),
     "detr_r50": _detr("detr/r50", "detr-r50-e632da11.pth", "AP 42.0"),
     "detr_dc5_r50": _detr("detr/dc5_r50", "detr-r50-dc5-f0fb7ef5.pth", "AP 43.3", dilation=2),
-    "detr_r101": _detr("detr/r101", "detr-r101-2c7b67e5.pth", "AP 43.5"),
-    "detr_dc5_r101": _detr("detr/dc5_r101", "detr-r101-dc5-a2e86def.pth", "AP 44.9", dilation=2),
+    "detr_r101": _detr("detr/r101", "detr-r101-2c7b67e5.pth", "AP 43.5", depth=101),
+    "detr_dc5_r101": _detr("detr/dc5_r101", "detr-r101-dc5-a2e86def.pth", "AP 44.9", dilation=2, depth=101),
     "detr_panoptic_r50": _detr("detr/panoptic_r50", "detr-r50-panoptic-00ce5173.pth", "PQ 43.4"),
     "detr_panoptic_dc5_r50": _detr("detr/panoptic_r50", "detr-r50-dc5-panoptic-da08f1b1.pth", "PQ 44.6", dilation=2),
-    "detr_panoptic_r101": _detr("detr/panoptic_r50", "detr-r101-panoptic-40021d53.pth", "PQ 45.1"),
+    "detr_panoptic_r101": _detr("detr/panoptic_r50", "detr-r101-panoptic-40021d53.pth", "PQ 45.1", depth=101),
 }
 
 

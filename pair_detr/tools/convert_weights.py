@@ -2,7 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from detectron2.config import CfgNode
 from pair_detr.checkpoint import (
     AUTHOR,
     METADATA,
+    PREFIX,
     SOURCES,
-    TORCHVISION_PIXELS,
     Checkpoint,
     ConversionError,
     Exported,
@@ -26,10 +28,13 @@ from pair_detr.checkpoint import (
     read_checkpoint,
     required_config,
 )
+from pair_detr.checkpoint.exportable import unsupported_settings, unsupported_tensors
+from pair_detr.checkpoint.model_card import write_card
+from pair_detr.checkpoint.self_description import CONFIG_TEXT
+from pair_detr.checkpoint.weights import fetch_weights
 from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
-from pair_detr.config.variants import VARIANTS
-from pair_detr.config_files import load_config
+from pair_detr.config_files import load_config, parse_config
 from pair_detr.tools.common import parse, run, tool_logger, tool_parser
 from pair_detr.utils.atomic import atomic_replace
 from pair_detr.utils.finiteness import describe_non_finite
@@ -40,7 +45,7 @@ from pair_detr.utils.text_files import read_text
 logger = tool_logger("convert_weights")
 
 # What a model of transformers consists of; a folder with anything else is not replaced.
-_FOLDER_FILES = {"config.json", "preprocessor_config.json", "model.safetensors"}
+_FOLDER_FILES = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
 
 
 def convert_file(
@@ -86,7 +91,7 @@ def reverse(
     """Weights of this package for ``target``, "official" or "transformers".
 
     Args:
-        cfg: the config of the model; None takes the metadata of the file.
+        cfg: the config of the model, or the one that the file holds; None takes what else is in its metadata.
 
     Raises:
         ConversionError: the other code base cannot have such a model, or not enough is known of it.
@@ -95,13 +100,10 @@ def reverse(
     known = metadata.get("config", {})
     if cfg is not None:
         known = required_config(cfg)
-    usual = TORCHVISION_PIXELS | {"MODEL.DETR.MASK.QUERY_DECODER": "center", "MODEL.DETR.MASK.SPATIAL_QUERY": False}
-    if variant := known.get("MODEL.DETR.VARIANT"):
-        usual["MODEL.DETR.LOSS.CLASSIFICATION"] = VARIANTS[variant].published_classification
-    if unusual := [f"{key} {known[key]}" for key, value in usual.items() if known.get(key, value) != value]:
-        raise ConversionError(
-            f"The format {target} cannot hold this model, which was trained with {', '.join(unusual)}."
-        )
+    known = known | _image_settings(cfg)
+    own = {key.removeprefix(PREFIX): tensor.shape for key, tensor in checkpoint.state.items()}
+    if parts := [*unsupported_tensors(own), *unsupported_settings(known, target)]:
+        raise ConversionError(f"{target} cannot hold the model: {'; '.join(parts)}.")
     class_names = class_names or metadata.get("class_names")
     options: dict[str, Any] = {"class_names": class_names, "keep_classes": keep_classes}
     if target == "official":
@@ -111,7 +113,33 @@ def reverse(
             f"The file does not tell {' and '.join(lacking)}. Give the config of the model by --config-file."
         )
     num_heads, dilation = known["MODEL.DETR.NUM_HEADS"], known["MODEL.RESNETS.RES5_DILATION"] > 1
-    return export_transformers(checkpoint.state, num_heads=num_heads, dilation=dilation, **options)
+    return export_transformers(checkpoint.state, num_heads=num_heads, dilation=dilation, images=known, **options)
+
+
+def _image_settings(cfg: CfgNode | None) -> dict[str, Any]:
+    """Config entries of the images to test with; none without a config."""
+    keys = ("FIXED_SIZE", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
+    return {} if cfg is None else {f"INPUT.{key}": cfg.INPUT[key] for key in keys}
+
+
+def own_config(checkpoint: Checkpoint, path: Path) -> CfgNode | None:
+    """The config that a checkpoint of this package holds; None if it holds none."""
+    text = checkpoint.hints.get("metadata", {}).get(CONFIG_TEXT)
+    return parse_config(text, f"The config in {path}") if isinstance(text, str) else None
+
+
+def read_results(metadata: Mapping[str, Any], folder: Path) -> dict[str, float] | None:
+    """AP of a checkpoint, in percent, from the metrics.json of its training next to it; None if it has none."""
+    file, iteration = folder / "metrics.json", metadata.get("iteration")
+    if not file.is_file() or iteration is None:
+        return None
+    # The one after the last iteration has the number of the next.
+    for line in reversed(read_text(file).splitlines()):
+        row = json.loads(line)
+        if "bbox/AP" in row and row.get("iteration") in (iteration, iteration + 1):
+            kept = {key: row[key] for key in row if re.fullmatch(r"(bbox|segm)/AP(50|75)?", key)}
+            return {key: value for key, value in kept.items() if value is not None and math.isfinite(value)}
+    return None
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -126,7 +154,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{output} is a folder with {join_some(sorted(others), 3)} in it. Choose another path.")
 
 
-def _fill_folder(exported: Exported, folder: Path) -> None:
+def _fill_folder(exported: Exported, folder: Path, card: str) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir()
@@ -134,6 +162,7 @@ def _fill_folder(exported: Exported, folder: Path) -> None:
     save_file(exported.state, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in exported.files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -158,12 +187,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     class_names = None
     if args.class_names:
         class_names = [line.strip() for line in read_text(args.class_names).splitlines() if line.strip()]
+    cfg = cfg or own_config(checkpoint, args.input)
     exported = reverse(checkpoint, args.reverse, cfg, class_names, args.keep_classes)
     with atomic_replace(args.output) as path:
         if args.reverse == "official":
             torch.save({"model": exported.state}, path)
         else:
-            _fill_folder(exported, path)
+            metadata = checkpoint.hints.get("metadata", {})
+            results = read_results(metadata, args.input.parent)
+            _fill_folder(exported, path, write_card(exported, args.output.name, cfg, metadata, results))
     logger.info(
         "Wrote %s: %s for %d classes, %d tensors.",
         args.output,
@@ -171,6 +203,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         exported.num_classes,
         len(exported.state),
     )
+    if args.reverse == "transformers":
+        logger.info("Complete its README.md. To publish it: hf upload OWNER/NAME %s", args.output)
+
+
+def _local_path(weights: str) -> Path:
+    return Path(fetch_weights(weights) if "://" in weights else weights)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -179,7 +217,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "convert_weights detr-r50.pth detr_r50.pth",
         "convert_weights --reverse transformers output/model_final.pth my-detector",
     )
-    parser.add_argument("input", type=Path, metavar="INPUT", help="file of weights, or a folder of transformers")
+    parser.add_argument(
+        "input",
+        type=_local_path,
+        metavar="INPUT",
+        help="file of weights, folder of transformers, or name (hub://, zoo://)",
+    )
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write; a folder for transformers")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument(

@@ -8,6 +8,7 @@ from detectron2.utils.file_io import PathManager
 
 from pair_detr.checkpoint import zoo
 from pair_detr.checkpoint.formats.registry import layout_named
+from pair_detr.checkpoint.self_description import config_of
 from pair_detr.checkpoint.weights import read_weights
 from pair_detr.checkpoint.zoo import ZOO, ZooEntry, ZooError
 from pair_detr.config_files import load_config
@@ -54,13 +55,26 @@ def test_unknown_name() -> None:
 def test_entries(name: str) -> None:
     """An entry is of a config that fits it, by its name and by what its file does not tell."""
     entry = ZOO[name]
-    cfg = load_config(entry.config)
+    cfg = config_of(f"zoo://{name}")
+    assert f"zoo://{name}" == cfg.MODEL.WEIGHTS
     assert name.startswith(cfg.MODEL.DETR.VARIANT)
     assert ("panoptic" in name) == cfg.MODEL.DETR.PANOPTIC.ENABLED
+    assert f"r{cfg.MODEL.RESNETS.DEPTH}" == name.rpartition("_")[2]
+    assert 1 + ("dc5" in name) == cfg.MODEL.RESNETS.RES5_DILATION
+    plain = load_config(entry.config).MODEL.RESNETS
     if "panoptic" not in name:
-        assert f"r{cfg.MODEL.RESNETS.DEPTH}" == name.rpartition("_")[2]
-        dilation = dict(entry.settings).get("MODEL.RESNETS.RES5_DILATION", cfg.MODEL.RESNETS.RES5_DILATION)
-        assert dilation == cfg.MODEL.RESNETS.RES5_DILATION == 1 + ("dc5" in name)
+        assert plain == cfg.MODEL.RESNETS
     assert entry.license == "Apache-2.0"
     assert entry.source.startswith(("hub://", "https://"))
     assert not entry.sha256 or entry.source.removesuffix(".pth").endswith(f"-{entry.sha256}")
+
+
+def test_the_document_has_the_table(project_root: Path) -> None:
+    text = (project_root / "docs/model_zoo.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(f"| `{zoo.SCHEME}")]
+    assert len(rows) == len(ZOO)
+    for row, (name, entry) in zip(rows, ZOO.items(), strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[:3] == [f"`zoo://{name}`", f"`configs/{entry.config}.yaml`", entry.published]
+        assert f"[{entry.publisher}](https://github.com/{entry.publisher})" == cells[3]
+        assert (cells[4], entry.source in cells[5]) == (entry.license, True)

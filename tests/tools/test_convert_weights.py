@@ -83,6 +83,7 @@ def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
     for _ in range(2):
         main([str(output), str(folder), "--overwrite", "--reverse", "transformers", "--config-file", str(config)])
         assert sorted(path.name for path in folder.iterdir()) == [
+            "README.md",
             "config.json",
             "model.safetensors",
             "preprocessor_config.json",
@@ -99,8 +100,8 @@ def test_the_tool_overwrites_only_on_demand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MODEL.DETR.LOSS.CLASSIFICATION", "softmax", "trained with .*CLASSIFICATION softmax"),
-        ("INPUT.FORMAT", "BGR", "trained with .*INPUT.FORMAT BGR"),
+        ("MODEL.DETR.LOSS.CLASSIFICATION", "softmax", "cannot hold .*CLASSIFICATION softmax"),
+        ("INPUT.FORMAT", "BGR", "cannot hold .*INPUT.FORMAT BGR"),
     ],
 )
 def test_models_that_other_code_bases_cannot_have(tmp_path: Path, key: str, value: str, message: str) -> None:
