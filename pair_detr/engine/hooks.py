@@ -1,10 +1,13 @@
 """Hooks of the training loop."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import torch
@@ -24,6 +27,24 @@ def handled_signals() -> tuple[signal.Signals, ...]:
     """The signals that stop a training: all of STOP_SIGNALS, but for a SIGHUP that ``nohup`` has it ignore."""
     is_detached = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_detached)
+
+
+@contextmanager
+def forward_signals() -> Iterator[list[int]]:
+    """Passes signals that stop a training on to the child processes; yields those received."""
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, number)
+
+    previous = {number: signal.signal(number, forward) for number in handled_signals()}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class TrainingInterrupted(SystemExit):

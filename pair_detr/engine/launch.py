@@ -3,16 +3,13 @@
 import argparse
 import itertools
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import torch
 from detectron2.config import CfgNode
@@ -40,7 +37,7 @@ from pair_detr.engine.external_launch import (
     note_job,
     require_no_launch_arguments,
 )
-from pair_detr.engine.hooks import TrainingInterrupted, handled_signals
+from pair_detr.engine.hooks import TrainingInterrupted, forward_signals
 from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
 from pair_detr.engine.run_lock import claim_folder, release_folder
@@ -261,7 +258,7 @@ def run(args: argparse.Namespace) -> dict:
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
     if args.num_gpus * args.num_machines == 1:
         return main(args)
-    with tempfile.TemporaryDirectory() as notes, _forward_signals() as received:
+    with tempfile.TemporaryDirectory() as notes, forward_signals() as received:
         try:
             launch(
                 _main_of_worker,
@@ -333,21 +330,3 @@ def _main_of_worker(args: argparse.Namespace, notes: str) -> None:
         with atomic_write(Path(notes, f"{comm.get_rank():06d}")) as temporary:
             temporary.write_text(describe_error(error), encoding="utf-8")
         raise
-
-
-@contextmanager
-def _forward_signals() -> Iterator[list[int]]:
-    """Passes signals that stop a training on to the child processes; yields those received."""
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, number)
-
-    previous = {number: signal.signal(number, forward) for number in handled_signals()}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
