@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 from importlib import metadata
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -49,8 +50,10 @@ def package_requirements() -> list[Requirement]:
 
 def find_module(name: str) -> str:
     """Where a module lies that could be imported, "" if there is none."""
+    # Asked for pip, setuptools' finder takes the process for pip's, and no longer finds setuptools' own distutils.
+    find = PathFinder.find_spec if name == "pip" else find_spec
     try:
-        spec = find_spec(name)
+        spec = find(name)
     except (ImportError, ValueError):
         return ""
     if spec is None:

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
-import pip
 import pytest
 
 from pair_detr_cli import install_detectron2, pins
@@ -34,7 +34,7 @@ class Sandbox:
         self.python = folder / "env/bin/python"
         (self.packages,) = (folder / "env/lib").glob("python*/site-packages")
         # pip by a link, and everything but Detectron2 as if it were there.
-        (self.packages / "pip").symlink_to(Path(pip.__file__).parent)
+        (self.packages / "pip").symlink_to(distribution("pip").locate_file("pip"))
         for line in pins.requirements("base"):
             name = install_detectron2.Requirement.parse(line).name
             write_distribution(self.packages, name, "2.7.0" if name == "torch" else "1.0")

@@ -93,7 +93,7 @@ def test_modules_keep_their_names(capsys: pytest.CaptureFixture[str]) -> None:
         importlib.import_module("pair_detr.tools.demo").main(["--help"])
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m pair_detr.tools.demo ")
-    assert "Example: python -m pair_detr.tools.demo --config-file" in text
+    assert "Example: python -m pair_detr.tools.demo --weights" in text
     assert common.program_name("matching", "pair_detr.studies") == "python -m pair_detr.studies.matching"
 
 

@@ -61,7 +61,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(dataset: dict[st
     (tmp_path / "model_0000003.pth").write_bytes(b"damaged")
     trainer = train(dataset, tmp_path, resume=True, SOLVER__MAX_ITER=4)
     assert trainer.start_iter == 3
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 3
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 3
 
 
 def test_the_best_is_kept_as_weights_alone(dataset: dict[str, str], tmp_path: Path, aps: list[float]) -> None:
@@ -71,7 +71,7 @@ def test_the_best_is_kept_as_weights_alone(dataset: dict[str, str], tmp_path: Pa
     assert all(torch.equal(best["model"][name], value) for name, value in second["model"].items())
     assert "trainer" not in best and "iteration" not in best
     # The run itself goes on from its last iteration.
-    assert find_checkpoint(str(tmp_path)).path.name == "model_final.pth"
+    assert find_checkpoint(str(tmp_path)).path.name == "model_0000003.pth"
     assert trainer._best_model.best == (2, "bbox/AP", 30.0)
     rows = json.loads((tmp_path / "evaluations.json").read_text())
     assert [(x["iterations"], x["value"]) for x in rows] == [(1, 10.0), (2, 30.0), (3, 20.0), (4, 25.0)]
@@ -90,7 +90,7 @@ def test_patience(dataset: dict[str, str], tmp_path: Path, aps: list[float]) -> 
     changes = evaluated(dataset, TEST__PATIENCE=2, SOLVER__MAX_ITER=6)
     trainer = train(dataset, tmp_path, **changes)
     assert aps == [99.0]
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 3
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 3
     assert trainer._last_eval_results["bbox"]["AP"] == 30.0
     # It stays stopped, until there is more patience.
     train(dataset, tmp_path, resume=True, **changes)
@@ -144,6 +144,6 @@ def test_two_processes_stop_together(dataset: dict[str, str], tmp_path: Path, wa
     """The results are known to one of them. With such a rate the second evaluation is that of the first."""
     changes = evaluated(dataset, TEST__PATIENCE=1, SOLVER__MAX_ITER=5, SOLVER__BASE_LR=1e-12)
     run(argument_parser().parse_args(["--num-gpus", "2", *tiny_options(dataset, tmp_path, **changes)]))
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 1
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 1
     log = (tmp_path / "log.txt").read_text()
     assert "Stopped early" in log and "The training has ended after 2 iterations." in log

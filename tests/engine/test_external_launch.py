@@ -47,8 +47,7 @@ def test_two_processes_of_torchrun(dataset: dict[str, str], tmp_path: Path, proj
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [row["iteration"] for row in rows_of(tmp_path)][-1] == 1
-    processes = torch.load(tmp_path / "model_final.pth")
-    assert processes["iteration"] == 1
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 1
     # The log of the second process.
     assert "Rank of current process: 1. World size: 2" in (tmp_path / "log.txt.rank1").read_text()
 
@@ -71,7 +70,7 @@ def test_a_restarted_job_resumes(dataset: dict[str, str], tmp_path: Path) -> Non
     )
     elastic_launch(config, _fails_once)(options)
     assert not (tmp_path / "earlier_1").exists()
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 4
+    assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 4
     log = (tmp_path / "log.txt").read_text()
     assert "The job was restarted: resuming its training." in log
     assert "Starting training from iteration 3" in log

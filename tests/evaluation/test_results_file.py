@@ -41,11 +41,15 @@ def test_an_evaluation_leaves_the_config_of_the_training(dataset: dict[str, str]
     trained = main(argument_parser().parse_args(tiny_options(dataset, tmp_path, SEED=3, **tests)))
     at_the_end, config = read(tmp_path), (tmp_path / "config.yaml").read_bytes()
     (tmp_path / "results.json").unlink()
-    for flags, weights in ((["--resume"], ""), ([], str(tmp_path / "model_final.pth"))):
+    # The last checkpoint has the weights of the final one.
+    last, final = (str(tmp_path / name) for name in ("model_0000000.pth", "model_final.pth"))
+    assert at_the_end["info"]["weights"] == final
+    for flags, weights in ((["--resume"], ""), ([], final)):
         options = tiny_options(dataset, tmp_path, SEED=4, SOLVER__BASE_LR=0.5, MODEL__WEIGHTS=weights, **tests)
         found = main(argument_parser().parse_args(["--eval-only", *flags, *options]))
         assert str(found) == str(trained)
-        assert read(tmp_path) == at_the_end
+        info = at_the_end["info"] | {"weights": weights or last}
+        assert read(tmp_path) == at_the_end | {"info": info}
         assert (tmp_path / "config.yaml").read_bytes() == config
     assert "BASE_LR: 0.5" in (tmp_path / "log.txt").read_text()
     result = at_the_end["results"][dataset["NAME"]]["bbox"]
@@ -53,5 +57,5 @@ def test_an_evaluation_leaves_the_config_of_the_training(dataset: dict[str, str]
     assert result["AP"] == pytest.approx(trained["bbox"]["AP"])
     # A new training sets the results of the one before aside.
     main(argument_parser().parse_args(tiny_options(dataset, tmp_path, **tests | {"DATASETS__TEST": ()})))
-    assert read(tmp_path / "earlier_1") == at_the_end
+    assert read(tmp_path / "earlier_1") == at_the_end | {"info": info}
     assert not (tmp_path / "results.json").exists()
