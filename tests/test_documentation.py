@@ -267,4 +267,4 @@ def test_messages_of_detectron2_are_quoted_as_it_prints_them() -> None:
     with pytest.raises(ImportError) as error:
         create_dummy_class("DeformConv", "detectron2._C")()
     assert f"`{error.value}".rstrip(".") in install
-    assert "detectron2._C" in inspect.getsource(collect_env) and "detectron2._C  not built correctly" in install
+    assert "detectron2._C" in inspect.getsource(collect_env) and "detectron2._C    not built correctly" in install

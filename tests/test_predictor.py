@@ -207,7 +207,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         as_format(tmp_path / "deep.png", "BGR")
     with pytest.raises(ValueError, match=r"type float32; it must be uint8"):
         as_format(IMAGE.astype(np.float32), "BGR")
-    with pytest.raises(TypeError, match="is a list; give a path"):
+    with pytest.raises(TypeError, match="is of type list; give a path"):
         as_format([1], "BGR")
     for empty in (IMAGE[:0], IMAGE[:, :0]):
         with pytest.raises(ValueError, match=r"has no pixels: its shape is \((0, 80|60, 0), 3\)"):
