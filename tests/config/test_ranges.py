@@ -166,7 +166,7 @@ def test_statistics_of_other_channels_are_noticed_before_the_data_are_read(key: 
     with pytest.raises(ValueError, match=message):
         Predictor(load_config("", options))
     parser = tool_parser("A tool.", "tool")
-    parser.set_defaults(config_file="", opts=options)
+    parser.set_defaults(config_file="quickstart", opts=options)
     with pytest.raises(ValueError, match=message):
         load_model_config(parser.parse_args([]))
 

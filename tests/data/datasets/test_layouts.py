@@ -32,7 +32,7 @@ def _catalogs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def register(root: Path, **split: Any) -> None:
-    register_from_config(make_cfg(REGISTER=[{"NAME": "my", "FORMAT": "auto", "ROOT": str(root), **split}]))
+    register_from_config(make_cfg(REGISTER=[{"NAME": "found", "FORMAT": "auto", "ROOT": str(root), **split}]))
 
 
 def sizes_of(name: str) -> list[tuple[int, int]]:
@@ -65,7 +65,7 @@ def write_flat_voc(root: Path, names: list[str]) -> None:
         ("instances_train2017", "train"),
         ("valid", "val"),
         ("Validation-Set_3", "val"),
-        ("my_test", "test"),
+        ("found_test", "test"),
         ("trainval", "train"),
         ("constraint", None),
         ("latest", None),
@@ -84,10 +84,10 @@ def test_one_coco_file_for_each_split(tmp_path: Path) -> None:
         file.rename(tmp_path / "annotations" / f"instances_{split}.json")
     (tmp_path / "annotations" / "captions_train2017.json").write_text('{"images": [], "annotations": []}')
     register(tmp_path)
-    assert sizes_of("my_train") == SIZES
-    assert sizes_of("my_val") == SIZES[:2]
-    assert load_dataset("my_val")[0]["file_name"] == str(tmp_path / "val2017" / "1.png")
-    assert MetadataCatalog.get("my_val").thing_classes == ["cat", "dog"]
+    assert sizes_of("found_train") == SIZES
+    assert sizes_of("found_val") == SIZES[:2]
+    assert load_dataset("found_val")[0]["file_name"] == str(tmp_path / "val2017" / "1.png")
+    assert MetadataCatalog.get("found_val").thing_classes == ["cat", "dog"]
 
 
 def test_exports_of_roboflow(tmp_path: Path) -> None:
@@ -101,21 +101,21 @@ def test_exports_of_roboflow(tmp_path: Path) -> None:
         (file.parent / "_annotations.coco.json").write_text(json.dumps(content), encoding="utf-8")
         file.unlink()
     register(tmp_path)
-    assert [len(load_dataset(f"my_{split}")) for split in ("train", "val", "test")] == [3, 2, 1]
-    assert MetadataCatalog.get("my_train").thing_classes == ["cat", "dog"]
+    assert [len(load_dataset(f"found_{split}")) for split in ("train", "val", "test")] == [3, 2, 1]
+    assert MetadataCatalog.get("found_train").thing_classes == ["cat", "dog"]
 
 
 def test_one_coco_file_is_divided(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_coco(tmp_path, BOX, SIZES)
     with caplog.at_level(logging.INFO):
         register(tmp_path, SPLIT={"VAL": 0.34})
-    assert len(load_dataset("my_train")) == 2
-    assert len(load_dataset("my_val")) == 1
+    assert len(load_dataset("found_train")) == 2
+    assert len(load_dataset("found_val")) == 1
     # What it says can be pasted.
     (line,) = [line for line in caplog.text.splitlines() if line.startswith("- {")]
     assert yaml.safe_load(line) == [
         {
-            "NAME": "my",
+            "NAME": "found",
             "FORMAT": "coco",
             "JSON": str(tmp_path / "annotations.json"),
             "IMAGES": str(tmp_path),
@@ -132,9 +132,9 @@ def test_yolo_with_a_yaml_file_of_any_name(name: str, tmp_path: Path) -> None:
     content = {"train": "../train/images", "val": "../valid/images", "test": "../test/images", "names": ["a", "b"]}
     (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     register(tmp_path)
-    assert (boxes_of("my_train"), boxes_of("my_val")) == (3, 1)
-    assert "my_test" not in find_splits(tmp_path)
-    assert MetadataCatalog.get("my_train").thing_classes == ["a", "b"]
+    assert (boxes_of("found_train"), boxes_of("found_val")) == (3, 1)
+    assert "found_test" not in find_splits(tmp_path)
+    assert MetadataCatalog.get("found_train").thing_classes == ["a", "b"]
 
 
 def test_yolo_of_label_studio(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_yolo_of_label_studio(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("ace\nking\n", encoding="utf-8")
     (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "ace"}]}', encoding="utf-8")
     register(tmp_path)
-    assert (len(load_dataset("my_train")), len(load_dataset("my_val"))) == (3, 1)
-    assert MetadataCatalog.get("my_train").thing_classes == ["ace", "king"]
+    assert (len(load_dataset("found_train")), len(load_dataset("found_val"))) == (3, 1)
+    assert MetadataCatalog.get("found_train").thing_classes == ["ace", "king"]
 
 
 def test_a_random_split_says_which_named_ones_it_leaves_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -169,7 +169,7 @@ def test_voc_with_lists_and_without(tmp_path: Path) -> None:
     (root / "ImageSets" / "Main" / "trainval.txt").write_text("0\n1\n", encoding="utf-8")
     (root / "ImageSets" / "Main" / "test.txt").write_text("2\n", encoding="utf-8")
     register(root)
-    assert (len(load_dataset("my_train")), len(load_dataset("my_test"))) == (2, 1)
+    assert (len(load_dataset("found_train")), len(load_dataset("found_test"))) == (2, 1)
 
 
 def test_flat_voc_in_a_folder_for_each_split(tmp_path: Path) -> None:
@@ -177,16 +177,16 @@ def test_flat_voc_in_a_folder_for_each_split(tmp_path: Path) -> None:
     write_flat_voc(tmp_path / "train", ["dog", "cat"])
     write_flat_voc(tmp_path / "valid", ["bird"])
     register(tmp_path)
-    assert (boxes_of("my_train"), boxes_of("my_val")) == (2, 1)
-    for name in ("my_train", "my_val"):
+    assert (boxes_of("found_train"), boxes_of("found_val")) == (2, 1)
+    for name in ("found_train", "found_val"):
         assert MetadataCatalog.get(name).thing_classes == ["bird", "cat", "dog"]
-    assert load_dataset("my_val")[0]["annotations"][0]["category_id"] == 0
+    assert load_dataset("found_val")[0]["annotations"][0]["category_id"] == 0
 
 
 def test_flat_voc_in_one_folder(tmp_path: Path) -> None:
     write_flat_voc(tmp_path / "cards", ["cat", "dog", "cat", "dog"])
     register(tmp_path, SPLIT={"VAL": 0.5, "SEED": 3})
-    assert (len(load_dataset("my_train")), len(load_dataset("my_val"))) == (2, 2)
+    assert (len(load_dataset("found_train")), len(load_dataset("found_val"))) == (2, 2)
 
 
 def test_image_folders(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_image_folders(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
         write_image(tmp_path / name / "1.jpg", 20, 20)
     register(tmp_path)
-    assert [record["pos_category_ids"] for record in load_dataset("my_val")] == [[0], [1]]
+    assert [record["pos_category_ids"] for record in load_dataset("found_val")] == [[0], [1]]
     assert find_splits(tmp_path / "val") == {"all": {"FORMAT": "image_folder", "ROOT": str(tmp_path / "val")}}
 
 
