@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 logger = logging.getLogger(__name__)
 
-# Height and width of the random image that shows what follows what.
+# Height and width of the random image that shows what a backbone does.
 _PROBE_SIDE = 64
 # The largest difference of features, relative to the largest feature: a GPU may multiply with 10 bits.
 _TOLERANCE = 0.01
@@ -37,8 +37,7 @@ def fold_batch_norms(backbone: Backbone, channels: int) -> Backbone:
     """
     if not any(map(is_batch_norm, backbone.modules())):
         return backbone
-    weight = next(backbone.parameters())
-    probe = torch.randn(1, channels, _PROBE_SIDE, _PROBE_SIDE, generator=torch.Generator().manual_seed(0)).to(weight)
+    probe = probe_image(backbone, channels)
     folded = copy.deepcopy(backbone)
     try:
         expected = backbone(probe)
@@ -48,14 +47,25 @@ def fold_batch_norms(backbone: Backbone, channels: int) -> Backbone:
     except (RuntimeError, ValueError) as error:
         logger.info("Batch norms stay, as the backbone cannot be run with a small image: %s", error)
         return backbone
-    if not all(_agree(found[name], expected[name]) for name in expected):
+    if not agree(found, expected, _TOLERANCE):
         logger.info("Batch norms stay: with them folded, the features of the backbone would be others.")
         return backbone
     return folded
 
 
-def _agree(found: Tensor, expected: Tensor) -> bool:
-    return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+def probe_image(backbone: nn.Module, channels: int) -> Tensor:
+    """A small random image (1, channels, H, W) of the type and on the device of a backbone."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator)
+    return image.to(next(backbone.parameters()))
+
+
+def agree(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> bool:
+    """Whether no feature map differs by more than a part of its largest feature; those with NaN do."""
+    return all(
+        bool((found[name] - features).abs().max() <= tolerance * features.abs().max())
+        for name, features in expected.items()
+    )
 
 
 def _find_pairs(backbone: Backbone, probe: Tensor) -> list[tuple[str, str]]:

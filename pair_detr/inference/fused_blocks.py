@@ -8,9 +8,10 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, Bottlenec
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
+from pair_detr.inference.batch_norm import agree, probe_image
+
 logger = logging.getLogger(__name__)
 
-_PROBE_SIDE = 64
 # The largest difference of features, relative to the largest feature, in the type with the fewest bits.
 _TOLERANCE = 0.1
 
@@ -79,9 +80,7 @@ def fuse_blocks(backbone: nn.Module, channels: int) -> None:
     blocks = [block for block in backbone.modules() if type(block) in _FUSED and _is_folded(block)]
     if not blocks:
         return
-    weight = next(backbone.parameters())
-    probe = torch.randn(1, channels, _PROBE_SIDE, _PROBE_SIDE, generator=torch.Generator().manual_seed(0)).to(weight)
-    probe = probe.contiguous(memory_format=torch.channels_last)
+    probe = probe_image(backbone, channels).contiguous(memory_format=torch.channels_last)
     expected = backbone(probe)
     types = [type(block) for block in blocks]
     for block in blocks:
@@ -92,7 +91,7 @@ def fuse_blocks(backbone: nn.Module, channels: int) -> None:
     except RuntimeError as error:
         problem = str(error)
     else:
-        if all(_agree(found[name], expected[name]) for name in expected):
+        if agree(found, expected, _TOLERANCE):
             return
         problem = "their features would be others"
     for block, kind in zip(blocks, types, strict=True):
@@ -113,7 +112,3 @@ def _move_bias_of_shortcut(block: nn.Module) -> None:
     last = block.conv3 if isinstance(block, BottleneckBlock) else block.conv2
     last.bias += shortcut.bias
     shortcut.bias = None
-
-
-def _agree(found: Tensor, expected: Tensor) -> bool:
-    return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())

@@ -40,8 +40,8 @@ _REMEDY = (
     "correct the path. The first lines of a config of this package say where its files come from and how to make them."
 )
 
-# What entries of FORMAT auto stand for, by NAME and ROOT: finding out reads files.
-_expanded: dict[tuple[str, str], list[dict[str, Any]]] = {}
+# What entries of FORMAT auto stand for, by their text: finding out reads files.
+_expanded: dict[str, list[dict[str, Any]]] = {}
 # What this module has put into the catalogs, to tell a repetition from a conflict.
 _registered: dict[str, dict[str, Any]] = {}
 
@@ -126,7 +126,7 @@ def expand(key: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         FileNotFoundError, ValueError: as of :func:`pair_detr.data.datasets.layouts.find_splits`.
     """
     name, root = entry["NAME"], entry["ROOT"]
-    if found := _expanded.get((name, root)):
+    if found := _expanded.get(repr(entry)):
         return found
     try:
         splits = find_splits(root)
@@ -141,7 +141,7 @@ def expand(key: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             draw["OF"] = whole["SPLIT"]
         found = [{"NAME": name, **whole, "SPLIT": draw}]
     log_once(logger, logging.INFO, f"{root} has these data, as entries of DATASETS.REGISTER:\n{as_yaml(found)}")
-    _expanded[name, root] = found
+    _expanded[repr(entry)] = found
     return found
 
 

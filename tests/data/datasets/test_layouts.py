@@ -111,6 +111,9 @@ def test_one_coco_file_is_divided(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         register(tmp_path, SPLIT={"VAL": 0.34})
     assert len(load_dataset("found_train")) == 2
     assert len(load_dataset("found_val")) == 1
+    # Another split of the same name would be another data set.
+    with pytest.raises(ValueError, match='"found" is already registered as'):
+        register(tmp_path, SPLIT={"VAL": 0.5})
     # What it says can be pasted.
     (line,) = [line for line in caplog.text.splitlines() if line.startswith("- {")]
     assert yaml.safe_load(line) == [
