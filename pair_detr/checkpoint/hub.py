@@ -86,10 +86,18 @@ def _download_model(repo: str, commit: str) -> None:
         except _AbsentError:
             continue
         if found.suffix == ".json":
-            for shard in sorted(set(read_json(found).get("weight_map", {}).values())):
+            for shard in _shards(found):
                 _download(repo, shard, commit)
         return
     raise HubError(f"commit {commit} of {repo} has none of {', '.join(WEIGHT_FILES)}, or the cache of the hub has not")
+
+
+def _shards(index: Path) -> list[str]:
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise HubError(f"{index} names no files of weights in weight_map")
+    return sorted(set(names.values()))
 
 
 def _download(repo: str, file: str, revision: str) -> Path:

@@ -165,6 +165,16 @@ def test_shards_and_files_of_this_package(served: Hub, files: dict[str, bytes], 
     )
 
 
+@pytest.mark.parametrize(
+    "index", [[], {"weight_map": ["a"]}, {"weight_map": {"a": 1}}, {"weight_map": {"a": "../../x"}}]
+)
+def test_an_index_that_names_no_files_of_weights(served: Hub, files: dict[str, bytes], index: object) -> None:
+    served.repos[REPO] = {"config.json": files["config.json"], "model.safetensors.index.json": as_json(index)}
+    with pytest.raises((FileNotFoundError, CheckpointError), match="cannot be fetched") as raised:
+        read_weights(ADDRESS)
+    assert "\n" not in str(raised.value)
+
+
 def test_classes_of_the_user(served: Hub, files: dict[str, bytes], caplog: pytest.LogCaptureFixture) -> None:
     """The log says which rows of the classifier come from the weights."""
     served.repos[REPO] = files
