@@ -1,0 +1,1 @@
+"""Recipes for one's own data: a config out of what the data and the machine are."""
