@@ -38,7 +38,7 @@ from pair_detr.engine.external_launch import (
     require_no_launch_arguments,
 )
 from pair_detr.engine.hooks import TrainingInterrupted, forward_signals
-from pair_detr.engine.output_folder import require_inputs_elsewhere, require_own_config, write_config
+from pair_detr.engine.output_folder import read_notes, require_inputs_elsewhere, require_own_config, write_config
 from pair_detr.engine.resume import require_resumable
 from pair_detr.engine.run_lock import claim_folder, release_folder
 from pair_detr.engine.trainer import Trainer
@@ -118,6 +118,7 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
     if not resumes:
         # config.yaml, too, is to name the commit that a branch is at today.
         cfg.MODEL.WEIGHTS = pin_weights(cfg.MODEL.WEIGHTS)
+        cfg.MODEL.TIMM.WEIGHTS = pin_weights(cfg.MODEL.TIMM.WEIGHTS)
     register_from_config(cfg)
     # Also in config.yaml, so that the model can be built from it without the training data.
     vocabulary = load_vocabulary(cfg)
@@ -130,10 +131,11 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
     if args.eval_only:
         _set_up_evaluation(cfg, args)
     else:
+        notes = read_notes(args.config_file, cfg.OUTPUT_DIR)
         # It would log the file's content, but reads it in the encoding of the locale.
         default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
         if comm.is_main_process():
-            write_config(cfg)
+            write_config(cfg, notes)
     if args.config_file:
         logger.info("Contents of %s:\n%s", args.config_file, read_text(args.config_file))
 

@@ -1,5 +1,6 @@
 """What a run must not replace in OUTPUT_DIR: its own input, and files of the user."""
 
+from itertools import takewhile
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -7,6 +8,7 @@ from detectron2.config import CfgNode
 from pair_detr.config.validation import flatten
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.outputs import MARK, is_made_here
+from pair_detr.utils.text_files import read_text
 
 CONFIG_FILE = "config.yaml"
 
@@ -14,6 +16,7 @@ CONFIG_FILE = "config.yaml"
 _TRACES = ("log.txt", "metrics.json", "last_checkpoint")
 _WEIGHTS = ("MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS", "MODEL.CLIP.TEXT_WEIGHTS", "MODEL.CLIP.CHECKPOINT")
 _CHECKPOINTS = "model_*.pth"
+_FIRST_LINE = f"# {MARK}: the config of a run, replaced by that of the next."
 
 
 def require_inputs_elsewhere(cfg: CfgNode) -> None:
@@ -51,10 +54,27 @@ def require_own_config(folder: str | Path) -> None:
         )
 
 
-def write_config(cfg: CfgNode) -> None:
-    """Writes the config of a run into OUTPUT_DIR, marked as such."""
+def write_config(cfg: CfgNode, notes: str = "") -> None:
+    """Writes the config of a run into OUTPUT_DIR, marked as such.
+
+    Args:
+        cfg: the config.
+        notes: for whoever reads it, above the entries; see :func:`read_notes`.
+    """
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in notes.splitlines())
     with atomic_write(Path(cfg.OUTPUT_DIR, CONFIG_FILE)) as temporary:
-        temporary.write_text(f"# {MARK}: the config of a run, replaced by that of the next.\n{cfg.dump()}", "utf-8")
+        temporary.write_text(f"{_FIRST_LINE}\n{comment}{cfg.dump()}", "utf-8")
+
+
+def read_notes(config_file: str | Path, folder: str | Path) -> str:
+    """The notes in a config, if it is the one in a run's folder, which is about to be written again."""
+    own = Path(folder, CONFIG_FILE)
+    if not config_file or not own.is_file() or not own.samefile(config_file):
+        return ""
+    first, *lines = read_text(own).splitlines() or [""]
+    if first != _FIRST_LINE:
+        return ""
+    return "\n".join(line[2:] for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _is_checkpoint_in(file: Path, folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """What a training says for people: one paragraph before its first iteration, and a summary at its end."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from detectron2.utils.logger import create_small_table
 from torch import nn
 
 from pair_detr.utils.messages import counted, join_some
+from pair_detr_cli.commands import PROGRAM
 
 BEST_CHECKPOINT = "model_best.pth"
 # Of the results, by task: the one that says most about a model comes first.
@@ -80,14 +82,14 @@ def describe_end(
     ]
     config = str(output / "config.yaml")
     model = ["MODEL.WEIGHTS", str(chosen)]
-    python = _python()
-    evaluate = [python, "train_net.py", "--config-file", config, "--eval-only", *model]
-    demo = [python, "-m", "pair_detr.tools.demo", "--config-file", config, "--weights", str(chosen)]
-    plot = [python, "-m", "pair_detr.tools.plot_training", str(output)]
+    program = _program()
+    evaluate = [program, "eval", "--config-file", config, *model]
+    predict = [program, "predict", "--weights", str(chosen)]
+    plot = [program, "plot", str(output)]
     if cfg.DATASETS.TEST:
         lines += [f"  evaluate again    {shlex.join(evaluate)}"]
     lines += [
-        f"  detect            {shlex.join(demo)} --input IMAGES --output {shlex.quote(str(output / 'pictures'))}",
+        f"  detect            {shlex.join(predict)} --input IMAGES --output {shlex.quote(str(output / 'pictures'))}",
         f"  plot the losses   {shlex.join(plot)}",
     ]
     return "\n".join(lines)
@@ -141,7 +143,8 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.3g} M"
 
 
-def _python() -> str:
+def _program() -> str:
     # As one would type it, where the environment lies in the working directory and is not activated.
-    python = Path(sys.executable)
-    return str(python.relative_to(Path.cwd())) if python.is_relative_to(Path.cwd()) else "python"
+    program = Path(sys.executable).with_name(PROGRAM)
+    is_active = (found := shutil.which(PROGRAM)) is not None and Path(found).samefile(program)
+    return str(program.relative_to(Path.cwd())) if not is_active and program.is_relative_to(Path.cwd()) else PROGRAM

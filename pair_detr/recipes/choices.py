@@ -7,16 +7,30 @@ from typing import Any
 
 from pair_detr.recipes.data_summary import DataSummary
 from pair_detr.recipes.hardware import Hardware
+from pair_detr.recipes.starting_point import Start
 
+# All image sizes are multiples of it: the coarsest stride of the networks.
+_STEP = 32
+# Shorter side of the images on a CPU: less is blurred, and more takes too long.
+_CPU_SIDES = (240, 480)
+# Pixels of a small object, two cells of a feature map with stride 16.
+_SMALL_OBJECT = 32
 # Of a training step of ResNet-50 in bfloat16, for each million pixels of an image; fp32 needs twice as much. Measured:
 # 6.4 GiB for 16 images of 800x1333 (docs/results.md).
 _GIB_PER_MEGAPIXEL = 0.39
 # What weights, their gradients and the optimizer's state take, and workspaces.
 _GIB_FIXED = 3.0
-# Of the free memory; images of a batch are padded to the largest.
+# Of the memory that is free; the images of a batch are padded to the largest.
 _USABLE = 0.6
-_SIZES = {"cpu": (240, 480), "cuda": (320, 800)}
-_STEP = 32
+_LARGEST_BATCH = 16
+# An epoch has at least so many steps.
+_STEPS_PER_EPOCH = 12
+# Steps of a whole training, and its fewest and most epochs: from a backbone and from a detector.
+_STEPS, _EPOCHS = 550, (10, 100)
+_STEPS_OF_DETECTOR, _EPOCHS_OF_DETECTOR = 600, (6, 50)
+# Learning rates for batches of four images.
+_RATE, _RATE_OF_DETECTOR = 5e-4, 5e-5
+_EVALUATIONS = 5
 
 
 @dataclass(frozen=True)
@@ -24,106 +38,123 @@ class Request:
     """What a user asks for.
 
     Attributes:
-        weights: of a trained detector to start from; "" for those of a backbone alone.
+        weights: to start from: of a detector, as MODEL.WEIGHTS, or of the small network's backbone; "" chooses, and
+            :data:`pair_detr.recipes.starting_point.NO_WEIGHTS` starts from random ones.
         epochs: 0 chooses.
-        batch: images of a step; 0 chooses.
+        batch: images of a step, of all processes together; 0 chooses.
+        processes: that train together.
     """
 
     weights: str = ""
     epochs: int = 0
     batch: int = 0
+    processes: int = 1
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A value of a config's key, and why."""
+    """A config entry, and why it has its value."""
 
     key: str
     value: Any
     reason: str
 
 
-def choose(data: DataSummary, machine: Hardware, request: Request) -> list[Choice]:
-    """A recipe.
-
-    Args:
-        data: the training data.
-        machine: what trains.
-        request: what is not to be chosen.
-    """
-    return [*_sizes(data, machine), *_network(data, request), *_schedule(data, machine, request), *_precision(machine)]
-
-
-def short_side(data: DataSummary, machine: Hardware) -> int:
-    """The shorter side of images for the network, in pixels."""
-    smallest, largest = _SIZES[machine.device]
-    own = min(data.height, data.width)
-    return min(max(_STEP * round(own / _STEP), smallest), largest)
+def choose(data: DataSummary, machine: Hardware, start: Start, request: Request) -> list[Choice]:
+    """What follows from the data, the machine and the weights."""
+    return [
+        *_choose_images(data, machine, start),
+        *_choose_queries(data, start),
+        *_choose_schedule(data, machine, start, request),
+        *_choose_workers(machine, request),
+    ]
 
 
-def _sizes(data: DataSummary, machine: Hardware) -> Iterator[Choice]:
-    side = short_side(data, machine)
-    longest = _STEP * math.ceil(side * max(data.height, data.width) / min(data.height, data.width) / _STEP)
-    reason = f"half of the images are {data.width}x{data.height} or larger; {machine.name}"
-    scales = (side,) if machine.device == "cpu" else tuple(range(max(side - 96, 160), side + 1, _STEP))
-    yield Choice("INPUT.MIN_SIZE_TRAIN", scales, reason)
-    yield Choice("INPUT.MAX_SIZE_TRAIN", longest, "images keep their aspect")
+def _choose_images(data: DataSummary, machine: Hardware, start: Start) -> Iterator[Choice]:
+    if start.fixes_sizes or (start.detects and machine.device != "cpu"):
+        return
+    side, reason = _short_side(data)
+    longest = _longer_side(data, side)
+    yield Choice("INPUT.MIN_SIZE_TRAIN", (side,), reason)
+    yield Choice("INPUT.MAX_SIZE_TRAIN", longest, f"half of the images are {data.width}x{data.height} or larger")
     yield Choice("INPUT.MIN_SIZE_TEST", side, "as in training")
     yield Choice("INPUT.MAX_SIZE_TEST", longest, "as in training")
-    if side < _SIZES["cuda"][1]:
-        yield Choice("INPUT.RESIZE_CROP.ENABLED", False, "its sizes are for images of COCO")
+    if start.cfg.INPUT.RESIZE_CROP.ENABLED:
+        yield Choice("INPUT.RESIZE_CROP.ENABLED", False, "its sizes are for larger images")
 
 
-def _network(data: DataSummary, request: Request) -> Iterator[Choice]:
-    if request.weights:
-        # Its sizes are those of the weights.
-        yield Choice("MODEL.WEIGHTS", request.weights, "asked for")
+def _short_side(data: DataSummary) -> tuple[int, str]:
+    smallest, largest = _CPU_SIDES
+    needed = _SMALL_OBJECT / max(data.small_side, 1e-3)
+    own = min(data.height, data.width)
+    side = min(max(needed, smallest), largest, own)
+    side = max(16 * round(side / 16), 2 * _STEP)
+    pixels = side * data.small_side
+    return side, f"a tenth of the objects are then smaller than {pixels:.0f} pixels; more takes longer on a CPU"
+
+
+def _longer_side(data: DataSummary, side: int) -> int:
+    return _STEP * math.ceil(side * max(data.height, data.width) / min(data.height, data.width) / _STEP)
+
+
+def _choose_queries(data: DataSummary, start: Start) -> Iterator[Choice]:
+    if start.detects:
+        # Those of the weights.
         return
-    queries = min(max(100, 50 * math.ceil(3 * data.most_objects / 50)), 900)
+    queries = min(max(100, 50 * math.ceil(2 * data.most_objects / 50)), 900)
     yield Choice("MODEL.DETR.NUM_QUERIES", queries, f"an image has up to {data.most_objects} objects")
     prior = min(max(round(data.objects / queries, 2), 0.01), 0.1)
-    yield Choice("MODEL.DETR.LOSS.PRIOR_PROB", prior, f"{data.objects:.1f} objects an image for {queries} queries")
+    yield Choice("MODEL.DETR.LOSS.PRIOR_PROB", prior, f"{data.objects:.1f} objects per image for {queries} queries")
     box = min(max(round(data.box_side, 2), 0.02), 0.5)
-    yield Choice("MODEL.DETR.DENSE.BOX_SIZE", box, "the median side of a box, as a part of the image")
-    if data.images < 5000:
-        yield Choice("MODEL.DETR.ENC_LAYERS", 2, f"{data.images} images do not teach more layers from nothing")
-        yield Choice("MODEL.DETR.DEC_LAYERS", 3, "as above")
-        yield Choice("MODEL.DETR.FFN_DIM", 512, "as above")
+    yield Choice("MODEL.DETR.DENSE.BOX_SIZE", box, "the median side of a box, relative to its image")
 
 
-def batch_size(data: DataSummary, machine: Hardware, request: Request) -> tuple[int, str]:
+def _choose_batch(data: DataSummary, machine: Hardware, start: Start, request: Request) -> tuple[int, str]:
     """Images of a step, and why."""
     if request.batch:
-        return request.batch, "asked for"
-    # A dozen steps an epoch at least.
-    most = max(2, 2 ** int(math.log2(max(data.images // 12, 1))))
+        return request.batch, "as on the command line"
+    most = max(2, _power_of_two(data.images / _STEPS_PER_EPOCH / request.processes))
     if machine.device == "cpu":
-        return min(4, most), "a CPU gains nothing from more"
-    side = short_side(data, machine)
-    megapixels = side**2 * max(data.height, data.width) / min(data.height, data.width) / 1e6
-    image = _GIB_PER_MEGAPIXEL * megapixels * (1 if machine.has_bf16 else 2)
-    fitting = max(1.0, (_USABLE * machine.memory - _GIB_FIXED) / image)
-    return min(16, most, 2 ** int(math.log2(fitting))), f"fits into {machine.memory:.0f} GiB of the GPU's memory"
+        each, reason = min(4, most), "a CPU computes no more of them at once"
+    else:
+        side = max(start.cfg.INPUT.MIN_SIZE_TRAIN)
+        image = _GIB_PER_MEGAPIXEL * side * _longer_side(data, side) / 1e6 * (1 if machine.has_bf16 else 2)
+        fitting = max(1, _power_of_two((_USABLE * machine.memory - _GIB_FIXED) / image))
+        each = min(_LARGEST_BATCH // min(request.processes, _LARGEST_BATCH), most, fitting)
+        reason = f"{each} fit into {machine.memory:.0f} GiB of a GPU"
+    if each == most:
+        reason = f"{data.images} images: an epoch has a dozen steps"
+    return each * request.processes, reason + (f"; {request.processes} processes" if request.processes > 1 else "")
 
 
-def _schedule(data: DataSummary, machine: Hardware, request: Request) -> Iterator[Choice]:
-    batch, reason = batch_size(data, machine, request)
+def _choose_schedule(data: DataSummary, machine: Hardware, start: Start, request: Request) -> Iterator[Choice]:
+    batch, reason = _choose_batch(data, machine, start, request)
     yield Choice("SOLVER.IMS_PER_BATCH", batch, reason)
-    # From the weights of a detector few epochs do; small sets need some hundred steps in any case.
-    steps, least = (300, 5) if request.weights else (550, 10)
-    epochs = request.epochs or min(max(least, math.ceil(steps * batch / data.images)), 50)
-    why = "asked for" if request.epochs else f"{epochs * data.images // batch} steps of {batch} images"
-    yield Choice("SOLVER.EPOCHS.MAX", epochs, why)
-    yield Choice("SOLVER.EPOCHS.STEPS", (max(1, round(0.7 * epochs)),), "70% of the epochs at the full learning rate")
-    yield Choice("SOLVER.EPOCHS.EVAL_PERIOD", max(1, epochs // 5), "about five evaluations")
-    yield Choice("SOLVER.EPOCHS.CHECKPOINT_PERIOD", max(1, epochs // 5), "as often")
-    rate = 1e-4 if request.weights else 5e-4 * min(1.0, math.sqrt(batch / 4))
-    yield Choice("SOLVER.BASE_LR", rate, "for weights that know objects" if request.weights else f"for {batch} images")
-    yield Choice(
-        "SOLVER.WARMUP_ITERS", min(100, epochs * data.images // batch // 5), "a fifth of a short training at most"
+    steps, (fewest, most) = (
+        (_STEPS_OF_DETECTOR, _EPOCHS_OF_DETECTOR) if start.detects else (_STEPS, _EPOCHS)
     )
+    epochs = request.epochs or min(max(fewest, math.ceil(steps * batch / data.images)), most)
+    total = max(1, epochs * data.images // batch)
+    why = "as on the command line" if request.epochs else f"{total} steps, from weights of {start.name}"
+    yield Choice("SOLVER.EPOCHS.MAX", epochs, why)
+    yield Choice("SOLVER.EPOCHS.STEPS", (max(1, round(0.7 * epochs)),), "the rate falls in the last 30 percent")
+    period = max(1, epochs // _EVALUATIONS)
+    yield Choice("SOLVER.EPOCHS.EVAL_PERIOD", period, "some five evaluations")
+    yield Choice("SOLVER.EPOCHS.CHECKPOINT_PERIOD", period, "as often as evaluations")
+    # The square root suits AdamW and Muon.
+    rate = float(f"{(_RATE_OF_DETECTOR if start.detects else _RATE) * math.sqrt(batch / 4):.2g}")
+    yield Choice("SOLVER.BASE_LR", rate, f"for {batch} images per step, from weights of {start.name}")
+    yield Choice("SOLVER.WARMUP_ITERS", min(100, total // 5), "at most a fifth of the training")
 
 
-def _precision(machine: Hardware) -> Iterator[Choice]:
+def _choose_workers(machine: Hardware, request: Request) -> Iterator[Choice]:
+    workers = 0 if machine.device == "cpu" else min(4, machine.cores // request.processes)
+    reason = "training takes all cores" if machine.device == "cpu" else f"for {machine.cores} cores"
+    yield Choice("DATALOADER.NUM_WORKERS", workers, reason)
     if machine.has_bf16:
-        yield Choice("SOLVER.AMP.ENABLED", True, f"{machine.name} computes bfloat16 faster")
+        yield Choice("SOLVER.AMP.ENABLED", True, f"{machine.name} computes in bfloat16")
+
+
+def _power_of_two(number: float) -> int:
+    """The largest one that is not above a number; 1 at least."""
+    return 2 ** max(0, math.floor(math.log2(max(number, 1))))

@@ -1,4 +1,4 @@
-"""What a recipe has to know of the training data."""
+"""What a recipe has to know about the training data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+
+# Of the objects, how many may be smaller than what the size of the images is chosen for.
+_SMALL = 0.1
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,14 @@ class DataSummary:
     Attributes:
         images: how many.
         classes: how many.
-        objects: of an image, on average; crowds do not count.
-        most_objects: of an image.
-        height: of images in pixels, the median.
-        width: of images in pixels, the median.
-        box_side: square root of a box's part of the area of its image, the median.
-        masks: whether all objects have one.
+        objects: per image, on average; crowds do not count.
+        most_objects: in an image.
+        height: of the images in pixels, the median.
+        width: of the images in pixels, the median.
+        box_side: square root of the part of its image that a box covers, the median.
+        small_side: square root of the area of a box, relative to the shorter side of its image; a tenth of all boxes
+            are smaller.
+        have_masks: whether each object has one.
     """
 
     images: int
@@ -30,37 +35,43 @@ class DataSummary:
     height: int
     width: int
     box_side: float
-    masks: bool
+    small_side: float
+    have_masks: bool
 
 
 def summarize(records: Sequence[dict[str, Any]], classes: int) -> DataSummary:
     """Counts and measures images in Detectron2's standard format.
 
     Args:
-        records: with "width", "height" and "annotations".
+        records: with "width", "height" and, where there are objects, "annotations".
         classes: how many there are.
 
     Raises:
-        ValueError: there is no object to learn from.
+        ValueError: there is no box to learn from.
     """
-    objects = [[a for a in record.get("annotations", ()) if not a.get("iscrowd")] for record in records]
-    counts = [len(of_image) for of_image in objects]
-    if not any(counts):
-        raise ValueError("no image has a box: a detector learns from boxes. Labels of images alone train none")
-    sides = [
-        np.sqrt(np.prod(BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYWH_ABS)[2:]) / area)
-        for record, of_image in zip(records, objects, strict=True)
-        for area in [record["width"] * record["height"]]
-        for a in of_image
+    sizes = np.array([(record["height"], record["width"]) for record in records], float).reshape(-1, 2)
+    objects = [
+        (number, annotation)
+        for number, record in enumerate(records)
+        for annotation in record.get("annotations", ())
+        if not annotation.get("iscrowd")
     ]
-    height, width = (int(np.median([record[key] for record in records])) for key in ("height", "width"))
+    owners = np.array([number for number, _ in objects], int)
+    boxes = np.array([BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYWH_ABS) for _, a in objects], float)
+    areas = boxes.reshape(-1, 4)[:, 2:].clip(min=0).prod(1)
+    if not (areas > 0).any():
+        raise ValueError("no image has a box, and a detector learns from boxes: annotate some")
+    counts = np.bincount(owners, minlength=len(records))
+    height, width = np.median(sizes, 0).astype(int).tolist()
+    sides = np.sqrt(areas)
     return DataSummary(
-        len(records),
-        classes,
-        float(np.mean(counts)),
-        max(counts),
-        height,
-        width,
-        float(np.median(sides)),
-        all(a.get("segmentation") for of_image in objects for a in of_image),
+        images=len(records),
+        classes=classes,
+        objects=float(counts.mean()),
+        most_objects=int(counts.max()),
+        height=height,
+        width=width,
+        box_side=float(np.median(sides / np.sqrt(sizes.prod(1))[owners])),
+        small_side=float(np.quantile(sides / sizes.min(1)[owners], _SMALL)),
+        have_masks=all(annotation.get("segmentation") for _, annotation in objects),
     )

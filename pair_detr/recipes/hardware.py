@@ -1,4 +1,4 @@
-"""What a recipe has to know of the machine."""
+"""What a recipe has to know about the machine."""
 
 import os
 from dataclasses import dataclass
@@ -14,24 +14,28 @@ class Hardware:
 
     Attributes:
         device: "cuda" or "cpu".
-        memory: of the GPU, free, in GiB; 0 on a CPU.
-        cores: that the process may use.
-        has_bf16: whether the GPU computes bfloat16 by itself.
-        name: for messages.
+        name: of the device, for messages.
+        cores: of the CPU, as many as the process may use.
+        memory: of a GPU, what is free, in GiB; 0 for a CPU.
+        has_bf16: whether a GPU computes in bfloat16 by itself.
     """
 
     device: str
-    memory: float
-    cores: int
-    has_bf16: bool
     name: str
+    cores: int
+    memory: float = 0.0
+    has_bf16: bool = False
 
 
-def this_machine() -> Hardware:
-    """The machine that the process runs on."""
+def this_machine(device: str) -> Hardware:
+    """The machine that the process runs on.
+
+    Args:
+        device: MODEL.DEVICE, such as "cpu", "cuda" or "cuda:1".
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not torch.cuda.is_available():
-        return Hardware("cpu", 0.0, cores, has_bf16=False, name=f"{cores} CPU cores")
-    free, _ = torch.cuda.mem_get_info()
+    if torch.device(device).type != "cuda":
+        return Hardware("cpu", "a CPU", cores)
+    free, _ = torch.cuda.mem_get_info(device)
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Hardware("cuda", free / _GIB, cores, has_bf16, torch.cuda.get_device_name())
+    return Hardware("cuda", torch.cuda.get_device_name(device), cores, free / _GIB, has_bf16)

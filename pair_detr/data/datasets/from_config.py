@@ -115,21 +115,22 @@ def _register(key: str, entry: Mapping[str, Any]) -> None:
     _registered[name] = dict(entry)
 
 
-def expand(key: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+def expand(key: str, entry: Mapping[str, Any], only: str = "") -> list[dict[str, Any]]:
     """The entries that one of FORMAT auto stands for; they are logged.
 
     Args:
         key: of the entry, for messages.
         entry: with NAME, ROOT and perhaps SPLIT.
+        only: the format to look for, see :func:`pair_detr.data.datasets.layouts.find_splits`.
 
     Raises:
         FileNotFoundError, ValueError: as of :func:`pair_detr.data.datasets.layouts.find_splits`.
     """
     name, root = entry["NAME"], entry["ROOT"]
-    if found := _expanded.get(repr(entry)):
+    if found := _expanded.get(f"{entry!r} {only}"):
         return found
     try:
-        splits = find_splits(root)
+        splits = find_splits(root, only)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"{key}: {error}") from error
     draw = dict(entry.get("SPLIT") or {"VAL": 0.2, "SEED": 0})
@@ -141,7 +142,7 @@ def expand(key: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             draw["OF"] = whole["SPLIT"]
         found = [{"NAME": name, **whole, "SPLIT": draw}]
     log_once(logger, logging.INFO, f"{root} has these data, as entries of DATASETS.REGISTER:\n{as_yaml(found)}")
-    _expanded[repr(entry)] = found
+    _expanded[f"{entry!r} {only}"] = found
     return found
 
 

@@ -27,11 +27,12 @@ _LOOKED_FOR = (
 )
 
 
-def find_splits(root: str | Path) -> Splits:
+def find_splits(root: str | Path, only: str = "") -> Splits:
     """Entries for DATASETS.REGISTER, without their names, of the data below a folder.
 
     Args:
         root: the folder, as annotation programs write it, or as it was unpacked.
+        only: the format to look for, one of :data:`FORMATS`; "" looks for all.
 
     Returns:
         an entry for each of "train", "val" and "test" that there is; or one under :data:`ALL` where the data are not
@@ -48,19 +49,22 @@ def find_splits(root: str | Path) -> Splits:
     # Programs pack the data into a folder of their own.
     while len(inner := _visible(root)) == 1 and inner[0].is_dir():
         root = inner[0]
-    found = {name: splits for name, find in _FORMATS.items() if (splits := find(root))}
-    if not found:
+    wanted = {only: _FORMATS[only]} if only else _FORMATS
+    found = {name: splits for name, find in wanted.items() if (splits := find(root))}
+    if not found and not only:
         found = {"image_folder": splits} if (splits := _find_image_folders(root)) else {}
     if not found:
         names = [path.name + ("/" if path.is_dir() else "") for path in _visible(root)]
         raise FileNotFoundError(
-            f"{root} has no data in a known format: it has {join_some(names) if names else 'no files'}. Looked for: "
+            f"{root} has no data in {f'the format {only}' if only else 'a known format'}: it has "
+            f"{join_some(names) if names else 'no files'}. Looked for: "
             f"{_LOOKED_FOR}."
         )
     if len(found) > 1:
         entries = [entry for splits in found.values() for entry in splits.values()]
         raise ValueError(
-            f"{root} has data in several formats. Register those that are meant, each with a NAME:\n{as_yaml(entries)}"
+            f"{root} has data in several formats: {', '.join(found)}. Choose one with --format, or register those that "
+            f"are meant, each with a NAME:\n{as_yaml(entries)}"
         )
     return next(iter(found.values()))
 
@@ -139,3 +143,5 @@ def _visible(folder: Path) -> list[Path]:
 
 
 _FORMATS: dict[str, Callable[[Path], Splits]] = {"coco": find_coco, "yolo": _find_yolo, "voc": _find_voc}
+# Formats with boxes.
+FORMATS = tuple(_FORMATS)

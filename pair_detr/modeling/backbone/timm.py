@@ -1,4 +1,4 @@
-"""Any timm model that can emit feature maps, with weights from a local file."""
+"""Any timm model that can emit feature maps, with weights from a file or from the hub."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,8 +39,8 @@ class TimmBackbone(Backbone):
             name: of the model in timm.
             out_indices: the last of them is the last stage to emit, after all stages before it; negative ones count
                 from the last of the model.
-            weights: local file with a state dict of the whole timm model, read without running code that it may hold;
-                "" starts from random weights.
+            weights: file with a state dict of the whole timm model, or an address of one that Detectron2's PathManager
+                knows, read without running code that it may hold; "" starts from random weights.
             frozen_norm: fix the statistics and the affine parameters of all batch norms.
             freeze_at: number of stages, from the image on, whose parameters are fixed.
             kwargs: further arguments of ``timm.create_model``, but for those that name weights.
@@ -47,7 +48,7 @@ class TimmBackbone(Backbone):
         Raises:
             ValueError: timm does not know the model or its arguments, the model has no such stage or stages that cannot
                 be frozen, or the weights cannot be read or are another model's.
-            FileNotFoundError: the weights do not exist.
+            FileNotFoundError: the weights do not exist, or cannot be reached.
         """
         super().__init__()
         # Imported here: the other backbones work without timm.
@@ -59,11 +60,7 @@ class TimmBackbone(Backbone):
             raise ValueError(
                 f"MODEL.TIMM.NAME is {name!r}, which timm does not know. timm.list_models() lists the names."
             )
-        if weights and not Path(weights).is_file():
-            raise FileNotFoundError(
-                f"MODEL.TIMM.WEIGHTS: {weights} does not exist. Give a local file, or '' for random weights; the first "
-                "lines of a config of this package say where its weights come from."
-            )
+        file = _fetch(weights) if weights else Path()
         if named := [key for key in _SOURCES if key in (kwargs or {})]:
             raise ValueError(
                 f"MODEL.TIMM.KWARGS must not hold {named[0]}: weights are read from MODEL.TIMM.WEIGHTS alone, a local "
@@ -87,7 +84,7 @@ class TimmBackbone(Backbone):
         self.indices = range(max(i % num_stages for i in out_indices) + 1)
         arguments["out_indices"] = tuple(self.indices)
         # timm gets tensors, and reads no file: before 1.0.26 it would unpickle whatever one holds.
-        state = _read_state(weights) if weights else {}
+        state = _read_state(file, weights) if weights else {}
         if weights:
             arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
         try:
@@ -189,11 +186,27 @@ class TimmBackbone(Backbone):
         return self._spec
 
 
-def _read_state(weights: str) -> dict[str, Tensor]:
+def _fetch(weights: str) -> Path:
+    try:
+        file = Path(PathManager.get_local_path(weights))
+    except Exception as error:  # each of the handlers of PathManager has exceptions of its own
+        raise FileNotFoundError(
+            f"MODEL.TIMM.WEIGHTS: {weights} cannot be fetched ({error}). Download the file on a machine with internet "
+            "access and give its path here, or '' for random weights."
+        ) from error
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"MODEL.TIMM.WEIGHTS: {weights} does not exist. Give a file, hub://OWNER/NAME/FILE.safetensors, or '' for "
+            "random weights; the first lines of a config of this package say where its weights come from."
+        )
+    return file
+
+
+def _read_state(file: Path, weights: str) -> dict[str, Tensor]:
     from timm.models import clean_state_dict
 
     try:
-        content = read_tensor_file(Path(weights), remedy="Give the model's state dict alone.")
+        content = read_tensor_file(file, remedy="Give the model's state dict alone.")
     except TensorFileError as error:
         raise ValueError(f"MODEL.TIMM.WEIGHTS: {error}") from error
     if isinstance(content, Mapping):
