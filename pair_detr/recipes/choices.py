@@ -11,7 +11,7 @@ from pair_detr.recipes.starting_point import Start
 
 # All image sizes are multiples of it: the coarsest stride of the networks.
 _STEP = 32
-# Shorter side of the images on a CPU: less is blurred, and more takes too long.
+# Shorter side of the images on a CPU: less shows too little, also where images are smaller, and more takes too long.
 _CPU_SIDES = (240, 480)
 # Pixels of a small object, two cells of a feature map with stride 16.
 _SMALL_OBJECT = 32
@@ -87,8 +87,7 @@ def _short_side(data: DataSummary) -> tuple[int, str]:
     smallest, largest = _CPU_SIDES
     needed = _SMALL_OBJECT / max(data.small_side, 1e-3)
     own = min(data.height, data.width)
-    side = min(max(needed, smallest), largest, own)
-    side = max(16 * round(side / 16), 2 * _STEP)
+    side = 16 * round(max(min(needed, largest, own), smallest) / 16)
     pixels = side * data.small_side
     return side, f"a tenth of the objects are then smaller than {pixels:.0f} pixels; more takes longer on a CPU"
 
@@ -130,9 +129,7 @@ def _choose_batch(data: DataSummary, machine: Hardware, start: Start, request: R
 def _choose_schedule(data: DataSummary, machine: Hardware, start: Start, request: Request) -> Iterator[Choice]:
     batch, reason = _choose_batch(data, machine, start, request)
     yield Choice("SOLVER.IMS_PER_BATCH", batch, reason)
-    steps, (fewest, most) = (
-        (_STEPS_OF_DETECTOR, _EPOCHS_OF_DETECTOR) if start.detects else (_STEPS, _EPOCHS)
-    )
+    steps, (fewest, most) = (_STEPS_OF_DETECTOR, _EPOCHS_OF_DETECTOR) if start.detects else (_STEPS, _EPOCHS)
     epochs = request.epochs or min(max(fewest, math.ceil(steps * batch / data.images)), most)
     total = max(1, epochs * data.images // batch)
     why = "as on the command line" if request.epochs else f"{total} steps, from weights of {start.name}"

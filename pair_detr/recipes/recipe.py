@@ -59,4 +59,3 @@ def choose_recipe(data: DataSummary, machine: Hardware, request: Request, option
         f"per image{masks}; {machine.name}:"
     )
     return Recipe(cfg, tuple(choices), summary)
-

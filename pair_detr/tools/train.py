@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "") -> None:
 
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("own data", "a folder instead of a config; KEY VALUE at the end changes the recipe")
+    group = parser.add_argument_group(
+        "own data", "a folder instead of a config; KEY VALUE at the end changes the recipe"
+    )
     group.add_argument("--data", default="", metavar="FOLDER", help="images with boxes, as annotation programs export")
     group.add_argument("--format", default="", choices=FORMATS, help="of the data, where the folder has several")
     group.add_argument(
@@ -68,7 +70,9 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help="to start from: a trained detector (zoo://NAME, hub://OWNER/NAME, a file) or a file of timm's "
         "mobilenetv2_100, or none; by default COCO's on a GPU, and ImageNet's of a small network on a CPU",
     )
-    group.add_argument("--epochs", type=_positive, default=0, help="by default as many as the number of images asks for")
+    group.add_argument(
+        "--epochs", type=_positive, default=0, help="by default as many as the number of images asks for"
+    )
     group.add_argument(
         "--batch", type=_batch, default=0, metavar="N", help="images of a step, or auto, the default: as many as fit"
     )
