@@ -17,7 +17,7 @@ FLOORS = (
     {"modeling"},
     {"checkpoint", "inference"},
     {"engine", "predictor", "deployment"},
-    {"analysis"},
+    {"analysis", "recipes"},
     {"visualization"},
     {"tools"},
     {"studies"},

@@ -19,9 +19,9 @@ _SMALL_OBJECT = 32
 # 6.4 GiB for 16 images of 800x1333 (docs/results.md).
 _GIB_PER_MEGAPIXEL = 0.39
 # What weights, their gradients and the optimizer's state take, and workspaces.
-_GIB_FIXED = 3.0
+_GIB_FIXED = 2.0
 # Of the memory that is free; the images of a batch are padded to the largest.
-_USABLE = 0.6
+_USABLE = 0.7
 _LARGEST_BATCH = 16
 # An epoch has at least so many steps.
 _STEPS_PER_EPOCH = 12
@@ -66,7 +66,7 @@ def choose(data: DataSummary, machine: Hardware, start: Start, request: Request)
         *_choose_images(data, machine, start),
         *_choose_queries(data, start),
         *_choose_schedule(data, machine, start, request),
-        *_choose_workers(machine, request),
+        *_choose_machine(machine, request),
     ]
 
 
@@ -144,12 +144,13 @@ def _choose_schedule(data: DataSummary, machine: Hardware, start: Start, request
     yield Choice("SOLVER.WARMUP_ITERS", min(100, total // 5), "at most a fifth of the training")
 
 
-def _choose_workers(machine: Hardware, request: Request) -> Iterator[Choice]:
+def _choose_machine(machine: Hardware, request: Request) -> Iterator[Choice]:
     workers = 0 if machine.device == "cpu" else min(4, machine.cores // request.processes)
     reason = "training takes all cores" if machine.device == "cpu" else f"for {machine.cores} cores"
     yield Choice("DATALOADER.NUM_WORKERS", workers, reason)
     if machine.has_bf16:
         yield Choice("SOLVER.AMP.ENABLED", True, f"{machine.name} computes in bfloat16")
+    yield Choice("SEED", 0, "the same command makes the same choices at random")
 
 
 def _power_of_two(number: float) -> int:

@@ -54,7 +54,7 @@ def find_own_data(folder: str, only: str = "") -> OwnData:
     if any(entry["FORMAT"] == "image_folder" for entry in entries):
         raise ValueError(
             f"{_OPTION}: {folder} has a folder of images for each class, and no boxes, which a detector learns from. "
-            "Draw boxes with an annotation program; docs/open_vocabulary.md says how labels of images help next to them."
+            "Draw boxes with an annotation program; docs/open_vocabulary.md says how labels of images help beside them."
         )
     names = [entry["NAME"] for entry in entries]
     if names == [name]:

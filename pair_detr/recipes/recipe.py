@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from detectron2.config import CfgNode
 
@@ -49,13 +48,16 @@ def choose_recipe(data: DataSummary, machine: Hardware, request: Request, option
     start = find_start(request.weights, data, machine)
     key = "MODEL.WEIGHTS" if start.detects else "MODEL.TIMM.WEIGHTS"
     given = set(options[::2])
+    if "SOLVER.MAX_ITER" in given:
+        # Which counts in the place of all of them.
+        given |= {f"SOLVER.EPOCHS.{key}" for key in start.cfg.SOLVER.EPOCHS}
     choices = [Choice(key, flatten(start.cfg)[key], start.reason), *choose(data, machine, start, request)]
     choices = [choice for choice in choices if choice.key not in given]
     cfg = start.cfg
     cfg.merge_from_list([part for choice in choices for part in (choice.key, choice.value)])
     masks = ", and masks, which MODEL.MASK_ON True would learn" if data.have_masks and not cfg.MODEL.MASK_ON else ""
+    classes = counted(data.classes, "class", "classes")
     summary = (
-        f"{counted(data.images, 'image')} of {counted(data.classes, 'class', 'classes')} with {data.objects:.1f} objects "
-        f"per image{masks}; {machine.name}:"
+        f"{counted(data.images, 'image')} of {classes}, {data.objects:.1f} objects per image{masks}; {machine.name}:"
     )
     return Recipe(cfg, tuple(choices), summary)

@@ -21,6 +21,8 @@ logger = tool_logger("study_digits")
 _WIDTH, _HEIGHT = 320, 240
 _SIDES = (20, 70)
 _MOST_DIGITS = 8
+# Opacity of what counts as a part of a digit.
+_INK = 0.3
 # Of scikit-learn's digits, those on images to train on.
 _TRAINING_DIGITS = 1200
 _CLASSES = [str(digit) for digit in range(10)]
@@ -64,15 +66,10 @@ def _draw(photo: Path, split: str, rng: np.random.Generator) -> tuple[np.ndarray
         opacity = np.asarray(ink, np.float32)[..., None] / 255
         area = canvas[y : y + side, x : x + side]
         area[:] = area * (1 - opacity) + rng.integers(0, 256, 3) * opacity
-        rows, columns = (np.flatnonzero((opacity[..., 0] > 0.3).any(axis)) for axis in (1, 0))
-        left, right, top, bottom = x + columns[0], x + columns[-1] + 1, y + rows[0], y + rows[-1] + 1
-        box = (
-            (left + right) / 2 / _WIDTH,
-            (top + bottom) / 2 / _HEIGHT,
-            (right - left) / _WIDTH,
-            (bottom - top) / _HEIGHT,
-        )
-        labels.append(" ".join([str(digits.target[number]), *(f"{value:.6f}" for value in box)]))
+        rows, columns = (np.flatnonzero((opacity[..., 0] > _INK).any(axis)) for axis in (1, 0))
+        x, y, width, height = x + columns[0], y + rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1
+        cxcywh = (x + width / 2) / _WIDTH, (y + height / 2) / _HEIGHT, width / _WIDTH, height / _HEIGHT
+        labels.append(" ".join([str(digits.target[number]), *(f"{value:.6f}" for value in cxcywh)]))
     return canvas.round().astype(np.uint8), labels
 
 

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "") -> None:
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "own data", "a folder instead of a config; KEY VALUE at the end changes the recipe"
+        "own data", "a folder in place of a config; KEY VALUE at the end changes the recipe"
     )
     group.add_argument("--data", default="", metavar="FOLDER", help="images with boxes, as annotation programs export")
     group.add_argument("--format", default="", choices=FORMATS, help="of the data, where the folder has several")
@@ -87,8 +87,8 @@ def _train_on_folder(args: argparse.Namespace) -> None:
         raise ValueError("--eval-only is for a config: that of a training on --data is in its output folder.")
     if find_place(os.environ):
         raise ValueError(
-            "Processes of torchrun or srun train by a config: write one first, with --data and --recipe-only, and start "
-            "them with --config-file of it. --num-gpus starts processes by itself."
+            "Processes of torchrun or srun train by a config: write one first, with --data and --recipe-only, and "
+            "start them with --config-file of it. --num-gpus starts processes by itself."
         )
     # Mistyped options are noticed before the data are read.
     options = load_config("", args.opts)
@@ -121,7 +121,6 @@ def _write_recipe(args: argparse.Namespace, device: str, output: Path) -> None:
     recipe = choose_recipe(summary, this_machine(device), request, args.opts)
     cfg = recipe.cfg
     cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = data.entries, (data.train,), (data.val,)
-    cfg.SEED = 0
     cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(output)])
     require_inputs_elsewhere(cfg)
     notes = f"Recipe for {args.data}. {recipe.describe()}"

@@ -1,0 +1,49 @@
+import pytest
+from detectron2.structures import BoxMode
+
+from pair_detr.recipes.data_summary import DataSummary, summarize
+
+
+def record(width: int, height: int, *boxes: tuple[float, ...], **more: object) -> dict:
+    annotations = [{"bbox": list(box), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, **more} for box in boxes]
+    return {"width": width, "height": height, "annotations": annotations}
+
+
+def test_by_hand() -> None:
+    records = [
+        # Sides of 20 and 40 pixels: 0.2 and 0.4 of the shorter side, 0.1 and 0.2 of the root of the area.
+        record(400, 100, (0, 0, 10, 40), (5, 5, 40, 40)),
+        record(400, 100, (0, 0, 80, 20)),
+        record(200, 50),
+    ]
+    records[1]["annotations"].append({"bbox": [0, 0, 99, 99], "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 1})
+    assert summarize(records, 7) == DataSummary(
+        images=3,
+        classes=7,
+        objects=1.0,
+        most_objects=2,
+        height=100,
+        width=400,
+        box_side=0.2,
+        # Between 0.2 and 0.4, a tenth of the way of two steps.
+        small_side=pytest.approx(0.24),
+        have_masks=False,
+    )
+
+
+def test_corners_are_boxes_as_well() -> None:
+    corners = record(100, 100)
+    corners["annotations"] = [{"bbox": [10, 10, 30, 60], "bbox_mode": BoxMode.XYXY_ABS}]
+    assert summarize([corners], 1).box_side == pytest.approx((20 * 50) ** 0.5 / 100)
+
+
+def test_masks_are_those_of_all_objects() -> None:
+    masked = record(9, 9, (0, 0, 5, 5), segmentation=[[0, 0, 5, 0, 5, 5]])
+    assert summarize([masked], 1).have_masks
+    assert not summarize([masked, record(9, 9, (0, 0, 5, 5))], 1).have_masks
+
+
+@pytest.mark.parametrize("records", [[], [record(9, 9)], [record(9, 9, (1, 1, 0, 5))], [{"width": 9, "height": 9}]])
+def test_without_boxes_nothing_is_learned(records: list[dict]) -> None:
+    with pytest.raises(ValueError, match="no image has a box"):
+        summarize(records, 1)
