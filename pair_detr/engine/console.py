@@ -22,8 +22,10 @@ def hold_console() -> None:
     """
     held: _Held = []
     for handler in _console_handlers():
-        if not any(isinstance(x, _ConsoleFilter) for x in handler.filters):
-            handler.addFilter(_ConsoleFilter(handler, held))
+        # Those of an earlier run of this process.
+        for earlier in [x for x in handler.filters if isinstance(x, _ConsoleFilter)]:
+            handler.removeFilter(earlier)
+        handler.addFilter(_ConsoleFilter(handler, held))
 
 
 def release_console() -> None:

@@ -1,8 +1,6 @@
 """What a training says for people: one paragraph before its first iteration, and a summary at its end."""
 
 import shlex
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.logger import create_small_table
 from torch import nn
 
+from pair_detr.utils.console_script import console_script
 from pair_detr.utils.messages import counted, join_some
-from pair_detr_cli.commands import PROGRAM
 
 BEST_CHECKPOINT = "model_best.pth"
 # Of the results, by task: the one that says most about a model comes first.
@@ -82,7 +80,7 @@ def describe_end(
     ]
     config = str(output / "config.yaml")
     model = ["MODEL.WEIGHTS", str(chosen)]
-    program = _program()
+    program = console_script()
     evaluate = [program, "eval", "--config-file", config, *model]
     predict = [program, "predict", "--weights", str(chosen)]
     plot = [program, "plot", str(output)]
@@ -141,10 +139,3 @@ def _device(cfg: CfgNode, processes: int) -> str:
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:.3g} M"
-
-
-def _program() -> str:
-    # As one would type it, where the environment lies in the working directory and is not activated.
-    program = Path(sys.executable).with_name(PROGRAM)
-    is_active = (found := shutil.which(PROGRAM)) is not None and Path(found).samefile(program)
-    return str(program.relative_to(Path.cwd())) if not is_active and program.is_relative_to(Path.cwd()) else PROGRAM

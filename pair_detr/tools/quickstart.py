@@ -26,6 +26,7 @@ from pair_detr.data import datasets_root, load_dataset, make_shapes
 from pair_detr.data.annotation_masks import decode_mask
 from pair_detr.engine.run_lock import claimed
 from pair_detr.tools.common import add_overwrite_argument, run, tool_parser
+from pair_detr.utils.console_script import console_script
 from pair_detr.utils.json_files import read_json
 from pair_detr.utils.outputs import require_outputs, writing
 
@@ -92,10 +93,11 @@ def _summary(results: dict[str, dict[str, float]], model: str, pictures: Path, d
         if task in results
         for metric in ("AP", "AP50")
     )
-    masks = "" if "segm" in results else "\n  masks as well as boxes  make quickstart MASKS=1"
-    other = ("MASKS=1 " if "segm" in results else "") + "MODEL=" + "|".join(m for m in MODELS if m != model)
-    return f"""  the other detectors     make quickstart {other}{masks}
-  COCO, and your own data see docs/datasets.md
+    program = f"{console_script()} quickstart"
+    masks = "" if "segm" in results else f"\n  boxes and masks   {program} --masks"
+    other = ("--masks " if "segm" in results else "") + "--model " + "|".join(m for m in MODELS if m != model)
+    return f"""  other detectors   {program} {other}{masks}
+  your own data     {console_script()} train --data FOLDER
 
 Pictures    {pictures} (left the truth, right what {model} found)
 Data        {data}

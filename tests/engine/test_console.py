@@ -47,7 +47,7 @@ def test_start_and_end(dataset: dict[str, str], tmp_path: Path, capsys: pytest.C
     summary = after[after.index("The training has ended after 4 iterations.") :]
     assert f"{results['bbox']['AP50']:.4g}"[:4] in summary
     assert re.search(rf"Best +bbox/AP [\d.]+ percent after [24] iterations: {tmp_path}/model_best\.pth", summary)
-    assert f"--config-file {tmp_path}/config.yaml --eval-only MODEL.WEIGHTS {tmp_path}/model_best.pth" in summary
+    assert f"pair-detr eval --config-file {tmp_path}/config.yaml MODEL.WEIGHTS {tmp_path}/model_best.pth" in summary
     # AP of large objects is NaN here, for which JSON has no word.
     lines = (tmp_path / "metrics.json").read_text().splitlines()
     rows = [json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in lines]
@@ -76,3 +76,8 @@ def test_without_a_run_nothing_is_held_back(capsys: pytest.CaptureFixture[str]) 
     release_console()
     logger.info("later")
     assert capsys.readouterr().out == "a warning\nlater\n"
+    # As does a second run in the same process.
+    hold_console()
+    logger.info("held back")
+    release_console()
+    assert capsys.readouterr().out == ""

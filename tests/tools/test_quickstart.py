@@ -49,8 +49,8 @@ def test_from_nothing_to_the_result(
     folder = Path("output", "quickstart", "conditional_detr")
     for name in ("model_final.pth", "predictions.png", "metrics.json", "config.yaml"):
         assert (folder / name).is_file(), name
-    assert f"--config-file {folder}/config.yaml --eval-only MODEL.WEIGHTS {folder}/model_final.pth" in output
-    assert "make quickstart MODEL=pair_detr|detr" in output
+    assert f"pair-detr eval --config-file {folder}/config.yaml MODEL.WEIGHTS {folder}/model_final.pth" in output
+    assert "pair-detr quickstart --model pair_detr|detr" in output
     assert "VARIANT: conditional_detr" in (folder / "config.yaml").read_text()
 
 
@@ -58,13 +58,11 @@ def test_last_line_is_a_fraction() -> None:
     box = {"AP": 76.04, "AP50": 98.4, "AP75": 80.0, "APs": 1.0, "APm": 2.0}
     summary = quickstart._summary({"bbox": box}, "detr", Path("p.png"), Path("d"))
     assert summary.splitlines()[-1] == "AP=0.760 AP50=0.984"
-    assert (
-        "make quickstart MODEL=pair_detr|conditional_detr\n  masks as well as boxes  make quickstart MASKS=1" in summary
-    )
+    assert "--model pair_detr|conditional_detr\n  boxes and masks   " in summary and "quickstart --masks" in summary
     both = {"bbox": box, "segm": box | {"AP": 61.26, "AP50": 90.0}}
     summary = quickstart._summary(both, "detr", Path("p.png"), Path("d"))
     assert summary.splitlines()[-1] == "AP=0.760 AP50=0.984 mask_AP=0.613 mask_AP50=0.900"
-    assert "make quickstart MASKS=1 MODEL=pair_detr|conditional_detr\n" in summary
+    assert "quickstart --masks --model pair_detr|conditional_detr\n" in summary
 
 
 def test_with_masks(

@@ -109,9 +109,9 @@ def test_data_that_cannot_be_trained_on_stop_before_anything_is_written(make_dat
 
 
 def test_mistyped_options_are_noticed_first(make_data: object) -> None:
-    with pytest.raises(KeyError, match="SOLVER.BASE_RL"):
+    with pytest.raises(KeyError, match=r"SOLVER\.BASE_RL"):
         train.main(["--data", "nowhere", "SOLVER.BASE_RL", "1"])
-    with pytest.raises(FileNotFoundError, match="--data: .*nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"--data: .*nowhere does not exist"):
         train.main(["--data", "nowhere"])
 
 
