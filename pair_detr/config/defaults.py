@@ -203,7 +203,8 @@ def _add_backbone_keys(cfg: CN) -> None:
     cfg.MODEL.TIMM = CN()
     # Name of the model in timm.
     cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
-    # Local file with the model's state dict; "" starts from random weights. MODEL.WEIGHTS, if set, is loaded later.
+    # File with the model's state dict, or hub://owner/name/model.safetensors; "" starts from random weights.
+    # MODEL.WEIGHTS, if set, is loaded later.
     cfg.MODEL.TIMM.WEIGHTS = ""
     # Further keyword arguments of timm.create_model, for example {output_stride: 16, pad_type: same}; in a config file,
     # as the command line takes no dictionaries. Transformers made for one image size need {dynamic_img_size: True}.

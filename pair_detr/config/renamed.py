@@ -117,7 +117,7 @@ _DETIC = {
     "MODEL.TIMM.BASE_NAME": _to("MODEL.TIMM.NAME"),
     "MODEL.TIMM.OUT_LEVELS": _to("MODEL.TIMM.OUT_INDICES", note="counted from 0"),
     "MODEL.TIMM.FREEZE_AT": _to("MODEL.BACKBONE.FREEZE_AT"),
-    "MODEL.TIMM.PRETRAINED": _to("MODEL.TIMM.WEIGHTS", note="a local file"),
+    "MODEL.TIMM.PRETRAINED": _to("MODEL.TIMM.WEIGHTS", note="a file, or hub://timm/NAME/model.safetensors"),
     "DATALOADER.DATASET_INPUT_SIZE": _to("DATALOADER.DATASET_MIN_SIZES", "DATALOADER.DATASET_MAX_SIZES"),
     "DATALOADER.DATASET_INPUT_SCALE": _to("DATALOADER.DATASET_MIN_SIZES", note="a range of sizes in pixels"),
     "DATALOADER.USE_DIFF_BS_SIZE": _to("DATALOADER.DATASET_BS", note="which counts where it is set"),

@@ -1,6 +1,7 @@
 """Backbones of timm against timm itself."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
+from hub_helpers import running_hub
 from model_helpers import build, default_cfg, make_batch, randomize_constants, tiny_cfg
+from safetensors.torch import save
 from torch import nn
 
+import pair_detr.checkpoint.weights  # noqa: F401  registers the hub's addresses
 from pair_detr.modeling.backbone import TimmBackbone
 
 timm = pytest.importorskip("timm")
@@ -287,3 +291,31 @@ def test_timm_weights_without_any_key_of_the_model_are_refused(tmp_path: Path) -
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="none of the backbone's parameters"):
         TimmBackbone("resnet10t", [1], weights=str(tmp_path / "other.pth"))
+
+
+def test_the_classifier_of_weights_is_no_news(
+    reference: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """timm speaks of parameters without a place, as a head's always are; of missing ones it has reason to."""
+    caplog.set_level(logging.INFO, "timm")
+    state = dict(reference.state_dict())
+    torch.save(state, tmp_path / "whole.pth")
+    TimmBackbone(SMALL_MODEL, [-1], weights=str(tmp_path / "whole.pth"))
+    assert "Unexpected keys" not in caplog.text
+    caplog.clear()
+    first = next(key for key in state if key.endswith("weight"))
+    del state[first]
+    torch.save(state, tmp_path / "part.pth")
+    TimmBackbone(SMALL_MODEL, [-1], weights=str(tmp_path / "part.pth"))
+    assert f"Missing keys ({first}" in caplog.text
+
+
+def test_weights_by_an_address(reference: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    state = {key: value.contiguous() for key, value in reference.state_dict().items()}
+    with running_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.repos["owner/small"] = {"model.safetensors": save(state)}
+        backbone = TimmBackbone(SMALL_MODEL, [-1], weights="hub://owner/small/model.safetensors")
+        with pytest.raises(FileNotFoundError, match=r"TIMM\.WEIGHTS: hub://owner/none/model\.safetensors cannot be"):
+            TimmBackbone(SMALL_MODEL, [-1], weights="hub://owner/none/model.safetensors")
+    name, found = next(iter(backbone.model.state_dict().items()))
+    torch.testing.assert_close(found, state[name])

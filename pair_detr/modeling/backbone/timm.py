@@ -1,6 +1,8 @@
 """Any timm model that can emit feature maps, with weights from a file or from the hub."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,8 @@ class TimmBackbone(Backbone):
         if weights:
             arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
         try:
-            self.model = timm.create_model(name, **arguments)
+            with _without_word_of_heads():
+                self.model = timm.create_model(name, **arguments)
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"MODEL.TIMM.WEIGHTS: {weights} does not fit MODEL.TIMM.NAME {name}: {error}") from error
         if weights:
@@ -184,6 +187,21 @@ class TimmBackbone(Backbone):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of the feature maps."""
         return self._spec
+
+
+@contextmanager
+def _without_word_of_heads() -> Iterator[None]:
+    """Keeps timm from warning that weights have a classifier, which a backbone has no use for."""
+    logger = logging.getLogger("timm.models._builder")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Unexpected keys")
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _fetch(weights: str) -> Path:
