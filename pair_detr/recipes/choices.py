@@ -26,7 +26,7 @@ _LARGEST_BATCH = 16
 # An epoch has at least so many steps.
 _STEPS_PER_EPOCH = 12
 # Steps of a whole training, and its fewest and most epochs: from a backbone and from a detector.
-_STEPS, _EPOCHS = 550, (10, 100)
+_STEPS, _EPOCHS = 900, (10, 100)
 _STEPS_OF_DETECTOR, _EPOCHS_OF_DETECTOR = 600, (6, 50)
 # Learning rates for batches of four images.
 _RATE, _RATE_OF_DETECTOR = 5e-4, 5e-5

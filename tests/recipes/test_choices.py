@@ -43,8 +43,8 @@ def test_blood_cells_on_a_cpu() -> None:
     assert (chosen["INPUT.MIN_SIZE_TRAIN"], chosen["INPUT.MAX_SIZE_TRAIN"]) == ((240,), 320)
     assert chosen["MODEL.DETR.NUM_QUERIES"] == 100
     assert chosen["SOLVER.IMS_PER_BATCH"] == 4
-    # 11 epochs of 51 steps.
-    assert chosen["SOLVER.EPOCHS.MAX"] == 11
+    # 18 epochs of 51 steps.
+    assert chosen["SOLVER.EPOCHS.MAX"] == 18
     assert "SOLVER.AMP.ENABLED" not in chosen
 
 
