@@ -77,7 +77,10 @@ def execute(arguments: Sequence[str]) -> object:
         ablation.train_all = convergence.train_all = train_all
         return importlib.import_module(tool).main([*rest, *BRIEF.get(tool.rpartition(".")[2], [])])
     if program == "pair-detr":
-        command, *rest = rest
+        command, *rest = ["zoo.pth" if argument.startswith("zoo://") else argument for argument in rest]
+        if "--data" in rest and "--weights" not in rest:
+            # Which would be downloaded.
+            rest = ["--weights", "none", *rest]
         module = importlib.import_module(COMMANDS[command].module)
         if command in ("train", "eval"):
             module.run = train

@@ -28,9 +28,11 @@ DOCUMENTS = {str(path.relative_to(ROOT)): path for path in sorted([ROOT / "READM
 # What the commands of each document read, in addition to its own code, and the configs and data that all have: see the
 # functions below.
 PREPARATION = {
+    "README.md": ("cards", "photos_and_video"),
     "docs/convergence.md": ("shapes",),
     "docs/datasets.md": ("custom_data",),
     "docs/deployment.md": ("photos_and_video", "quickstart_weights"),
+    "docs/getting_started.md": ("cards", "photos_and_video", "weights_of_the_zoo"),
     "docs/model_zoo.md": ("published_weights", "custom_data"),
     "docs/open_vocabulary.md": ("text_encoder",),
     "docs/results.md": ("shapes",),
@@ -65,7 +67,7 @@ def commands_of(text: str) -> list[str]:
     # One seed shows as much as several, but in figures of all of them.
     kept = [b if "plot_training" in b else re.sub(r"for seed in (\d+)[ \d]*;", r"for seed in \1;", b) for b in kept]
     # A training of one step has no checkpoints from its midst.
-    return [re.sub(r"model_\d{7}\.pth", "model_final.pth", block) for block in kept]
+    return [re.sub(r"model_(\d{7}|best)\.pth", "model_final.pth", block) for block in kept]
 
 
 def write_code(text: str) -> None:
@@ -97,6 +99,18 @@ def published_weights(run: Callable[[str], None]) -> None:
         "python -m pair_detr.tools.convert_weights output/conditional_detr/r50/model_final.pth ConditionalDETR_r50.pth "
         "--reverse official"
     )
+
+
+def cards(run: Callable[[str], None]) -> None:
+    for split in ("train", "valid"):
+        folder = Path("cards", split)
+        boxes = [{"image_id": 1 + i % 4, "bbox": [5, 5, 20, 15], "category_id": 1 + i % 2} for i in range(8)]
+        write_coco(folder, boxes, [(60, 40)] * 4).rename(folder / "_annotations.coco.json")
+
+
+def weights_of_the_zoo(run: Callable[[str], None]) -> None:
+    """Which cannot be downloaded: document_server.py takes this file for them."""
+    run("pair-detr train --data cards --output zoo\ncp zoo/model_final.pth zoo.pth")
 
 
 def detector_weights(run: Callable[[str], None]) -> None:
