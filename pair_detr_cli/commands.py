@@ -22,7 +22,7 @@ class Command(NamedTuple):
 _TOOLS = "pair_detr.tools."
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Models": (
-        Command("train", _TOOLS + "train", "train a detector on a folder of images, or on the datasets of a config"),
+        Command("train", _TOOLS + "train", "train a detector, on a folder or by a config"),
         Command("eval", _TOOLS + "evaluate", "evaluate weights on the datasets of a config"),
         Command("predict", _TOOLS + "demo", "detect objects in images, folders, videos and webcams"),
         Command("quickstart", _TOOLS + "quickstart", "train on generated shapes, on a CPU in minutes"),

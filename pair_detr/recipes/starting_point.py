@@ -59,16 +59,33 @@ def find_start(weights: str, data: DataSummary, machine: Hardware) -> Start:
         # Statistics of random weights are not worth keeping.
         cfg = load_config(_SMALL, ["MODEL.TIMM.WEIGHTS", "", "MODEL.TIMM.NORM", "BN"])
         return Start(cfg, "nothing", "as on the command line")
+    require_start(weights, machine)
     if not weights and machine.device == "cpu":
-        cfg = load_config(_SMALL)
-        _require(cfg.MODEL.TIMM.WEIGHTS)
-        return Start(cfg, "ImageNet", "a small network for a CPU")
+        return Start(load_config(_SMALL), "ImageNet", "a small network for a CPU")
     reason = "as on the command line" if weights else "it knows objects already"
     return _start_from(weights or COCO_WEIGHTS, data, reason)
 
 
+def require_start(weights: str, machine: Hardware) -> None:
+    """Fetches the weights that :func:`find_start` would take, so that nothing is done in vain without them.
+
+    Raises:
+        FileNotFoundError: there are none, or they cannot be reached.
+    """
+    if weights == NO_WEIGHTS:
+        return
+    chosen = weights or (load_config(_SMALL).MODEL.TIMM.WEIGHTS if machine.device == "cpu" else COCO_WEIGHTS)
+    try:
+        fetch_weights(chosen)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The weights to start from, {chosen}, cannot be had: {error.__cause__ or 'there is no such file'}. Name "
+            "others with --weights, such as a file that was downloaded elsewhere (see docs/getting_started.md), or "
+            f"start from none with --weights {NO_WEIGHTS}, which takes many more images and epochs."
+        ) from error
+
+
 def _start_from(weights: str, data: DataSummary, reason: str) -> Start:
-    _require(weights)
     try:
         found = config_of(weights)
     except CheckpointError:
@@ -109,14 +126,3 @@ def _fits_small_network(weights: str) -> bool:
     # Its classifier is not needed.
     expected = {name: x.shape for name, x in model.named_parameters() if not name.startswith("classifier.")}
     return all(name in state and state[name].shape == shape for name, shape in expected.items())
-
-
-def _require(weights: str) -> None:
-    try:
-        fetch_weights(weights)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"The weights to start from, {weights}, cannot be had: {error.__cause__ or 'there is no such file'}. Name "
-            "others with --weights, such as a file that was downloaded elsewhere (see docs/getting_started.md), or "
-            f"start from none with --weights {NO_WEIGHTS}, which takes many more images and epochs."
-        ) from error

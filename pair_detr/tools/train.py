@@ -23,6 +23,7 @@ from pair_detr.recipes import Request, choose_recipe
 from pair_detr.recipes.data_summary import summarize
 from pair_detr.recipes.hardware import this_machine
 from pair_detr.recipes.own_data import OwnData, find_own_data
+from pair_detr.recipes.starting_point import require_start
 from pair_detr.tools.check_dataset import check, compare, log_same_images
 from pair_detr.tools.common import program_name, tool_logger, training_parser
 
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "") -> None:
         return
     if given := [name for name in (*_RECIPE, "output") if getattr(args, name) != parser.get_default(name)]:
         parser.error(f"--{given[0].replace('_', '-')} is for --data; without it, set the config's entries: KEY VALUE")
+    if not args.config_file and not args.opts:
+        parser.error("name a folder of images with --data, or a config with --config-file")
     run(args)
 
 
@@ -71,7 +74,7 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "mobilenetv2_100, or none; by default COCO's on a GPU, and ImageNet's of a small network on a CPU",
     )
     group.add_argument(
-        "--epochs", type=_positive, default=0, help="by default as many as the number of images asks for"
+        "--epochs", type=_positive, default=0, metavar="N", help="by default what suits the number of images"
     )
     group.add_argument(
         "--batch", type=_batch, default=0, metavar="N", help="images of a step, or auto, the default: as many as fit"
@@ -114,11 +117,13 @@ def _train_on_folder(args: argparse.Namespace) -> None:
 
 def _write_recipe(args: argparse.Namespace, device: str, output: Path) -> None:
     configure_cpu(1)
+    machine = this_machine(device)
+    require_start(args.weights, machine)
     data = find_own_data(args.data, args.format)
     _check(data)
     summary = summarize(load_dataset(data.train), len(class_names_of(data.train) or ()))
     request = Request(args.weights, args.epochs, args.batch, args.num_gpus)
-    recipe = choose_recipe(summary, this_machine(device), request, args.opts)
+    recipe = choose_recipe(summary, machine, request, args.opts)
     cfg = recipe.cfg
     cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = data.entries, (data.train,), (data.val,)
     cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(output)])

@@ -108,11 +108,17 @@ def test_data_that_cannot_be_trained_on_stop_before_anything_is_written(make_dat
     assert "3.png" in Path("out", "log.txt").read_text()
 
 
+def test_weights_are_fetched_first(make_data: object, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth.*--weights none"):
+        train.main(["--data", str(make_data("train", "valid")), "--output", "out", "--weights", "absent.pth"])
+    assert "classes" not in capsys.readouterr().out
+
+
 def test_mistyped_options_are_noticed_first(make_data: object) -> None:
     with pytest.raises(KeyError, match=r"SOLVER\.BASE_RL"):
         train.main(["--data", "nowhere", "SOLVER.BASE_RL", "1"])
     with pytest.raises(FileNotFoundError, match=r"--data: .*nowhere does not exist"):
-        train.main(["--data", "nowhere"])
+        train.main(["--data", "nowhere", "--weights", "none"])
 
 
 def test_weights_of_the_folder_that_would_be_replaced_are_refused(make_data: object) -> None:
@@ -153,6 +159,12 @@ def test_arguments_of_recipes_need_data(arguments: list[str], capsys: pytest.Cap
     with pytest.raises(SystemExit, match="2"):
         train.main(["--config-file", "r50", *arguments])
     assert f"{arguments[0]} is for --data" in capsys.readouterr().err
+
+
+def test_without_data_and_config_it_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train.main([])
+    assert "--data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--epochs", "0"], ["--batch", "-1"], ["--batch", "many"], ["--format", "png"]])
