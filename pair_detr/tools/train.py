@@ -88,10 +88,10 @@ def _train_on_folder(args: argparse.Namespace) -> None:
         raise ValueError("--data chooses the config: leave out --config-file, or register the data in that config.")
     if args.eval_only:
         raise ValueError("--eval-only is for a config: that of a training on --data is in its output folder.")
-    if find_place(os.environ):
+    if find_place(os.environ) or args.num_machines > 1:
         raise ValueError(
-            "Processes of torchrun or srun train by a config: write one first, with --data and --recipe-only, and "
-            "start them with --config-file of it. --num-gpus starts processes by itself."
+            "Processes of torchrun or srun, and several machines, train by a config: write one first, with --data and "
+            "--recipe-only, and start them with --config-file of it. --num-gpus starts processes on one machine."
         )
     # Mistyped options are noticed before the data are read.
     options = load_config("", args.opts)
@@ -148,6 +148,9 @@ def _require_no_recipe(args: argparse.Namespace, config: Path) -> None:
             f"--resume continues with the recipe in {config}: leave out --{given[0].replace('_', '-')}, or set entries "
             "with KEY VALUE."
         )
+    root = str(Path(args.data).expanduser().resolve())
+    if root not in str(load_config(str(config)).DATASETS.REGISTER):
+        raise ValueError(f"--resume continues with the data in {config}, which are not those of --data {args.data}.")
 
 
 def _evaluate(args: argparse.Namespace, config: Path) -> None:
@@ -156,13 +159,15 @@ def _evaluate(args: argparse.Namespace, config: Path) -> None:
     register_from_config(cfg)
     best = config.with_name(BEST_CHECKPOINT)
     weights = best if best.is_file() else config.with_name("model_final.pth")
-    (val,) = cfg.DATASETS.TEST
-    test = val.removesuffix("_val") + "_test"
-    names = [entry["NAME"] for entry in cfg.DATASETS.REGISTER]
-    chosen = ["MODEL.WEIGHTS", str(weights), "DATASETS.TEST", f"('{test if test in names else val}',)"]
-    parser = argument_parser()
-    evaluation = parser.parse_args(["--config-file", str(config), "--eval-only", "--num-gpus", str(args.num_gpus)])
-    evaluation.opts = [*args.opts, "OUTPUT_DIR", str(config.parent), *chosen]
+    names = {entry["NAME"] for entry in cfg.DATASETS.REGISTER}
+    # Each set for validation gives way to the test set that belongs to it.
+    tests = [test if (test := name.removesuffix("_val") + "_test") in names else name for name in cfg.DATASETS.TEST]
+    if not tests:
+        return
+    evaluation = argument_parser().parse_args(["--config-file", str(config), "--eval-only"])
+    evaluation.num_gpus = args.num_gpus
+    chosen = ["OUTPUT_DIR", str(config.parent), "MODEL.WEIGHTS", str(weights), "DATASETS.TEST", str(tuple(tests))]
+    evaluation.opts = [*args.opts, *chosen]
     run(evaluation)
 
 

@@ -92,6 +92,8 @@ def test_resuming_keeps_the_recipe(make_data: object, capsys: pytest.CaptureFixt
     before = (output / "config.yaml").read_text()
     with pytest.raises(ValueError, match="leave out --weights"):
         run(data, "--resume")
+    with pytest.raises(ValueError, match="not those of --data"):
+        train.main(["--data", "other", "--output", str(output), "--resume"])
     capsys.readouterr()
     train.main(["--data", str(data), "--output", str(output), "--resume", "SOLVER.MAX_ITER", "3"])
     after = (output / "config.yaml").read_text()
@@ -143,6 +145,7 @@ def test_a_config_of_the_user_is_not_replaced(make_data: object) -> None:
     [
         (["--data", "x", "--config-file", "r50"], "leave out --config-file"),
         (["--data", "x", "--eval-only"], "--eval-only"),
+        (["--data", "x", "--num-machines", "2"], "--recipe-only"),
         (["--data", "x", "--output", "a", "OUTPUT_DIR", "b"], "--output and OUTPUT_DIR"),
     ],
 )
