@@ -13,8 +13,8 @@ from pair_detr.recipes.starting_point import Start
 _STEP = 32
 # Shorter side of the images on a CPU: less shows too little, also where images are smaller, and more takes too long.
 _CPU_SIDES = (240, 480)
-# Pixels of a small object, two cells of a feature map with stride 16.
-_SMALL_OBJECT = 32
+# Pixels of a small object, one and a half cells of a feature map with stride 16.
+_SMALL_OBJECT = 24
 # Of a training step of ResNet-50 in bfloat16, for each million pixels of an image; fp32 needs twice as much. Measured:
 # 6.4 GiB for 16 images of 800x1333 (docs/results.md).
 _GIB_PER_MEGAPIXEL = 0.39
@@ -89,7 +89,10 @@ def _short_side(data: DataSummary) -> tuple[int, str]:
     own = min(data.height, data.width)
     side = 16 * round(max(min(needed, largest, own), smallest) / 16)
     pixels = side * data.small_side
-    return side, f"a tenth of the objects are then smaller than {pixels:.0f} pixels; more takes longer on a CPU"
+    return (
+        side,
+        f"objects of the class with the smallest ones then have {pixels:.0f} pixels; more takes longer on a CPU",
+    )
 
 
 def _longer_side(data: DataSummary, side: int) -> int:

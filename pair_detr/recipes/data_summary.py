@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-# Of the objects, how many may be smaller than what the size of the images is chosen for.
-_SMALL = 0.1
+# Classes with fewer of the boxes do not decide on the size of the images.
+_RARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class DataSummary:
         height: of the images in pixels, the median.
         width: of the images in pixels, the median.
         box_side: square root of the part of its image that a box covers, the median.
-        small_side: square root of the area of a box, relative to the shorter side of its image; a tenth of all boxes
-            are smaller.
+        small_side: square root of the area of a box, relative to the shorter side of its image: the median of the
+            class with the smallest objects.
         have_masks: whether each object has one.
     """
 
@@ -64,6 +64,9 @@ def summarize(records: Sequence[dict[str, Any]], classes: int) -> DataSummary:
     counts = np.bincount(owners, minlength=len(records))
     height, width = np.median(sizes, 0).astype(int).tolist()
     sides = np.sqrt(areas)
+    labels = np.array([annotation["category_id"] for _, annotation in objects])
+    frequent = [label for label in np.unique(labels) if (labels == label).mean() >= _RARE] or np.unique(labels)
+    relative = sides / sizes.min(1)[owners]
     return DataSummary(
         images=len(records),
         classes=classes,
@@ -72,6 +75,6 @@ def summarize(records: Sequence[dict[str, Any]], classes: int) -> DataSummary:
         height=height,
         width=width,
         box_side=float(np.median(sides / np.sqrt(sizes.prod(1))[owners])),
-        small_side=float(np.quantile(sides / sizes.min(1)[owners], _SMALL)),
+        small_side=float(min(np.median(relative[labels == label]) for label in frequent)),
         have_masks=all(annotation.get("segmentation") for _, annotation in objects),
     )

@@ -8,7 +8,7 @@ from pair_detr.recipes.data_summary import DataSummary
 from pair_detr.recipes.hardware import Hardware
 from pair_detr.recipes.starting_point import Start
 
-BLOOD = DataSummary(205, 3, 13.7, 28, 480, 640, 0.186, 0.17, have_masks=False)
+BLOOD = DataSummary(205, 3, 13.7, 28, 480, 640, 0.186, 0.083, have_masks=False)
 STREETS = DataSummary(20_000, 8, 15.0, 120, 1080, 1920, 0.05, 0.02, have_masks=False)
 CPU = Hardware("cpu", "a CPU", 2)
 GPU = Hardware("cuda", "a GPU", 16, memory=78.0, has_bf16=True)
@@ -39,8 +39,8 @@ def test_every_choice_has_its_reason_and_its_key_once() -> None:
 
 def test_blood_cells_on_a_cpu() -> None:
     chosen = values(BLOOD, CPU, backbone())
-    # 0.17 of 240 pixels are 41 pixels, more than two cells of stride 16.
-    assert (chosen["INPUT.MIN_SIZE_TRAIN"], chosen["INPUT.MAX_SIZE_TRAIN"]) == ((240,), 320)
+    # 0.083 of 288 pixels are 24 pixels, one and a half cells of stride 16.
+    assert (chosen["INPUT.MIN_SIZE_TRAIN"], chosen["INPUT.MAX_SIZE_TRAIN"]) == ((288,), 384)
     assert chosen["MODEL.DETR.NUM_QUERIES"] == 100
     assert chosen["SOLVER.IMS_PER_BATCH"] == 4
     # 18 epochs of 51 steps.
@@ -48,7 +48,7 @@ def test_blood_cells_on_a_cpu() -> None:
     assert "SOLVER.AMP.ENABLED" not in chosen
 
 
-@pytest.mark.parametrize(("small_side", "side"), [(0.2, 240), (0.1, 320), (0.08, 400), (0.01, 480)])
+@pytest.mark.parametrize(("small_side", "side"), [(0.2, 240), (0.1, 240), (0.075, 320), (0.06, 400), (0.01, 480)])
 def test_small_objects_need_large_images(small_side: float, side: int) -> None:
     chosen = values(replace(BLOOD, small_side=small_side), CPU, backbone())
     assert chosen["INPUT.MIN_SIZE_TRAIN"] == (side,)
@@ -74,7 +74,7 @@ def test_a_detector_keeps_its_network_and_its_sizes() -> None:
     assert not any(key.startswith(("MODEL.", "INPUT.")) for key in chosen)
     assert chosen["SOLVER.AMP.ENABLED"] is True
     on_cpu = values(BLOOD, CPU, detector())
-    assert on_cpu["INPUT.MIN_SIZE_TRAIN"] == (240,)
+    assert on_cpu["INPUT.MIN_SIZE_TRAIN"] == (288,)
     assert on_cpu["INPUT.RESIZE_CROP.ENABLED"] is False
     assert not any(key.startswith("INPUT.") for key in values(BLOOD, CPU, detector(fixes_sizes=True)))
 

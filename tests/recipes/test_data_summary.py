@@ -16,6 +16,7 @@ def test_by_hand() -> None:
         record(400, 100, (0, 0, 80, 20)),
         record(200, 50),
     ]
+    records[0]["annotations"][0]["category_id"] = records[1]["annotations"][0]["category_id"] = 1
     records[1]["annotations"].append({"bbox": [0, 0, 99, 99], "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 1})
     assert summarize(records, 7) == DataSummary(
         images=3,
@@ -25,15 +26,15 @@ def test_by_hand() -> None:
         height=100,
         width=400,
         box_side=0.2,
-        # Between 0.2 and 0.4, a tenth of the way of two steps.
-        small_side=pytest.approx(0.24),
+        # Of the classes 0 and 1, 0.4 and the middle of 0.2 and 0.4.
+        small_side=pytest.approx(0.3),
         have_masks=False,
     )
 
 
 def test_corners_are_boxes_as_well() -> None:
     corners = record(100, 100)
-    corners["annotations"] = [{"bbox": [10, 10, 30, 60], "bbox_mode": BoxMode.XYXY_ABS}]
+    corners["annotations"] = [{"bbox": [10, 10, 30, 60], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}]
     assert summarize([corners], 1).box_side == pytest.approx((20 * 50) ** 0.5 / 100)
 
 
@@ -47,3 +48,11 @@ def test_masks_are_those_of_all_objects() -> None:
 def test_without_boxes_nothing_is_learned(records: list[dict]) -> None:
     with pytest.raises(ValueError, match="no image has a box"):
         summarize(records, 1)
+
+
+def test_a_rare_class_does_not_decide_on_the_size() -> None:
+    usual = [record(100, 100, (0, 0, 50, 50)) for _ in range(60)]
+    tiny = record(100, 100, (0, 0, 4, 4))
+    tiny["annotations"][0]["category_id"] = 1
+    assert summarize([*usual, tiny], 2).small_side == pytest.approx(0.5)
+    assert summarize([*usual, tiny, tiny], 2).small_side == pytest.approx(0.04)
