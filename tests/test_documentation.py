@@ -28,7 +28,7 @@ DOCUMENTS = {str(path.relative_to(ROOT)): path for path in sorted([ROOT / "READM
 # What the commands of each document read, in addition to its own code, and the configs and data that all have: see the
 # functions below.
 PREPARATION = {
-    "README.md": ("cards", "photos_and_video"),
+    "README.md": ("cards", "photos_and_video", "weights_of_the_zoo"),
     "docs/convergence.md": ("shapes",),
     "docs/datasets.md": ("custom_data",),
     "docs/deployment.md": ("photos_and_video", "quickstart_weights"),

@@ -125,7 +125,7 @@ def _choose_batch(data: DataSummary, machine: Hardware, start: Start, request: R
         each = min(_LARGEST_BATCH // min(request.processes, _LARGEST_BATCH), most, fitting)
         reason = f"{each} fit into {machine.memory:.0f} GiB of a GPU"
     if each == most:
-        reason = f"{data.images} images: an epoch has a dozen steps"
+        reason = f"with {data.images} images, an epoch has a dozen steps"
     return each * request.processes, reason + (f"; {request.processes} processes" if request.processes > 1 else "")
 
 
