@@ -89,10 +89,7 @@ def _short_side(data: DataSummary) -> tuple[int, str]:
     own = min(data.height, data.width)
     side = 16 * round(max(min(needed, largest, own), smallest) / 16)
     pixels = side * data.small_side
-    return (
-        side,
-        f"objects of the class with the smallest ones then have {pixels:.0f} pixels; more takes longer on a CPU",
-    )
+    return side, f"objects of the class with the smallest ones then have {pixels:.0f} pixels; more takes longer"
 
 
 def _longer_side(data: DataSummary, side: int) -> int:
@@ -135,7 +132,7 @@ def _choose_schedule(data: DataSummary, machine: Hardware, start: Start, request
     steps, (fewest, most) = (_STEPS_OF_DETECTOR, _EPOCHS_OF_DETECTOR) if start.detects else (_STEPS, _EPOCHS)
     epochs = request.epochs or min(max(fewest, math.ceil(steps * batch / data.images)), most)
     total = max(1, epochs * data.images // batch)
-    why = "as on the command line" if request.epochs else f"{total} steps, from weights of {start.name}"
+    why = "as on the command line" if request.epochs else f"{total} steps, from {start.name}"
     yield Choice("SOLVER.EPOCHS.MAX", epochs, why)
     yield Choice("SOLVER.EPOCHS.STEPS", (max(1, round(0.7 * epochs)),), "the rate falls in the last 30 percent")
     period = max(1, epochs // _EVALUATIONS)
@@ -143,7 +140,7 @@ def _choose_schedule(data: DataSummary, machine: Hardware, start: Start, request
     yield Choice("SOLVER.EPOCHS.CHECKPOINT_PERIOD", period, "as often as evaluations")
     # The square root suits AdamW and Muon.
     rate = float(f"{(_RATE_OF_DETECTOR if start.detects else _RATE) * math.sqrt(batch / 4):.2g}")
-    yield Choice("SOLVER.BASE_LR", rate, f"for {batch} images per step, from weights of {start.name}")
+    yield Choice("SOLVER.BASE_LR", rate, f"for {batch} images per step, from {start.name}")
     yield Choice("SOLVER.WARMUP_ITERS", min(100, total // 5), "at most a fifth of the training")
 
 

@@ -58,10 +58,10 @@ def find_start(weights: str, data: DataSummary, machine: Hardware) -> Start:
     if weights == NO_WEIGHTS:
         # Statistics of random weights are not worth keeping.
         cfg = load_config(_SMALL, ["MODEL.TIMM.WEIGHTS", "", "MODEL.TIMM.NORM", "BN"])
-        return Start(cfg, "nothing", "as on the command line")
+        return Start(cfg, "random weights", "as on the command line")
     require_start(weights, machine)
     if not weights and machine.device == "cpu":
-        return Start(load_config(_SMALL), "ImageNet", "a small network for a CPU")
+        return Start(load_config(_SMALL), "ImageNet weights", "a small network for a CPU")
     reason = "as on the command line" if weights else "it knows objects already"
     return _start_from(weights or COCO_WEIGHTS, data, reason)
 
@@ -91,7 +91,7 @@ def _start_from(weights: str, data: DataSummary, reason: str) -> Start:
     except CheckpointError:
         if not _fits_small_network(weights):
             raise
-        return Start(load_config(_SMALL, ["MODEL.TIMM.WEIGHTS", weights]), "a backbone", reason)
+        return Start(load_config(_SMALL, ["MODEL.TIMM.WEIGHTS", weights]), "weights of a backbone", reason)
     if found.MODEL.CLIP.TEXT_WEIGHTS:
         raise ValueError(
             f"--weights {weights}: its classifier is one of texts, and needs texts of your classes; "
@@ -104,9 +104,10 @@ def _start_from(weights: str, data: DataSummary, reason: str) -> Start:
         # What is of its data and of its stages of training.
         cfg.MODEL.DETR.NUM_CLASSES = 0
         cfg.MODEL.DETR.PANOPTIC.ENABLED = cfg.MODEL.DETR.MASK.FREEZE_DETECTOR = False
+        cfg.MODEL.DETR.CLASS_AGNOSTIC = False
         cfg.MODEL.MASK_ON = cfg.MODEL.MASK_ON and data.have_masks
     cfg.MODEL.WEIGHTS = weights
-    return Start(cfg, "a detector", reason, detects=True, fixes_sizes=is_own)
+    return Start(cfg, "weights of a detector", reason, detects=True, fixes_sizes=is_own)
 
 
 def _is_conditional_detr_r50(cfg: CfgNode) -> bool:
