@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,13 @@ from detectron2.utils.events import (
 )
 
 from pair_detr.utils.disk_space import explain_full_disk
+
+# A loss in a line of Detectron2's.
+_LOSS = re.compile(r"\b(?P<name>\w*loss\w*): \S+ *")
+# In the lines of progress, of the last layer; the files have those of all layers and branches.
+_SHOWN_LOSSES = frozenset(
+    {"total_loss", *(f"loss_{name}" for name in ("class", "box", "giou", "mask", "dice", "image", "pair"))}
+)
 
 
 def build_writers(folder: str | Path, max_iter: int, epochs: float) -> list[EventWriter]:
@@ -30,18 +38,18 @@ def build_writers(folder: str | Path, max_iter: int, epochs: float) -> list[Even
 
 
 class _Progress(CommonMetricPrinter):
-    """Detectron2's line of progress, with the epoch in front."""
+    """Detectron2's line of progress, with the epoch in front, and of the losses those that people follow."""
 
     def __init__(self, max_iter: int, epochs: float) -> None:
         super().__init__(max_iter)
-        self.logger = _WithEpoch(self.logger, {"epochs": epochs})
+        self.logger = _Readable(self.logger, {"epochs": epochs})
 
 
-class _WithEpoch(logging.LoggerAdapter):
+class _Readable(logging.LoggerAdapter):
     def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
         latest = get_event_storage().latest().get("epoch")
         epoch = "" if latest is None else f" epoch: {latest[0]:.2f}/{self.extra['epochs']:.2f} "
-        return f"{epoch}{msg}", kwargs
+        return epoch + _LOSS.sub(lambda match: match[0] if match["name"] in _SHOWN_LOSSES else "", msg), kwargs
 
 
 class _NamesItsFile(EventWriter):

@@ -42,6 +42,12 @@ def test_start_and_end(dataset: dict[str, str], tmp_path: Path, capsys: pytest.C
     for text in ("META_ARCHITECTURE", "(criterion): SetCriterion", "Environment info"):
         assert text in log and text not in shown
     assert re.search(r"epoch: 2\.00/2\.00 .*iter: 3 .*total_loss", after)
+    # Of its losses, those of all layers are in the files alone.
+    (line,) = re.findall(r".*iter: 3 .*", after)
+    assert re.findall(r"(\w*loss\w*): [\d.]+", line) == [
+        *("loss_class", "loss_box", "loss_giou", "loss_pair", "total_loss")
+    ]
+    assert "loss_class_aux" in (tmp_path / "metrics.json").read_text()
     # A table of all in percent, and no fractions of pycocotools.
     assert "Average Precision" not in shown
     summary = after[after.index("The training has ended after 4 iterations.") :]
