@@ -1,6 +1,7 @@
 """Names of classes, files and runs, which hold anything, as Matplotlib can draw them."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -21,7 +22,12 @@ _NAMED = 10
 
 
 def drawable(texts: Iterable[str], length: int = _LENGTH) -> list[str]:
-    """Texts to give to Matplotlib, which shows each as it is: in a line, without mathematics between dollars.
+    """:func:`printable` texts for Matplotlib, which shows each as it is: without mathematics between dollars."""
+    return [text.replace("$", r"\$") for text in printable(texts, length)]
+
+
+def printable(texts: Iterable[str], length: int = _LENGTH) -> list[str]:
+    """Texts in a line that installed fonts can draw.
 
     Args:
         texts: any.
@@ -38,7 +44,14 @@ def drawable(texts: Iterable[str], length: int = _LENGTH) -> list[str]:
         )
         log_first_n(logging.WARNING, message, key="message", name=__name__)
     known = ("".join(_UNKNOWN if character in unknown else character for character in line) for line in lines)
-    return [_shorten(line, length).replace("$", r"\$") for line in known]
+    return [_shorten(line, length) for line in known]
+
+
+def font_file(text: str) -> str:
+    """The file of the installed font that has most characters of a text."""
+    fonts = Counter(_fonts_of(frozenset(_characters([text]))).values())
+    family = max(fonts, key=fonts.__getitem__, default=_DEFAULT_FAMILY)
+    return font_manager.findfont(font_manager.FontProperties(family=[family]))
 
 
 def set_fonts(figure: Figure) -> None:
