@@ -1,29 +1,28 @@
-"""Pictures of datasets, as annotated and as the model gets them, drawn by Detectron2's Visualizer."""
+"""Pictures of datasets, as annotated and as the model gets them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
 
 from pair_detr.data.annotation_masks import mask_fault, to_rle
 from pair_detr.data.checks.invalid_boxes import box_fault
 from pair_detr.data.datasets.panoptic_masks import load_segment_masks, mask_file
 from pair_detr.images.reading import read_pixels, to_rgb
-from pair_detr.visualization.detections import class_colors
-from pair_detr.visualization.opencv import readable_visualizer
-from pair_detr.visualization.text import drawable, set_fonts
+from pair_detr.visualization.drawing import class_colors, draw_caption, draw_objects
 
 
 def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:
     """Draws an image with its annotations; boxes and masks that cannot be used are left out.
 
     Returns:
-        (h, w, 3) uint8 in RGB order, larger than the image if this is small.
+        (H, W, 3) uint8 in RGB order.
 
     Raises:
         OSError, ValueError: the image, or the file with its segments, cannot be read; the message names it.
-        ImportError: OpenCV is not installed.
+        ImportError: supervision is not installed.
     """
     image = read_pixels(record["file_name"], "RGB")
     height, width = image.shape[:2]
@@ -86,25 +85,27 @@ def _draw(
     image_labels: Sequence[int],
     class_names: Sequence[str],
 ) -> np.ndarray:
-    visualizer = readable_visualizer(image)
-    class_names = drawable(class_names)
-    names = [_name(class_names, index) for index in classes]
     colors = class_colors(max(len(class_names), 1))
-    # The Visualizer takes masks for all instances of a call, or for none.
-    for with_mask in (True, False):
-        chosen = [i for i, mask in enumerate(masks) if (mask is not None) == with_mask]
-        visualizer.overlay_instances(
-            boxes=np.array([boxes[i] for i in chosen], dtype=float).reshape(-1, 4),
-            masks=[masks[i] for i in chosen] if with_mask else None,
-            labels=[f"{names[i]} {notes[i]}".strip() for i in chosen],
-            assigned_colors=[colors[classes[i] % len(colors)] for i in chosen],
-            alpha=0.4,
-        )
+    labels = [f"{_name(class_names, index)} {note}".strip() for index, note in zip(classes, notes, strict=True)]
+    picture = draw_objects(
+        image,
+        np.array(boxes, dtype=float).reshape(-1, 4),
+        labels,
+        colors[[index % len(colors) for index in classes]],
+        _stack(masks, image.shape[:2]),
+    )
     if image_labels:
-        text = ", ".join(_name(class_names, index) for index in image_labels)
-        visualizer.draw_text(text, (2, 2), horizontal_alignment="left")
-    set_fonts(visualizer.output.fig)
-    return visualizer.output.get_image()
+        picture = draw_caption(picture, ", ".join(_name(class_names, index) for index in image_labels))
+    return picture
+
+
+def _stack(masks: Sequence[Any], size: tuple[int, int]) -> np.ndarray | None:
+    """(N, H, W) bool of masks or run lengths, without a pixel where there is none; None without any."""
+    if all(mask is None for mask in masks):
+        return None
+    empty = np.zeros(size, bool)
+    decoded = (mask_util.decode(mask) if isinstance(mask, dict) else mask for mask in masks)
+    return np.stack([empty if mask is None else np.asarray(mask, bool) for mask in decoded])
 
 
 def _name(class_names: Sequence[str], index: Any) -> str:

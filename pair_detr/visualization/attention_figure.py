@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from pair_detr.visualization.attention_report import CENTER, TOP_LEFT, AttentionReport
 from pair_detr.visualization.axes import draw_box, frame_image
-from pair_detr.visualization.detections import class_colors
+from pair_detr.visualization.drawing import class_colors
 from pair_detr.visualization.text import drawable, set_fonts
 
 # In inches: width of a panel, height of the overview, width of what stands left of the panels.
@@ -69,7 +69,7 @@ def _draw_overview(part: SubFigure, image: np.ndarray, report: AttentionReport, 
     margin = max((1 - panel * len(axes)) / 2, 0.01)
     part.subplots_adjust(left=margin, right=1 - margin, top=0.84, bottom=0.02, wspace=0.08)
     axes[0].imshow(image)
-    colors = class_colors(len(names))
+    colors = class_colors(len(names)) / 255
     for number, (box, label, score) in enumerate(zip(report.boxes, report.labels, report.scores, strict=True)):
         draw_box(axes[0], box, colors[label])
         axes[0].text(

@@ -1,20 +1,15 @@
-"""Pictures of detections, drawn by Detectron2's Visualizer."""
+"""Pictures of detections."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import Metadata
 from detectron2.structures import Instances
-from detectron2.utils.colormap import colormap
+from torchvision.ops import masks_to_boxes
 
-from pair_detr.visualization.opencv import readable_visualizer
-from pair_detr.visualization.text import drawable, set_fonts
-
-
-def class_colors(count: int) -> np.ndarray:
-    """(count, 3) RGB colors, 0..1, the same for a class in every picture."""
-    return np.resize(colormap(rgb=True, maximum=1), (count, 3))
+from pair_detr.visualization.drawing import class_colors, draw_objects
 
 
 def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metadata) -> np.ndarray:
@@ -23,35 +18,51 @@ def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metada
     Args:
         image: (H, W, 3) uint8 in BGR order.
         outputs: "instances", on any device, or "panoptic_seg" as from Detectron2's panoptic models.
-        metadata: ``thing_classes``; for panoptic segmentations what Detectron2's Visualizer asks for.
+        metadata: ``thing_classes``, and ``stuff_classes`` for panoptic segmentations.
 
     Returns:
-        (h, w, 3) uint8 in RGB order, larger than the image if this is small.
+        (H, W, 3) uint8 in RGB order.
 
     Raises:
-        ImportError: OpenCV is not installed.
+        ImportError: supervision is not installed.
     """
-    entries = metadata.as_dict()
-    names = {key: drawable(entries[key]) for key in ("thing_classes", "stuff_classes") if key in entries}
-    metadata = Metadata(**entries | names)
-    visualizer = readable_visualizer(image[:, :, ::-1], metadata)
+    pixels = image[:, :, ::-1]
     if "panoptic_seg" in outputs:
-        segments, info = outputs["panoptic_seg"]
-        visualizer.draw_panoptic_seg(segments.cpu(), info)
-    elif "instances" in outputs:
-        instances = outputs["instances"].to("cpu")
-        visualizer.overlay_instances(
-            boxes=instances.pred_boxes,
-            masks=instances.pred_masks if instances.has("pred_masks") else None,
-            labels=labels_of(instances, metadata.thing_classes),
-            assigned_colors=class_colors(len(metadata.thing_classes))[instances.pred_classes.numpy()],
-            alpha=0.4,
-        )
-    set_fonts(visualizer.output.fig)
-    return visualizer.output.get_image()
+        return _draw_segments(pixels, *outputs["panoptic_seg"], metadata)
+    if "instances" not in outputs:
+        return pixels.copy()
+    instances = outputs["instances"].to("cpu")
+    return draw_objects(
+        pixels,
+        instances.pred_boxes.tensor.numpy(),
+        labels_of(instances, metadata.thing_classes),
+        class_colors(len(metadata.thing_classes))[instances.pred_classes.numpy()],
+        instances.pred_masks.numpy() if instances.has("pred_masks") else None,
+    )
 
 
 def labels_of(instances: Instances, names: Sequence[str]) -> list[str]:
     """ "cat 87%", one per instance."""
     classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
     return [f"{names[c]} {s:.0%}" for c, s in zip(classes, scores, strict=True)]
+
+
+def _draw_segments(
+    image: np.ndarray, segments: torch.Tensor, infos: Sequence[dict[str, Any]], metadata: Metadata
+) -> np.ndarray:
+    """Draws segments of (H, W) ids, each with "id", "isthing" and "category_id", and things with a "score"."""
+    things, stuff = list(metadata.thing_classes), list(metadata.get("stuff_classes") or ())
+    segments = segments.cpu()
+    shown = [info for info in infos if (segments == info["id"]).any()]
+    masks = torch.stack([segments == info["id"] for info in shown]) if shown else segments.new_zeros(0, *segments.shape)
+    colors = class_colors(len(things) + len(stuff))
+    labels = [
+        things[info["category_id"]] + (f" {info['score']:.0%}" if "score" in info else "")
+        if info["isthing"]
+        else stuff[info["category_id"]]
+        for info in shown
+    ]
+    rows = [info["category_id"] + (0 if info["isthing"] else len(things)) for info in shown]
+    return draw_objects(
+        image, masks_to_boxes(masks).numpy() if shown else np.zeros((0, 4)), labels, colors[rows], masks.bool().numpy()
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import hsv_to_rgb
+from PIL import Image, ImageDraw, ImageFont
 
 from pair_detr.visualization.supervision import require_supervision
 from pair_detr.visualization.text import font_file, printable
@@ -88,6 +89,18 @@ def draw_objects(
             canvas, detections[np.array(chosen)], [text for text in texts if font_file(text) == font]
         )
     return canvas
+
+
+def draw_caption(image: np.ndarray, text: str) -> np.ndarray:
+    """Writes a text into the top left corner of an (H, W, 3) uint8 RGB image; returns a new one."""
+    (text,) = printable([text])
+    size = max(_SMALLEST_TEXT, round(_TEXT * math.sqrt(image.shape[0] * image.shape[1])))
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    draw, font = ImageDraw.Draw(picture), ImageFont.truetype(font_file(text), size)
+    left, top, right, bottom = draw.textbbox((size // 3, size // 3), text, font)
+    draw.rectangle((0, 0, right + size // 3, bottom + size // 3), fill="black")
+    draw.text((size // 3, size // 3), text, "white", font)
+    return np.asarray(picture)
 
 
 def _text_colors(colors: np.ndarray) -> np.ndarray:
