@@ -16,11 +16,11 @@ SMALL_GPU = Hardware("cuda", "an old GPU", 4, memory=7.5)
 
 
 def backbone() -> Start:
-    return Start(load_config("recipes/small"), "ImageNet", "")
+    return Start(load_config("recipes/small"), "ImageNet weights", "", {})
 
 
 def detector(**changes: bool) -> Start:
-    return replace(Start(load_config("finetune/r50"), "a detector", "", detects=True), **changes)
+    return replace(Start(load_config("finetune/r50"), "weights of a detector", "", {}, detects=True), **changes)
 
 
 def values(data: DataSummary, machine: Hardware, start: Start, **request: int) -> dict[str, object]:
