@@ -71,7 +71,10 @@ def find_splits(root: str | Path, only: str = "") -> Splits:
 
 def as_yaml(entries: Sequence[Mapping[str, Any]]) -> str:
     """Entries of DATASETS.REGISTER, a line each, as they are written in a config."""
-    lines = (yaml.safe_dump(dict(entry), default_flow_style=True, sort_keys=False, width=10**6) for entry in entries)
+    lines = (
+        yaml.safe_dump(dict(entry), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+        for entry in entries
+    )
     return "\n".join(f"- {line.strip()}" for line in lines)
 
 
