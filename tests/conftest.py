@@ -14,7 +14,7 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from detectron2.utils import logger as detectron2_logger
-from detectron2_helpers import speed_up_default_setup
+from detectron2_helpers import speed_up_configs
 from process_helpers import launching_by
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ _HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, sign
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    speed_up_default_setup()
+    speed_up_configs()
     if "PYTEST_XDIST_WORKER" in os.environ:
         # The workers share the cores; more threads than cores make all of them slower.
         torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2_helpers import speed_up_default_setup
+from detectron2_helpers import speed_up_configs
 
 import pair_detr.engine
 from pair_detr.config_files import config_file, load_config
@@ -119,7 +119,7 @@ def answer(connection: socket.socket) -> None:
 def main(address: str) -> None:
     """Serves until it is stopped."""
     torch.set_num_threads(1)
-    speed_up_default_setup()
+    speed_up_configs()
     for module in PRELOADED:
         importlib.import_module(module)
     with socket.socket(socket.AF_UNIX) as server:

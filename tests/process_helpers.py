@@ -16,7 +16,7 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch.multiprocessing as mp
-from detectron2_helpers import speed_up_default_setup
+from detectron2_helpers import speed_up_configs
 
 FORK = multiprocessing.get_context("fork")
 # Its processes are forks of one that has imported PyTorch, see the fixture warm_start.
@@ -54,7 +54,7 @@ def run_program(*arguments: str, output: Path) -> CompletedProcess:
 
 
 def _execute(arguments: tuple[str, ...], output: Path, environment: dict[str, str]) -> None:
-    speed_up_default_setup()
+    speed_up_configs()
     # That of the fork server is from its start.
     os.environ.clear()
     os.environ.update(environment)
