@@ -85,7 +85,10 @@ def warm_start() -> Iterator[None]:
     # After nohup, the tests ignore it, and so would all forks.
     of_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        forkserver.ensure_running()
+        with pytest.MonkeyPatch.context() as patch:
+            # The package's data sets are registered on its import, for good.
+            patch.delenv("DETECTRON2_DATASETS", raising=False)
+            forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGHUP, of_hangup)
     with launching_by("forkserver"):
