@@ -95,7 +95,10 @@ def test_a_key_press_signals_two_processes(dataset: dict[str, str], tmp_path: Pa
     started = wait_for_evaluation(tmp_path)
     members = len(group_members(process.pid))
     os.killpg(process.pid, signal.SIGINT)
-    process.join()
+    process.join(timeout=240)
+    if process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
     assert started and members >= 5, (tmp_path / "stderr").read_text()
     assert process.exitcode == 128 + signal.SIGINT, (tmp_path / "stderr").read_text()
     assert_stopped(tmp_path, signal.SIGINT)
