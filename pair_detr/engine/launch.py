@@ -65,11 +65,25 @@ logger = logging.getLogger(__name__)
 
 # Name of the note of a signal that stopped the training.
 _STOPPED = "stopped"
+# Of Detectron2's arguments.
+_HELP = {
+    "config_file": "a config: a file, or one of this package by its name, such as r50",
+    "resume": "continue the training in the output folder from its last checkpoint",
+    "eval_only": "evaluate MODEL.WEIGHTS, without training",
+    "num_gpus": "processes on this machine, one for each GPU; without a GPU, all on the CPU",
+    "num_machines": "machines that train together",
+    "machine_rank": "number of this machine, from 0",
+    "dist_url": "address at which the processes meet, the same on all machines",
+    "opts": "config entries to change, KEY VALUE in turn, at the end of the command",
+}
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, and ``--traceback``. Processes of one machine find a free port to meet by themselves."""
     parser = default_argument_parser()
+    # Detectron2 words them for its own programs; argparse has no other way to change them.
+    for action in parser._actions:
+        action.help = _HELP.get(action.dest, action.help)
     add_traceback_argument(parser)
     parser.set_defaults(dist_url="auto")
     return parser

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "") -> None:
         program,
         "Trains a detector on a folder of images with boxes, with a recipe that follows from them and the machine; or "
         "on DATASETS.TRAIN of a config. Evaluates it, and says where everything is.",
-        f"--data my_images --epochs 20 Or: {program} --config-file r50 --num-gpus 8 OUTPUT_DIR output/mine",
+        f"--data cards --epochs 20. Or: {program} --config-file r50 --num-gpus 8 OUTPUT_DIR output/mine",
     )
     _add_recipe_arguments(parser)
     args = parser.parse_args(arguments)
@@ -73,25 +73,27 @@ def main(arguments: Sequence[str] | None = None, program: str = "") -> None:
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "own data", "a folder in place of a config; KEY VALUE at the end changes the recipe"
+        "own data", "train on a folder, without a config; KEY VALUE at the end changes the recipe"
     )
     group.add_argument("--data", default="", metavar="FOLDER", help="images with boxes, as annotation programs export")
-    group.add_argument("--format", default="", choices=FORMATS, help="of the data, where the folder has several")
+    group.add_argument("--format", default="", choices=FORMATS, help="format of the data, if the folder has several")
     group.add_argument(
         "--weights",
         default="",
         metavar="NAME",
-        help="to start from: a trained detector (zoo://NAME, hub://OWNER/NAME, a file) or a file of timm's "
-        "mobilenetv2_100, or none; by default COCO's on a GPU, and ImageNet's of a small network on a CPU",
+        help="weights to start from: a trained detector (zoo://NAME, hub://OWNER/NAME or a file), a file of timm's "
+        "mobilenetv2_100, or none. By default those of COCO on a GPU, and of ImageNet for a small network on a CPU",
     )
     group.add_argument(
-        "--epochs", type=_positive, default=0, metavar="N", help="by default what suits the number of images"
+        "--epochs", type=_positive, default=0, metavar="N", help="by default, what suits the number of images"
     )
     group.add_argument(
-        "--batch", type=_batch, default=0, metavar="N", help="images of a step, or auto, the default: as many as fit"
+        "--batch", type=_batch, default=0, metavar="N", help="number of images per step, or auto, the default"
     )
-    group.add_argument("--output", default="", metavar="FOLDER", help="of the results; by default output/ and its name")
-    group.add_argument("--recipe-only", action="store_true", help="write the config and stop")
+    group.add_argument(
+        "--output", default="", metavar="FOLDER", help="folder for the results; by default output/ and the data's name"
+    )
+    group.add_argument("--recipe-only", action="store_true", help="write the config to the output folder, and stop")
 
 
 def _train_on_folder(args: argparse.Namespace) -> None:
