@@ -230,6 +230,7 @@ def test_a_new_run_does_not_mix_with_an_earlier_one(dataset: dict[str, str], tmp
 
     run(arguments(first))
     assert sorted(path.name for path in (tmp_path / "earlier_2").iterdir()) == [
+        "config.yaml",
         "last_checkpoint",
         "metrics.json",
         "model_0000000.pth",
