@@ -105,7 +105,7 @@ def _start_from(weights: str, data: DataSummary, reason: str) -> Start:
         )
     is_own = CONFIG_TEXT in read_ahead(weights).metadata
     cfg = load_config(_FINETUNE)
-    if is_own or not _is_conditional_detr_r50(found):
+    if is_own or not _fits_finetune_config(found):
         cfg.MODEL, cfg.INPUT = found.MODEL, found.INPUT
         # What is of its data and of its stages of training.
         cfg.MODEL.DETR.NUM_CLASSES = 0
@@ -130,7 +130,8 @@ def _start_small(settings: Mapping[str, Any], name: str, reason: str) -> Start:
     return Start(cfg, name, reason, settings)
 
 
-def _is_conditional_detr_r50(cfg: CfgNode) -> bool:
+def _fits_finetune_config(cfg: CfgNode) -> bool:
+    """Whether weights are those that Pair DETR starts from there; others are trained as the detector that they are."""
     resnet = cfg.MODEL.RESNETS
     is_resnet_50 = resnet.DEPTH == _DEPTH_OF_FINETUNE and resnet.RES5_DILATION == 1
     return cfg.MODEL.DETR.VARIANT == "conditional_detr" and is_resnet_50 and not cfg.MODEL.MASK_ON

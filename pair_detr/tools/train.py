@@ -150,6 +150,8 @@ def _output_folder(args: argparse.Namespace, options: CfgNode) -> Path:
 def _write_recipe(args: argparse.Namespace, options: CfgNode, output: Path) -> OwnData:
     configure_cpu(1)
     machine = this_machine(options.MODEL.DEVICE)
+    if args.weights and options.MODEL.WEIGHTS:
+        raise ValueError("--weights and MODEL.WEIGHTS both say what to start from: give one of them.")
     weights = args.weights or options.MODEL.WEIGHTS
     require_start(weights, machine)
     data = find_own_data(args.data, args.format)
