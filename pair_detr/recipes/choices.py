@@ -12,11 +12,12 @@ from pair_detr.utils.messages import counted
 
 # All image sizes are multiples of it: the coarsest stride of the networks.
 _STEP = 32
-# Shorter side of the images of the small network: less shows too little, also where images are smaller, and more takes
-# too long on a CPU.
+# Shorter side of the images on a CPU, and of the small network: less shows too little, also where images are smaller,
+# and more takes too long.
 _SIDES = (240, 480)
-# Pixels of a small object, one and a half cells of a feature map with stride 16.
-_SMALL_OBJECT = 24
+# Pixels of a small object: one and a half cells of the feature map, of the small network and of a detector with stride
+# 32.
+_SMALL_OBJECT, _SMALL_OBJECT_OF_DETECTOR = 24, 48
 # Of a training step of ResNet-50 in bfloat16, for each million pixels of an image; fp32 needs twice as much. Measured:
 # 6.4 GiB for 16 images of 800x1333 (docs/results.md).
 _GIB_PER_MEGAPIXEL = 0.39
@@ -121,7 +122,8 @@ def _choose_images(chooser: _Chooser, data: DataSummary, machine: Hardware, star
         sides = chooser.get("INPUT.MIN_SIZE_TRAIN", sizes.MIN_SIZE_TRAIN)
         return max(sides), min(_longer_side(data, max(sides)), sizes.MAX_SIZE_TRAIN)
     smallest, largest = _SIDES
-    needed = min(_SMALL_OBJECT / max(data.small_side, 1e-3), largest, data.short_side)
+    small = _SMALL_OBJECT_OF_DETECTOR if start.detects else _SMALL_OBJECT
+    needed = min(small / max(data.small_side, 1e-3), largest, data.short_side)
     side = 16 * round(max(needed, smallest) / 16)
     reason = f"objects of the class with the smallest ones have {side * data.small_side:.0f} pixels; more takes longer"
     sides = chooser("INPUT.MIN_SIZE_TRAIN", (side,), reason)

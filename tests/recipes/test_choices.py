@@ -107,7 +107,9 @@ def test_crowded_images_need_queries() -> None:
 
 def test_a_detector_keeps_its_network_and_its_sizes() -> None:
     on_cpu = values(BLOOD, CPU, detector())
-    assert on_cpu["INPUT.MIN_SIZE_TRAIN"] == (288,)
+    # Twice the stride, and so twice the pixels, but for the limit.
+    assert on_cpu["INPUT.MIN_SIZE_TRAIN"] == (480,)
+    assert values(replace(BLOOD, small_side=0.15), CPU, detector())["INPUT.MIN_SIZE_TRAIN"] == (320,)
     assert on_cpu["INPUT.RESIZE_CROP.ENABLED"] is False
     assert not any(key.startswith("MODEL.") for key in on_cpu)
     assert not any(key.startswith("INPUT.") for key in values(BLOOD, CPU, detector(fixes_sizes=True)))
