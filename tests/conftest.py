@@ -14,7 +14,7 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from detectron2.utils import logger as detectron2_logger
-from detectron2_helpers import speed_up_default_setup
+from detectron2_helpers import speed_up_configs
 from process_helpers import launching_by
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ _HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, sign
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    speed_up_default_setup()
+    speed_up_configs()
     if "PYTEST_XDIST_WORKER" in os.environ:
         # The workers share the cores; more threads than cores make all of them slower.
         torch.set_num_threads(1)
@@ -85,7 +85,10 @@ def warm_start() -> Iterator[None]:
     # After nohup, the tests ignore it, and so would all forks.
     of_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        forkserver.ensure_running()
+        with pytest.MonkeyPatch.context() as patch:
+            # The package's data sets are registered on its import, for good.
+            patch.delenv("DETECTRON2_DATASETS", raising=False)
+            forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGHUP, of_hangup)
     with launching_by("forkserver"):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2_helpers import speed_up_default_setup
+from detectron2_helpers import speed_up_configs
 
 import pair_detr.engine
 from pair_detr.config_files import config_file, load_config
@@ -25,23 +25,28 @@ from pair_detr.studies import ablation, convergence
 from pair_detr.studies.convergence_runs import PlannedRun
 from pair_detr_cli.commands import COMMANDS
 
-# Appended to the options of every training and evaluation: a step on images of 64 pixels.
+# Appended to the options of every training and evaluation: a step on images of 64 pixels, and few detections, as COCO's
+# metrics take most of the time.
 SHORT = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"),
     *("SOLVER.EPOCHS.MAX", "0", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "4"),
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "96", "INPUT.MIN_SIZE_TEST", "64"),
     *("INPUT.MAX_SIZE_TEST", "96", "TEST.IMS_PER_BATCH", "8", "TEST.EVAL_PERIOD", "0"),
+    *("TEST.PICTURES", "1", "TEST.DETECTIONS_PER_IMAGE", "5"),
 ]
 NARROW = ["MODEL.DETR.HIDDEN_DIM", "32", "MODEL.DETR.FFN_DIM", "32", "MODEL.DETR.ENC_LAYERS", "1"]
 NARROW += ["MODEL.DETR.DEC_LAYERS", "2", "MODEL.DETR.NUM_QUERIES", "20"]
 NARROW += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"]
 NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
+# Of the quick start's network, in its trainings and its export.
+SHALLOW = ["MODEL.DETR.DEC_LAYERS", "2"]
 # Appended to the arguments of tools.
 BRIEF = {
     "benchmark": ["--backends", "torch", "--sizes", "64x64", "--batches", "1", "--repeats", "1", "--opts", *NARROW],
     "ablation": ["--methods", "Muon", "--seeds", "1", "--jobs", "1"],
+    "export": ["--opts", *SHALLOW],
     "convergence": ["--data", "shapes", "--variants", "detr", "pair_detr", "--schedules", "third", "--seeds", "1"],
-    "make_shapes": ["--train", "200", "--val", "20"],
+    "make_shapes": ["--train", "60", "--val", "10"],
     "matching": ["--images", "2"],
     "pretrain_shapes": ["--crops", "64", "--epochs", "1"],
 }
@@ -57,6 +62,8 @@ def train(args: Namespace) -> None:
     args.opts += SHORT
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         args.opts += NARROW
+    if "convnet" in cfg.MODEL.BACKBONE.NAME:
+        args.opts += SHALLOW
     if "://" in cfg.MODEL.WEIGHTS:
         args.opts += ["MODEL.WEIGHTS", ""]
     run(args)
@@ -122,7 +129,7 @@ def answer(connection: socket.socket) -> None:
 def main(address: str) -> None:
     """Serves until it is stopped."""
     torch.set_num_threads(1)
-    speed_up_default_setup()
+    speed_up_configs()
     for module in PRELOADED:
         importlib.import_module(module)
     with socket.socket(socket.AF_UNIX) as server:

@@ -16,7 +16,7 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch.multiprocessing as mp
-from detectron2_helpers import speed_up_default_setup
+from detectron2_helpers import speed_up_configs
 
 FORK = multiprocessing.get_context("fork")
 # Its processes are forks of one that has imported PyTorch, see the fixture warm_start.
@@ -33,14 +33,15 @@ def launching_by(method: str) -> Iterator[None]:
         yield
 
 
-def start_program(*arguments: str, output: Path) -> ForkServerProcess:
+def start_program(*arguments: str, output: Path, leads_group: bool = False) -> ForkServerProcess:
     """Starts what ``python`` does with these arguments, a file or ``-m`` and a module in front, without its start.
 
     Args:
         arguments: of the interpreter.
         output: a folder for the files "stdout" and "stderr".
+        leads_group: in a process group of its own, as a shell starts it.
     """
-    process = FORK_SERVER.Process(target=_execute, args=(arguments, output, dict(os.environ)))
+    process = FORK_SERVER.Process(target=_execute, args=(arguments, output, dict(os.environ), leads_group))
     process.start()
     return process
 
@@ -53,8 +54,10 @@ def run_program(*arguments: str, output: Path) -> CompletedProcess:
     return CompletedProcess(arguments, process.exitcode, *texts)
 
 
-def _execute(arguments: tuple[str, ...], output: Path, environment: dict[str, str]) -> None:
-    speed_up_default_setup()
+def _execute(arguments: tuple[str, ...], output: Path, environment: dict[str, str], leads_group: bool) -> None:
+    if leads_group:
+        os.setsid()
+    speed_up_configs()
     # That of the fork server is from its start.
     os.environ.clear()
     os.environ.update(environment)

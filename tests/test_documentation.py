@@ -19,6 +19,7 @@ from detectron2.evaluation import coco_evaluation
 from detectron2.utils import collect_env
 from detectron2.utils.develop import create_dummy_class
 from open_vocabulary_helpers import TINY_CLIP
+from process_helpers import kill, start_program
 
 from pair_detr.visualization.media import VideoFile
 
@@ -34,7 +35,7 @@ PREPARATION = {
     "docs/deployment.md": ("photos_and_video", "quickstart_weights"),
     "docs/getting_started.md": ("cards", "photos_and_video", "weights_of_the_zoo"),
     "docs/model_zoo.md": ("published_weights", "custom_data"),
-    "docs/open_vocabulary.md": ("text_encoder",),
+    "docs/open_vocabulary.md": ("shapes", "text_encoder"),
     "docs/results.md": ("shapes",),
     "docs/studies/convergence.md": ("shapes",),
     "docs/tools.md": ("photos_and_video", "quickstart_weights"),
@@ -145,20 +146,18 @@ def quickstart_weights(run: Callable[[str], None]) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def server(tmp_path_factory: pytest.TempPathFactory, warm_start: None) -> Iterator[Path]:
     """The address of document_server.py; its folders are those of its requests."""
     folder = tmp_path_factory.mktemp("server")
-    address, log = folder / "socket", folder / "log.txt"
-    environment = os.environ | {"DETECTRON2_DATASETS": "datasets", "PYTHONPATH": python_path()}
-    command = [sys.executable, "-W", "ignore", str(ROOT / "tests/document_server.py"), str(address)]
-    with log.open("w") as output, subprocess.Popen(command, cwd=folder, env=environment, stderr=output) as process:
-        try:
-            while not address.exists() and process.poll() is None:
-                time.sleep(0.1)
-            assert process.poll() is None, log.read_text()
-            yield address
-        finally:
-            process.terminate()
+    address = folder / "socket"
+    process = start_program(str(ROOT / "tests/document_server.py"), str(address), output=folder)
+    try:
+        while not address.exists() and process.is_alive():
+            time.sleep(0.1)
+        assert process.is_alive(), (folder / "stderr").read_text()
+        yield address
+    finally:
+        kill(process)
 
 
 def python_path() -> str:

@@ -1,17 +1,16 @@
 """Published weights by short names: ``MODEL.WEIGHTS zoo://conditional_detr_r50``."""
 
-import hashlib
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
+from pair_detr.utils.checksums import sha256_of
+
 SCHEME = "zoo://"
 _DETR = "https://dl.fbaipublicfiles.com/detr/"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,10 @@ def source_of(weights: str) -> str:
     return find_entry(weights).source if weights.startswith(SCHEME) else weights
 
 
-@lru_cache(maxsize=16)
 def _require_checksum(file: Path, sha256: str, source: str) -> None:
-    found = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            found.update(chunk)
-    if not found.hexdigest().startswith(sha256):
+    found = sha256_of(file)
+    if not found.startswith(sha256):
         raise ZooError(
-            f"{file} is not the file that was published at {source}: its SHA-256 is {found.hexdigest()} and should "
+            f"{file} is not the file that was published at {source}: its SHA-256 is {found} and should "
             f"start with {sha256}. Remove it, and it is downloaded again"
         )

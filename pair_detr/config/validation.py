@@ -5,7 +5,7 @@ Most of Detectron2's keys are those of its own detectors, and have no effect her
 
 import logging
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -78,7 +78,13 @@ def has_effect(key: str, cfg: CfgNode) -> bool:
 
 
 def _idle_entry(key: str, cfg: CfgNode) -> Idle | None:
-    return next((entry for entry in IDLE if entry.matches(key) and entry.applies(cfg)), None)
+    return next((entry for entry in _entries_about(key) if entry.applies(cfg)), None)
+
+
+# A config has hundreds of keys, and is checked several times in a run.
+@cache
+def _entries_about(key: str) -> tuple[Idle, ...]:
+    return tuple(entry for entry in IDLE if entry.matches(key))
 
 
 def flatten(cfg: CfgNode, keep_tuples: bool = False) -> dict[str, Any]:

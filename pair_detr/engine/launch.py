@@ -1,13 +1,12 @@
 """From the command line to a training or an evaluation, in one process or several."""
 
 import argparse
-import itertools
 import logging
 import os
-import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,12 +21,11 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer, find_checkpoint
-from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files, find_candidates
+from pair_detr.checkpoint.search import find_candidates
 from pair_detr.checkpoint.weights import load_weights, pin_weights, read_weights, require_weights
 from pair_detr.config.validation import check_config, check_values
 from pair_detr.config_files import find_config, load_config
 from pair_detr.data import datasets_in_label_space, register_from_config, resolve_num_classes
-from pair_detr.engine.checkpoint_hooks import EVALUATIONS
 from pair_detr.engine.console import hold_console, release_console
 from pair_detr.engine.external_launch import (
     Place,
@@ -38,7 +36,14 @@ from pair_detr.engine.external_launch import (
     require_no_launch_arguments,
 )
 from pair_detr.engine.hooks import TrainingInterrupted, forward_signals
-from pair_detr.engine.output_folder import read_notes, require_inputs_elsewhere, require_own_config, write_config
+from pair_detr.engine.output_folder import (
+    archive_previous_run,
+    read_notes,
+    require_inputs_elsewhere,
+    require_own_config,
+    set_aside_config,
+    write_config,
+)
 from pair_detr.engine.resume import require_resumable
 from pair_detr.engine.run_lock import claim_folder, release_folder
 from pair_detr.engine.trainer import Trainer
@@ -60,11 +65,25 @@ logger = logging.getLogger(__name__)
 
 # Name of the note of a signal that stopped the training.
 _STOPPED = "stopped"
+# Of Detectron2's arguments.
+_HELP = {
+    "config_file": "a config: a file, or one of this package by its name, such as r50",
+    "resume": "continue the training in the output folder from its last checkpoint",
+    "eval_only": "evaluate MODEL.WEIGHTS, without training",
+    "num_gpus": "processes on this machine, one for each GPU; without a GPU, all on the CPU",
+    "num_machines": "machines that train together",
+    "machine_rank": "number of this machine, from 0",
+    "dist_url": "address at which the processes meet, the same on all machines",
+    "opts": "config entries to change, KEY VALUE in turn, at the end of the command",
+}
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, and ``--traceback``. Processes of one machine find a free port to meet by themselves."""
     parser = default_argument_parser()
+    # Detectron2 words them for its own programs; argparse has no other way to change them.
+    for action in parser._actions:
+        action.help = _HELP.get(action.dest, action.help)
     add_traceback_argument(parser)
     parser.set_defaults(dist_url="auto")
     return parser
@@ -82,8 +101,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: an argument or a value of the config makes no sense; further as :func:`load_config` and the readers
             of the datasets' files.
     """
-    if flags := [option for option in args.opts if option.startswith("--")]:
-        raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
+    require_flags_first(args.opts)
     configure_cpu(args.num_gpus)
     args.config_file = find_config(args.config_file)
     with held_records("pair_detr") as records:
@@ -96,6 +114,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
         _set_up(cfg, args, records)
         on_error.pop_all()
     return cfg
+
+
+def require_flags_first(options: Sequence[str]) -> None:
+    """Raises a ValueError if there are flags among the config options, which would be taken for keys."""
+    if flags := [option for option in options if option.startswith("--")]:
+        raise ValueError(f"{' '.join(flags)}: flags have to stand before the config options (KEY VALUE ...).")
 
 
 def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRecord]) -> None:
@@ -132,6 +156,8 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
         _set_up_evaluation(cfg, args)
     else:
         notes = read_notes(args.config_file, cfg.OUTPUT_DIR)
+        if comm.is_main_process() and not (resumes or notes):
+            set_aside_config(cfg.OUTPUT_DIR)
         # It would log the file's content, but reads it in the encoding of the locale.
         default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
         if comm.is_main_process():
@@ -196,27 +222,6 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
             note_job(cfg.OUTPUT_DIR)
         comm.synchronize()
     return trainer.train()
-
-
-def archive_previous_run(folder: Path) -> None:
-    """Moves an earlier run in OUTPUT_DIR into a folder of its own there: ``--resume`` would continue that run."""
-    last = folder / LAST_CHECKPOINT
-    moved = [path for path in (last, folder / EVALUATIONS, *checkpoint_files(folder)) if path.exists()]
-    if not moved:
-        return
-    number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
-    target = folder / f"earlier_{number}"
-    target.mkdir()
-    moved += [path for path in (folder / RESULTS_FILE,) if path.exists()]
-    # First the one that says which of the others to resume from.
-    for path in moved:
-        path.rename(target / path.name)
-    metrics = folder / "metrics.json"
-    if metrics.exists():
-        # Detectron2 has opened it already, to append.
-        shutil.copy2(metrics, target)
-        os.truncate(metrics, 0)
-    logger.warning("%s has checkpoints and metrics of an earlier run, which were moved to %s.", folder, target)
 
 
 def _evaluate(cfg: CfgNode, resume: bool) -> dict:

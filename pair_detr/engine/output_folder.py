@@ -1,16 +1,26 @@
 """What a run must not replace in OUTPUT_DIR: its own input, and files of the user."""
 
-from itertools import takewhile
+import itertools
+import logging
+import os
+import shutil
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from pair_detr.checkpoint.search import LAST_CHECKPOINT, checkpoint_files
 from pair_detr.config.validation import flatten
+from pair_detr.engine.checkpoint_hooks import EVALUATIONS
+from pair_detr.evaluation.results_file import RESULTS_FILE
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.outputs import MARK, is_made_here
 from pair_detr.utils.text_files import read_text
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.yaml"
+# What the config of an earlier run is called until it is moved with its checkpoints.
+SET_ASIDE = "config_before.yaml"
 
 # What a run writes before its config, or with its first checkpoint: the config next to it is that run's.
 _TRACES = ("log.txt", "metrics.json", "last_checkpoint")
@@ -54,6 +64,16 @@ def require_own_config(folder: str | Path) -> None:
         )
 
 
+def set_aside_config(folder: str | Path) -> None:
+    """Renames the config of an earlier run in a folder, if its checkpoints are there, before that of a new run comes.
+
+    Both are kept together when the new run moves the checkpoints.
+    """
+    config = Path(folder, CONFIG_FILE)
+    if config.is_file() and any(Path(folder).glob(_CHECKPOINTS)):
+        config.replace(Path(folder, SET_ASIDE))
+
+
 def write_config(cfg: CfgNode, notes: str = "") -> None:
     """Writes the config of a run into OUTPUT_DIR, marked as such.
 
@@ -74,7 +94,30 @@ def read_notes(config_file: str | Path, folder: str | Path) -> str:
     first, *lines = read_text(own).splitlines() or [""]
     if first != _FIRST_LINE:
         return ""
-    return "\n".join(line[2:] for line in takewhile(lambda line: line.startswith("#"), lines))
+    return "\n".join(line[2:] for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def archive_previous_run(folder: Path) -> None:
+    """Moves an earlier run in OUTPUT_DIR into a folder of its own there: ``--resume`` would continue that run."""
+    last = folder / LAST_CHECKPOINT
+    moved = [path for path in (last, folder / EVALUATIONS, *checkpoint_files(folder)) if path.exists()]
+    if not moved:
+        return
+    number = next(number for number in itertools.count(1) if not (folder / f"earlier_{number}").exists())
+    target = folder / f"earlier_{number}"
+    target.mkdir()
+    moved += [path for path in (folder / RESULTS_FILE,) if path.exists()]
+    # First the one that says which of the others to resume from.
+    for path in moved:
+        path.rename(target / path.name)
+    if (config := folder / SET_ASIDE).exists():
+        config.rename(target / CONFIG_FILE)
+    metrics = folder / "metrics.json"
+    if metrics.exists():
+        # Detectron2 has opened it already, to append.
+        shutil.copy2(metrics, target)
+        os.truncate(metrics, 0)
+    logger.warning("%s has checkpoints and metrics of an earlier run, which were moved to %s.", folder, target)
 
 
 def _is_checkpoint_in(file: Path, folder: Path) -> bool:

@@ -9,6 +9,8 @@ from detectron2.structures import BoxMode
 
 # Classes with fewer of the boxes do not decide on the size of the images.
 _RARE = 0.02
+# Images with a longer side than these lose pixels, rather than to make all batches larger.
+_USUAL, _LARGEST_ASPECT = 0.95, 2.0
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class DataSummary:
         classes: how many.
         objects: per image, on average; crowds do not count.
         most_objects: in an image.
-        height: of the images in pixels, the median.
-        width: of the images in pixels, the median.
+        short_side: of the images in pixels, the median.
+        aspect: longer side of the images by the shorter one: 95 percent have no larger one; 2 at most.
         box_side: square root of the part of its image that a box covers, the median.
         small_side: square root of the area of a box, relative to the shorter side of its image: the median of the
             class with the smallest objects.
@@ -32,8 +34,8 @@ class DataSummary:
     classes: int
     objects: float
     most_objects: int
-    height: int
-    width: int
+    short_side: int
+    aspect: float
     box_side: float
     small_side: float
     have_masks: bool
@@ -62,7 +64,6 @@ def summarize(records: Sequence[dict[str, Any]], classes: int) -> DataSummary:
     if not (areas > 0).any():
         raise ValueError("no image has a box, and a detector learns from boxes: annotate some")
     counts = np.bincount(owners, minlength=len(records))
-    height, width = np.median(sizes, 0).astype(int).tolist()
     sides = np.sqrt(areas)
     labels = np.array([annotation["category_id"] for _, annotation in objects])
     frequent = [label for label in np.unique(labels) if (labels == label).mean() >= _RARE] or np.unique(labels)
@@ -72,8 +73,8 @@ def summarize(records: Sequence[dict[str, Any]], classes: int) -> DataSummary:
         classes=classes,
         objects=float(counts.mean()),
         most_objects=int(counts.max()),
-        height=height,
-        width=width,
+        short_side=int(np.median(sizes.min(1))),
+        aspect=float(min(np.quantile(sizes.max(1) / sizes.min(1), _USUAL), _LARGEST_ASPECT)),
         box_side=float(np.median(sides / np.sqrt(sizes.prod(1))[owners])),
         small_side=float(min(np.median(relative[labels == label]) for label in frequent)),
         have_masks=all(annotation.get("segmentation") for _, annotation in objects),

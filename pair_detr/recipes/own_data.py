@@ -1,5 +1,6 @@
 """The data in a folder, registered as sets for training, validation and test."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from pair_detr.config_files import load_config
 from pair_detr.data import register_from_config
 from pair_detr.data.datasets.from_config import expand
+
+logger = logging.getLogger(__name__)
 
 _OPTION = "--data"
 # Keeps names of folders apart from those of Detectron2's datasets.
@@ -49,7 +52,7 @@ def find_own_data(folder: str, only: str = "") -> OwnData:
         ValueError: there are data of several formats, none to train or to evaluate on, or no boxes.
     """
     root = Path(folder).expanduser().resolve()
-    name = _PREFIX + re.sub(r"\W+", "_", root.name).strip("_").lower()
+    name = _PREFIX + (re.sub(r"\W+", "_", root.name).strip("_").lower() or "data")
     entries = expand(_OPTION, {"NAME": name, "FORMAT": "auto", "ROOT": str(root)}, only)
     if any(entry["FORMAT"] == "image_folder" for entry in entries):
         raise ValueError(
@@ -70,5 +73,10 @@ def find_own_data(folder: str, only: str = "") -> OwnData:
     cfg.DATASETS.REGISTER = entries
     register_from_config(cfg)
     if "val" not in found:
+        logger.warning(
+            "%s has a test set, but none for validation: the best weights are chosen by the test set, whose AP is then "
+            "higher than that of other images.",
+            folder,
+        )
         return OwnData(entries, found["train"], found["test"])
     return OwnData(entries, found["train"], found["val"], found.get("test", ""))

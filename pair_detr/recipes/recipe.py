@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 
 from pair_detr.config.validation import flatten
+from pair_detr.config_files import load_config
 from pair_detr.recipes.choices import Choice, Request, choose
 from pair_detr.recipes.data_summary import DataSummary
 from pair_detr.recipes.hardware import Hardware
@@ -46,15 +47,15 @@ def choose_recipe(data: DataSummary, machine: Hardware, request: Request, option
         FileNotFoundError, CheckpointError, ValueError: as :func:`pair_detr.recipes.starting_point.find_start`.
     """
     start = find_start(request.weights, data, machine)
-    key = "MODEL.WEIGHTS" if start.detects else "MODEL.TIMM.WEIGHTS"
-    given = set(options[::2])
-    if "SOLVER.MAX_ITER" in given:
-        # Which counts in the place of all of them.
-        given |= {f"SOLVER.EPOCHS.{key}" for key in start.cfg.SOLVER.EPOCHS}
-    choices = [Choice(key, flatten(start.cfg)[key], start.reason), *choose(data, machine, start, request)]
-    choices = [choice for choice in choices if choice.key not in given]
+    entries = flatten(load_config("", options))
+    given = {key: entries[key] for key in options[::2]}
+    chosen = choose(data, machine, start, request, given)
     cfg = start.cfg
-    cfg.merge_from_list([part for choice in choices for part in (choice.key, choice.value)])
+    cfg.merge_from_list([part for choice in chosen for part in (choice.key, choice.value)])
+    (weights, value), *needed = start.settings.items()
+    choices = [Choice(weights, value or '""', start.reason)]
+    choices += [Choice(key, value, "what these weights need") for key, value in needed]
+    choices = [*(choice for choice in choices if choice.key not in given), *chosen]
     masks = ", and masks, which MODEL.MASK_ON True would learn" if data.have_masks and not cfg.MODEL.MASK_ON else ""
     classes = counted(data.classes, "class", "classes")
     summary = (

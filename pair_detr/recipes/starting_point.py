@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import timm
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -12,6 +13,7 @@ from pair_detr.checkpoint import ConversionError, read_checkpoint
 from pair_detr.checkpoint.self_description import CONFIG_TEXT, config_of
 from pair_detr.checkpoint.weights import CheckpointError, fetch_weights, read_ahead
 from pair_detr.config_files import load_config
+from pair_detr.recipes.backbone_files import settings_of_file
 from pair_detr.recipes.data_summary import DataSummary
 from pair_detr.recipes.hardware import Hardware
 
@@ -30,6 +32,7 @@ class Start:
         cfg: without what the data and the machine decide.
         name: of the weights, for people.
         reason: why these.
+        settings: config entries that name the weights, or that they need; ``cfg`` has them.
         detects: whether they are of a whole detector, rather than of a backbone.
         fixes_sizes: whether they are made for images of the config's sizes.
     """
@@ -37,6 +40,7 @@ class Start:
     cfg: CfgNode
     name: str
     reason: str
+    settings: Mapping[str, Any]
     detects: bool = False
     fixes_sizes: bool = False
 
@@ -57,11 +61,12 @@ def find_start(weights: str, data: DataSummary, machine: Hardware) -> Start:
     """
     if weights == NO_WEIGHTS:
         # Statistics of random weights are not worth keeping.
-        cfg = load_config(_SMALL, ["MODEL.TIMM.WEIGHTS", "", "MODEL.TIMM.NORM", "BN"])
-        return Start(cfg, "random weights", "as on the command line")
+        settings = {"MODEL.TIMM.WEIGHTS": "", "MODEL.TIMM.NORM": "BN"}
+        return _start_small(settings, "random weights", "as on the command line")
     require_start(weights, machine)
     if not weights and machine.device == "cpu":
-        return Start(load_config(_SMALL), "ImageNet weights", "a small network for a CPU")
+        settings = {"MODEL.TIMM.WEIGHTS": load_config(_SMALL).MODEL.TIMM.WEIGHTS}
+        return _start_small(settings, "ImageNet weights", "a small network for a CPU")
     reason = "as on the command line" if weights else "it knows objects already"
     return _start_from(weights or COCO_WEIGHTS, data, reason)
 
@@ -91,7 +96,8 @@ def _start_from(weights: str, data: DataSummary, reason: str) -> Start:
     except CheckpointError:
         if not _fits_small_network(weights):
             raise
-        return Start(load_config(_SMALL, ["MODEL.TIMM.WEIGHTS", weights]), "weights of a backbone", reason)
+        settings = {"MODEL.TIMM.WEIGHTS": weights, **settings_of_file(Path(fetch_weights(weights)))}
+        return _start_small(settings, "weights of a backbone", reason)
     if found.MODEL.CLIP.TEXT_WEIGHTS:
         raise ValueError(
             f"--weights {weights}: its classifier is one of texts, and needs texts of your classes; "
@@ -99,7 +105,7 @@ def _start_from(weights: str, data: DataSummary, reason: str) -> Start:
         )
     is_own = CONFIG_TEXT in read_ahead(weights).metadata
     cfg = load_config(_FINETUNE)
-    if is_own or not _is_conditional_detr_r50(found):
+    if is_own or not _fits_finetune_config(found):
         cfg.MODEL, cfg.INPUT = found.MODEL, found.INPUT
         # What is of its data and of its stages of training.
         cfg.MODEL.DETR.NUM_CLASSES = 0
@@ -107,10 +113,25 @@ def _start_from(weights: str, data: DataSummary, reason: str) -> Start:
         cfg.MODEL.DETR.CLASS_AGNOSTIC = False
         cfg.MODEL.MASK_ON = cfg.MODEL.MASK_ON and data.have_masks
     cfg.MODEL.WEIGHTS = weights
-    return Start(cfg, "weights of a detector", reason, detects=True, fixes_sizes=is_own)
+    return Start(cfg, "weights of a detector", reason, {"MODEL.WEIGHTS": weights}, detects=True, fixes_sizes=is_own)
 
 
-def _is_conditional_detr_r50(cfg: CfgNode) -> bool:
+def _start_small(settings: Mapping[str, Any], name: str, reason: str) -> Start:
+    nodes: dict[str, Any] = {}
+    for key, value in settings.items():
+        *parents, last = key.split(".")
+        node = nodes
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    cfg = load_config(_SMALL)
+    # Unlike options, it takes dictionaries.
+    cfg.merge_from_other_cfg(CfgNode(nodes))
+    return Start(cfg, name, reason, settings)
+
+
+def _fits_finetune_config(cfg: CfgNode) -> bool:
+    """Whether weights are those that Pair DETR starts from there; others are trained as the detector that they are."""
     resnet = cfg.MODEL.RESNETS
     is_resnet_50 = resnet.DEPTH == _DEPTH_OF_FINETUNE and resnet.RES5_DILATION == 1
     return cfg.MODEL.DETR.VARIANT == "conditional_detr" and is_resnet_50 and not cfg.MODEL.MASK_ON
@@ -118,6 +139,9 @@ def _is_conditional_detr_r50(cfg: CfgNode) -> bool:
 
 def _fits_small_network(weights: str) -> bool:
     """Whether a file has the backbone's parameters of the small network, by their names and shapes."""
+    # Imported here: the other backbones work without timm.
+    import timm
+
     with torch.device("meta"):
         model = timm.create_model(load_config(_SMALL).MODEL.TIMM.NAME)
     try:

@@ -79,6 +79,9 @@ def check(name: str, open_images: bool) -> bool:
             logger.info("%s: missing segments: %s", name, absent.text)
             report.num_masks -= absent.num_objects
             sound = sound and not absent.are_all
+    if report.annotation_type == "box" and not report.num_boxes:
+        images = counted(report.num_images, "image")
+        logger.error("%s: there is no usable box in its %s: draw some, or remove the set.", name, images)
     verdict = "can be trained on" if sound else "cannot be trained on"
     if sound and not open_images:
         verdict += " if its images can be read (--open-images)"

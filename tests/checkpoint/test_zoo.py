@@ -12,6 +12,7 @@ from pair_detr.checkpoint.self_description import config_of
 from pair_detr.checkpoint.weights import read_weights
 from pair_detr.checkpoint.zoo import ZOO, ZooEntry, ZooError
 from pair_detr.config_files import load_config
+from pair_detr.utils.checksums import sha256_of
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_name_stands_for_the_published_file(published: Path) -> None:
 
 def test_another_file_is_refused(published: Path) -> None:
     torch.save({"model": tiny_state("detr")}, published)
-    zoo._require_checksum.cache_clear()
+    sha256_of.cache_clear()
     with pytest.raises(FileNotFoundError, match=r"tiny\.pth is not the file that was published at .* Remove it, and"):
         read_weights("zoo://tiny_detr")
 

@@ -1,10 +1,8 @@
 """Configs that need files which do not come with the package: they say where to get them."""
 
+import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pair_detr.config_files import config_file, load_config
 from pair_detr.data import load_dataset, register_from_config
-from pair_detr.data.datasets.builtin import register_bccd
+from pair_detr.data.datasets import builtin
 
 FOLDER = config_file("r50").parent
 
@@ -45,7 +43,7 @@ def test_what_is_missing_points_to_the_first_lines(name: str, tmp_path: Path, mo
         for entry in [entry for entry in DatasetCatalog if entry.startswith("bccd")]:
             DatasetCatalog.remove(entry)
             MetadataCatalog.pop(entry)
-        register_bccd(str(tmp_path / "bccd"))
+        builtin.register_bccd(str(tmp_path / "bccd"))
         register_from_config(cfg)
         load_dataset(cfg.DATASETS.TRAIN[0])
 
@@ -62,8 +60,14 @@ def test_the_command_in_the_config_makes_coco_s_annotations_of_bccd(
     # Between the quotes of python -c "...", without the comment signs.
     commented = re.search(r'python -c "\n(.*?)"\n', text, re.DOTALL).group(1)
     program = re.sub(r"^#     ", "", commented, flags=re.MULTILINE)
-    environment = os.environ | {"DETECTRON2_DATASETS": str(tmp_path / "datasets")}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    monkeypatch.chdir(tmp_path)
+    with restored_catalogs():
+        DatasetCatalog.clear()
+        MetadataCatalog.clear()
+        # As on the first import of the package.
+        importlib.reload(builtin)
+        exec(program, {})
     for split in ("train", "val"):
         made = json.loads((folder / "annotations" / f"bccd_{split}.json").read_text())
         expected = json.loads((source / "annotations" / f"bccd_{split}.json").read_text())

@@ -2,12 +2,13 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
+from process_helpers import kill, running
 from torch.utils.data import Dataset
 
 from pair_detr.data.loader_workers import STOP_SIGNALS, SignalSafeLoader
@@ -43,9 +44,12 @@ def wait_until_ended(pids: list[int], seconds: float) -> list[int]:
     return [pid for pid in pids if is_running(pid)]
 
 
-@pytest.mark.parametrize(("method", "persistent"), [("fork", True), ("fork", False), ("spawn", True)])
+# A worker that is spawned imports PyTorch, which takes seconds.
+@pytest.mark.parametrize(
+    ("method", "workers", "persistent"), [("fork", 2, True), ("fork", 2, False), ("spawn", 1, True)]
+)
 def test_workers_deliver_after_any_signal_and_end_with_the_loader(
-    method: str, persistent: bool, monkeypatch: pytest.MonkeyPatch
+    method: str, workers: int, persistent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = multiprocessing.process.BaseProcess.start
 
@@ -57,13 +61,13 @@ def test_workers_deliver_after_any_signal_and_end_with_the_loader(
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_and_signal)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     loader = SignalSafeLoader(
-        Numbers(), num_workers=2, multiprocessing_context=method, persistent_workers=persistent, batch_size=1
+        Numbers(), num_workers=workers, multiprocessing_context=method, persistent_workers=persistent, batch_size=1
     )
     batches = iter(loader)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
     first = [next(batches)[0].tolist() for _ in range(2)]
     pids = sorted({pid for _, pid in first})
-    assert len(pids) == 2
+    assert len(pids) == workers
     send(STOP_SIGNALS, *pids)
     rest = [batch[0, 0].item() for batch in batches]
     assert [index for index, _ in first] + rest == list(range(40))
@@ -79,22 +83,16 @@ def test_hanging_workers_are_ended_by_their_parent() -> None:
     assert wait_until_ended([pid], 30) == []
 
 
-PARENT = """
-import sys, time
-sys.path[:0] = {paths!r}
-from test_loader_workers import Numbers
-from pair_detr.data.loader_workers import SignalSafeLoader
-batches = iter(SignalSafeLoader(Numbers(), num_workers=2, persistent_workers=True))
-print(*(next(batches)[0, 1].item() for _ in range(2)), flush=True)
-time.sleep(300)
-"""
+def _load(connection: Connection) -> None:
+    """The part of a training: tells who its workers are, and goes on."""
+    batches = iter(SignalSafeLoader(Numbers(), num_workers=2, persistent_workers=True))
+    connection.send([next(batches)[0, 1].item() for _ in range(2)])
+    time.sleep(300)
 
 
 def test_workers_end_when_the_training_is_killed() -> None:
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    command = [sys.executable, "-c", PARENT.format(paths=paths)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        pids = [int(pid) for pid in process.stdout.readline().split()]
-        process.kill()
-    assert len(pids) == 2
+    with running(_load) as (training, connection):
+        pids = connection.recv()
+        kill(training)
+    assert len(set(pids)) == 2
     assert wait_until_ended(pids, 30) == []

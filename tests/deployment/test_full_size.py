@@ -1,4 +1,4 @@
-"""The graph of a whole ResNet-50 model."""
+"""The graph of a model with blocks of ResNet-50, of the published width."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from pair_detr.tools.common import without_data
 @pytest.mark.slow
 def test_resnet_50(tmp_path: Path) -> None:
     """Conditional DETR with random weights, whose boxes would all be at their reference points."""
-    # The layers of the transformer are alike.
-    layers = ["MODEL.DETR.ENC_LAYERS", "1", "MODEL.DETR.DEC_LAYERS", "2"]
+    # Blocks are alike, and so are the layers of the transformer. Two stages have all kinds.
+    layers = ["MODEL.DETR.ENC_LAYERS", "1", "MODEL.DETR.DEC_LAYERS", "2", "MODEL.RESNETS.OUT_FEATURES", "['res3']"]
     cfg = without_data(load_config("conditional_detr/r50", ["INPUT.MIN_SIZE_TEST", "0", *layers]))
     torch.manual_seed(0)
     model = build_model(cfg).eval()
@@ -25,7 +25,7 @@ def test_resnet_50(tmp_path: Path) -> None:
     export_model(model, cfg, tmp_path / "out", ExportOptions())
     detector = runtime.load(tmp_path / "out")
     generator = np.random.default_rng(0)
-    images = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((256, 320), (200, 320))]
+    images = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((128, 160), (100, 160))]
     with torch.no_grad():
         expected = model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())} for image in images])
     found = detector.predict([(image, image.shape[:2]) for image in images])

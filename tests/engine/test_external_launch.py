@@ -2,7 +2,7 @@
 
 import json
 import os
-import subprocess
+import runpy
 import sys
 from collections.abc import Iterator
 from dataclasses import astuple
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run as torchrun
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -37,15 +38,29 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
+def _interpret(*arguments: str) -> None:
+    """What the interpreter does with these arguments, -u and a file in front."""
+    sys.argv = list(arguments[1:])
+    runpy.run_path(arguments[1], run_name="__main__")
+
+
 @pytest.mark.slow
-def test_two_processes_of_torchrun(dataset: dict[str, str], tmp_path: Path, project_root: Path) -> None:
+@pytest.mark.usefixtures("warm_start")
+def test_two_processes_of_torchrun(
+    dataset: dict[str, str], tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They share a batch, and end with the same weights."""
+
+    def launch_forks(config: LaunchConfig, entrypoint: str) -> elastic_launch:
+        """New interpreters would import PyTorch, for seconds each."""
+        assert entrypoint == sys.executable
+        config.start_method, config.monitor_interval = "forkserver", 0.1
+        return elastic_launch(config, _interpret)
+
+    monkeypatch.setattr(torchrun, "elastic_launch", launch_forks)
     options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=2)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, str(project_root / "train_net.py"), *options]
-    environment = os.environ | {"PYTHONPATH": f"{project_root}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = ["--standalone", "--nproc_per_node", "2", str(project_root / "train_net.py"), *options]
+    torchrun.run(torchrun.parse_args(command))
     assert [row["iteration"] for row in rows_of(tmp_path)][-1] == 1
     assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == 1
     # The log of the second process.

@@ -3,8 +3,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
-from process_helpers import run_program
+from process_helpers import run_program, start_program
 
 from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.engine import argument_parser, main, run, setup
@@ -202,23 +200,18 @@ def test_command_line(dataset: dict[str, str], tmp_path: Path, project_root: Pat
     options = tiny_options(
         dataset, tmp_path, SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=5, SOLVER__KEEP_CHECKPOINTS=0
     )
-    command = [sys.executable, str(project_root / "train_net.py")]
-    # Not into a pipe, which nobody would empty until then: config and model alone may fill it.
-    printed = tmp_path / "printed.txt"
-    with (
-        printed.open("w") as file,
-        subprocess.Popen([*command, *options], stdout=file, stderr=subprocess.STDOUT) as process,
-    ):
-        wait_for(tmp_path / "model_0000004.pth")
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=300)
-    output = printed.read_text()
-    assert process.returncode == 128 + signal.SIGINT, output
+    program = str(project_root / "train_net.py")
+    process = start_program(program, *options, output=tmp_path)
+    wait_for(tmp_path / "model_0000004.pth")
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    output = (tmp_path / "stdout").read_text() + (tmp_path / "stderr").read_text()
+    assert process.exitcode == 128 + signal.SIGINT, output
     assert "add --resume to the command to continue" in output
     done = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"] + 1
 
     options = tiny_options(dataset, tmp_path, SOLVER__MAX_ITER=done + 2)
-    resumed = run_program(*command[1:], "--resume", *options, output=tmp_path)
+    resumed = run_program(program, "--resume", *options, output=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert f"Starting training from iteration {done}" in resumed.stdout
     assert torch.load(tmp_path / "model_final.pth")["pair_detr"]["iteration"] == done + 1
@@ -237,6 +230,7 @@ def test_a_new_run_does_not_mix_with_an_earlier_one(dataset: dict[str, str], tmp
 
     run(arguments(first))
     assert sorted(path.name for path in (tmp_path / "earlier_2").iterdir()) == [
+        "config.yaml",
         "last_checkpoint",
         "metrics.json",
         "model_0000000.pth",

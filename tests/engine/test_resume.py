@@ -43,6 +43,14 @@ def checkpoint(dataset: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+@pytest.fixture(scope="module")
+def three_iterations(dataset: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of three."""
+    folder = tmp_path_factory.mktemp("three_iterations")
+    trained(dataset, folder, SOLVER__MAX_ITER=3)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """main would set up loggers, which keeps records from caplog."""
@@ -92,9 +100,9 @@ def run(dataset: dict[str, str], folder: Path, *flags: str, **changes: Any) -> d
     ],
 )
 def test_rates_are_those_of_the_new_schedule(
-    dataset: dict[str, str], tmp_path: Path, changes: dict[str, Any], expected: list[float]
+    dataset: dict[str, str], three_iterations: Path, tmp_path: Path, changes: dict[str, Any], expected: list[float]
 ) -> None:
-    trained(dataset, tmp_path, SOLVER__MAX_ITER=3)
+    shutil.copytree(three_iterations, tmp_path, dirs_exist_ok=True)
     _, resumed = trained(dataset, tmp_path, resume=True, **changes)
     _, anew = trained(dataset, tmp_path / "anew", **changes)
     assert [rates for i, rates in anew.of.items() if i >= 3] == list(resumed.of.values())

@@ -15,6 +15,7 @@ import pytest
 import torch
 from data_helpers import restored_catalogs
 from engine_helpers import tiny_options, write_dataset
+from process_helpers import start_program
 from torch.multiprocessing import ProcessExitedException
 
 from pair_detr.engine import argument_parser, run
@@ -55,46 +56,52 @@ def assert_stopped(folder: Path, number: signal.Signals) -> None:
     assert torch.load(last)["iteration"] + 1 == int(iteration)
 
 
+def training(dataset: dict[str, str], folder: Path, project_root: Path, processes: int) -> list[str]:
+    """Arguments of an interpreter for a long one with workers, for itself and for the evaluations in between."""
+    changes = {"DATALOADER__NUM_WORKERS": 3 - processes, "DATASETS__TEST": (dataset["NAME"],), "TEST__EVAL_PERIOD": 7}
+    options = tiny_options(dataset, folder, SOLVER__MAX_ITER=100000, **changes)
+    return [str(project_root / "train_net.py"), "--num-gpus", str(processes), *options]
+
+
+def wait_for_evaluation(folder: Path) -> bool:
+    """Then there are the workers of both loaders."""
+    log = folder / "log.txt"
+    return wait_for(lambda: log.exists() and "Start inference on" in log.read_text())
+
+
 @pytest.mark.slow
-# Workers of several processes are spawned, which takes a minute on a busy machine.
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("launcher", "processes", "number"),
-    [(["timeout", "-s", "TERM", "1000"], 1, signal.SIGTERM), ([], 2, signal.SIGINT)],
-    ids=["timeout", "key press with two processes"],
-)
-def test_signals_to_the_whole_group_write_a_checkpoint(
-    dataset: dict[str, str],
-    tmp_path: Path,
-    project_root: Path,
-    launcher: list[str],
-    processes: int,
-    number: signal.Signals,
-) -> None:
-    """With workers, for training and for the evaluations in between."""
-    options = tiny_options(
-        dataset,
-        tmp_path,
-        SOLVER__MAX_ITER=100000,
-        DATALOADER__NUM_WORKERS=3 - processes,
-        DATASETS__TEST=(dataset["NAME"],),
-        TEST__EVAL_PERIOD=7,
-    )
-    command = [*launcher, sys.executable, str(project_root / "train_net.py"), "--num-gpus", str(processes), *options]
+def test_timeout_signals_the_whole_group(dataset: dict[str, str], tmp_path: Path, project_root: Path) -> None:
+    """It sends the signal to the process that it has started, and once more to the group."""
+    command = ["timeout", "-s", "TERM", "1000", sys.executable, *training(dataset, tmp_path, project_root, 1)]
     with (
         (tmp_path / "output.txt").open("w") as output,
         # A group of its own, led by it, as a shell makes one.
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True) as process,
     ):
-        log = tmp_path / "log.txt"
-        # Workers are then started as well.
-        started = wait_for(lambda: log.exists() and "Start inference on" in log.read_text())
-        # It passes the signal on to the group by itself.
-        (process.send_signal if launcher else lambda n: os.killpg(process.pid, n))(number)
+        started = wait_for_evaluation(tmp_path)
+        process.send_signal(signal.SIGTERM)
         process.wait(timeout=600)
     assert started, (tmp_path / "output.txt").read_text()
-    assert process.returncode == 128 + number, (tmp_path / "output.txt").read_text()
-    assert_stopped(tmp_path, number)
+    assert process.returncode == 128 + signal.SIGTERM, (tmp_path / "output.txt").read_text()
+    assert_stopped(tmp_path, signal.SIGTERM)
+    assert wait_for(lambda: not group_members(process.pid))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
+def test_a_key_press_signals_two_processes(dataset: dict[str, str], tmp_path: Path, project_root: Path) -> None:
+    """All of the group at once: the launcher, both processes and the workers of each."""
+    process = start_program(*training(dataset, tmp_path, project_root, 2), output=tmp_path, leads_group=True)
+    started = wait_for_evaluation(tmp_path)
+    members = len(group_members(process.pid))
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(timeout=240)
+    if process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    assert started and members >= 5, (tmp_path / "stderr").read_text()
+    assert process.exitcode == 128 + signal.SIGINT, (tmp_path / "stderr").read_text()
+    assert_stopped(tmp_path, signal.SIGINT)
     assert wait_for(lambda: not group_members(process.pid))
 
 

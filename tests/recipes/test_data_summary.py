@@ -23,8 +23,9 @@ def test_by_hand() -> None:
         classes=7,
         objects=1.0,
         most_objects=2,
-        height=100,
-        width=400,
+        short_side=100,
+        # 4, but for the limit.
+        aspect=2.0,
         box_side=0.2,
         # Of the classes 0 and 1, 0.4 and the middle of 0.2 and 0.4.
         small_side=pytest.approx(0.3),
@@ -56,3 +57,16 @@ def test_a_rare_class_does_not_decide_on_the_size() -> None:
     tiny["annotations"][0]["category_id"] = 1
     assert summarize([*usual, tiny], 2).small_side == pytest.approx(0.5)
     assert summarize([*usual, tiny, tiny], 2).small_side == pytest.approx(0.04)
+
+
+def test_sides_do_not_depend_on_how_an_image_is_turned() -> None:
+    wide, tall = record(640, 480, (0, 0, 9, 9)), record(480, 640, (0, 0, 9, 9))
+    for records in ([wide, wide], [wide, tall], [tall, tall]):
+        summary = summarize(records, 1)
+        assert (summary.short_side, summary.aspect) == (480, pytest.approx(4 / 3))
+
+
+def test_few_long_images_do_not_make_all_larger() -> None:
+    usual = [record(120, 100, (0, 0, 9, 9))] * 39
+    assert summarize([*usual, record(190, 100)], 1).aspect == pytest.approx(1.2)
+    assert summarize([*usual, *[record(190, 100)] * 9], 1).aspect == pytest.approx(1.9)

@@ -61,6 +61,12 @@ def test_there_must_be_images_to_train_on(tmp_path: Path) -> None:
         find_own_data(str(write_roboflow(tmp_path / "none", "valid", "test")))
 
 
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_lone_set_for_something_else_is_not_divided(tmp_path: Path, split: str) -> None:
+    with pytest.raises(ValueError, match="alone: add one for training, or rename it"):
+        find_own_data(str(write_roboflow(tmp_path / "lone", split)))
+
+
 def test_labels_of_images_are_no_boxes(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)

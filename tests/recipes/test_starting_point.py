@@ -17,7 +17,7 @@ from pair_detr.recipes.data_summary import DataSummary
 from pair_detr.recipes.hardware import Hardware
 from pair_detr.recipes.starting_point import COCO_WEIGHTS, NO_WEIGHTS, find_start
 
-DATA = DataSummary(205, 3, 13.7, 28, 480, 640, 0.186, 0.17, have_masks=False)
+DATA = DataSummary(205, 3, 13.7, 28, 480, 4 / 3, 0.186, 0.17, have_masks=False)
 CPU = Hardware("cpu", "a CPU", 2)
 GPU = Hardware("cuda", "a GPU", 16, memory=78.0, has_bf16=True)
 
@@ -109,7 +109,7 @@ def test_masks_are_learned_where_the_data_have_them(monkeypatch: pytest.MonkeyPa
     original = starting_point.config_of
     monkeypatch.setattr(starting_point, "config_of", lambda weights: original(weights, ["MODEL.MASK_ON", "True"]))
     assert not find_start(own, DATA, CPU).cfg.MODEL.MASK_ON
-    with_masks = DataSummary(205, 3, 13.7, 28, 480, 640, 0.186, 0.17, have_masks=True)
+    with_masks = DataSummary(205, 3, 13.7, 28, 480, 4 / 3, 0.186, 0.17, have_masks=True)
     assert find_start(own, with_masks, CPU).cfg.MODEL.MASK_ON
 
 

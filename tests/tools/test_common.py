@@ -2,13 +2,12 @@
 
 import ast
 import importlib
-import os
+import json
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from data_helpers import write_coco
 from process_helpers import run_program
 from tool_helpers import write_metrics
 
@@ -54,15 +53,12 @@ def test_a_tool_run_as_a_program_logs_what_it_found(tool: str, tmp_path: Path) -
             ["--output", str(tmp_path / "shapes"), "--train", "2", "--val", "1"],
             "2 training and 1 validation",
         ),
-        "check_dataset": (["shapes_val"], "shapes_val: 1 image, "),
+        "check_dataset": (["tool_val", "--config-file", str(tmp_path / "my.yaml")], "tool_val: 2 images (1 without"),
     }[tool]
     if tool == "check_dataset":
-        # It is known from the first import of the package.
-        data.make_shapes(tmp_path / "shapes", 2, 1, 0)
-        command = [sys.executable, "-m", f"pair_detr.tools.{tool}", *arguments]
-        environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
-        run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    else:
-        run = run_program("-m", f"pair_detr.tools.{tool}", *arguments, output=tmp_path)
+        file = write_coco(tmp_path / "data", [{"image_id": 1, "bbox": [5, 5, 20, 15]}], [(60, 40)] * 2)
+        entry = {"NAME": "tool_val", "FORMAT": "coco", "JSON": str(file), "IMAGES": str(tmp_path / "data")}
+        (tmp_path / "my.yaml").write_text(json.dumps({"DATASETS": {"REGISTER": [entry]}}))
+    run = run_program("-m", f"pair_detr.tools.{tool}", *arguments, output=tmp_path)
     assert run.returncode == 0, run.stderr
     assert expected in run.stdout

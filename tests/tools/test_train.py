@@ -1,6 +1,7 @@
 """Training on a folder, from the data to the results."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,15 +91,47 @@ def test_resuming_keeps_the_recipe(make_data: object, capsys: pytest.CaptureFixt
     data = make_data("train", "valid")
     output = run(data, "--batch", "3")
     before = (output / "config.yaml").read_text()
-    with pytest.raises(ValueError, match="leave out --weights"):
-        run(data, "--resume")
+    with pytest.raises(ValueError, match="not made, with --weights none --batch 4: leave these out"):
+        run(data, "--batch", "4", "--resume")
+    # The name of one begins with that of the other.
+    other = shutil.copytree(data, f"{data}_2")
     with pytest.raises(ValueError, match="not those of --data"):
-        train.main(["--data", "other", "--output", str(output), "--resume"])
+        train.main(["--data", str(other), "--output", str(output), "--resume"])
     capsys.readouterr()
-    train.main(["--data", str(data), "--output", str(output), "--resume", "SOLVER.MAX_ITER", "3"])
+    # The command as it was, and more iterations.
+    command = ["--data", str(data), "--weights", "none", "--output", str(output), "--batch", "3"]
+    train.main([*command, "--resume", *TINY, "SOLVER.MAX_ITER", "3"])
     after = (output / "config.yaml").read_text()
     assert after == before.replace("MAX_ITER: 2", "MAX_ITER: 3")
     assert "Starting training from iteration 2" in capsys.readouterr().out
+
+
+def test_another_training_keeps_the_config_of_the_one_before(make_data: object) -> None:
+    data = make_data("train", "valid")
+    before = (run(data, "--batch", "3") / "config.yaml").read_text()
+    with pytest.raises(FileExistsError, match="has a training"):
+        run(data, "--recipe-only")
+    output = run(data, "--batch", "4")
+    assert (output / "earlier_1" / "config.yaml").read_text() == before
+    assert "as on the command line" in before
+    assert (output / "earlier_1" / "model_final.pth").is_file()
+    assert "IMS_PER_BATCH: 4" in (output / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_the_small_network_in_an_epoch_of_two_processes(
+    make_data: object, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data("train", "valid")
+    output = tmp_path / "small"
+    train.main(["--data", str(data), "--weights", "none", "--output", str(output), "--epochs", "1", "--num-gpus", "2"])
+    cfg = load_config(output / "config.yaml")
+    assert (cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.NORM) == ("mobilenetv2_100", "BN")
+    assert (cfg.SOLVER.EPOCHS.MAX, list(cfg.SOLVER.EPOCHS.STEPS)) == (1, [])
+    # 8 images in steps of 4.
+    assert cfg.SOLVER.IMS_PER_BATCH == 4
+    assert "2 iterations" in capfd.readouterr().out
+    assert json.loads((output / "results.json").read_text())["results"]
 
 
 def test_data_that_cannot_be_trained_on_stop_before_anything_is_written(make_data: object) -> None:
@@ -116,7 +149,35 @@ def test_weights_are_fetched_first(make_data: object, capsys: pytest.CaptureFixt
     assert "classes" not in capsys.readouterr().out
 
 
+def test_a_set_without_boxes_is_named(make_data: object) -> None:
+    data = make_data("train", "valid")
+    file = data / "valid" / "_annotations.coco.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    with pytest.raises(ValueError, match="cannot be trained on"):
+        run(data)
+    log = Path("out", "log.txt").read_text()
+    assert "ERROR" in log and "there is no usable box in its 8 images: draw some, or remove the set" in log
+
+
+def test_what_does_not_fit_leaves_no_config(make_data: object) -> None:
+    data = make_data("train", "valid")
+    with pytest.raises(ValueError, match="9 images, and there are 8"):
+        run(data, "--batch", "9")
+    with pytest.raises(ValueError, match="QUERY_SELECTION"):
+        train.main(["--data", str(data), "--weights", "none", "--output", "out", "MODEL.DETR.VARIANT", "detr"])
+    with pytest.raises(ValueError, match=r"lies in the data: choose another with --output"):
+        train.main(["--data", str(data), "--weights", "none", "--output", str(data / "train" / "out")])
+    assert not Path("out", "config.yaml").exists()
+
+
 def test_mistyped_options_are_noticed_first(make_data: object) -> None:
+    with pytest.raises(ValueError, match="--epochs: flags have to stand before"):
+        train.main(["--data", "nowhere", "SEED", "1", "--epochs", "3"])
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="there is no CUDA device"):
+            train.main(["--data", "nowhere", "MODEL.DEVICE", "cuda"])
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        train.main(["--data", "nowhere", "MODEL.WEIGHTS", "absent.pth"])
     with pytest.raises(KeyError, match=r"SOLVER\.BASE_RL"):
         train.main(["--data", "nowhere", "SOLVER.BASE_RL", "1"])
     with pytest.raises(FileNotFoundError, match=r"--data: .*nowhere does not exist"):

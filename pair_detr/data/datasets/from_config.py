@@ -133,6 +133,10 @@ def expand(key: str, entry: Mapping[str, Any], only: str = "") -> list[dict[str,
         splits = find_splits(root, only)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"{key}: {error}") from error
+    if len(splits) == 1 and (lone := next(iter(splits))) in ("val", "test"):
+        raise ValueError(
+            f"{key}: {root} has a set for {lone} alone: add one for training, or rename it if it is to be divided."
+        )
     draw = dict(entry.get("SPLIT") or {"VAL": 0.2, "SEED": 0})
     if len(splits) > 1:
         found = [{"NAME": f"{name}_{split}", **of_split} for split, of_split in splits.items()]

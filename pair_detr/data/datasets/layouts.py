@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from pair_detr.data.datasets.coco_layout import find_coco
-from pair_detr.data.datasets.layout_names import ALL, Splits, group_by_split
+from pair_detr.data.datasets.layout_names import ALL, Splits, group_by_split, split_named_by
 from pair_detr.data.datasets.pascal_voc import infer_class_names
 from pair_detr.data.datasets.yolo import split_exists
 from pair_detr.images.reading import IMAGE_SUFFIXES
@@ -46,8 +46,8 @@ def find_splits(root: str | Path, only: str = "") -> Splits:
     if not root.is_dir():
         state = "is a file; name its folder" if root.exists() else "does not exist; correct the path"
         raise FileNotFoundError(f"{root} {state}")
-    # Programs pack the data into a folder of their own.
-    while len(inner := _visible(root)) == 1 and inner[0].is_dir():
+    # Programs pack the data into a folder of their own; one of a test set alone says what they are.
+    while len(inner := _visible(root)) == 1 and inner[0].is_dir() and split_named_by(inner[0].name) in (None, "train"):
         root = inner[0]
     wanted = {only: _FORMATS[only]} if only else _FORMATS
     found = {name: splits for name, find in wanted.items() if (splits := find(root))}
@@ -71,7 +71,10 @@ def find_splits(root: str | Path, only: str = "") -> Splits:
 
 def as_yaml(entries: Sequence[Mapping[str, Any]]) -> str:
     """Entries of DATASETS.REGISTER, a line each, as they are written in a config."""
-    lines = (yaml.safe_dump(dict(entry), default_flow_style=True, sort_keys=False, width=10**6) for entry in entries)
+    lines = (
+        yaml.safe_dump(dict(entry), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+        for entry in entries
+    )
     return "\n".join(f"- {line.strip()}" for line in lines)
 
 
