@@ -13,7 +13,7 @@ FLOORS = (
     {"utils", "layers"},
     {"structures", "config", "tensor_files", "images"},
     {"losses", "data", "config_files", "runtime"},
-    {"open_vocabulary", "evaluation"},
+    {"open_vocabulary", "evaluation", "drawing"},
     {"modeling"},
     {"checkpoint", "inference"},
     {"engine", "predictor", "deployment"},

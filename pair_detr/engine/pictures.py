@@ -10,16 +10,19 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
+from PIL import Image
 from torch import nn
 
 from pair_detr.data import load_dataset
 from pair_detr.data.dataset_mapper import DetectionMapper
+from pair_detr.drawing.detections import draw_detections
+from pair_detr.drawing.supervision import require_supervision
 
 logger = logging.getLogger(__name__)
 
 _MIN_SCORE = 0.3
-# Of a picture, about, in pixels: the files of TensorBoard hold all of them.
-_LONGEST_SIDE = 512
+# Of a picture in pixels: the files of TensorBoard hold all of them.
+_LONGEST_SIDE = 800
 
 
 class DetectionPictures(HookBase):
@@ -40,13 +43,10 @@ class DetectionPictures(HookBase):
         self._dataset = cfg.DATASETS.TEST[0]
         self._images = load_dataset(self._dataset)[: cfg.TEST.PICTURES]
         try:
-            # It needs OpenCV, as nothing else of a training does.
-            from detectron2.utils.visualizer import Visualizer
+            require_supervision()
         except ImportError as error:
-            logger.info("There will be no pictures of detections, which need OpenCV: %s", error)
+            logger.info("There will be no pictures of detections. %s", error)
             self._images = []
-        else:
-            self._visualizer = Visualizer
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -62,17 +62,16 @@ class DetectionPictures(HookBase):
         for record in self._images:
             with torch.no_grad(), inference_context(self._model), torch.compiler.set_stance("force_eager"):
                 (outputs,) = self._model([self._mapper(record)])
-            picture = self._picture(read_image(record["file_name"], "RGB"), outputs, metadata)
+            picture = self._picture(read_image(record["file_name"], "BGR"), outputs, metadata)
             self.trainer.storage.put_image(f"{self._dataset}/{record['image_id']}", picture.transpose(2, 0, 1))
 
     def _picture(self, image: np.ndarray, outputs: dict[str, Any], metadata: Metadata) -> np.ndarray:
-        """(H, W, 3) uint8 in RGB order, of an image in the same format."""
-        visualizer = self._visualizer(image, metadata, scale=_LONGEST_SIDE / max(image.shape[:2]))
-        if "panoptic_seg" in outputs:
-            segments, info = outputs["panoptic_seg"]
-            return visualizer.draw_panoptic_seg(segments.cpu(), info).get_image()
-        instances = outputs["instances"].to("cpu")
-        return visualizer.draw_instance_predictions(instances[instances.scores >= _MIN_SCORE]).get_image()
+        """(h, w, 3) uint8 in RGB order, of a BGR image, smaller than this if it is large."""
+        instances = outputs["instances"]
+        outputs = {**outputs, "instances": instances[instances.scores >= _MIN_SCORE]}
+        picture = Image.fromarray(draw_detections(image, outputs, metadata))
+        picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        return np.asarray(picture)
 
     def _metadata(self) -> Metadata:
         """The classes of the model, which the dataset may have in another order."""

@@ -10,6 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from pair_detr.deployment.predictor import ExportedPredictor
+from pair_detr.drawing.detections import draw_detections
+from pair_detr.drawing.supervision import require_supervision
 from pair_detr.images.inputs import as_format, open_file
 from pair_detr.open_vocabulary import read_class_list
 from pair_detr.predictor import Predictor
@@ -25,7 +27,6 @@ from pair_detr.tools.common import (
 from pair_detr.utils.batched import predict_in_order
 from pair_detr.utils.outputs import require_outputs, require_writable, writing
 from pair_detr.visualization.coco_results import CocoResults
-from pair_detr.visualization.detections import draw_detections
 from pair_detr.visualization.media import Frames, VideoFile, find_media, is_video
 from pair_detr.visualization.opencv import require_opencv
 
@@ -229,8 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--batch-size {args.batch_size}: it must be 1 or more")
     if args.output.exists() and not args.output.is_dir():
         parser.error(f"--output {args.output} is a file: name a folder")
-    require_opencv()
+    require_supervision()
     files = find_media(args.input) if args.input else []
+    if args.webcam is not None or any(map(is_video, files)):
+        require_opencv()
     outputs = name_outputs(files, args.output)
     pictures = outputs if args.webcam is None else [args.output / _WEBCAM]
     require_outputs([*pictures, args.output / RESULTS], overwrite=args.overwrite)

@@ -16,11 +16,11 @@ from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.data.build import SeededDataset, training_mapper
 from pair_detr.data.catalog import annotation_type_of
 from pair_detr.data.checks.trainable import validate
+from pair_detr.drawing.annotations import draw_input, draw_record
+from pair_detr.drawing.supervision import require_supervision
 from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 from pair_detr.utils.messages import join_some
 from pair_detr.utils.outputs import require_outputs, require_writable, writing
-from pair_detr.visualization.annotations import draw_input, draw_record
-from pair_detr.visualization.opencv import require_opencv
 
 logger = tool_logger("visualize_data")
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit status: 1 if images could not be read.
     """
     args = parse_arguments(arguments)
-    require_opencv()
+    require_supervision()
     require_writable(args.output)
     cfg = load_config(args.config_file, args.opts)
     check_values(cfg, "INPUT.", "DATASETS.", "SEED")

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from pair_detr.drawing.objects import class_colors
+from pair_detr.drawing.text import drawable, set_fonts
 from pair_detr.visualization.attention_report import CENTER, TOP_LEFT, AttentionReport
 from pair_detr.visualization.axes import draw_box, frame_image
-from pair_detr.visualization.drawing import class_colors
-from pair_detr.visualization.text import drawable, set_fonts
 
 # In inches: width of a panel, height of the overview, width of what stands left of the panels.
 _PANEL = 1.15

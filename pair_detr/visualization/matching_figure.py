@@ -8,8 +8,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 
 from pair_detr.analysis.matching_report import TERMS, MatchingReport
+from pair_detr.drawing.text import drawable, set_fonts
 from pair_detr.visualization.axes import draw_box, frame_image
-from pair_detr.visualization.text import drawable, set_fonts
 
 _MAX_COLUMNS = 40
 _TITLE_LENGTH = 120

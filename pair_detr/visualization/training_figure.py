@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pair_detr.visualization.text import drawable, set_fonts
+from pair_detr.drawing.text import drawable, set_fonts
 from pair_detr.visualization.training_curves import TOTAL, Curve, Published, Run, common_part, mean_and_range
 
 _COLUMNS = 4

@@ -132,7 +132,7 @@ def test_timm_models_that_fail_on_images_thinner_than_their_stride(name: str) ->
 
 def test_predictions_and_pictures_of_them(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
-    from pair_detr.visualization.detections import draw_detections
+    from pair_detr.drawing.detections import draw_detections
 
     predictor = Predictor.from_files(*save_model(tmp_path)[1::2], options=["MODEL.DEVICE", "cpu"])
     for width, height in [*SIZES, (70000, 30)]:

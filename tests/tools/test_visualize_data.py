@@ -12,9 +12,9 @@ from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from pair_detr.data import DetectionMapper
+from pair_detr.drawing.annotations import draw_input, draw_record
 from pair_detr.tools import check_dataset
 from pair_detr.tools import visualize_data as tool
-from pair_detr.visualization.annotations import draw_input, draw_record
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

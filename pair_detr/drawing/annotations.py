@@ -10,8 +10,8 @@ from pycocotools import mask as mask_util
 from pair_detr.data.annotation_masks import mask_fault, to_rle
 from pair_detr.data.checks.invalid_boxes import box_fault
 from pair_detr.data.datasets.panoptic_masks import load_segment_masks, mask_file
+from pair_detr.drawing.objects import class_colors, draw_caption, draw_objects
 from pair_detr.images.reading import read_pixels, to_rgb
-from pair_detr.visualization.drawing import class_colors, draw_caption, draw_objects
 
 
 def draw_record(record: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:

@@ -9,8 +9,8 @@ from matplotlib import colormaps
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-from pair_detr.visualization.supervision import require_supervision
-from pair_detr.visualization.text import font_file, printable
+from pair_detr.drawing.supervision import require_supervision
+from pair_detr.drawing.text import font_file, printable
 
 _MASK_OPACITY = 0.45
 # Of the root of an image's area.
@@ -23,7 +23,7 @@ _HUE_STEP = (math.sqrt(5) - 1) / 2
 
 
 def class_colors(count: int) -> np.ndarray:
-    """(count, 3) uint8 RGB colors, the same for a class in every picture, and far from each other for the first ones."""
+    """(count, 3) uint8 RGB colors, the same for a class in every picture; the first ones are far from each other."""
     named = (255 * np.array(colormaps["tab10"].colors)).round().astype(np.uint8)
     # Gray is that of many images.
     named = np.delete(named, 7, axis=0)
@@ -58,9 +58,10 @@ def draw_objects(
         ImportError: supervision is not installed.
     """
     sv = require_supervision()
-    canvas = np.ascontiguousarray(image).copy()
     if not len(boxes):
-        return canvas
+        return np.array(image, order="C")
+    # supervision draws in OpenCV's order of channels.
+    canvas = np.array(image[:, :, ::-1], order="C")
     detections = sv.Detections(
         xyxy=np.asarray(boxes, np.float32).reshape(-1, 4), mask=masks, class_id=np.arange(len(boxes))
     )
@@ -69,8 +70,9 @@ def draw_objects(
     thickness = max(_THINNEST, round(_LINE * scale))
     if masks is not None:
         canvas = sv.MaskAnnotator(palette, opacity=_MASK_OPACITY).annotate(canvas, detections)
-    # A dark line on both sides keeps any color legible on any background.
-    canvas = sv.BoxAnnotator(sv.Color.BLACK, thickness + 2).annotate(canvas, detections)
+    # A line of the other brightness on both sides keeps any color legible on any background.
+    text_palette = _palette(_text_colors(colors))
+    canvas = sv.BoxAnnotator(text_palette, thickness + 2).annotate(canvas, detections)
     canvas = sv.BoxAnnotator(palette, thickness).annotate(canvas, detections)
     named = [number for number, label in enumerate(labels) if label]
     texts = printable(labels[number] for number in named)
@@ -79,7 +81,7 @@ def draw_objects(
         chosen = [number for number, text in zip(named, texts, strict=True) if font_file(text) == font]
         annotator = sv.RichLabelAnnotator(
             palette,
-            text_color=_palette(_text_colors(colors)),
+            text_color=text_palette,
             font_path=font,
             font_size=size,
             text_padding=max(2, size // 5),
@@ -88,7 +90,7 @@ def draw_objects(
         canvas = annotator.annotate(
             canvas, detections[np.array(chosen)], [text for text in texts if font_file(text) == font]
         )
-    return canvas
+    return np.array(canvas[:, :, ::-1], order="C")
 
 
 def draw_caption(image: np.ndarray, text: str) -> np.ndarray:
@@ -97,7 +99,7 @@ def draw_caption(image: np.ndarray, text: str) -> np.ndarray:
     size = max(_SMALLEST_TEXT, round(_TEXT * math.sqrt(image.shape[0] * image.shape[1])))
     picture = Image.fromarray(np.ascontiguousarray(image))
     draw, font = ImageDraw.Draw(picture), ImageFont.truetype(font_file(text), size)
-    left, top, right, bottom = draw.textbbox((size // 3, size // 3), text, font)
+    *_, right, bottom = draw.textbbox((size // 3, size // 3), text, font)
     draw.rectangle((0, 0, right + size // 3, bottom + size // 3), fill="black")
     draw.text((size // 3, size // 3), text, "white", font)
     return np.asarray(picture)

@@ -9,7 +9,7 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 from torchvision.ops import masks_to_boxes
 
-from pair_detr.visualization.drawing import class_colors, draw_objects
+from pair_detr.drawing.objects import class_colors, draw_objects
 
 
 def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metadata) -> np.ndarray:
