@@ -62,6 +62,9 @@ def train(args: Namespace) -> None:
     args.opts += SHORT
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         args.opts += NARROW
+    if "timm" in cfg.MODEL.BACKBONE.NAME and not cfg.MODEL.TIMM.WEIGHTS:
+        # Of the same strides.
+        args.opts += ["MODEL.TIMM.NAME", "test_resnet"]
     if "convnet" in cfg.MODEL.BACKBONE.NAME:
         args.opts += SHALLOW
     if "://" in cfg.MODEL.WEIGHTS:
