@@ -46,6 +46,7 @@ BRIEF = {
     "ablation": ["--methods", "Muon", "--seeds", "1", "--jobs", "1"],
     "export": ["--opts", *SHALLOW],
     "convergence": ["--data", "shapes", "--variants", "detr", "pair_detr", "--schedules", "third", "--seeds", "1"],
+    "digits": ["--train", "12", "--val", "4"],
     "make_shapes": ["--train", "60", "--val", "10"],
     "matching": ["--images", "2"],
     "pretrain_shapes": ["--crops", "64", "--epochs", "1"],
@@ -62,6 +63,9 @@ def train(args: Namespace) -> None:
     args.opts += SHORT
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         args.opts += NARROW
+    if "timm" in cfg.MODEL.BACKBONE.NAME and not cfg.MODEL.TIMM.WEIGHTS:
+        # Of the same strides.
+        args.opts += ["MODEL.TIMM.NAME", "test_resnet"]
     if "convnet" in cfg.MODEL.BACKBONE.NAME:
         args.opts += SHALLOW
     if "://" in cfg.MODEL.WEIGHTS:

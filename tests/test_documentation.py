@@ -105,8 +105,8 @@ def published_weights(run: Callable[[str], None]) -> None:
 def cards(run: Callable[[str], None]) -> None:
     for split in ("train", "valid"):
         folder = Path("cards", split)
-        boxes = [{"image_id": 1 + i % 4, "bbox": [5, 5, 20, 15], "category_id": 1 + i % 2} for i in range(8)]
-        write_coco(folder, boxes, [(60, 40)] * 4).rename(folder / "_annotations.coco.json")
+        boxes = [{"image_id": 1 + i, "bbox": [5, 5, 20, 15], "category_id": 1 + i % 2} for i in range(8)]
+        write_coco(folder, boxes, [(60, 40)] * 8).rename(folder / "_annotations.coco.json")
 
 
 def weights_of_the_zoo(run: Callable[[str], None]) -> None:

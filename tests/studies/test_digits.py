@@ -8,8 +8,6 @@ from PIL import Image
 from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.studies import digits
 
-pytest.importorskip("sklearn", reason="the digits are scikit-learn's: pip install scikit-learn")
-
 
 def make(root: Path, output: str) -> Path:
     photos = root / "photos"
