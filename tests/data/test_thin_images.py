@@ -131,7 +131,6 @@ def test_timm_models_that_fail_on_images_thinner_than_their_stride(name: str) ->
 
 
 def test_predictions_and_pictures_of_them(tmp_path: Path) -> None:
-    pytest.importorskip("cv2")
     from pair_detr.drawing.detections import draw_detections
 
     predictor = Predictor.from_files(*save_model(tmp_path)[1::2], options=["MODEL.DEVICE", "cpu"])
@@ -141,5 +140,4 @@ def test_predictions_and_pictures_of_them(tmp_path: Path) -> None:
         assert outputs["instances"].image_size == (height, width)
         assert torch.isfinite(outputs["instances"].pred_boxes.tensor).all()
         picture = draw_detections(pixels, outputs, predictor.metadata)
-        # More than that neither Matplotlib draws nor a JPEG file holds.
-        assert min(picture.shape[:2]) >= 1 and max(picture.shape[:2]) < 2**16
+        assert picture.shape == pixels.shape

@@ -8,23 +8,19 @@ import numpy as np
 import pytest
 from data_helpers import make_cfg, voc_annotation, voc_object, write_panoptic
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from pair_detr.data import DetectionMapper
+from pair_detr.drawing import annotations
 from pair_detr.drawing.annotations import draw_input, draw_record
 from pair_detr.tools import check_dataset
 from pair_detr.tools import visualize_data as tool
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
-pytest.importorskip("cv2", reason="pictures need opencv-python-headless")
-
-WIDTH, HEIGHT = 48, 32
-BOX = [8, 4, 32, 20]
+WIDTH, HEIGHT = 240, 160
+BOX = [40, 40, 160, 110]
 NUM_IMAGES = 4
-# Pictures of small images are enlarged.
-SCALE = 5
 
 
 @pytest.fixture(autouse=True)
@@ -99,18 +95,18 @@ def test_every_kind_is_checked_and_drawn(config: tuple[str, Path]) -> None:
     status, files = draw(file, "--count", "2")
     assert status == 0 and [path.parent.name for path in files] == ["shown"] * 2
     shown = pixels(files[1])
-    assert shown.shape == (SCALE * HEIGHT, SCALE * WIDTH, 3)
+    assert shown.shape == (HEIGHT, WIDTH, 3)
     if data_format == "image_folder":
         # The label alone, in the upper left corner.
-        assert shown[:80, :60].max() > 100 and shown[80:].max() < 40
+        assert shown[:25, :60].max() > 100 and shown[25:].max() < 40
         return
-    left, top, right, bottom = (SCALE * value for value in BOX)
+    left, top, right, bottom = BOX
     middle = (top + bottom) // 2, (left + right) // 2
     for x in (left, right):
         assert shown[middle[0], x - 3 : x + 4].max() > 100
     for y in (top, bottom):
         assert shown[y - 3 : y + 4, middle[1]].max() > 100
-    # Outside the box, whose label is below, is nothing; inside it is the mask, if there is one.
+    # Outside the box, whose label is above, is nothing; inside it is the mask, if there is one.
     assert shown[:, right + 8 :].max() < 40 and shown[: middle[0], : left - 8].max() < 40
     assert (shown[middle].max() > 40) == (data_format == "coco")
 
@@ -118,7 +114,7 @@ def test_every_kind_is_checked_and_drawn(config: tuple[str, Path]) -> None:
 @pytest.mark.parametrize("config", FORMATS, indirect=True)
 def test_every_kind_is_drawn_as_trained_on(config: tuple[str, Path]) -> None:
     data_format, file = config
-    options = ["INPUT.FIXED_SIZE", "(64, 64)", "INPUT.MOSAIC.ENABLED", "True", "INPUT.MOSAIC.PROB", "1.0"]
+    options = ["INPUT.FIXED_SIZE", "(320, 320)", "INPUT.MOSAIC.ENABLED", "True", "INPUT.MOSAIC.PROB", "1.0"]
     options += ["INPUT.COLOR_JITTER.ENABLED", "True", "MODEL.MASK_ON", str(data_format == "coco")]
     arguments = ["--augmented", "--views", "2", "--count", "2", "--opts", *options]
     status, files = draw(file, *arguments)
@@ -127,11 +123,11 @@ def test_every_kind_is_drawn_as_trained_on(config: tuple[str, Path]) -> None:
     expected = [f"{i:06d}_{stem}_view{view}.jpg" for i, stem in enumerate(stems) for view in (0, 1)]
     assert [path.name for path in files] == expected
     before = [pixels(path) for path in files]
-    assert all(picture.shape == (SCALE * 64, SCALE * 64, 3) for picture in before)
+    assert all(picture.shape == (320, 320, 3) for picture in before)
     # A label is not made a mosaic of, and a black image's flip is black.
     varied = data_format != "image_folder"
     assert np.array_equal(before[0], before[1]) != varied
-    # The padding, below what 48x32 pixels or a mosaic of them fill, has the color of the mean.
+    # The padding, below what the image or a mosaic fills, has the color of the mean.
     padding = [124, 116, 104]
     assert all(np.abs(picture[-40:, -40:] - padding).max() < 8 for picture in before)
     status, files = draw(file, *arguments)
@@ -145,35 +141,27 @@ def test_every_kind_is_drawn_as_trained_on(config: tuple[str, Path]) -> None:
 def test_input_is_drawn_where_it_is(
     tmp_path: Path, masks: bool, image_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is handed to Detectron2's Visualizer: pixels in RGB order, boxes and masks in those of the padded image."""
+    """What is drawn: pixels in RGB order, boxes and masks in those of the padded image."""
     Image.new("RGB", (WIDTH, HEIGHT), (200, 100, 0)).save(tmp_path / "1.png")
     left, top, right, bottom = BOX
     polygon = [[left, top, right, top, right, bottom, left, bottom]]
     annotation = {"bbox": BOX, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "segmentation": polygon}
     record = {"file_name": str(tmp_path / "1.png"), "width": WIDTH, "height": HEIGHT, "annotations": [annotation]}
     cfg = make_cfg()
-    cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.ENABLED, cfg.INPUT.FIXED_SIZE = "none", False, (96, 96)
+    cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.ENABLED, cfg.INPUT.FIXED_SIZE = "none", False, (480, 480)
     cfg.INPUT.FORMAT, cfg.MODEL.MASK_ON = image_format, masks
-    calls = []
-    images = []
-    original = Visualizer.__init__
-
-    def init(self: Visualizer, image: np.ndarray, *args: Any, **options: Any) -> None:
-        images.append(image)
-        original(self, image, *args, **options)
-
-    monkeypatch.setattr(Visualizer, "__init__", init)
-    monkeypatch.setattr(Visualizer, "overlay_instances", lambda _, **given: calls.append(given))
-    draw_input(DetectionMapper(cfg, is_train=True)(record), ["cat", "dog"], image_format, (96, 96), (7, 8, 9))
-    (image,) = images
-    assert image.shape == (96, 96, 3) and image[10, 10].tolist() == [200, 100, 0]
-    assert image[80, 10].tolist() == ([7, 8, 9] if image_format == "RGB" else [9, 8, 7])
-    (given,) = [call for call in calls if len(call["boxes"])]
-    assert given["boxes"].tolist() == [[2 * value for value in BOX]] and given["labels"] == ["dog"]
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(annotations, "draw_objects", lambda *given: calls.append(given))
+    draw_input(DetectionMapper(cfg, is_train=True)(record), ["cat", "dog"], image_format, (480, 480), (7, 8, 9))
+    ((image, boxes, labels, _, masks_drawn),) = calls
+    assert image.shape == (480, 480, 3) and image[10, 10].tolist() == [200, 100, 0]
+    assert image[400, 10].tolist() == ([7, 8, 9] if image_format == "RGB" else [9, 8, 7])
+    assert boxes.tolist() == [[2 * value for value in BOX]] and labels == ["dog"]
+    assert (masks_drawn is not None) == masks
     if masks:
-        (mask,) = given["masks"]
+        (mask,) = masks_drawn
         rows, columns = np.nonzero(mask)
-        assert mask.shape == (96, 96) and mask.sum() == 4 * (right - left) * (bottom - top)
+        assert mask.shape == (480, 480) and mask.sum() == 4 * (right - left) * (bottom - top)
         assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [2 * value for value in BOX]
 
 
@@ -184,9 +172,8 @@ def test_crowds_difficult_objects_and_unknown_classes_are_named(
     good = {"bbox": BOX, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     changes = [{"iscrowd": 1}, {"difficult": 1}, {"category_id": 7}, {"bbox": [1, 1, 1, 9]}]
     labels: list[str] = []
-    monkeypatch.setattr(Visualizer, "overlay_instances", lambda _, **given: labels.extend(given["labels"]))
-    annotations = [good | change for change in changes]
-    draw_record({"file_name": str(tmp_path / "1.png"), "annotations": annotations}, ["cat"])
+    monkeypatch.setattr(annotations, "draw_objects", lambda image, boxes, given, *_: labels.extend(given))
+    draw_record({"file_name": str(tmp_path / "1.png"), "annotations": [good | change for change in changes]}, ["cat"])
     assert labels == ["cat (iscrowd)", "cat (difficult)", "class 7"]
 
 
