@@ -55,15 +55,16 @@ setup(
         # Text encoders for class names that no published text weights have. One of them is enough. The first one
         # imports pkg_resources, which setuptools 81 no longer has.
         "clip": ["clip-anytorch>=2.6", "open_clip_torch>=2.24", "setuptools<81"],
-        # Detectron2's Visualizer, and videos. opencv-python serves as well, where a window system is installed.
-        "demo": ["opencv-python-headless>=4.8"],
+        # Pictures of detections and of data, and videos. opencv-python serves as well, where a window system is
+        # installed.
+        "demo": ["supervision>=0.31", "opencv-python-headless>=4.8"],
         # Exporting models, and running them without torch: pair_detr.tools.export and pair_detr.runtime.
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5", "openvino>=2024.4"],
         # MODEL.WEIGHTS hub://owner/name.
         "hub": ["huggingface_hub>=0.26"],
         # Programs for Detectron2's models that tests run with this package's. Not a part of dev: SAHI asks for
         # opencv-python, which must not stand beside opencv-python-headless.
-        "integrations": ["sahi>=0.11", "supervision>=0.25"],
+        "integrations": ["sahi>=0.11"],
         "dev": [
             "clip-anytorch>=2.6",
             "onnx>=1.16",
@@ -77,6 +78,7 @@ setup(
             "pytest-xdist>=2.5",
             # The digits of the dataset that recipes are tried with: pair_detr.studies.digits.
             "scikit-learn>=1.3",
+            "supervision>=0.31",
             # Rules and layout change between releases; another one finds fault with code that is clean here.
             "ruff==0.17.5",
             # An independent Conditional DETR to compare with.

@@ -53,8 +53,9 @@ def find_all() -> Iterator[Finding]:
 def find_features() -> Iterator[Finding]:
     """What other features need; none of it is needed for training."""
     known = {requirement.name: requirement for requirement in package_requirements() if requirement.extra == "export"}
+    yield _feature("drawing detections", "" if find_module("supervision") else pip_install("supervision"))
     # Several packages have that module.
-    yield _feature("drawing detections, videos", "" if find_module("cv2") else pip_install("opencv-python-headless"))
+    yield _feature("videos and webcams", "" if find_module("cv2") else pip_install("opencv-python-headless"))
     wanted = [known.get(name, Requirement(name, name)) for name in _EXPORT]
     absent = [requirement.text for requirement in wanted if not requirement.is_met()]
     yield _feature("exporting models, and running them", pip_install(*absent) if absent else "")

@@ -49,7 +49,7 @@ def test_detectron2_s_predictor(cfg: CfgNode) -> None:
 
 def test_supervision_s_detections(cfg: CfgNode) -> None:
     sv = pytest.importorskip(
-        "supervision", reason="supervision is not installed: see the extra integrations in setup.py"
+        "supervision", reason="supervision is not installed: see the extra demo in setup.py"
     )
     expected = expected_of(cfg)
     detections = sv.Detections.from_detectron2(DefaultPredictor(cfg)(IMAGE))

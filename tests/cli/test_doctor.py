@@ -84,6 +84,9 @@ def test_broken_or_old_pytorch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "torch>=2.6 is needed, as older ones run code" in report and "Detectron2 is built for one PyTorch" in report
 
 
+ABSENT = ("supervision", "cv2", "lvis")
+
+
 def test_packages_and_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     versions = {"scipy": "1.5.4", "yacs": None, "onnx": None, "openvino": "2023.1", "setuptools": "80.0"}
 
@@ -93,13 +96,14 @@ def test_packages_and_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         return versions.get(name) or real(name)
 
     monkeypatch.setattr(environment.metadata, "version", version)
-    monkeypatch.setattr(findings, "find_module", lambda name: "" if name in ("cv2", "lvis") else f"/x/{name}")
+    monkeypatch.setattr(findings, "find_module", lambda name: "" if name in ABSENT else f"/x/{name}")
     assert doctor.main([]) == 1
     report = lines_of(capsys)
     assert report["packages"].startswith("!! missing or too old: scipy>=1.6, yacs -> ")
     assert report["packages"].endswith('install "scipy>=1.6" yacs')
     assert report["exporting models, and running them"].endswith('install "onnx>=1.16" "openvino>=2024.4"')
-    assert report["drawing detections, videos"].endswith("install opencv-python-headless")
+    assert report["drawing detections"].endswith("install supervision")
+    assert report["videos and webcams"].endswith("install opencv-python-headless")
     assert report["evaluation of LVIS"].endswith("install --no-deps lvis==0.5.3")
     assert report["evaluation of panoptic segmentation"] == "ok ready"
 
