@@ -48,9 +48,7 @@ def test_detectron2_s_predictor(cfg: CfgNode) -> None:
 
 
 def test_supervision_s_detections(cfg: CfgNode) -> None:
-    sv = pytest.importorskip(
-        "supervision", reason="supervision is not installed: see the extra demo in setup.py"
-    )
+    sv = pytest.importorskip("supervision", reason="supervision is not installed: see the extra demo in setup.py")
     expected = expected_of(cfg)
     detections = sv.Detections.from_detectron2(DefaultPredictor(cfg)(IMAGE))
     np.testing.assert_allclose(detections.xyxy, expected["pred_boxes"].tensor, atol=1e-4)

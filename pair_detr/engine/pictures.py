@@ -15,7 +15,6 @@ from torch import nn
 
 from pair_detr.data import load_dataset
 from pair_detr.data.dataset_mapper import DetectionMapper
-from pair_detr.drawing.detections import draw_detections
 from pair_detr.drawing.supervision import require_supervision
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,10 @@ class DetectionPictures(HookBase):
         self._mapper = DetectionMapper(cfg, is_train=False)
         self._dataset = cfg.DATASETS.TEST[0]
         self._images = load_dataset(self._dataset)[: cfg.TEST.PICTURES]
+        # Imported here, as Matplotlib comes with it, which nothing else of a training needs.
+        from pair_detr.drawing.detections import draw_detections
+
+        self._draw_detections = draw_detections
         try:
             require_supervision()
         except ImportError as error:
@@ -69,7 +72,7 @@ class DetectionPictures(HookBase):
         """(h, w, 3) uint8 in RGB order, of a BGR image, smaller than this if it is large."""
         instances = outputs["instances"]
         outputs = {**outputs, "instances": instances[instances.scores >= _MIN_SCORE]}
-        picture = Image.fromarray(draw_detections(image, outputs, metadata))
+        picture = Image.fromarray(self._draw_detections(image, outputs, metadata))
         picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
         return np.asarray(picture)
 
