@@ -65,13 +65,16 @@ def require_own_config(folder: str | Path) -> None:
 
 
 def set_aside_config(folder: str | Path) -> None:
-    """Renames the config of an earlier run in a folder, if its checkpoints are there, before that of a new run comes.
+    """Copies the config of an earlier run in a folder, if its checkpoints are there, before that of a new run comes.
 
-    Both are kept together when the new run moves the checkpoints.
+    Both are kept together when the new run moves the checkpoints. A copy of a run that failed before that stays, as the
+    checkpoints are still of the run before it.
     """
-    config = Path(folder, CONFIG_FILE)
-    if config.is_file() and any(Path(folder).glob(_CHECKPOINTS)):
-        config.replace(Path(folder, SET_ASIDE))
+    config, aside = Path(folder, CONFIG_FILE), Path(folder, SET_ASIDE)
+    if config.is_file() and not aside.exists() and any(Path(folder).glob(_CHECKPOINTS)):
+        # Other processes may be about to read the config that it is a copy of.
+        with atomic_write(aside) as temporary:
+            shutil.copyfile(config, temporary)
 
 
 def write_config(cfg: CfgNode, notes: str = "") -> None:

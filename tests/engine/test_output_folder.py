@@ -12,7 +12,7 @@ from engine_helpers import tiny_options, write_dataset
 from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.config_files import load_config
 from pair_detr.engine import argument_parser, run
-from pair_detr.engine.output_folder import require_inputs_elsewhere
+from pair_detr.engine.output_folder import SET_ASIDE, require_inputs_elsewhere, set_aside_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -37,6 +37,21 @@ def start(dataset: dict[str, str], folder: Path, *flags: str, **changes: object)
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_run_that_failed_does_not_take_the_place_of_the_config_before(tmp_path: Path) -> None:
+    config, aside = tmp_path / "config.yaml", tmp_path / SET_ASIDE
+    config.write_text("first")
+    set_aside_config(tmp_path)
+    # Without checkpoints there is nothing to keep it for.
+    assert not aside.exists()
+    (tmp_path / "model_final.pth").touch()
+    set_aside_config(tmp_path)
+    assert (config.read_text(), aside.read_text()) == ("first", "first")
+    # Of a run that ended before it moved the checkpoints.
+    config.write_text("failed")
+    set_aside_config(tmp_path)
+    assert aside.read_text() == "first"
 
 
 @pytest.mark.parametrize("name", ["model_final.pth", "model_0000000.pth"])

@@ -26,7 +26,6 @@ from pair_detr.drawing.detections import draw_detections
 from pair_detr.drawing.objects import class_colors
 from pair_detr.engine import argument_parser, main
 from pair_detr.tools import demo
-from pair_detr.visualization import opencv
 from pair_detr.visualization.coco_results import CocoResults
 from pair_detr.visualization.media import Frames, VideoFile, find_media
 
@@ -204,14 +203,12 @@ def test_colors_are_those_of_the_image_and_of_the_video(tmp_path: Path) -> None:
 
 def test_boxes_masks_and_panoptic_segments_are_drawn_where_they_are() -> None:
     image = np.full((400, 600, 3), 128, dtype=np.uint8)
-    metadata = Metadata(name="test", thing_classes=list(CLASSES), stuff_classes=["grass"], stuff_colors=[[0, 255, 0]])
-    metadata.thing_dataset_id_to_contiguous_id = {0: 0}
+    metadata = Metadata(name="test", thing_classes=list(CLASSES), stuff_classes=["grass"])
     instances = make_instances((400, 600), [[100, 50, 300, 250]], [0])
     picture = draw_detections(image, {"instances": instances}, metadata)
     assert picture.shape == image.shape
     # The label lies above the box.
-    changed = np.argwhere((picture != 128).any(-1))
-    changed = changed[changed[:, 0] >= 50]
+    changed = np.argwhere((picture != 128).any(-1) & (np.arange(400)[:, None] >= 50))
     assert np.abs(changed.min(0) - (50, 100)).max() < 6
     assert np.abs(changed.max(0) - (250, 300)).max() < 6
     inside = picture[150, 200]
@@ -335,8 +332,6 @@ def test_bad_arguments_stop_before_the_model_is_built(
         assert f"error: {options[0]} " in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match="pip install opencv-python-headless"):
-        opencv.require_opencv()
-    with pytest.raises(ImportError, match="opencv"):
         demo.main(["--config-file", "bases/quickstart", *output, "--webcam"])
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match="pip install supervision"):
