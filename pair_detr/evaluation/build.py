@@ -1,7 +1,7 @@
 """The evaluator of a dataset, chosen by its metadata."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,42 @@ def build_evaluator(cfg: CfgNode, name: str, output_folder: str | None = None) -
     order = test_set.class_order()
     evaluator = _EVALUATORS[test_set.kind](test_set)
     return evaluator if order is None else ReorderedClassesEvaluator(evaluator, np.argsort(order))
+
+
+def build_object_evaluator(
+    cfg: CfgNode, name: str, classes: Sequence[str], origin: str
+) -> tuple[DatasetEvaluator, COCOEvaluator]:
+    """Builds COCO's evaluator of the objects of a dataset, whatever else the dataset is evaluated by.
+
+    Args:
+        cfg: of the model.
+        name: registered dataset.
+        classes: names of the classes of the model.
+        origin: where these come from, for messages.
+
+    Returns:
+        the evaluator that takes the detections of the model, and the one with the results; often they are the same.
+
+    Raises:
+        KeyError, ValueError: see :func:`build_evaluator`; or not all objects of the dataset are annotated, as in LVIS.
+    """
+    test_set = _TestSet(cfg, name)
+    if test_set.reads_lvis:
+        raise ValueError(
+            f'"{name}" is evaluated as LVIS, whose images have only some of their objects annotated, so that nobody '
+            "knows which other detections are wrong. Name a dataset that is annotated in full."
+        )
+    if not are_annotated(test_set.records):
+        raise ValueError(f'"{name}" has no annotations to compare detections with.')
+    test_set.require_metric()
+    if not test_set.has_average_precision:
+        raise ValueError(f'"{name}" has no file with the instances of its things: give it INSTANCES.')
+    order = None if cfg.MODEL.DETR.CLASS_AGNOSTIC else match_test_set(classes, name, origin)
+    inner = evaluator = _coco(test_set, writes=False)
+    results = inner.evaluator if isinstance(inner, ReorderedClassesEvaluator) else inner
+    if order is not None:
+        evaluator = ReorderedClassesEvaluator(inner, np.argsort(order))
+    return evaluator, results
 
 
 def require_test_set(cfg: CfgNode, name: str, is_trained_on: bool = False) -> None:
@@ -221,7 +257,7 @@ class _TestSet:
         return order
 
 
-def _coco(test_set: _TestSet) -> DatasetEvaluator:
+def _coco(test_set: _TestSet, writes: bool = True) -> DatasetEvaluator:
     name, objects = test_set.name, test_set.objects
     require_objects(name, objects.records)
     tasks = test_set.tasks
@@ -237,7 +273,7 @@ def _coco(test_set: _TestSet) -> DatasetEvaluator:
         objects.class_names,
         category_ids=objects.category_ids,
         tasks=tasks,
-        output_dir=test_set.folder,
+        output_dir=test_set.folder if writes else None,
         max_detections=test_set.max_detections,
     )
     return evaluator if objects.class_indices is None else ReorderedClassesEvaluator(evaluator, objects.class_indices)

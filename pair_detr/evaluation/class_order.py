@@ -19,18 +19,18 @@ class ReorderedClassesEvaluator(DatasetEvaluator):
     """
 
     def __init__(self, evaluator: DatasetEvaluator, class_indices: Sequence[int]) -> None:
-        self._evaluator = evaluator
+        self.evaluator = evaluator
         self._class_indices = torch.tensor(class_indices)
 
     def reset(self) -> None:
-        self._evaluator.reset()
+        self.evaluator.reset()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         outputs = [{**output, "instances": self._reordered(output["instances"])} for output in outputs]
-        self._evaluator.process(inputs, outputs)
+        self.evaluator.process(inputs, outputs)
 
     def evaluate(self) -> dict[str, Any] | None:
-        return self._evaluator.evaluate()
+        return self.evaluator.evaluate()
 
     def _reordered(self, detections: Instances) -> Instances:
         # One row for each detection, one column for each class of the data.

@@ -42,6 +42,9 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     is NaN.
 
     With images to predict on alone (without "annotations") predictions are written, and there are no results.
+
+    Attributes:
+        evaluations: after :meth:`evaluate`, pycocotools' own object of each task, whose class ids are 1, 2, ...
     """
 
     def __init__(
@@ -82,6 +85,17 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         self._logger = logger
         self._cpu_device = torch.device("cpu")
         self._predictions: list[dict[str, Any]] = []
+        self.evaluations: dict[str, COCOeval] = {}
+
+    @property
+    def images(self) -> dict[int, dict[str, Any]]:
+        """The records by the ids that images have in :attr:`evaluations`."""
+        return {self._numbers[record["image_id"]]: record for record in self._records}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Those of the dataset."""
+        return list(self._class_names)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """As Detectron2's; raises a ValueError if an image, or a detection's class, is not one of the dataset."""
@@ -141,6 +155,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         found = [self._as_evaluated(x) for image in predictions for x in image["instances"]]
         for task in self._tasks:
             evaluation = self._compare(found, task, None if img_ids is None else [self._numbers[i] for i in img_ids])
+            self.evaluations[task] = evaluation
             self._results[task] = self._derive_coco_results(evaluation, task, self._class_names)
 
     def _as_evaluated(self, detection: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""What AP is lost to, by tidecv (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors")."""
+
+from types import ModuleType
+
+from pycocotools.cocoeval import COCOeval
+
+from pair_detr.evaluation.coco_ground_truth import without_prints
+
+# tidecv's names, and what they mean at an IoU of 0.5.
+ERROR_TYPES = {
+    "Cls": ("wrong class", "in the right place, under another class"),
+    "Loc": ("wrong place", "of the right class, with an IoU between 0.1 and 0.5"),
+    "Both": ("wrong class and place", "near an object of another class"),
+    "Dupe": ("duplicate", "of an object that a detection with a higher score finds"),
+    "Bkg": ("background", "where there is no object"),
+    "Miss": ("missed", "objects that no detection comes near"),
+}
+
+
+def require_tidecv() -> ModuleType:
+    """tidecv.
+
+    Raises:
+        ImportError: it, or what it draws with, is not installed; the message says how to get it.
+    """
+    try:
+        import tidecv
+    except ImportError as error:
+        raise ImportError(
+            f"The error types of a report are by tidecv, which cannot be imported ({error}). Install it: pip install "
+            "--no-deps tidecv && pip install appdirs seaborn opencv-python-headless; or leave them out with "
+            "--no-error-types."
+        ) from error
+    return tidecv
+
+
+def lost_precision(evaluation: COCOeval) -> dict[str, float]:
+    """AP50, in points, that would be gained if all errors of a type were mended, by tidecv's names.
+
+    Each type is mended alone: what they gain does not add up.
+
+    Raises:
+        ImportError: see :func:`require_tidecv`.
+    """
+    tidecv = require_tidecv()
+    params = evaluation.params
+    shape = "segmentation" if params.iouType == "segm" else "bbox"
+    key, mode = ("mask", tidecv.TIDE.MASK) if params.iouType == "segm" else ("box", tidecv.TIDE.BOX)
+    truth, found = tidecv.Data("objects", params.maxDets[-1]), tidecv.Data("detections", params.maxDets[-1])
+    images = list(params.imgIds)
+    for image in images:
+        truth.add_image(image, str(image))
+    for annotation in evaluation.cocoGt.loadAnns(evaluation.cocoGt.getAnnIds(imgIds=images)):
+        add = truth.add_ignore_region if annotation["iscrowd"] else truth.add_ground_truth
+        add(annotation["image_id"], annotation["category_id"], **{key: annotation[shape]})
+    for annotation in evaluation.cocoDt.loadAnns(evaluation.cocoDt.getAnnIds(imgIds=images)):
+        place = (annotation["image_id"], annotation["category_id"], annotation["score"])
+        found.add_detection(*place, **{key: annotation[shape]})
+    if not any(not annotation["ignore"] for annotation in truth.annotations):
+        return dict.fromkeys(ERROR_TYPES, float("nan"))
+    tide = tidecv.TIDE()
+    without_prints(lambda: tide.evaluate(truth, found, mode=mode))
+    (errors,) = tide.get_main_errors().values()
+    return {name: float(errors[name]) for name in ERROR_TYPES}
