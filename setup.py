@@ -30,7 +30,11 @@ setup(
         "pair_detr_cli.requirements",
     ],
     package_dir={"pair_detr.configs": "configs", "pair_detr_cli.requirements": "requirements"},
-    package_data={"pair_detr.configs": ["**/*.yaml"], "pair_detr_cli.requirements": ["*.txt"]},
+    package_data={
+        "pair_detr.configs": ["**/*.yaml"],
+        "pair_detr.report": ["page.html"],
+        "pair_detr_cli.requirements": ["*.txt"],
+    },
     entry_points={"console_scripts": ["pair-detr = pair_detr_cli.main:main"]},
     python_requires=">=3.10",
     # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and

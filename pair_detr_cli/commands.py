@@ -40,6 +40,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("benchmark-masks", _TOOLS + "benchmark_masks", "measure the memory of the mask head"),
     ),
     "Analysis": (
+        Command("report", _TOOLS + "report", "show what a detector gets right and wrong, in a page"),
         Command("plot", _TOOLS + "plot_training", "draw losses and AP of trainings"),
         Command("view-attention", _TOOLS + "visualize_attention", "draw what the attention looks at"),
         Command("explain-matching", _TOOLS + "explain_matching", "show which query is matched with which object"),

@@ -17,7 +17,7 @@ FLOORS = (
     {"modeling"},
     {"checkpoint", "inference"},
     {"engine", "predictor", "deployment"},
-    {"analysis", "recipes"},
+    {"analysis", "recipes", "report"},
     {"visualization"},
     {"tools"},
     {"studies"},

@@ -47,7 +47,7 @@ def panoptic_classes_of(metadata: Mapping[str, Any]) -> PanopticClasses | None:
     return PanopticClasses(**{name: tuple(content[name]) for name in _FIELDS})
 
 
-def config_of(weights: str, options: Sequence[Any] = ()) -> CfgNode:
+def config_of(weights: str, options: Sequence[Any] = (), datasets: bool = False) -> CfgNode:
     """The config of a model, from its weights alone.
 
     That of a training is in the checkpoint: as values, which run no code and need none of the files that it names.
@@ -56,6 +56,7 @@ def config_of(weights: str, options: Sequence[Any] = ()) -> CfgNode:
     Args:
         weights: MODEL.WEIGHTS, which the config has.
         options: keys and values in turn, which count more than those of the weights.
+        datasets: keep those of the training, which may not be where they were.
 
     Raises:
         FileNotFoundError, CheckpointError: the weights cannot be read, or do not tell their config.
@@ -69,7 +70,7 @@ def config_of(weights: str, options: Sequence[Any] = ()) -> CfgNode:
     found = read_ahead(weights)
     if isinstance(text := found.metadata.get(CONFIG_TEXT), str):
         own += ["MODEL.DEVICE", load_config("").MODEL.DEVICE, "MODEL.TIMM.WEIGHTS", ""]
-        own += ["DATASETS.REGISTER", [], "DATASETS.TRAIN", (), "DATASETS.TEST", ()]
+        own += [] if datasets else ["DATASETS.REGISTER", [], "DATASETS.TRAIN", (), "DATASETS.TEST", ()]
         if _VOCABULARY in found.metadata:
             # There are its texts as well.
             own += ["MODEL.CLIP.TEXT_WEIGHTS", fetch_weights(weights), "MODEL.CLIP.VOCABULARY", ""]

@@ -1,10 +1,10 @@
 """Results of an evaluation in a file, for programs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pair_detr.utils.json_files import finite_or_null
 from pair_detr.utils.outputs import write_marked_json
 
 RESULTS_FILE = "results.json"
@@ -36,7 +36,7 @@ def write_results(
         for dataset, tasks in by_dataset.items()
     }
     info = {"unit": "percent", "weights": weights}
-    write_marked_json({"info": info, "results": _strict(content)}, file)
+    write_marked_json({"info": info, "results": finite_or_null(content)}, file)
 
 
 def _by_class(metrics: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, Any]:
@@ -45,9 +45,3 @@ def _by_class(metrics: Mapping[str, Any], class_names: Sequence[str] | None) -> 
         of_classes = {class_names[0]: metrics["AP"]}
     total = {name: x for name, x in metrics.items() if not name.startswith(_OF_CLASS)}
     return {**total, "AP_by_class": of_classes} if of_classes else total
-
-
-def _strict(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {name: _strict(x) for name, x in content.items()}
-    return float(content) if math.isfinite(content) else None

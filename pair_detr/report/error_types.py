@@ -1,19 +1,20 @@
-"""What AP is lost to, by tidecv (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors")."""
+"""What AP is lost to, by tidecv (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying ... Errors")."""
 
 from types import ModuleType
 
+import matplotlib
 from pycocotools.cocoeval import COCOeval
 
 from pair_detr.evaluation.coco_ground_truth import without_prints
 
 # tidecv's names, and what they mean at an IoU of 0.5.
 ERROR_TYPES = {
-    "Cls": ("wrong class", "in the right place, under another class"),
-    "Loc": ("wrong place", "of the right class, with an IoU between 0.1 and 0.5"),
-    "Both": ("wrong class and place", "near an object of another class"),
-    "Dupe": ("duplicate", "of an object that a detection with a higher score finds"),
-    "Bkg": ("background", "where there is no object"),
-    "Miss": ("missed", "objects that no detection comes near"),
+    "Cls": ("wrong class", "a detection in the right place, of another class"),
+    "Loc": ("wrong place", "a detection of the right class, with an IoU between 0.1 and 0.5"),
+    "Both": ("wrong class and place", "a detection near an object of another class"),
+    "Dupe": ("duplicate", "a detection of an object that one with a higher score finds"),
+    "Bkg": ("background", "a detection where there is no object"),
+    "Miss": ("missed", "an object that no detection comes near"),
 }
 
 
@@ -24,7 +25,9 @@ def require_tidecv() -> ModuleType:
         ImportError: it, or what it draws with, is not installed; the message says how to get it.
     """
     try:
-        import tidecv
+        # It sets the style of all later figures.
+        with matplotlib.rc_context():
+            import tidecv
     except ImportError as error:
         raise ImportError(
             f"The error types of a report are by tidecv, which cannot be imported ({error}). Install it: pip install "

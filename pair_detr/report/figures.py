@@ -99,9 +99,9 @@ def draw_classes(by_class: Mapping[str, Averages]) -> Figure:
     figure, axis = _figure(height=1.2 + 0.28 * max(len(order), 3))
     for name, label, color in (("ap50", "AP50", _GRAY), ("ap", "AP", _BLUE)):
         bars = axis.barh(range(len(order)), [getattr(by_class[key], name) for key in order], color=color, label=label)
-        if name == "ap":
-            axis.bar_label(bars, fmt="%.1f", padding=-28, fontsize=8, color="white")
-    axis.set(yticks=range(len(order)), yticklabels=[_short(name) for name in order], xlabel="percent", xlim=(0, 100))
+        if name == "ap50":
+            axis.bar_label(bars, [f"AP {by_class[key].ap:.1f}" for key in order], padding=3, fontsize=8)
+    axis.set(yticks=range(len(order)), yticklabels=[_short(name) for name in order], xlabel="percent", xlim=(0, 112))
     axis.invert_yaxis()
     axis.legend(fontsize=8)
     return _finished(figure)
@@ -120,6 +120,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side, side), layout="constrained", dpi=110)
     axis = figure.add_subplot()
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axis.grid(False)
     for row, column in np.argwhere(shown > 0):
         color = "white" if share[row, column] > 0.5 else "black"
         axis.text(column, row, shown[row, column], ha="center", va="center", fontsize=8, color=color)

@@ -15,8 +15,8 @@ _ALL_AREAS = [0, 1e10]
 class Outcomes:
     """Detections matched with the objects of their class at an IoU of 0.5, the best ones first.
 
-    Crowds, other objects that do not count, and detections of these are left out. As scores alone decide which detection
-    comes first, those above a threshold match as if there were no others.
+    Crowds, other objects that do not count, and detections of these are left out. As scores alone decide which
+    detection comes first, those above a threshold match as if there were no others.
 
     Attributes:
         ids: (D,) of the detections, as pycocotools has them.

@@ -60,7 +60,7 @@ def _draw(
 ) -> np.ndarray:
     # What is wrong comes last, over the rest.
     shown = [*right, *wrong]
-    labeled = shown if len(shown) <= _MOST_LABELS else list(wrong)[: _MOST_LABELS]
+    labeled = shown if len(shown) <= _MOST_LABELS else list(wrong)[:_MOST_LABELS]
     chosen = {annotation["id"] for annotation in labeled}
     boxes = np.array([annotation["bbox"] for annotation in shown], float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]

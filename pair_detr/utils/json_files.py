@@ -1,6 +1,8 @@
 """Reading and writing JSON files of annotations."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +28,16 @@ def write_json(content: Any, file: str | Path) -> None:
     """Writes a file, which is complete or as it was at any time; its folder is made if need be."""
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def finite_or_null(content: Any) -> Any:
+    """Content for a file in which numbers that are NaN or infinite, as of JSON's standard, are null.
+
+    Args:
+        content: mappings, lists, tuples, text, numbers.
+    """
+    if isinstance(content, Mapping):
+        return {name: finite_or_null(x) for name, x in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite_or_null(x) for x in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
