@@ -69,7 +69,10 @@ setup(
         # Programs for Detectron2's models that tests run with this package's. Not a part of dev: SAHI asks for
         # opencv-python, which must not stand beside opencv-python-headless.
         "integrations": ["sahi>=0.11"],
+        # Pages about a detector's errors: pair_detr.tools.report. What tidecv imports; it is in requirements/tidecv.txt.
+        "report": ["appdirs", "opencv-python-headless>=4.8", "pandas", "seaborn", "supervision>=0.31"],
         "dev": [
+            "appdirs",
             "clip-anytorch>=2.6",
             "onnx>=1.16",
             "onnxruntime>=1.18",
@@ -77,11 +80,13 @@ setup(
             "open_clip_torch>=2.24",
             "opencv-python-headless>=4.8",
             "openvino>=2024.4",
+            "pandas",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist>=2.5",
             # The digits of the dataset that recipes are tried with: pair_detr.studies.digits.
             "scikit-learn>=1.3",
+            "seaborn",
             "supervision>=0.31",
             # Rules and layout change between releases; another one finds fault with code that is clean here.
             "ruff==0.17.5",

@@ -64,6 +64,7 @@ def find_features() -> Iterator[Finding]:
     for title, module, file in (
         ("evaluation of panoptic segmentation", "panopticapi", "panopticapi"),
         ("evaluation of LVIS", "lvis", "lvis"),
+        ("types of errors in reports", "tidecv", "tidecv"),
     ):
         yield _feature(title, "" if find_module(module) else pip_install("--no-deps", *requirements(file)))
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++") or shutil.which("clang++")

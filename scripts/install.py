@@ -108,8 +108,8 @@ def install_detectron2(environment: Environment) -> None:
 
 
 def install_evaluators(environment: Environment) -> None:
-    """Installs what evaluates panoptic segmentation and LVIS, unless it is there, from wherever."""
-    for name in ("panopticapi", "lvis"):
+    """Installs what evaluates panoptic segmentation and LVIS, and finds errors, unless it is there, from wherever."""
+    for name in ("panopticapi", "lvis", "tidecv"):
         if not environment.evaluate(f"from importlib.util import find_spec; print(find_spec({name!r}) or '')"):
             environment.pip_install(*hash_pinned(REQUIREMENTS / f"{name}.txt"))
 

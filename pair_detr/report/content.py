@@ -30,7 +30,8 @@ class Content:
         class_curves: of each class, by its name.
         threshold: from which on detections count: the one with the largest F1, or the user's.
         confusion: see :func:`pair_detr.report.confusion.confusion_matrix`.
-        lost: see :func:`pair_detr.report.error_types.lost_precision`; None if it was not asked for.
+        lost: see :func:`pair_detr.report.error_types.lost_precision`; None if it was not asked
+            for, or there are no objects or no detections.
         calibration: of all detections.
         calibration_above: of those that count.
         images: the outcome of each image.
@@ -108,6 +109,7 @@ def compute(
     """
     outcomes = find_outcomes(evaluation)
     curve = threshold_curve(outcomes)
+    are_compared = bool(len(outcomes.ids) and len(outcomes.object_ids))
     chosen = float(curve.thresholds[curve.best]) if threshold is None else threshold
     return Content(
         evaluation=evaluation,
@@ -119,7 +121,7 @@ def compute(
         class_curves={name: threshold_curve(outcomes, index) for index, name in enumerate(class_names)},
         threshold=chosen,
         confusion=confusion_matrix(evaluation, outcomes, len(class_names), chosen),
-        lost=lost_precision(evaluation) if error_types else None,
+        lost=lost_precision(evaluation) if error_types and are_compared else None,
         calibration=calibrate(outcomes),
         calibration_above=calibrate(outcomes, chosen),
         images=image_outcomes(outcomes, evaluation.params.imgIds, chosen),

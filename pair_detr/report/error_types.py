@@ -30,9 +30,8 @@ def require_tidecv() -> ModuleType:
             import tidecv
     except ImportError as error:
         raise ImportError(
-            f"The error types of a report are by tidecv, which cannot be imported ({error}). Install it: pip install "
-            "--no-deps tidecv && pip install appdirs seaborn opencv-python-headless; or leave them out with "
-            "--no-error-types."
+            f"The report says nothing of the types of errors, as tidecv cannot be imported ({error}). To install it: pip "
+            "install --no-deps tidecv==1.0.1 && pip install appdirs pandas seaborn opencv-python-headless"
         ) from error
     return tidecv
 
@@ -40,7 +39,7 @@ def require_tidecv() -> ModuleType:
 def lost_precision(evaluation: COCOeval) -> dict[str, float]:
     """AP50, in points, that would be gained if all errors of a type were mended, by tidecv's names.
 
-    Each type is mended alone: what they gain does not add up.
+    Each type is mended alone: what they gain does not add up. There have to be objects and detections.
 
     Raises:
         ImportError: see :func:`require_tidecv`.
@@ -59,8 +58,6 @@ def lost_precision(evaluation: COCOeval) -> dict[str, float]:
     for annotation in evaluation.cocoDt.loadAnns(evaluation.cocoDt.getAnnIds(imgIds=images)):
         place = (annotation["image_id"], annotation["category_id"], annotation["score"])
         found.add_detection(*place, **{key: annotation[shape]})
-    if not any(not annotation["ignore"] for annotation in truth.annotations):
-        return dict.fromkeys(ERROR_TYPES, float("nan"))
     tide = tidecv.TIDE()
     without_prints(lambda: tide.evaluate(truth, found, mode=mode))
     (errors,) = tide.get_main_errors().values()

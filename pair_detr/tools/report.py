@@ -63,9 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--confidence", type=float, metavar="SCORE", help="score from which on detections count, instead of the best"
     )
     parser.add_argument("--task", choices=("bbox", "segm"), default="bbox", help="compare boxes or masks")
-    parser.add_argument(
-        "--no-error-types", action="store_true", help="leave out the types of errors, which tidecv finds"
-    )
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     if args.images < 1:
@@ -77,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Detectron2 logs how far the evaluation is.
     setup_logger(name="detectron2")
     require_supervision()
-    if not args.no_error_types:
-        require_tidecv()
+    has_error_types = _has_error_types()
     require_report(args.output, args.overwrite)
     cfg = load_model_config(args)
     if args.task == "segm" and not cfg.MODEL.MASK_ON:
@@ -90,9 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inference_on_dataset(predictor.model, build_test_loader(predictor.cfg, name), evaluator)
     if args.task not in results.evaluations:
         raise ValueError(f'"{name}" has no masks to compare with. Leave out --task segm to compare boxes.')
-    content = compute(
-        results.evaluations[args.task], results.class_names, args.confidence, error_types=not args.no_error_types
-    )
+    content = compute(results.evaluations[args.task], results.class_names, args.confidence, has_error_types)
     page = write_report(content, results.images, _about(name, args.task, predictor), args.output, args.images)
     total, chosen = content.total, content.at_threshold()
     logger.info(
@@ -105,6 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         100 * chosen["recall"],
         page,
     )
+
+
+def _has_error_types() -> bool:
+    try:
+        require_tidecv()
+    except ImportError as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
 def _registered(args: argparse.Namespace, cfg: CfgNode) -> str:

@@ -1,0 +1,56 @@
+"""What AP is lost to: scenes with a single kind of error."""
+
+import sys
+
+import pytest
+from report_helpers import CAT, DOG, evaluate
+
+pytest.importorskip("tidecv", reason="needs tidecv: pip install --no-deps tidecv")
+
+from matplotlib import rcParams
+
+from pair_detr.report.error_types import ERROR_TYPES, lost_precision, require_tidecv
+
+CATS = [(1, 0, CAT, 0), (1, 0, DOG, 0)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "objects", "detections"),
+    [
+        # All of both classes: the dog is found after it is taken for a cat.
+        ("Cls", [(1, 0, CAT, 0), (1, 1, DOG, 0)], [(1, 0, CAT, 0.9), (1, 0, DOG, 0.8)]),
+        ("Loc", CATS, [(1, 0, CAT, 0.9), (1, 0, (75, 20, 115, 60), 0.8)]),
+        ("Dupe", CATS, [(1, 0, CAT, 0.9), (1, 0, (11, 10, 40, 40), 0.8), (1, 0, DOG, 0.7)]),
+        ("Bkg", CATS, [(1, 0, (0, 80, 20, 99), 0.95), (1, 0, CAT, 0.9), (1, 0, DOG, 0.7)]),
+        ("Miss", CATS, [(1, 0, CAT, 0.9)]),
+    ],
+)
+def test_one_kind_of_error(kind: str, objects: list, detections: list) -> None:
+    evaluator = evaluate(objects, detections, images=1)
+    lost = lost_precision(evaluator.evaluations["bbox"])
+    assert list(lost) == list(ERROR_TYPES)
+    # Without it, all would be right; AP50 of the evaluation is what is left.
+    assert lost.pop(kind) == pytest.approx(100 - evaluator.results["bbox"]["AP50"], abs=0.01)
+    assert set(lost.values()) == {0.0}
+
+
+def test_detections_in_crowds_are_no_errors() -> None:
+    objects = [(1, 0, CAT, 0), (1, 0, DOG, 1)]
+    lost = lost_precision(
+        evaluate(objects, [(1, 0, (65, 25, 95, 55), 0.9), (1, 0, CAT, 0.8)], images=1).evaluations["bbox"]
+    )
+    assert set(lost.values()) == {0.0}
+
+
+def test_tidecv_leaves_the_style_of_figures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "tidecv"]:
+        monkeypatch.delitem(sys.modules, name)
+    before = dict(rcParams)
+    require_tidecv()
+    assert dict(rcParams) == before
+
+
+def test_a_missing_tidecv_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tidecv", None)
+    with pytest.raises(ImportError, match=r"tidecv cannot be imported .*: pip install --no-deps tidecv==1.0.1 &&"):
+        require_tidecv()
