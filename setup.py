@@ -69,7 +69,7 @@ setup(
         # Programs for Detectron2's models that tests run with this package's. Not a part of dev: SAHI asks for
         # opencv-python, which must not stand beside opencv-python-headless.
         "integrations": ["sahi>=0.11"],
-        # Pages about a detector's errors: pair_detr.tools.report. What tidecv imports; it is in requirements/tidecv.txt.
+        # Pages about a detector's errors: pair_detr.tools.report. And what tidecv, in requirements/tidecv.txt, imports.
         "report": ["appdirs", "opencv-python-headless>=4.8", "pandas", "seaborn", "supervision>=0.31"],
         "dev": [
             "appdirs",

@@ -1,4 +1,4 @@
-"""What AP is lost to, by tidecv (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying ... Errors")."""
+"""What AP is lost to, by tidecv (Bolya et al., "TIDE", ECCV 2020)."""
 
 from types import ModuleType
 
