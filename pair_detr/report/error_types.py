@@ -30,8 +30,8 @@ def require_tidecv() -> ModuleType:
             import tidecv
     except ImportError as error:
         raise ImportError(
-            f"The report says nothing of the types of errors, as tidecv cannot be imported ({error}). To install it: pip "
-            "install --no-deps tidecv==1.0.1 && pip install appdirs pandas seaborn opencv-python-headless"
+            f"The report says nothing of the types of errors, as tidecv cannot be imported ({error}). To install it: "
+            "pip install --no-deps tidecv==1.0.1 && pip install appdirs pandas seaborn opencv-python-headless"
         ) from error
     return tidecv
 
