@@ -1,9 +1,11 @@
 """An image twice: its objects beside what was detected."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval
 
@@ -16,6 +18,8 @@ RIGHT, WRONG = (0, 114, 178), (213, 94, 0)
 # With more, labels cover each other: only what is wrong has one.
 _MOST_LABELS = 12
 _GAP = 8
+# Longer side in pixels that leaves room for labels: smaller images are enlarged.
+_SIDE = 480
 
 
 def draw_outcome(
@@ -30,18 +34,20 @@ def draw_outcome(
         class_names: of the categories 1, 2, ...
 
     Returns:
-        the objects, and the detections; each (H, W, 3) uint8 RGB.
+        the objects, and the detections; each (H, W, 3) uint8 RGB of the image's size, or a multiple for a small image.
 
     Raises:
         OSError: the image cannot be read.
         ImportError: supervision is not installed.
     """
     pixels = read_pixels(file, "RGB")
+    scale = math.ceil(_SIDE / max(pixels.shape[:2]))
+    pixels = np.asarray(ImageOps.scale(Image.fromarray(pixels), scale))
     truth, found = evaluation.cocoGt.loadAnns, evaluation.cocoDt.loadAnns
     has_masks = evaluation.params.iouType == "segm"
     return (
-        _draw(pixels, truth(outcome.found), truth(outcome.missed), class_names, has_masks),
-        _draw(pixels, found(outcome.correct), found(outcome.wrong), class_names, has_masks),
+        _draw(pixels, truth(outcome.found), truth(outcome.missed), class_names, scale, has_masks),
+        _draw(pixels, found(outcome.correct), found(outcome.wrong), class_names, scale, has_masks),
     )
 
 
@@ -56,6 +62,7 @@ def _draw(
     right: Sequence[dict[str, Any]],
     wrong: Sequence[dict[str, Any]],
     class_names: Sequence[str],
+    scale: int,
     has_masks: bool,
 ) -> np.ndarray:
     # What is wrong comes last, over the rest.
@@ -64,10 +71,12 @@ def _draw(
     chosen = {annotation["id"] for annotation in labeled}
     boxes = np.array([annotation["bbox"] for annotation in shown], float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
+    boxes *= scale
     colors = np.array([RIGHT] * len(right) + [WRONG] * len(wrong), np.uint8).reshape(-1, 3)
     masks = None
     if has_masks and shown:
         masks = np.stack([mask_util.decode(annotation["segmentation"]).astype(bool) for annotation in shown])
+        masks = masks.repeat(scale, axis=1).repeat(scale, axis=2)
     labels = [_label(annotation, class_names) if annotation["id"] in chosen else "" for annotation in shown]
     return draw_objects(pixels, boxes, labels, colors, masks)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from browser_helpers import browser_page
 from PIL import Image
-from report_helpers import NAMES, evaluate
+from report_helpers import CAT, DOG, NAMES, OBJECTS, evaluate
 from tool_helpers import assert_nothing_is_cut_off
 
 from pair_detr.evaluation import COCOEvaluator
@@ -14,6 +14,9 @@ from pair_detr.report import build, figures
 from pair_detr.report.build import require_report, write_report
 from pair_detr.report.content import Content, compute
 from pair_detr.report.findings import find
+from pair_detr.report.image_outcomes import image_outcomes
+from pair_detr.report.outcomes import find_outcomes
+from pair_detr.report.pictures import RIGHT, WRONG, draw_outcome
 from pair_detr.utils.outputs import is_made_here
 
 pytest.importorskip("tidecv", reason="needs tidecv: pip install --no-deps tidecv")
@@ -39,8 +42,8 @@ def test_files(written: tuple[Path, COCOEvaluator, Content]) -> None:
     expected = {"report.html", "report.json", *(f"figures/{name}.png" for name in drawn)}
     assert names == expected | {"images/worst_01.png", "images/worst_02.png", "images/best_01.png"}
     assert all(is_made_here(folder / name) for name in names)
-    # Truth and detections side by side at the image's own size, with a gap.
-    assert Image.open(folder / "images/worst_01.png").size == (2 * 120 + 8, 100)
+    # Truth and detections side by side, with a gap; small images are enlarged, here four times.
+    assert Image.open(folder / "images/worst_01.png").size == (2 * 480 + 8, 400)
     numbers = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
     results = evaluator.results["bbox"]
     assert numbers["all_classes"]["ap"] == pytest.approx(results["AP"])
@@ -120,3 +123,19 @@ def test_many_classes_are_legible(tmp_path: Path) -> None:
         assert_nothing_is_cut_off(figure)
     assert len(confusion.axes[0].get_xticks()) == 25
     assert len(classes.axes[0].get_yticks()) == 30
+
+
+@pytest.mark.parametrize(("size", "scale"), [((100, 120), 4), ((480, 200), 1), ((600, 900), 1)])
+def test_pictures_show_where_objects_are(tmp_path: Path, size: tuple[int, int], scale: int) -> None:
+    """What is found is blue and what is missed orange, at the place of the object."""
+    evaluator = evaluate(OBJECTS[:2], [(1, 0, CAT, 0.9)], images=1, size=size, folder=tmp_path)
+    evaluation = evaluator.evaluations["bbox"]
+    (outcome,) = image_outcomes(find_outcomes(evaluation), [1], 0.5)
+    truth, found = draw_outcome(outcome, str(tmp_path / "1.png"), evaluation, NAMES)
+    assert truth.shape == found.shape == (size[0] * scale, size[1] * scale, 3)
+    # The middle of the lower edge of the cat and of the dog, which no label covers.
+    for picture, box, color in ((truth, CAT, RIGHT), (truth, DOG, WRONG), (found, CAT, RIGHT)):
+        x, y = round((box[0] + box[2]) / 2 * scale), round(box[3] * scale)
+        assert (picture[y - 2 : y + 3, x] == color).all(-1).any()
+    x, y = round(80 * scale), round(60 * scale)
+    assert (found[y - 2 : y + 3, x] == 128).all()
