@@ -159,7 +159,10 @@ def _is(record: dict[str, Any], wanted: str) -> bool:
 
 
 def _file_name(position: int, record: dict[str, Any], suffix: str = "") -> str:
-    return f"{position:06d}_{Path(record['file_name']).stem}{suffix}.jpg"
+    file = Path(record["file_name"])
+    # A JPEG file cannot be as large as others.
+    kind = ".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
+    return f"{position:06d}_{file.stem}{suffix}{kind}"
 
 
 if __name__ == "__main__":

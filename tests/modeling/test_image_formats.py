@@ -111,7 +111,7 @@ def test_tools_draw_their_images(tmp_path: Path, image_format: str) -> None:
         visualize_attention.main([*arguments, "--image", str(image), "--output", str(out / "a.png"), *options])
         config = ["--config-file", arguments[1], "--output", str(out)]
         assert visualize_data.main(["own", *config, "--augmented", "--opts", "INPUT.FIXED_SIZE", "(96, 96)"]) == 0
-    for name in ("1.png", "matching.png", "a.png", "own/000000_1_view0.jpg"):
+    for name in ("1.png", "matching.png", "a.png", "own/000000_1_view0.png"):
         with Image.open(out / name) as picture:
             assert picture.mode in ("RGB", "RGBA")
 

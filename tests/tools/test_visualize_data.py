@@ -120,7 +120,7 @@ def test_every_kind_is_drawn_as_trained_on(config: tuple[str, Path]) -> None:
     status, files = draw(file, *arguments)
     assert status == 0
     stems = ("5", "1") if data_format == "image_folder" else ("1", "2")
-    expected = [f"{i:06d}_{stem}_view{view}.jpg" for i, stem in enumerate(stems) for view in (0, 1)]
+    expected = [f"{i:06d}_{stem}_view{view}.png" for i, stem in enumerate(stems) for view in (0, 1)]
     assert [path.name for path in files] == expected
     before = [pixels(path) for path in files]
     assert all(picture.shape == (320, 320, 3) for picture in before)
@@ -189,11 +189,11 @@ def test_panoptic_segments(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", ["coco"], indirect=True)
 def test_which_images(config: tuple[str, Path]) -> None:
     file = config[1]
-    assert [path.name for path in draw(file, "--images", "13", "images/1.png")[1]] == ["000000_1.jpg", "000003_4.jpg"]
-    for name in ("000000_1.jpg", "000003_4.jpg"):
+    assert [path.name for path in draw(file, "--images", "13", "images/1.png")[1]] == ["000000_1.png", "000003_4.png"]
+    for name in ("000000_1.png", "000003_4.png"):
         (file.parent / "out" / "shown" / name).unlink()
     assert [path.name for path in draw(file, "--start", "1", "--count", "0")[1]] == [
-        f"00000{i}_{i + 1}.jpg" for i in (1, 2, 3)
+        f"00000{i}_{i + 1}.png" for i in (1, 2, 3)
     ]
     with pytest.raises(ValueError, match=r"there is no image 9\.png, neither as id nor as file name: 1\.png, 2\.png"):
         draw(file, "--images", "9.png")
@@ -212,7 +212,7 @@ def test_which_images(config: tuple[str, Path]) -> None:
 @pytest.mark.parametrize("options", [[], ["--augmented"]])
 def test_pictures_of_the_user_stay(config: tuple[str, Path], options: list[str]) -> None:
     file = config[1]
-    own = file.parent / "out" / "shown" / f"000002_3{'_view0' * bool(options)}.jpg"
+    own = file.parent / "out" / "shown" / f"000002_3{'_view0' * bool(options)}.png"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"a picture of the user")
     with pytest.raises(FileExistsError, match=rf"{own.name} exists, and was not made by this program\."):
