@@ -1,0 +1,80 @@
+"""Serves the page from this process, to this machine unless told otherwise."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pair_detr.app.detection import PageModel
+from pair_detr.app.page import CSS, build_page
+
+# Visitors whose images are kept at once; each has some megabytes.
+_SESSIONS = 16
+_LARGEST_FILE = "100mb"
+
+
+@contextmanager
+def serving(
+    model: PageModel,
+    examples: Sequence[Path] = (),
+    threshold: float = 0.5,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+) -> Iterator[str]:
+    """Serves the page within a ``with`` block, to which its address is given.
+
+    Args:
+        model: that detects.
+        examples: images to choose from.
+        threshold: least score that is shown at first.
+        host: address to serve at.
+        port: None takes the first free one from 7860.
+
+    Raises:
+        ImportError: Gradio is not installed.
+        OSError: the port is taken.
+    """
+    page = build_page(model, examples, threshold)
+    with _without_proxy(host):
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            # Else it would make a tunnel, and start another server for a faster first view, where variables say so.
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            # What visitors did is neither recorded nor shown.
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+            # Of this machine's files, the page gives out what was uploaded, what it drew, and the examples.
+            allowed_paths=[],
+            max_file_size=_LARGEST_FILE,
+            state_session_capacity=_SESSIONS,
+            css=CSS,
+            quiet=True,
+            inbrowser=False,
+            prevent_thread_lock=True,
+        )
+    try:
+        yield address
+    finally:
+        page.close(verbose=False)
+
+
+@contextmanager
+def _without_proxy(host: str) -> Iterator[None]:
+    """Gradio asks its own server whether it is there, which a proxy of the environment would not find."""
+    names = ("no_proxy", "NO_PROXY")
+    before = {name: os.environ.get(name) for name in names}
+    for name in names:
+        os.environ[name] = ",".join(filter(None, (before[name], "127.0.0.1", "localhost", host)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
