@@ -58,7 +58,8 @@ class Answers:
         if path is None:
             return None, View(None, texts.paragraph(texts.WELCOME))
         try:
-            detected = self.model.detect(read_upload(path), [name for name in classes.split(",") if name.strip()])
+            names = [name for name in classes.split(",") if name.strip()] if self.model.takes_vocabulary else []
+            detected = self.model.detect(read_upload(path), names)
         except (*USER_ERRORS, TypeError, MemoryError) as error:
             logger.debug("An upload was refused.", exc_info=error)
             clip = self.model.predictor.cfg.MODEL.CLIP

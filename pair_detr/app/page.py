@@ -17,13 +17,15 @@ _SECONDS = 3600
 # Clicks that may wait for their turn.
 _QUEUE = 64
 CSS = """
-.gradio-container {max-width: 1280px !important; margin: 0 auto !important}
+.gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important}
 #title h1 {margin: 0}
 #title p {margin: 0; opacity: 0.8; overflow-wrap: anywhere}
 #status p, #about p {margin: 0; font-size: 1rem; overflow-wrap: anywhere}
 .problem {color: #b91c1c; font-weight: 600}
 .dark .problem {color: #f87171}
 #picture img {cursor: crosshair}
+/* A row is chosen by a click; Gradio offers to select whole rows and columns as well. */
+#table .selection-button {display: none}
 """
 _BUTTONS = ["download", "fullscreen"]
 
@@ -75,13 +77,15 @@ class _Page:
         self._image.preprocess = _uploaded_file
         if examples:
             gr.Examples([[str(file)] for file in examples], self._image, examples_per_page=12, cache_examples=False)
-        self._threshold = gr.Slider(0, 1, threshold, step=0.01, label="Least score", elem_id="threshold")
+        self._threshold = gr.Slider(0, 1, threshold, step=0.01, label="Score threshold", elem_id="threshold")
         takes = self._model.takes_vocabulary
         self._vocabulary = gr.Textbox(
+            value="" if takes else ", ".join(self._model.own_classes),
             label="Classes to detect",
-            info="Names with commas between them, then Enter; empty for the model's own." if takes else texts.LINEAR,
-            placeholder="cat, traffic cone" if takes else "",
+            info=texts.HOW_TO_CHOOSE if takes else texts.LINEAR,
+            placeholder="cat, traffic cone",
             interactive=takes,
+            max_lines=3,
             elem_id="vocabulary",
         )
         self._segments = gr.Checkbox(
@@ -99,6 +103,7 @@ class _Page:
             interactive=False,
             visible=False,
             max_height=280,
+            buttons=["copy"],
             show_label=False,
             elem_id="table",
         )

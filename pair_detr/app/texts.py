@@ -11,9 +11,10 @@ from pair_detr.app.detection import Detected, PageModel
 from pair_detr.utils.messages import counted, join_some, one_line
 
 TABLE_HEADERS = ("#", "class", "score", "box: x1, y1, x2, y2")
-WELCOME = "Upload an image, paste one, or take one with the webcam."
+WELCOME = "Upload an image, paste one, or take one with the webcam: its detections appear here."
 HINT = "Click on a box, or on a row of the table, to see what its query looks at."
 NOTHING_THERE = "There is no detection at this point. " + HINT
+HOW_TO_CHOOSE = "Names with commas between them, then Enter; empty for the model's own."
 LINEAR = "This model has a linear classifier: it detects the classes of its training alone."
 KINDS = {
     "combined": "Attention: what the model uses",

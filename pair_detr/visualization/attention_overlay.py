@@ -42,9 +42,12 @@ def draw_overlay(
     picture = Image.fromarray(((1 - opacity) * gray + opacity * colors).round().astype(np.uint8))
     draw, scale = ImageDraw.Draw(picture), (height * width) ** 0.5
     line = max(1, round(_LINE * scale))
-    # Dark below bright, so that both stand out from any color of the map.
-    for color, thickness in (("black", line + 2), ("white", line)):
-        draw.rectangle(_ordered(box), outline=color, width=thickness)
+    x1, y1, x2, y2 = box
+    # A rectangle must not end before it begins, which rounding can do to a tiny box.
+    x2, y2 = max(x1, x2), max(y1, y2)
+    # Dark around bright, so that both stand out from any color of the map.
+    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=line + 2)
+    draw.rectangle((x1, y1, x2, y2), outline="white", width=line)
     if reference is not None:
         (x, y), arm = reference, max(4, round(_CROSS * scale))
         for color, thickness in (("black", line + 2), ("cyan", line)):
@@ -58,8 +61,3 @@ def _resize(weights: np.ndarray, extent: tuple[float, float]) -> np.ndarray:
     size = tuple(max(1, round(side)) for side in extent)
     return np.asarray(Image.fromarray(weights).resize(size, Image.Resampling.BILINEAR))
 
-
-def _ordered(box: Sequence[float]) -> tuple[float, ...]:
-    """A rectangle must not end before it begins, which rounding can do to a tiny box."""
-    x1, y1, x2, y2 = box
-    return x1, y1, max(x1, x2), max(y1, y2)
