@@ -60,4 +60,3 @@ def _resize(weights: np.ndarray, extent: tuple[float, float]) -> np.ndarray:
     """(h, w) -> pixels, between the centers of the cells by their distance."""
     size = tuple(max(1, round(side)) for side in extent)
     return np.asarray(Image.fromarray(weights).resize(size, Image.Resampling.BILINEAR))
-
