@@ -52,6 +52,9 @@ setup(
         "timm>=1.0.26",
     ],
     extras_require={
+        # The page to try a model on: pair_detr.tools.app. Not a part of dev: Gradio asks for pillow below 13, and nothing
+        # in an environment of the user's changes version. The environment that is pinned has both.
+        "app": ["gradio>=6.31"],
         # Text encoders for class names that no published text weights have. One of them is enough. The first one
         # imports pkg_resources, which setuptools 81 no longer has.
         "clip": ["clip-anytorch>=2.6", "open_clip_torch>=2.24", "setuptools<81"],
@@ -73,6 +76,8 @@ setup(
             "open_clip_torch>=2.24",
             "opencv-python-headless>=4.8",
             "openvino>=2024.4",
+            # Drives the browser that pages are tested in, which is the system's.
+            "playwright>=1.45",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist>=2.5",

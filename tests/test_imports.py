@@ -19,6 +19,7 @@ FLOORS = (
     {"engine", "predictor", "deployment"},
     {"analysis", "recipes"},
     {"visualization"},
+    {"app"},
     {"tools"},
     {"studies"},
 )

@@ -32,31 +32,37 @@ def serving(
 
     Raises:
         ImportError: Gradio is not installed.
-        OSError: the port is taken.
+        OSError: the port is taken, or the address is not this machine's.
     """
     page = build_page(model, examples, threshold)
-    with _without_proxy(host):
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            # Else it would make a tunnel, and start another server for a faster first view, where variables say so.
-            share=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            # What visitors did is neither recorded nor shown.
-            run_history=False,
-            enable_monitoring=False,
-            footer_links=[],
-            # Of this machine's files, the page gives out what was uploaded, what it drew, and the examples.
-            allowed_paths=[],
-            max_file_size=_LARGEST_FILE,
-            state_session_capacity=_SESSIONS,
-            css=CSS,
-            quiet=True,
-            inbrowser=False,
-            prevent_thread_lock=True,
-        )
+    try:
+        with _without_proxy(host):
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                # Else it would make a tunnel, and start another server for a faster first view, where variables say so.
+                share=False,
+                ssr_mode=False,
+                mcp_server=False,
+                pwa=False,
+                # What visitors did is neither recorded nor shown.
+                run_history=False,
+                enable_monitoring=False,
+                footer_links=[],
+                # Of this machine's files, the page gives out what was uploaded, what it drew, and the examples.
+                allowed_paths=[],
+                max_file_size=_LARGEST_FILE,
+                state_session_capacity=_SESSIONS,
+                css=CSS,
+                quiet=True,
+                inbrowser=False,
+                prevent_thread_lock=True,
+            )
+    except OSError as error:
+        raise OSError(
+            f"The page cannot be served at {host}, {f'port {port}' if port else 'ports from 7860'}: another program is "
+            "there, or the address is not this machine's. Choose another --port, or --host."
+        ) from error
     try:
         yield address
     finally:

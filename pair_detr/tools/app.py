@@ -42,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--port {args.port}: it must be from 1 to 65535")
     if args.examples is not None and not args.examples.is_dir():
         parser.error(f"--examples {args.examples} is no folder: name one with images")
-    require_gradio()
-    require_supervision()
     examples = find_images(args.examples) if args.examples else []
     if args.examples and not examples:
         parser.error(f"--examples {args.examples} has no images")
+    require_gradio()
+    require_supervision()
     vocabulary = list(read_class_list(args.vocabulary)) if args.vocabulary else None
     model = PageModel(load_predictor(args, vocabulary))
     if args.host not in _LOCAL:
