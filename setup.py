@@ -52,8 +52,8 @@ setup(
         "timm>=1.0.26",
     ],
     extras_require={
-        # The page to try a model on: pair_detr.tools.app. Not a part of dev: Gradio asks for pillow below 13, and nothing
-        # in an environment of the user's changes version. The environment that is pinned has both.
+        # The page to try a model on: pair_detr.tools.app. Not a part of dev, as Gradio asks for pillow below 13, and
+        # nothing in an environment of the user's changes version. The pinned environment has it as well.
         "app": ["gradio>=6.31"],
         # Text encoders for class names that no published text weights have. One of them is enough. The first one
         # imports pkg_resources, which setuptools 81 no longer has.
