@@ -74,9 +74,7 @@ class Answers:
             threshold: least score.
             segments: draw the panoptic segments, which have a threshold of their own.
         """
-        outputs: dict[str, Any] = {"instances": detected.above(threshold)}
-        if segments and detected.has_segments:
-            outputs["panoptic_seg"] = detected.outputs["panoptic_seg"]
+        outputs = detected.outputs(threshold, segments)
         picture = draw_detections(detected.image[:, :, ::-1], outputs, detected.metadata)
         return View(picture, texts.paragraph(texts.found(detected, threshold)), texts.rows(detected, threshold))
 
@@ -93,7 +91,7 @@ class Answers:
         if index is None:
             return AttentionView(texts.paragraph(texts.NOTHING_THERE))
         found = self.model.attention(detected, index, layer)
-        box = detected.outputs["instances"].pred_boxes.tensor[index].tolist()
+        box = detected.instances.pred_boxes.tensor[index].tolist()
         maps = [
             draw_overlay(detected.image, found.maps[decoder][kind], found.extent, box, found.reference.get(decoder))
             for kind in self.model.kinds

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 from PIL import Image
@@ -51,7 +52,9 @@ class Detected:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         note: what of the file was left out, "" if nothing was.
-        outputs: of the model, on the CPU; "instances" are best first.
+        instances: best first, on the CPU, without their masks.
+        masks: (N, H, W / 8) uint8, their pixels as bits; None of a model without masks.
+        segments: panoptic ones, as Detectron2's models give them; None of other models.
         metadata: names of the classes.
         scale: width and height of the image in its file, each divided by that of the picture.
         prepared: input of the model.
@@ -61,26 +64,32 @@ class Detected:
 
     image: np.ndarray
     note: str
-    outputs: dict[str, Any]
+    instances: Instances
+    masks: np.ndarray | None
+    segments: tuple[torch.Tensor, list[dict[str, Any]]] | None
     metadata: Metadata
     scale: np.ndarray
     prepared: dict[str, Any]
     vocabulary: Vocabulary | None
     layers: dict[int, _LayerAttention] = field(default_factory=dict)
 
-    @property
-    def has_segments(self) -> bool:
-        """Whether the model also divides the image into panoptic segments."""
-        return "panoptic_seg" in self.outputs
-
     def above(self, threshold: float) -> Instances:
         """The first detections, those with at least this score."""
-        instances = self.outputs["instances"]
-        return instances[instances.scores >= threshold]
+        return self.instances[self.instances.scores >= threshold]
+
+    def outputs(self, threshold: float, as_segments: bool = False) -> dict[str, Any]:
+        """What to draw: detections with at least this score, or the panoptic segments if there are any."""
+        if as_segments and self.segments is not None:
+            return {"panoptic_seg": self.segments}
+        shown = self.above(threshold)
+        if self.masks is not None:
+            bits = np.unpackbits(self.masks[: len(shown)], axis=2, count=self.image.shape[1])
+            shown.pred_masks = torch.from_numpy(bits).bool()
+        return {"instances": shown}
 
     def name(self, index: int) -> str:
         """Class of a detection."""
-        return self.metadata.thing_classes[self.outputs["instances"].pred_classes[index]]
+        return self.metadata.thing_classes[self.instances.pred_classes[index]]
 
     def at(self, x: float, y: float, threshold: float) -> int | None:
         """The smallest detection with at least this score that has the pixel in its box; None if none has."""
@@ -146,9 +155,15 @@ class PageModel:
             self._use(self._choose(names) if names else self._own)
             (outputs,) = self.predictor.predict([prepared])
             metadata, vocabulary = self.predictor.metadata, self._vocabulary
-        outputs["instances"] = outputs["instances"].to("cpu")
+        instances, masks, segments = outputs["instances"].to("cpu"), None, outputs.get("panoptic_seg")
+        if instances.has("pred_masks"):
+            # A byte a pixel of every query would be hundreds of megabytes.
+            masks = np.packbits(instances.pred_masks.numpy(), axis=2)
+            instances.remove("pred_masks")
+        if segments is not None:
+            segments = (segments[0].cpu(), segments[1])
         scale = np.divide(upload.image.size, upload.shown_size)
-        return Detected(pixels, upload.note, outputs, metadata, scale, prepared, vocabulary)
+        return Detected(pixels, upload.note, instances, masks, segments, metadata, scale, prepared, vocabulary)
 
     def attention(self, detected: Detected, index: int, layer: int) -> QueryAttention:
         """Where the query of a detection looks.
@@ -160,7 +175,7 @@ class PageModel:
         if layer not in detected.layers:
             detected.layers[layer] = self._attend(detected, layer)
         found = detected.layers[layer]
-        instances = detected.outputs["instances"]
+        instances = detected.instances
         box, score = instances.pred_boxes.tensor[index].numpy(), float(instances.scores[index])
         # The model does not say which query a detection is of, but its box does; of equal ones, the score.
         distances = np.abs(found.boxes - box).max(1).round(1)

@@ -38,7 +38,7 @@ def summary(model: PageModel) -> str:
 
 def found(detected: Detected, threshold: float) -> str:
     """How many detections there are, or what keeps them from being shown."""
-    instances = detected.outputs["instances"]
+    instances = detected.instances
     count = len(detected.above(threshold))
     if count:
         text = f"{counted(count, 'detection')} with a score of at least {threshold:.2f}. {HINT}"
@@ -62,7 +62,7 @@ def rows(detected: Detected, threshold: float) -> list[list[Any]]:
 
 def attention_title(detected: Detected, index: int, layer: int, num_layers: int, has_reference: bool) -> str:
     """Whose attention is shown, and how to read it."""
-    score = float(detected.outputs["instances"].scores[index])
+    score = float(detected.instances.scores[index])
     last = ", the last" if layer == num_layers - 1 else ""
     return (
         f"Attention of detection {index + 1}, {one_line(detected.name(index))} {score:.0%}, in layer {layer + 1} of "

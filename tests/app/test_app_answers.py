@@ -5,15 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import write_image
+from data_helpers import restored_catalogs, write_image
+from model_helpers import build
 from open_vocabulary_helpers import NAMES, text_cfg
 from PIL import Image
+from segmentation_helpers import mask_cfg, panoptic_cfg
 from tool_helpers import save_model
 
 from pair_detr import Predictor
 from pair_detr.app import texts, uploads
 from pair_detr.app.answers import Answers
 from pair_detr.app.detection import PageModel
+from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
 from pair_detr.visualization.attention_report import report_attention
 
 
@@ -83,7 +86,7 @@ def test_nothing_is_shown_without_an_image(linear: Answers) -> None:
 def test_detections_are_those_of_the_predictor(linear: Answers, image: str) -> None:
     expected = linear.model.predictor(image)["instances"]
     detected, _ = linear.detect(image, "", 0.5, False)
-    assert torch.equal(detected.outputs["instances"].scores, expected.scores)
+    assert torch.equal(detected.instances.scores, expected.scores)
     threshold = float(expected.scores[4:6].mean())
     rows = linear.show(detected, threshold, False).rows
     assert [row[0] for row in rows] == [1, 2, 3, 4, 5]
@@ -104,16 +107,16 @@ def test_boxes_of_large_images_are_in_pixels_of_the_file(
     expected = linear.model.predictor(tmp_path / "a.png")["instances"].pred_boxes.tensor[0].numpy()
     detected, view = linear.detect(str(tmp_path / "a.png"), "", 0.0, False)
     assert view.picture.shape == (20, 30, 3)
-    np.testing.assert_allclose(2 * detected.outputs["instances"].pred_boxes.tensor[0].numpy(), expected, atol=1e-3)
+    np.testing.assert_allclose(2 * detected.instances.pred_boxes.tensor[0].numpy(), expected, atol=1e-3)
     np.testing.assert_allclose([float(x) for x in view.rows[0][3].split(",")], expected, atol=0.51)
 
 
 def test_a_click_finds_the_smallest_box_that_is_shown(linear: Answers, image: str) -> None:
     detected, _ = linear.detect(image, "", 0.0, False)
-    instances = detected.outputs["instances"][:3]
+    instances = detected.instances[:3]
     instances.scores = torch.tensor([0.9, 0.8, 0.3])
     instances.pred_boxes.tensor = torch.tensor([[0.0, 0, 50, 40], [10, 10, 30, 30], [15, 15, 20, 20]])
-    detected.outputs["instances"] = instances
+    detected.instances = instances
     assert detected.at(17, 17, 0.5) == 1
     assert detected.at(17, 17, 0.2) == 2
     assert detected.at(40, 5, 0.2) == 0
@@ -125,7 +128,7 @@ def test_attention_is_that_of_the_query_of_the_detection(tmp_path: Path, image: 
     answers = answers_of(save_model(tmp_path, variant=variant))
     model = answers.model
     detected, _ = answers.detect(image, "", 0.0, False)
-    instances = detected.outputs["instances"]
+    instances = detected.instances
     for index in (0, 5):
         for layer in (0, model.num_layers - 1):
             report = report_attention(model.predictor.model, model.predictor.prepare(image), 7, layer)
@@ -159,9 +162,35 @@ def test_visitors_choose_classes_without_changing_those_of_others(tmp_path: Path
     assert answers.detect(image, str(tmp_path / "names.txt"), 0.0, False)[0] is None
     again, _ = answers.detect(image, "", 0.0, False)
     # But for rounding, as lengths of texts are made 1 again.
-    torch.testing.assert_close(again.outputs["instances"].scores, first.outputs["instances"].scores)
+    torch.testing.assert_close(again.instances.scores, first.instances.scores)
     np.testing.assert_allclose(answers.model.attention(again, 0, 0).maps["center"]["combined"], before, atol=1e-6)
     assert other.metadata.thing_classes == ["forklift", "Helmet"]
+
+
+def test_masks_are_drawn_for_what_is_above_the_threshold(tmp_path: Path, image: str) -> None:
+    answers = answers_of(save_model(tmp_path, mask_cfg()))
+    expected = answers.model.predictor(image)["instances"]
+    detected, _ = answers.detect(image, "", 0.0, False)
+    threshold = float(expected.scores[2:4].mean())
+    shown = detected.outputs(threshold)["instances"]
+    assert len(shown) == 3 and torch.equal(shown.pred_masks, expected.pred_masks[:3])
+    assert answers.attend(detected, 1, 0, "center").maps
+
+
+def test_panoptic_models_show_detections_or_segments(tmp_path: Path, image: str) -> None:
+    with restored_catalogs():
+        cfg = panoptic_cfg("pair_detr", "scenes")
+        model = build(cfg)
+        AtomicCheckpointer(model, str(tmp_path)).save("model")
+        cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+        answers = Answers(PageModel(Predictor(cfg)))
+        assert answers.model.is_panoptic
+        detected, view = answers.detect(image, "", 0.0, False)
+        assert list(detected.outputs(0.0)) == ["instances"] and list(detected.outputs(0.0, True)) == ["panoptic_seg"]
+        segments = answers.show(detected, 0.0, True)
+        assert segments.picture.shape == view.picture.shape == (40, 60, 3)
+        assert not np.array_equal(segments.picture, view.picture)
+        assert answers.attend(detected, 0, 1, "center").maps
 
 
 def test_summary_names_variant_classes_and_weights(linear: Answers) -> None:
