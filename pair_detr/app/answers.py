@@ -76,7 +76,8 @@ class Answers:
         """
         outputs = detected.outputs(threshold, segments)
         picture = draw_detections(detected.image[:, :, ::-1], outputs, detected.metadata)
-        return View(picture, texts.paragraph(texts.found(detected, threshold)), texts.rows(detected, threshold))
+        status = texts.paragraph(texts.found(detected, threshold, segments))
+        return View(picture, status, texts.rows(detected, threshold))
 
     def attend(self, detected: Detected | None, index: int | None, layer: int, decoder: str) -> AttentionView:
         """Draws where the query of a detection looks.

@@ -17,7 +17,7 @@ _SECONDS = 3600
 # Clicks that may wait for their turn.
 _QUEUE = 64
 CSS = """
-.gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important}
+.gradio-container {width: 100%; max-width: min(1280px, 100vw) !important; margin: 0 auto !important}
 #title h1 {margin: 0}
 #title p {margin: 0; opacity: 0.8; overflow-wrap: anywhere}
 #status p, #about p {margin: 0; font-size: 1rem; overflow-wrap: anywhere}

@@ -36,11 +36,14 @@ def summary(model: PageModel) -> str:
     return f"{variant} · {counted(len(classes), 'class', 'classes')} ({names}) · {weights} · {device}"
 
 
-def found(detected: Detected, threshold: float) -> str:
-    """How many detections there are, or what keeps them from being shown."""
+def found(detected: Detected, threshold: float, as_segments: bool = False) -> str:
+    """How many detections there are, or what keeps them from being shown; or of panoptic segments."""
     instances = detected.instances
     count = len(detected.above(threshold))
-    if count:
+    if as_segments and detected.segments is not None:
+        number = counted(len(detected.segments[1]), "panoptic segment")
+        text = f"{number}, above the threshold of the config: MODEL.DETR.PANOPTIC.SCORE_THRESHOLD. {HINT}"
+    elif count:
         text = f"{counted(count, 'detection')} with a score of at least {threshold:.2f}. {HINT}"
     elif len(instances):
         best = f"{instances.scores[0]:.2f} ({one_line(detected.name(0))})"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pair_detr.images.reading import open_image, opened_image
 
@@ -51,6 +51,8 @@ def read_upload(path: str) -> Upload:
             )
         image = open_image(path, _REMEDY)
     except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise OSError(f"{Path(path).name} is no image, or of a kind that is not read. {_REMEDY}") from error
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(without_folders(str(error), path)) from error
     return Upload(image, f"Only the first of its {frames} images was looked at." if frames > 1 else "")

@@ -65,7 +65,7 @@ def test_what_is_no_image_has_a_line_without_folders(
     Image.new("L", (300, 200)).save(tmp_path / "large.png")
     monkeypatch.setattr(uploads, "MAX_PIXELS", 50_000)
     for name, reason in (
-        ("text.png", "cannot be read as an image"),
+        ("text.png", "text.png is no image, or of a kind that is not read. Choose another file."),
         ("cut.png", "cannot be read as an image"),
         ("deep.png", "more than 8 bits per channel"),
         ("large.png", "300 x 200 pixels"),
@@ -180,6 +180,7 @@ def test_masks_are_drawn_for_what_is_above_the_threshold(tmp_path: Path, image: 
 def test_panoptic_models_show_detections_or_segments(tmp_path: Path, image: str) -> None:
     with restored_catalogs():
         cfg = panoptic_cfg("pair_detr", "scenes")
+        cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
         model = build(cfg)
         AtomicCheckpointer(model, str(tmp_path)).save("model")
         cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
@@ -190,6 +191,7 @@ def test_panoptic_models_show_detections_or_segments(tmp_path: Path, image: str)
         segments = answers.show(detected, 0.0, True)
         assert segments.picture.shape == view.picture.shape == (40, 60, 3)
         assert not np.array_equal(segments.picture, view.picture)
+        assert f"{len(detected.segments[1])} panoptic segment" in segments.status and segments.rows == view.rows
         assert answers.attend(detected, 0, 1, "center").maps
 
 
