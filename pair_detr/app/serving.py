@@ -1,6 +1,7 @@
 """Serves the page from this process, to this machine unless told otherwise."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,13 +35,13 @@ def serving(
         ImportError: Gradio is not installed.
         OSError: the port is taken, or the address is not this machine's.
     """
-    page = build_page(model, examples, threshold)
-    try:
-        with _without_proxy(host):
+    with tempfile.TemporaryDirectory(prefix="pair_detr_app_") as folder, _environment(host, folder):
+        page = build_page(model, examples, threshold)
+        try:
             _, address, _ = page.launch(
                 server_name=host,
                 server_port=port,
-                # Else it would make a tunnel, and start another server for a faster first view, where variables say so.
+                # Else it would make a tunnel, or start another server or service, where variables say so.
                 share=False,
                 ssr_mode=False,
                 mcp_server=False,
@@ -55,27 +56,31 @@ def serving(
                 state_session_capacity=_SESSIONS,
                 css=CSS,
                 quiet=True,
-                inbrowser=False,
                 prevent_thread_lock=True,
             )
-    except OSError as error:
-        raise OSError(
-            f"The page cannot be served at {host}, {f'port {port}' if port else 'ports from 7860'}: another program is "
-            "there, or the address is not this machine's. Choose another --port, or --host."
-        ) from error
-    try:
-        yield address
-    finally:
-        page.close(verbose=False)
+        except OSError as error:
+            raise OSError(
+                f"The page cannot be served at {host}, {f'port {port}' if port else 'ports from 7860'}: another "
+                "program is there, or the address is not this machine's. Choose another --port, or --host."
+            ) from error
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
 
 
 @contextmanager
-def _without_proxy(host: str) -> Iterator[None]:
-    """Gradio asks its own server whether it is there, which a proxy of the environment would not find."""
-    names = ("no_proxy", "NO_PROXY")
+def _environment(host: str, folder: str) -> Iterator[None]:
+    """What Gradio takes from the environment.
+
+    Its folder for uploads is one for all of its programs, which give out each other's files; this one is the page's.
+    And it asks its own server whether it is there, which a proxy would not find.
+    """
+    names = ("no_proxy", "NO_PROXY", "GRADIO_TEMP_DIR")
     before = {name: os.environ.get(name) for name in names}
-    for name in names:
+    for name in names[:2]:
         os.environ[name] = ",".join(filter(None, (before[name], "127.0.0.1", "localhost", host)))
+    os.environ["GRADIO_TEMP_DIR"] = folder
     try:
         yield
     finally:

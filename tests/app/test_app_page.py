@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,10 @@ def served(folder: Path, arguments: list[str]) -> Iterator[tuple[str, Served]]:
     from pair_detr.app.serving import serving
 
     page = Served(folder, arguments)
+    before = set(Path(tempfile.gettempdir()).glob("pair_detr_app_*"))
     with serving(page.model, page.examples, threshold=0.0, host=_HOST) as address:
         yield address, page
+    assert set(Path(tempfile.gettempdir()).glob("pair_detr_app_*")) <= before, "uploads are left behind"
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +140,6 @@ def test_files_that_are_no_images_have_a_line_in_the_page(linear: tuple[str, Ser
         line = wait_for_text(page, "#status .problem", "broken.png is no image")
         assert str(tmp_path) not in line and "gradio" not in line.lower()
         # As wide as the phone, with a table as well.
-        page.reload()
-        wait_for_text(page, "#status p", "Upload")
         page.locator("button.gallery-item").first.click()
         page.locator("#table").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
