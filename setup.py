@@ -30,11 +30,7 @@ setup(
         "pair_detr_cli.requirements",
     ],
     package_dir={"pair_detr.configs": "configs", "pair_detr_cli.requirements": "requirements"},
-    package_data={
-        "pair_detr.configs": ["**/*.yaml"],
-        "pair_detr.report": ["page.html"],
-        "pair_detr_cli.requirements": ["*.txt"],
-    },
+    package_data={"pair_detr.configs": ["**/*.yaml"], "pair_detr_cli.requirements": ["*.txt"]},
     entry_points={"console_scripts": ["pair-detr = pair_detr_cli.main:main"]},
     python_requires=">=3.10",
     # torch, torchvision and detectron2 are missing on purpose. Users have builds for their driver and GPU, and
@@ -56,6 +52,9 @@ setup(
         "timm>=1.0.26",
     ],
     extras_require={
+        # The page to try a model on: pair_detr.tools.app. Not a part of dev, as Gradio asks for pillow below 13, and
+        # nothing in an environment of the user's changes version. The pinned environment has it as well.
+        "app": ["gradio>=6.31"],
         # Text encoders for class names that no published text weights have. One of them is enough. The first one
         # imports pkg_resources, which setuptools 81 no longer has.
         "clip": ["clip-anytorch>=2.6", "open_clip_torch>=2.24", "setuptools<81"],
@@ -81,6 +80,8 @@ setup(
             "opencv-python-headless>=4.8",
             "openvino>=2024.4",
             "pandas",
+            # Drives the browser that pages are tested in, which is the system's.
+            "playwright>=1.45",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist>=2.5",

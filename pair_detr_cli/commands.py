@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("train", _TOOLS + "train", "train a detector, on a folder or by a config"),
         Command("eval", _TOOLS + "evaluate", "evaluate weights on the datasets of a config"),
         Command("predict", _TOOLS + "demo", "detect objects in images, folders, videos and webcams"),
+        Command("app", _TOOLS + "app", "try a model on a page in the browser"),
         Command("quickstart", _TOOLS + "quickstart", "train on generated shapes, on a CPU in minutes"),
     ),
     "Data": (

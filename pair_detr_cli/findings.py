@@ -56,6 +56,7 @@ def find_features() -> Iterator[Finding]:
     yield _feature("drawing detections", "" if find_module("supervision") else pip_install("supervision"))
     # Several packages have that module.
     yield _feature("videos and webcams", "" if find_module("cv2") else pip_install("opencv-python-headless"))
+    yield _feature("a page to try a model", "" if find_module("gradio") else pip_install("gradio"))
     wanted = [known.get(name, Requirement(name, name)) for name in _EXPORT]
     absent = [requirement.text for requirement in wanted if not requirement.is_met()]
     yield _feature("exporting models, and running them", pip_install(*absent) if absent else "")

@@ -91,7 +91,7 @@ def install_pinned(environment: Environment) -> None:
     pins = ("--constraint", REQUIREMENTS / "constraints.txt", "--no-warn-conflicts")
     environment.pip_install(*pins, "pip", "setuptools", "wheel")
     # Source packages build with the pinned setuptools, not with whatever is newest.
-    packages = ("--requirement", REQUIREMENTS / "base.txt", "--editable", f"{ROOT}[dev]")
+    packages = ("--requirement", REQUIREMENTS / "base.txt", "--editable", f"{ROOT}[dev,app]")
     environment.pip_install(*pins, "--no-build-isolation", *packages)
     install_evaluators(environment)
     install_detectron2(environment)

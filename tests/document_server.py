@@ -42,6 +42,8 @@ NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 SHALLOW = ["MODEL.DETR.DEC_LAYERS", "2"]
 # Appended to the arguments of tools.
 BRIEF = {
+    # Else it serves until Ctrl-C.
+    "app": ["--check"],
     "benchmark": ["--backends", "torch", "--sizes", "64x64", "--batches", "1", "--repeats", "1", "--opts", *NARROW],
     "ablation": ["--methods", "Muon", "--seeds", "1", "--jobs", "1"],
     "export": ["--opts", *SHALLOW],

@@ -19,6 +19,7 @@ FLOORS = (
     {"engine", "predictor", "deployment"},
     {"analysis", "recipes", "report"},
     {"visualization"},
+    {"app"},
     {"tools"},
     {"studies"},
 )

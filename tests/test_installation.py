@@ -146,6 +146,19 @@ def test_constraints_are_exact(project_root: Path) -> None:
 
 
 @pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
+def test_the_page_is_a_part_of_the_pinned_environment_alone(project_root: Path, python_version: str) -> None:
+    """Gradio asks for a pillow that an environment of the user's may be too new for."""
+    text = (project_root / "setup.py").read_text(encoding="utf-8")
+    assert "gradio" in re.search(r'"app": \[(.*?)\]', text)[1]
+    assert "gradio" not in re.search(r'"dev": \[(.*?)\n        \]', text, re.DOTALL)[1]
+    assert "[dev,app]" in (project_root / "scripts" / "install.py").read_text(encoding="utf-8")
+    constraints = read_requirements(project_root / "requirements" / "constraints.txt")
+    environment = {"python_version": python_version}
+    pins = {p.name: p.specifier for p in constraints if p.marker is None or p.marker.evaluate(environment)}
+    assert str(pins["pillow"]) < "==13" and "gradio" in pins and "playwright" in pins
+
+
+@pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
 def test_every_direct_requirement_has_one_pin(project_root: Path, python_version: str) -> None:
     pinned = pinned_names(project_root, python_version)
     assert len(pinned) == len(set(pinned))

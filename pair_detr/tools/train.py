@@ -196,8 +196,8 @@ def _require_same_recipe(args: argparse.Namespace, config: Path, data: OwnData) 
     first, *_ = read_notes(config, config.parent).splitlines() or [""]
     if (requested := _requested(args)) and f"{requested}. " not in first:
         raise ValueError(
-            f"--resume continues with the recipe in {config}, which was not made{requested.removeprefix(',')}: leave these "
-            "out, or set entries with KEY VALUE."
+            f"--resume continues with the recipe in {config}, which was not made{requested.removeprefix(',')}: leave "
+            "these out, or set entries with KEY VALUE."
         )
 
 

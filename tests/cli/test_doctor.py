@@ -84,7 +84,7 @@ def test_broken_or_old_pytorch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "torch>=2.6 is needed, as older ones run code" in report and "Detectron2 is built for one PyTorch" in report
 
 
-ABSENT = ("supervision", "cv2", "lvis")
+ABSENT = ("supervision", "cv2", "gradio", "lvis")
 
 
 def test_packages_and_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +104,7 @@ def test_packages_and_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert report["exporting models, and running them"].endswith('install "onnx>=1.16" "openvino>=2024.4"')
     assert report["drawing detections"].endswith("install supervision")
     assert report["videos and webcams"].endswith("install opencv-python-headless")
+    assert report["a page to try a model"].endswith("install gradio")
     assert report["evaluation of LVIS"].endswith("install --no-deps lvis==0.5.3")
     assert report["evaluation of panoptic segmentation"] == "ok ready"
 

@@ -1,0 +1,1 @@
+"""A page in the browser to try a model: image in, detections and attention out."""
