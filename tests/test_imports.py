@@ -18,7 +18,7 @@ FLOORS = (
     {"checkpoint", "inference"},
     {"engine", "predictor", "deployment"},
     {"analysis", "recipes"},
-    {"visualization"},
+    {"visualization", "prediction"},
     {"tools"},
     {"studies"},
 )

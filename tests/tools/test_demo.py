@@ -13,10 +13,9 @@ import pytest
 import torch
 from data_helpers import restored_catalogs, write_image
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.structures import Boxes, Instances
 from engine_helpers import tiny_options, write_dataset
 from PIL import Image
-from pycocotools import mask as mask_util
+from prediction_helpers import make_instances, write_video
 from pycocotools.coco import COCO
 from tool_helpers import CLASSES, save_model
 
@@ -25,26 +24,13 @@ from pair_detr.data.datasets import from_config as registration
 from pair_detr.drawing.detections import draw_detections
 from pair_detr.drawing.objects import class_colors
 from pair_detr.engine import argument_parser, main
+from pair_detr.prediction.coco_results import CocoResults
+from pair_detr.prediction.media import Frames, VideoFile, find_media
+from pair_detr.prediction.names import name_outputs
+from pair_detr.prediction.runner import Job, Runner
 from pair_detr.tools import demo
-from pair_detr.visualization.coco_results import CocoResults
-from pair_detr.visualization.media import Frames, VideoFile, find_media
 
 cv2 = pytest.importorskip("cv2", reason="the demo needs opencv-python-headless")
-
-
-def make_instances(size: tuple[int, int], boxes: list[list[float]], classes: list[int]) -> Instances:
-    instances = Instances(size)
-    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
-    instances.scores = torch.linspace(0.9, 0.5, len(boxes))
-    instances.pred_classes = torch.tensor(classes)
-    return instances
-
-
-def write_video(file: Path, frames: int, fps: float = 10) -> None:
-    video = VideoFile(file, fps)
-    for i in range(frames):
-        video.write(np.full((48, 64, 3), (i * 20, 0, 255 - i * 20), dtype=np.uint8))
-    video.close()
 
 
 def test_images_and_videos_go_on_despite_a_broken_file(tmp_path: Path) -> None:
@@ -161,31 +147,9 @@ def test_category_ids_are_those_of_the_training(tmp_path: Path, data: str) -> No
 
 def test_category_ids_that_nobody_knows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pair_detr")
-    shown = demo.Demo(pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2]), 0.5)
-    assert "Category ids in results.json are 1 to 3: neither the checkpoint nor a dataset" in caplog.text
-    shown.results.write(tmp_path / "results.json")
+    with CocoResults(tmp_path, CLASSES):
+        assert "Category ids in results.json are 1 to 3: neither the checkpoint nor a dataset" in caplog.text
     assert [x["id"] for x in json.loads((tmp_path / "results.json").read_text())["categories"]] == [1, 2, 3]
-
-
-def test_results_hold_masks(tmp_path: Path) -> None:
-    results = CocoResults(CLASSES, [3, 5, 9])
-    instances = make_instances((20, 30), [[1, 2, 11, 7], [0, 0, 5, 5]], [1, 2])
-    instances.pred_masks = torch.zeros(2, 20, 30, dtype=torch.bool)
-    instances.pred_masks[0, 2:7, 1:9] = True
-    results.add("x.jpg", instances)
-    results.add("empty.jpg", make_instances((20, 30), [], []))
-    results.write(tmp_path / "results.json")
-    content = COCO(str(tmp_path / "results.json"))
-    first, second = content.loadAnns(content.getAnnIds())
-    assert (first["category_id"], first["bbox"], first["area"]) == (5, [1, 2, 10, 5], 40)
-    assert mask_util.area(first["segmentation"]) == 40
-    assert second["category_id"] == 9
-    instances.remove("pred_masks")
-    boxes = CocoResults(CLASSES)
-    boxes.add("x.jpg", instances)
-    boxes.write(tmp_path / "boxes.json")
-    assert [x["area"] for x in json.loads((tmp_path / "boxes.json").read_text())["annotations"]] == [50, 25]
-    assert content.getAnnIds(imgIds=[2]) == []
 
 
 def test_colors_are_those_of_the_image_and_of_the_video(tmp_path: Path) -> None:
@@ -231,12 +195,15 @@ def test_inputs_are_found_and_outputs_have_names_of_their_own(tmp_path: Path) ->
         (tmp_path / name).touch()
     files = find_media([str(tmp_path / "a" / "x.jpg"), str(tmp_path / "b"), str(tmp_path / "b/**/*")])
     assert [str(f.relative_to(tmp_path)) for f in files] == ["a/x.jpg", "b/x.jpg", "b/x.png", "b/z.MOV", "b/deep/y.png"]
-    names = [path.name for path in demo.name_outputs(files, tmp_path / "out")]
+    names = [path.name for path in name_outputs(files, tmp_path / "out")]
     assert names == ["x.jpg", "x_2.jpg", "x.png", "z.mp4", "y.png"]
     with pytest.raises(ValueError, match=r"a/x\.jpg is one of the inputs"):
-        demo.name_outputs(files[:1], tmp_path / "a")
+        name_outputs(files[:1], tmp_path / "a")
     (tmp_path / "empty").mkdir()
-    for text, message in (("empty", r"no images or videos.*\*\*"), ("no*.jpg", "matches it; correct the path")):
+    for text, message in (
+        ("empty", r"no images or videos; --recursive also takes"),
+        ("no*.jpg", "matches it; correct the path"),
+    ):
         with pytest.raises(FileNotFoundError, match=message):
             find_media([str(tmp_path / text)])
 
@@ -299,17 +266,17 @@ def test_a_damaged_video_keeps_its_frames(tmp_path: Path, monkeypatch: pytest.Mo
     predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2])
     iterate = Frames.__iter__
     monkeypatch.setattr(Frames, "__iter__", lambda self: (f for f, _ in zip(iterate(self), range(2), strict=False)))
-    shown = demo.Demo(predictor, 0.5)
+    runner = Runner(predictor, 0.5)
     with pytest.raises(OSError, match=r"x\.mp4 ends after 2 of 5 frames"):
-        shown.video(tmp_path / "x.mp4", tmp_path / "out" / "x.mp4")
-    assert shown.results.num_images == 2
+        runner.video(Job(tmp_path / "x.mp4", "x", tmp_path / "out" / "x.mp4"))
+    assert runner.summary.num_images == 2
     assert (tmp_path / "out" / "x.mp4").is_file()
     monkeypatch.setattr(Frames, "__iter__", lambda self: iter(()))
     with pytest.raises(OSError, match=r"x\.mp4 has no frames: replace it"):
-        shown.video(tmp_path / "x.mp4", tmp_path / "out" / "none.mp4")
+        runner.video(Job(tmp_path / "x.mp4", "x", tmp_path / "out" / "none.mp4"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.mp4"]
     with pytest.raises(OSError, match="no webcam 99"):
-        shown.video(99, tmp_path / "out" / "webcam.mp4")
+        runner.video(Job(99, "webcam", tmp_path / "out" / "webcam.mp4"))
 
 
 def test_bad_arguments_stop_before_the_model_is_built(
