@@ -76,5 +76,4 @@ class Summary:
 def _round_down(score: float) -> str:
     """The score to its first digit, never above it: 0.31 -> 0.3."""
     digits = -math.floor(math.log10(score))
-    # A score of 0.3 in fp32 is 0.30000001, and one of 0.7 0.69999999.
     return f"{math.floor(score * 10**digits) / 10**digits:.{max(digits, 0)}f}"

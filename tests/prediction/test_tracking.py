@@ -16,7 +16,7 @@ def test_without_the_package_it_is_said_in_a_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_objects_keep_their_numbers() -> None:
-    """Two that pass each other, one of which is detected with a low score for a while, and one that is always unsure."""
+    """Two that pass each other, one of them with low scores for a while, and one that is always unsure."""
     pytest.importorskip("trackers")
     tracker = VideoTracker(0.5, fps=25)
     numbers: dict[int, set[int]] = {0: set(), 1: set()}

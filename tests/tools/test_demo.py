@@ -313,3 +313,114 @@ def test_pictures_of_any_mode_are_drawn(tmp_path: Path) -> None:
     inputs = ["--input", str(tmp_path / "*.tiff"), "--output", str(tmp_path / "out")]
     assert demo.main([*arguments, *inputs, "--opts", "MODEL.DEVICE", "cpu"]) == 0
     assert {Image.open(file).size for file in (tmp_path / "out").glob("*.png")} == {(40, 30)}
+
+
+def test_all_formats_of_a_folder_and_those_in_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo.logger, "handlers", [caplog.handler])
+    model = save_model(tmp_path)
+    for name in ("in/a.png", "in/deep/a.jpg", "in/deep/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(tmp_path / name, 60, 40)
+    output = tmp_path / "out"
+    arguments = [*model, "--input", str(tmp_path / "in"), "--recursive", "--output", str(output), "--confidence", "0"]
+    arguments += ["--format", "coco", "yolo", "csv", "supervision", "--no-pictures"]
+    assert demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    written = {file.relative_to(output).as_posix() for file in output.rglob("[!.]*") if file.is_file()}
+    labels = {"labels/a.txt", "labels/a_2.txt", "labels/b.txt"}
+    assert written == {"results.json", "results.csv", "detections.json", "classes.txt", *labels}
+    counts = {
+        len(json.loads((output / "results.json").read_text())["annotations"]),
+        len((output / "results.csv").read_text().splitlines()) - 1,
+        len(json.loads((output / "detections.json").read_text())),
+        sum(len((output / name).read_text().splitlines()) for name in labels),
+    }
+    assert len(counts) == 1
+    assert f"{counts.pop()} detections of at least 0 in 3 images or frames: results.json and labels and " in caplog.text
+    assert " images a second, " in caplog.text and " ms of them in the model)" in caplog.text
+    # Once more, then with a file that somebody has corrected.
+    assert demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    (output / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(FileExistsError, match=r"a\.txt exists, and was not made by this program\. .*--overwrite"):
+        demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"])
+
+
+def test_the_best_score_is_said_where_none_is_enough(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo.logger, "handlers", [caplog.handler])
+    model = save_model(tmp_path)
+    write_image(tmp_path / "a.png", 60, 40)
+    best = pair_detr.Predictor.from_files(model[1], model[3])(tmp_path / "a.png")["instances"][0]
+    arguments = [*model, "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--confidence", "1"]
+    assert demo.main([*arguments, "--no-pictures", "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    name, score = CLASSES[int(best.pred_classes)], float(best.scores)
+    assert f"No detection reaches 1; the best score is {score:.2g} ({name} in {tmp_path / 'a.png'}): try" in caplog.text
+
+
+def test_addresses_are_opened_where_allowed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_model(tmp_path)
+    url = "https://example.org/photos/a.jpg?size=9"
+    arguments = [
+        *model,
+        "--input",
+        url,
+        "https://example.org/b",
+        "--output",
+        str(tmp_path / "out"),
+        "--confidence",
+        "0",
+    ]
+    with pytest.raises(ValueError, match=r"a\.jpg\?size=9: it is an address; .* add --allow-urls"):
+        demo.main(arguments)
+
+    def download(address: str) -> Image.Image:
+        if address != url:
+            raise OSError(f"{address} cannot be downloaded")
+        return Image.new("RGB", (40, 30))
+
+    monkeypatch.setattr("pair_detr.prediction.media.download_image", download)
+    assert demo.main([*arguments, "--allow-urls", "--opts", "MODEL.DEVICE", "cpu"]) == 1
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.jpg", "results.json"]
+    (image,) = json.loads((tmp_path / "out" / "results.json").read_text())["images"]
+    assert (image["file_name"], image["width"], image["height"]) == (url, 40, 30)
+
+
+def test_tiles_and_tracks(tmp_path: Path) -> None:
+    """A picture and a video, in tiles; the objects of the video are numbered."""
+    pytest.importorskip("trackers")
+    model = save_model(tmp_path)
+    write_image(tmp_path / "in.png", 120, 60)
+    write_video(tmp_path / "in.mp4", 3)
+    arguments = [*model, "--input", str(tmp_path / "in.png"), str(tmp_path / "in.mp4"), "--tile", "40", "--track"]
+    arguments += ["--output", str(tmp_path / "out"), "--confidence", "0.02", "--opts", "MODEL.DEVICE", "cpu"]
+    assert demo.main(arguments) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"in.png", "in.mp4", "results.json"}
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["annotations"]
+    assert max(x["bbox"][0] + x["bbox"][2] for x in found if x["image_id"] == 1) > 80
+    assert {x["image_id"] for x in found if "track_id" in x} == {3, 4}
+
+
+def test_what_does_not_go_together_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png", 8, 8)
+    write_video(tmp_path / "a.mp4", 1)
+    arguments = ["--config-file", "bases/quickstart", "--output", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="--track follows objects through videos, but the inputs are images alone"):
+        demo.main([*arguments, "--input", str(tmp_path / "a.png"), "--track"])
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(ImportError, match="pip install trackers"):
+        demo.main([*arguments, "--input", str(tmp_path / "a.mp4"), "--track"])
+    for options in (["--tile", "0"], ["--tile-overlap", "1"], ["--tile-overlap", "0.99", "--tile", "9"]):
+        with pytest.raises(SystemExit):
+            demo.main([*arguments, "--input", str(tmp_path / "a.png"), *options])
+        assert f"error: {options[0]} " in capsys.readouterr().err
+    # Without pictures, neither of the packages that draw is needed.
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ValueError, match="--weights"):
+        demo.main([*arguments, "--input", str(tmp_path / "a.png"), "--no-pictures"])
+    for options in (["--tile", "99"], ["--format", "supervision"]):
+        with pytest.raises(ImportError, match="pip install supervision"):
+            demo.main([*arguments, "--input", str(tmp_path / "a.png"), "--no-pictures", *options])
