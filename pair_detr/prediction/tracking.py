@@ -25,8 +25,7 @@ def require_trackers() -> ModuleType:
         import trackers
     except ImportError as error:
         raise ImportError(
-            f"Tracking needs the package trackers ({error}): pip install trackers, or the extra pair_detr[track]; next to "
-            "opencv-python-headless, which does as well, pip install --no-deps trackers pydeprecate.",
+            f"Tracking needs the package trackers ({error}): pip install trackers, or the extra pair_detr[track].",
             name="trackers",
         ) from error
     return trackers
