@@ -143,7 +143,10 @@ class VideoFile:
             codec = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._file), codec, self._fps, (width, height))
             if not self._writer.isOpened():
-                raise OSError(f"{self._file} cannot be written: this OpenCV has no codec for MP4, reinstall it.")
+                raise OSError(
+                    "No video can be written: this OpenCV has no codec for MP4. Install opencv-python-headless anew, "
+                    "or leave out pictures and videos with --no-pictures."
+                )
         self._writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -424,3 +425,37 @@ def test_what_does_not_go_together_is_said(
     for options in (["--tile", "99"], ["--format", "supervision"]):
         with pytest.raises(ImportError, match="pip install supervision"):
             demo.main([*arguments, "--input", str(tmp_path / "a.png"), "--no-pictures", *options])
+
+
+def test_a_webcam_is_filmed_until_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Webcam:
+        expected, fps = None, 10
+
+        def __init__(self, source: int) -> None:
+            assert source == 1
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            yield from [np.zeros((48, 64, 3), np.uint8)] * 3
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pair_detr.prediction.runner.Frames", Webcam)
+    arguments = [*save_model(tmp_path), "--webcam", "1", "--format", "coco", "yolo", "--output", str(tmp_path / "out")]
+    assert demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    images = json.loads((tmp_path / "out" / "results.json").read_text())["images"]
+    assert [(x["file_name"], x["frame"]) for x in images] == [("webcam 1", frame) for frame in range(3)]
+    assert sorted(x.name for x in (tmp_path / "out" / "labels").glob("*.txt")) == [f"webcam_{i}.txt" for i in range(3)]
+    assert len(list(Frames(tmp_path / "out" / "webcam.mp4"))) == 3
+
+
+def test_without_a_codec_results_can_be_had_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo.logger, "handlers", [caplog.handler])
+    write_video(tmp_path / "x.mp4", 2)
+    monkeypatch.setattr(cv2.VideoWriter, "isOpened", lambda self: False)
+    arguments = [*save_model(tmp_path), "--input", str(tmp_path / "x.mp4"), "--output", str(tmp_path / "out")]
+    assert demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"]) == 1
+    assert "this OpenCV has no codec for MP4. Install opencv-python-headless anew" in caplog.text
+    assert demo.main([*arguments, "--no-pictures", "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["images"]) == 2
+    assert [x.name for x in (tmp_path / "out").iterdir()] == ["results.json"]
