@@ -61,6 +61,9 @@ setup(
         # Pictures of detections and of data, and videos. opencv-python serves as well, where a window system is
         # installed.
         "demo": ["supervision>=0.31", "opencv-python-headless>=4.8"],
+        # Tracks of objects through videos. Not a part of dev: it asks for opencv-python, which must not stand beside
+        # opencv-python-headless.
+        "track": ["supervision>=0.31", "trackers>=2.6"],
         # Exporting models, and running them without torch: pair_detr.tools.export and pair_detr.runtime.
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5", "openvino>=2024.4"],
         # MODEL.WEIGHTS hub://owner/name.

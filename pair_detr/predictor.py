@@ -6,7 +6,7 @@ In three lines::
     predictor = Predictor("output/pair_detr/r50/model_final.pth")
     instances = predictor("street.jpg")["instances"]
 
-Of many images: ``for result in predictor.stream(paths): ...``
+Of many images: ``for result in predictor.stream(paths): ...``, or ``predictor("photos/")`` for a folder.
 """
 
 import logging
@@ -27,7 +27,9 @@ from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
 from pair_detr.data import build_augmentation
 from pair_detr.data.model_classes import category_ids_if_at_hand
+from pair_detr.images.downloads import download_image, is_url
 from pair_detr.images.inputs import ImageInput, as_format
+from pair_detr.images.reading import find_images
 from pair_detr.inference import prepare_for_inference
 from pair_detr.open_vocabulary import Vocabulary, build_text_encoder, class_list, encode_classes, load_vocabulary
 from pair_detr.structures import Size
@@ -44,6 +46,8 @@ class Predictor:
         datasets: names of the datasets of the config, which need not be there.
         category_ids: of the classes in the files of their data, as the checkpoint or a dataset of the config says;
             None if neither does.
+        threshold: least score of a detection; may be set at any time.
+        allow_urls: whether addresses of the web are downloaded.
         metadata: for Detectron2's ``Visualizer``: ``thing_classes`` are the names of the classes, and
             ``thing_dataset_id_to_contiguous_id`` has their ids, if known; a panoptic model also has ``stuff_classes``
             and ``stuff_dataset_id_to_contiguous_id``.
@@ -55,6 +59,9 @@ class Predictor:
         vocabulary: Vocabulary | Sequence[str] | None = None,
         precision: str | None = None,
         compile: bool = False,
+        threshold: float = 0.0,
+        one_class_per_query: bool | None = None,
+        allow_urls: bool = False,
     ) -> None:
         """
         Args:
@@ -65,15 +72,26 @@ class Predictor:
                 file MODEL.CLIP.CHECKPOINT. None takes the classes that the config describes.
             precision: see :func:`pair_detr.prepare_for_inference`, also for ``compile``. None takes TEST.PRECISION,
                 which is fp32 by default: the same results on every machine, but for rounding.
+            threshold: least score of a detection, 0 to 1; the segments of a panoptic model have their own in
+                MODEL.DETR.PANOPTIC.SCORE_THRESHOLD.
+            one_class_per_query: return each query under its best class alone; None takes TEST.ONE_CLASS_PER_QUERY.
+            allow_urls: also take addresses of the web as images, and download them; see
+                :func:`pair_detr.images.downloads.download_image`.
 
         Raises:
-            ValueError: the config has a linear classifier, and ``vocabulary`` is given; names cannot be encoded; or see
-                :func:`pair_detr.config.validation.check_config`.
+            ValueError: the threshold is out of its range; the config has a linear classifier, and ``vocabulary`` is
+                given; names cannot be encoded; or see :func:`pair_detr.config.validation.check_config`.
             FileNotFoundError: a file that the config names does not exist.
             CheckpointError: weights alone do not tell their config.
         """
         self.cfg = cfg.clone() if isinstance(cfg, CfgNode) else config_of(str(cfg))
         self.cfg.defrost()
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; it must be from 0 to 1.")
+        if one_class_per_query is not None:
+            self.cfg.TEST.ONE_CLASS_PER_QUERY = one_class_per_query
+        self.threshold = threshold
+        self.allow_urls = allow_urls
         check_config(self.cfg)
         build = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
         options: dict[str, Any] = {} if vocabulary is None else {"vocabulary": self._resolve(vocabulary)}
@@ -125,33 +143,39 @@ class Predictor:
         self._name_classes()
 
     @overload
-    def __call__(self, image: ImageInput) -> dict[str, Any]: ...
+    def __call__(self, image: ImageInput, *, recursive: bool = False) -> Any: ...
 
     @overload
-    def __call__(self, image: Sequence[ImageInput]) -> list[dict[str, Any]]: ...
+    def __call__(self, image: Sequence[ImageInput], *, recursive: bool = False) -> list[dict[str, Any]]: ...
 
-    def __call__(self, image: ImageInput | Sequence[ImageInput]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Detects the objects in an image, or in a list of them in batches, see :meth:`stream`.
+    def __call__(
+        self, image: ImageInput | Sequence[ImageInput], *, recursive: bool = False
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Detects the objects in an image, or in a list or folder of them in batches, see :meth:`stream`.
 
         Args:
             image: path of a file, PIL image, or (H, W, 3) uint8 array in BGR order, whatever the INPUT.FORMAT of the
                 model; of gray and RGBA models also arrays in their own channels. See
-                :func:`pair_detr.images.inputs.as_format`, also for the errors.
+                :func:`pair_detr.images.inputs.as_format`, also for the errors. With ``allow_urls`` also an address.
+                Or a list of these; or a folder, for all images in it, by name.
+            recursive: of a folder, also the images in folders in it.
 
         Returns:
             Of an image, {"instances": Instances} with ``pred_boxes`` (xyxy pixels of the upright image), ``scores`` and
             ``pred_classes``, best first; and with masks and for panoptic models what
-            :meth:`pair_detr.modeling.meta_arch.DetectionTransformer.forward` adds. Of a list, a list of these.
+            :meth:`pair_detr.modeling.meta_arch.DetectionTransformer.forward` adds. Of a list, a list of these; of a
+            folder, too, each with its "file_name".
         """
-        if isinstance(image, (list, tuple)):
-            return list(self.stream(image))
+        if isinstance(image, (list, tuple)) or _is_folder(image):
+            return list(self.stream(image, recursive=recursive))
         return self.predict([self.prepare(image)])[0]
 
     def stream(
         self,
-        images: Iterable[ImageInput],
+        images: Iterable[ImageInput] | str | Path,
         batch_size: int = 8,
         *,
+        recursive: bool = False,
         window: int | None = None,
         num_threads: int = 2,
         max_padding: float = 0.0,
@@ -162,9 +186,10 @@ class Predictor:
         share a batch, so that each has the result that it has alone, but for rounding.
 
         Args:
-            images: as :meth:`__call__` takes them, from a list, a generator or any iterator. An array must not be
-                written to before its result is there.
+            images: as :meth:`__call__` takes them, from a list, a generator or any iterator; or a folder. An array must
+                not be written to before its result is there.
             batch_size: the most images of a batch.
+            recursive: see :meth:`__call__`.
             window: the most images, and results that wait for their turn, in memory; None is four batches. The images
                 of a batch are chosen among them. Use 1 for a live camera: no image is read ahead.
             num_threads: that read and resize.
@@ -172,22 +197,38 @@ class Predictor:
                 which are larger; detections next to the padding then change a little.
 
         Raises:
-            FileNotFoundError, OSError, TypeError, ValueError: as :meth:`__call__`, when it is the image's turn; results
-                of the images before it have been given out.
+            FileNotFoundError: a folder has no images.
+            OSError, TypeError, ValueError: as :meth:`__call__`, when it is the image's turn; results of the images
+                before it have been given out.
         """
-        return predict_in_order(
+        if isinstance(images, (str, Path)):
+            images = _images_in(Path(images).expanduser(), recursive) if _is_folder(images) else [images]
+            files = [str(file) for file in images]
+        else:
+            files = None
+        results = predict_in_order(
             images, self.prepare_sized, self.predict, batch_size, window, num_threads, max_padding=max_padding
         )
+        return results if files is None else _with_file_names(results, files)
 
     @torch.no_grad()
     def predict(self, prepared: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Results of a batch of what :meth:`prepare` returns."""
         if not prepared:
             return []
-        return self.model(list(prepared))
+        results = self.model(list(prepared))
+        if self.threshold > 0:
+            for result in results:
+                found = result["instances"]
+                result["instances"] = found[found.scores >= self.threshold]
+        return results
 
     def prepare(self, image: ImageInput) -> dict[str, Any]:
         """The model's input: "image", (C, h, w) at the size of the model; "height" and "width" of the given image."""
+        if is_url(image):
+            if not self.allow_urls:
+                raise ValueError(f"{image} is an address of the web, which is not opened without allow_urls=True.")
+            image = download_image(image)
         pixels = as_format(image, self.cfg.INPUT.FORMAT)
         height, width = pixels.shape[:2]
         inputs = T.AugInput(np.ascontiguousarray(pixels))
@@ -269,3 +310,19 @@ class Predictor:
                     "Vocabulary.load(FILE)."
                 )
         return encode_classes(build_text_encoder(clip.ENCODER, clip.CHECKPOINT), classes, clip.PROMPTS)
+
+
+def _is_folder(image: object) -> bool:
+    return isinstance(image, (str, Path)) and not is_url(image) and Path(image).expanduser().is_dir()
+
+
+def _images_in(folder: Path, recursive: bool) -> list[Path]:
+    if files := find_images(folder, recursive):
+        return files
+    remedy = "name another folder" if recursive else "recursive=True also takes those in its folders"
+    raise FileNotFoundError(f"{folder} has no images: {remedy}.")
+
+
+def _with_file_names(results: Iterator[dict[str, Any]], files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for file, result in zip(files, results, strict=True):
+        yield {"file_name": file, **result}

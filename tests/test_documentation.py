@@ -21,7 +21,7 @@ from detectron2.utils.develop import create_dummy_class
 from open_vocabulary_helpers import TINY_CLIP
 from process_helpers import kill, start_program
 
-from pair_detr.visualization.media import VideoFile
+from pair_detr.prediction.media import VideoFile
 
 ROOT = Path(__file__).resolve().parent.parent
 # By their path in the repository.

@@ -18,7 +18,7 @@ FLOORS = (
     {"checkpoint", "inference"},
     {"engine", "predictor", "deployment"},
     {"analysis", "recipes", "report"},
-    {"visualization"},
+    {"visualization", "prediction"},
     {"app"},
     {"tools"},
     {"studies"},

@@ -163,8 +163,8 @@ def test_every_direct_requirement_has_one_pin(project_root: Path, python_version
     pinned = pinned_names(project_root, python_version)
     assert len(pinned) == len(set(pinned))
     direct = read_requirements(project_root / "requirements" / "base.txt")
-    # The extra "integrations" is installed by nobody but those who ask for it.
-    direct += [Requirement(line) for line in metadata.requires("pair_detr") if '"integrations"' not in line]
+    # These extras are installed by nobody but those who ask for them.
+    direct += [Requirement(x) for x in metadata.requires("pair_detr") if not re.search('"(integrations|track)"', x)]
     assert {canonicalize_name(r.name) for r in direct} <= set(pinned)
 
 

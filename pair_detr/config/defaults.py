@@ -288,6 +288,9 @@ def _add_input_keys(cfg: CN) -> None:
     # and LVIS's 300. For images with more objects raise it together with TEST.DETECTIONS_PER_IMAGE; the AP is then no
     # longer the one that others report. Own.
     cfg.TEST.MAX_DETECTIONS = 0
+    # Detect each query under its best class alone; by default a query of a classification by sigmoids can be detected
+    # under several, as AP rewards. Of a softmax it always is one. Own.
+    cfg.TEST.ONE_CLASS_PER_QUERY = False
     # Images of an inference batch, in one process. Detectron2 always takes 1; more are faster where images are small or
     # of one size. Own.
     cfg.TEST.IMS_PER_BATCH = 1

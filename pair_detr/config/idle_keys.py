@@ -166,7 +166,9 @@ IDLE = (
         lambda cfg: not cfg.MODEL.MASK_ON,
     ),
     Idle(
-        ("MODEL.DETR.LOSS.FOCAL_*",), "the classification is a softmax, see MODEL.DETR.LOSS.CLASSIFICATION", is_softmax
+        ("MODEL.DETR.LOSS.FOCAL_*", "TEST.ONE_CLASS_PER_QUERY"),
+        "the classification is a softmax, see MODEL.DETR.LOSS.CLASSIFICATION",
+        is_softmax,
     ),
     Idle(
         ("MODEL.DETR.LOSS.NO_OBJECT_WEIGHT",),

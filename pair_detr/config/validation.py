@@ -122,7 +122,7 @@ def _plain(value: Any) -> Any:
 def _surplus_detections(cfg: CfgNode) -> list[str]:
     key, detr = "TEST.DETECTIONS_PER_IMAGE", cfg.MODEL.DETR
     limit, what = detr.NUM_QUERIES, f"MODEL.DETR.NUM_QUERIES {detr.NUM_QUERIES}"
-    if not is_softmax(cfg):
+    if not is_softmax(cfg) and not cfg.TEST.ONE_CLASS_PER_QUERY:
         # A query can be detected under several classes.
         limit, what = limit * detr.NUM_CLASSES, f"{what} times {detr.NUM_CLASSES} classes"
     value = cfg.TEST.DETECTIONS_PER_IMAGE

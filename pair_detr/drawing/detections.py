@@ -42,9 +42,11 @@ def draw_detections(image: np.ndarray, outputs: dict[str, Any], metadata: Metada
 
 
 def labels_of(instances: Instances, names: Sequence[str]) -> list[str]:
-    """ "cat 87%", one per instance."""
+    """ "cat 87%", one per instance; with ``track_ids``, of which a negative one is none, "#3 cat 87%"."""
     classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-    return [f"{names[c]} {s:.0%}" for c, s in zip(classes, scores, strict=True)]
+    tracks = instances.track_ids.tolist() if instances.has("track_ids") else [-1] * len(classes)
+    columns = zip(classes, scores, tracks, strict=True)
+    return [f"#{t} " * (t >= 0) + f"{names[c]} {s:.0%}" for c, s, t in columns]
 
 
 def _draw_segments(

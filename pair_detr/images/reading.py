@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,34 +96,38 @@ def read_pixels(file: str, image_format: str) -> np.ndarray:
     return to_pixels(open_image(file), image_format, file)
 
 
-def open_image(file: str, remedy: str = "Remove it from the dataset or replace the file.") -> Image.Image:
+def open_image(
+    file: str, remedy: str = "Remove it from the dataset or replace the file.", content: bytes | None = None
+) -> Image.Image:
     """Reads an image, turned as its EXIF data say.
 
     Args:
         remedy: what to do about a file that cannot be read, for the message.
+        content: of a file that is elsewhere, and that messages call ``file``.
 
     Raises:
         OSError: it cannot be read; the message names the file.
         ValueError: it has more than 8 bits per channel.
     """
-    with opened_image(file, "an image", remedy) as image:
+    with opened_image(file, "an image", remedy, content) as image:
         require_8_bits(image, file)
         # Loads the pixels, which may be truncated.
         return ImageOps.exif_transpose(image)
 
 
 @contextmanager
-def opened_image(file: str, kind: str, remedy: str) -> Iterator[Image.Image]:
+def opened_image(file: str, kind: str, remedy: str, content: bytes | None = None) -> Iterator[Image.Image]:
     """Yields an image of which the header is read; the block has to load its pixels.
 
-    ``kind``, what the file should be, and ``remedy`` are for the message.
+    ``kind``, what the file should be, and ``remedy`` are for the message; for ``content`` see :func:`open_image`.
 
     Raises:
         OSError: it, or a part that the block loads, cannot be read; the message names the file.
     """
     try:
-        require_regular_file(file)
-        with open_binary(file) as stream, Image.open(stream) as image:
+        if content is None:
+            require_regular_file(file)
+        with open_binary(file) if content is None else BytesIO(content) as stream, Image.open(stream) as image:
             if image.format == "EPS":
                 # Pillow would run Ghostscript.
                 raise OSError("it is a PostScript program, which is not run; convert it to PNG where you trust it")

@@ -90,10 +90,18 @@ class SigmoidFocal(ClassScoring):
 
     default_weight = 2.0
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, prior_prob: float = 0.01) -> None:
+    def __init__(
+        self,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        prior_prob: float = 0.01,
+        one_class_per_query: bool = False,
+    ) -> None:
+        """``one_class_per_query``: detect each query under its best class alone."""
         self.alpha = alpha
         self.gamma = gamma
         self.prior_prob = prior_prob
+        self.one_class_per_query = one_class_per_query
 
     def num_logits(self, num_classes: int) -> int:
         """See :class:`ClassScoring`."""
@@ -139,10 +147,12 @@ class SigmoidFocal(ClassScoring):
         return logits
 
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The best pairs of query and class; a query can be detected under several labels."""
+        """The best pairs of query and class: a query can be detected under several labels, unless asked for one."""
         num_classes = logits.shape[-1]
-        scores = self.probabilities(logits)
-        scores = _select(scores, allowed).flatten(1)
+        scores = _select(self.probabilities(logits), allowed)
+        if self.one_class_per_query:
+            return _best_queries(scores, limit)
+        scores = scores.flatten(1)
         # Not min(), which an exported graph would compute anew for each vocabulary.
         scores, index = scores.topk(limit if limit <= scores.shape[1] else scores.shape[1], dim=1)
         query = index // num_classes
@@ -158,9 +168,14 @@ class MatchabilityAware(SigmoidFocal):
     uses_iou = True
 
     def __init__(
-        self, alpha: float = 0.25, gamma: float = 2.0, prior_prob: float = 0.01, iou_gamma: float = 1.5
+        self,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        prior_prob: float = 0.01,
+        iou_gamma: float = 1.5,
+        one_class_per_query: bool = False,
     ) -> None:
-        super().__init__(alpha, gamma, prior_prob)
+        super().__init__(alpha, gamma, prior_prob, one_class_per_query)
         self.iou_gamma = iou_gamma
 
     def elementwise_loss(self, logits: Tensor, where: tuple[Tensor, ...], quality: Tensor | None) -> Tensor:
@@ -221,9 +236,14 @@ class Softmax(ClassScoring):
 
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Each query under its best label."""
-        scores, labels = _select(self.probabilities(logits)[..., :-1], allowed).max(-1)
-        scores, query = scores.topk(min(limit, scores.shape[1]), dim=1)
-        return scores, labels.gather(1, query), query
+        return _best_queries(_select(self.probabilities(logits)[..., :-1], allowed), limit)
+
+
+def _best_queries(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, Q, K) scores -> score, label and query, (B, limit) each, where each query has its best label."""
+    scores, labels = scores.max(-1)
+    scores, query = scores.topk(min(limit, scores.shape[1]), dim=1)
+    return scores, labels.gather(1, query), query
 
 
 def _select(scores: Tensor, allowed: Tensor | None) -> Tensor:
@@ -235,8 +255,9 @@ def build_class_scoring(cfg: CfgNode, default: str) -> ClassScoring:
     """Builds what MODEL.DETR.LOSS.CLASSIFICATION names; ``default`` stands for "auto"."""
     loss = cfg.MODEL.DETR.LOSS
     name = default if loss.CLASSIFICATION == "auto" else loss.CLASSIFICATION
+    options = {"prior_prob": loss.PRIOR_PROB, "one_class_per_query": cfg.TEST.ONE_CLASS_PER_QUERY}
     if name == "mal":
-        return MatchabilityAware(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB, loss.IOU_GAMMA)
+        return MatchabilityAware(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, iou_gamma=loss.IOU_GAMMA, **options)
     if name == "focal":
-        return SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, loss.PRIOR_PROB)
+        return SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, **options)
     return Softmax(loss.NO_OBJECT_WEIGHT)

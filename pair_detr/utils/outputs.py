@@ -1,19 +1,23 @@
 """What programs write for their users: each file bears a mark, and only files that bear it are replaced unasked."""
 
-import hashlib
 import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pair_detr.utils.atomic import atomic_write
+from pair_detr.utils.checksums import compute_sha256
 from pair_detr.utils.json_files import read_json, write_json
 
 MARK = "Made by pair_detr"
+
+# Where the checksums are of files in the same folder that have no place for a mark.
+RECORD = ".made_by_pair_detr.json"
 
 # The mark is near the start or the end of a file, of any kind.
 _SEARCHED_BYTES = 4096
@@ -76,7 +80,8 @@ def writing(file: str | Path) -> Iterator[Path]:
     """As :func:`pair_detr.utils.atomic.atomic_write`, and marks what the block has written.
 
     Args:
-        file: PNG, JPEG, SVG, MP4 or NPZ, by its suffix; one of another kind has to hold :data:`MARK` by itself.
+        file: PNG, JPEG, SVG, MP4 or NPZ, by its suffix; one of another kind has to hold :data:`MARK` by itself, or to
+            be given to :func:`record_outputs`.
     """
     with atomic_write(file) as temporary:
         yield temporary
@@ -91,20 +96,49 @@ def write_marked_json(content: Mapping[str, Any], file: str | Path) -> None:
     write_json({"info": marked, **{key: value for key, value in content.items() if key != "info"}}, file)
 
 
-def is_made_here(file: Path) -> bool:
-    """Whether a file is one that this program has written.
+def record_outputs(files: Iterable[Path]) -> None:
+    """Lets :func:`is_made_here` tell files that have no place for a mark, by their checksums in a file next to them."""
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        by_folder.setdefault(file.parent, []).append(file)
+    for folder, written in by_folder.items():
+        record = folder / RECORD
+        known = {name: digest for name, digest in _recorded(record).items() if (folder / name).is_file()}
+        known |= {file.name: compute_sha256(file) for file in written}
+        write_marked_json({"sha256": known}, record)
 
-    Text weights (.npy) are told by their checksum, which is in a JSON file next to them.
+
+def is_made_here(file: Path) -> bool:
+    """Whether a file is one that this program has written, and nobody has changed.
+
+    Text weights (.npy) are told by their checksum, which is in a JSON file next to them; others by
+    :func:`record_outputs`, if not by their mark.
     """
     if file.suffix == ".npy":
         with suppress(OSError, ValueError, TypeError, KeyError):
-            return read_json(file.with_suffix(".json"))["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+            return read_json(file.with_suffix(".json"))["sha256"] == compute_sha256(file)
         return False
+    if digest := _recorded(file.with_name(RECORD)).get(file.name):
+        return digest == compute_sha256(file)
     with file.open("rb") as stream:
         start = stream.read(_SEARCHED_BYTES)
         stream.seek(max(0, file.stat().st_size - _SEARCHED_BYTES))
         end = stream.read()
     return MARK.encode() in start or MARK.encode() in end
+
+
+def _recorded(record: Path) -> Mapping[str, str]:
+    """The checksums in a record by name; none if there is no such file."""
+    with suppress(OSError):
+        return _read_record(record, record.stat().st_mtime_ns)
+    return {}
+
+
+@lru_cache(maxsize=4)
+def _read_record(record: Path, _: int) -> Mapping[str, str]:
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return dict(read_json(record)["sha256"])
+    return {}
 
 
 def _mark_png(file: Path) -> None:

@@ -143,3 +143,18 @@ def test_config_reaches_the_parameters() -> None:
     assert (focal.alpha, focal.gamma, focal.prior_prob) == (0.3, 1.5, 0.05)
     assert softmax.no_object_weight == 0.2
     assert (focal.default_weight, softmax.default_weight) == (2.0, 1.0)
+
+
+def test_focal_detections_of_one_class_per_query() -> None:
+    logits = torch.tensor([[[2.0, 1.5, -3.0], [-1.0, 0.0, 3.0]], [[0.1, 0.2, 0.3], [0.6, 0.5, 0.4]]])
+    scoring = SigmoidFocal(one_class_per_query=True)
+    scores, labels, queries = scoring.detections(logits, limit=4)
+    assert (labels.tolist(), queries.tolist()) == ([[2, 0], [0, 2]], [[1, 0], [1, 0]])
+    torch.testing.assert_close(scores, torch.tensor([[3.0, 2.0], [0.6, 0.3]]).sigmoid())
+    # The best of the classes that are to be detected.
+    scores, labels, queries = scoring.detections(logits, limit=1, allowed=torch.tensor([False, True, True]))
+    assert (labels.tolist(), queries.tolist()) == ([[2], [1]], [[1], [1]])
+    cfg = default_cfg()
+    assert not build_class_scoring(cfg, "focal").one_class_per_query
+    cfg.TEST.ONE_CLASS_PER_QUERY = True
+    assert all(build_class_scoring(cfg, name).one_class_per_query for name in ("focal", "mal"))

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,9 @@ import pytest
 import torch
 from data_helpers import restored_catalogs, write_image
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.structures import Boxes, Instances
 from engine_helpers import tiny_options, write_dataset
 from PIL import Image
-from pycocotools import mask as mask_util
+from prediction_helpers import make_instances, write_video
 from pycocotools.coco import COCO
 from tool_helpers import CLASSES, save_model
 
@@ -25,26 +25,13 @@ from pair_detr.data.datasets import from_config as registration
 from pair_detr.drawing.detections import draw_detections
 from pair_detr.drawing.objects import class_colors
 from pair_detr.engine import argument_parser, main
+from pair_detr.prediction.coco_results import CocoResults
+from pair_detr.prediction.media import Frames, VideoFile, find_media
+from pair_detr.prediction.names import name_outputs
+from pair_detr.prediction.runner import Job, Runner
 from pair_detr.tools import demo
-from pair_detr.visualization.coco_results import CocoResults
-from pair_detr.visualization.media import Frames, VideoFile, find_media
 
 cv2 = pytest.importorskip("cv2", reason="the demo needs opencv-python-headless")
-
-
-def make_instances(size: tuple[int, int], boxes: list[list[float]], classes: list[int]) -> Instances:
-    instances = Instances(size)
-    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
-    instances.scores = torch.linspace(0.9, 0.5, len(boxes))
-    instances.pred_classes = torch.tensor(classes)
-    return instances
-
-
-def write_video(file: Path, frames: int, fps: float = 10) -> None:
-    video = VideoFile(file, fps)
-    for i in range(frames):
-        video.write(np.full((48, 64, 3), (i * 20, 0, 255 - i * 20), dtype=np.uint8))
-    video.close()
 
 
 def test_images_and_videos_go_on_despite_a_broken_file(tmp_path: Path) -> None:
@@ -161,31 +148,9 @@ def test_category_ids_are_those_of_the_training(tmp_path: Path, data: str) -> No
 
 def test_category_ids_that_nobody_knows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pair_detr")
-    shown = demo.Demo(pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2]), 0.5)
-    assert "Category ids in results.json are 1 to 3: neither the checkpoint nor a dataset" in caplog.text
-    shown.results.write(tmp_path / "results.json")
+    with CocoResults(tmp_path, CLASSES):
+        assert "Category ids in results.json are 1 to 3: neither the checkpoint nor a dataset" in caplog.text
     assert [x["id"] for x in json.loads((tmp_path / "results.json").read_text())["categories"]] == [1, 2, 3]
-
-
-def test_results_hold_masks(tmp_path: Path) -> None:
-    results = CocoResults(CLASSES, [3, 5, 9])
-    instances = make_instances((20, 30), [[1, 2, 11, 7], [0, 0, 5, 5]], [1, 2])
-    instances.pred_masks = torch.zeros(2, 20, 30, dtype=torch.bool)
-    instances.pred_masks[0, 2:7, 1:9] = True
-    results.add("x.jpg", instances)
-    results.add("empty.jpg", make_instances((20, 30), [], []))
-    results.write(tmp_path / "results.json")
-    content = COCO(str(tmp_path / "results.json"))
-    first, second = content.loadAnns(content.getAnnIds())
-    assert (first["category_id"], first["bbox"], first["area"]) == (5, [1, 2, 10, 5], 40)
-    assert mask_util.area(first["segmentation"]) == 40
-    assert second["category_id"] == 9
-    instances.remove("pred_masks")
-    boxes = CocoResults(CLASSES)
-    boxes.add("x.jpg", instances)
-    boxes.write(tmp_path / "boxes.json")
-    assert [x["area"] for x in json.loads((tmp_path / "boxes.json").read_text())["annotations"]] == [50, 25]
-    assert content.getAnnIds(imgIds=[2]) == []
 
 
 def test_colors_are_those_of_the_image_and_of_the_video(tmp_path: Path) -> None:
@@ -231,12 +196,15 @@ def test_inputs_are_found_and_outputs_have_names_of_their_own(tmp_path: Path) ->
         (tmp_path / name).touch()
     files = find_media([str(tmp_path / "a" / "x.jpg"), str(tmp_path / "b"), str(tmp_path / "b/**/*")])
     assert [str(f.relative_to(tmp_path)) for f in files] == ["a/x.jpg", "b/x.jpg", "b/x.png", "b/z.MOV", "b/deep/y.png"]
-    names = [path.name for path in demo.name_outputs(files, tmp_path / "out")]
+    names = [path.name for path in name_outputs(files, tmp_path / "out")]
     assert names == ["x.jpg", "x_2.jpg", "x.png", "z.mp4", "y.png"]
     with pytest.raises(ValueError, match=r"a/x\.jpg is one of the inputs"):
-        demo.name_outputs(files[:1], tmp_path / "a")
+        name_outputs(files[:1], tmp_path / "a")
     (tmp_path / "empty").mkdir()
-    for text, message in (("empty", r"no images or videos.*\*\*"), ("no*.jpg", "matches it; correct the path")):
+    for text, message in (
+        ("empty", r"no images or videos; --recursive also takes"),
+        ("no*.jpg", "matches it; correct the path"),
+    ):
         with pytest.raises(FileNotFoundError, match=message):
             find_media([str(tmp_path / text)])
 
@@ -299,17 +267,17 @@ def test_a_damaged_video_keeps_its_frames(tmp_path: Path, monkeypatch: pytest.Mo
     predictor = pair_detr.Predictor.from_files(*save_model(tmp_path)[1::2])
     iterate = Frames.__iter__
     monkeypatch.setattr(Frames, "__iter__", lambda self: (f for f, _ in zip(iterate(self), range(2), strict=False)))
-    shown = demo.Demo(predictor, 0.5)
+    runner = Runner(predictor, 0.5)
     with pytest.raises(OSError, match=r"x\.mp4 ends after 2 of 5 frames"):
-        shown.video(tmp_path / "x.mp4", tmp_path / "out" / "x.mp4")
-    assert shown.results.num_images == 2
+        runner.video(Job(tmp_path / "x.mp4", "x", tmp_path / "out" / "x.mp4"))
+    assert runner.summary.num_images == 2
     assert (tmp_path / "out" / "x.mp4").is_file()
     monkeypatch.setattr(Frames, "__iter__", lambda self: iter(()))
     with pytest.raises(OSError, match=r"x\.mp4 has no frames: replace it"):
-        shown.video(tmp_path / "x.mp4", tmp_path / "out" / "none.mp4")
+        runner.video(Job(tmp_path / "x.mp4", "x", tmp_path / "out" / "none.mp4"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.mp4"]
     with pytest.raises(OSError, match="no webcam 99"):
-        shown.video(99, tmp_path / "out" / "webcam.mp4")
+        runner.video(Job(99, "webcam", tmp_path / "out" / "webcam.mp4"))
 
 
 def test_bad_arguments_stop_before_the_model_is_built(
@@ -346,3 +314,148 @@ def test_pictures_of_any_mode_are_drawn(tmp_path: Path) -> None:
     inputs = ["--input", str(tmp_path / "*.tiff"), "--output", str(tmp_path / "out")]
     assert demo.main([*arguments, *inputs, "--opts", "MODEL.DEVICE", "cpu"]) == 0
     assert {Image.open(file).size for file in (tmp_path / "out").glob("*.png")} == {(40, 30)}
+
+
+def test_all_formats_of_a_folder_and_those_in_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo.logger, "handlers", [caplog.handler])
+    model = save_model(tmp_path)
+    for name in ("in/a.png", "in/deep/a.jpg", "in/deep/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(tmp_path / name, 60, 40)
+    output = tmp_path / "out"
+    arguments = [*model, "--input", str(tmp_path / "in"), "--recursive", "--output", str(output), "--confidence", "0"]
+    arguments += ["--format", "coco", "yolo", "csv", "supervision", "--no-pictures"]
+    assert demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    written = {file.relative_to(output).as_posix() for file in output.rglob("[!.]*") if file.is_file()}
+    labels = {"labels/a.txt", "labels/a_2.txt", "labels/b.txt"}
+    assert written == {"results.json", "results.csv", "detections.json", "classes.txt", *labels}
+    counts = {
+        len(json.loads((output / "results.json").read_text())["annotations"]),
+        len((output / "results.csv").read_text().splitlines()) - 1,
+        len(json.loads((output / "detections.json").read_text())),
+        sum(len((output / name).read_text().splitlines()) for name in labels),
+    }
+    assert len(counts) == 1
+    assert f"{counts.pop()} detections of at least 0 in 3 images or frames: results.json and labels and " in caplog.text
+    assert " images a second, " in caplog.text and " ms of them in the model)" in caplog.text
+    # Once more, then with a file that somebody has corrected.
+    assert demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    (output / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(FileExistsError, match=r"a\.txt exists, and was not made by this program\. .*--overwrite"):
+        demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"])
+
+
+def test_the_best_score_is_said_where_none_is_enough(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo.logger, "handlers", [caplog.handler])
+    model = save_model(tmp_path)
+    write_image(tmp_path / "a.png", 60, 40)
+    best = pair_detr.Predictor.from_files(model[1], model[3])(tmp_path / "a.png")["instances"][0]
+    arguments = [*model, "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--confidence", "1"]
+    assert demo.main([*arguments, "--no-pictures", "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    name, score = CLASSES[int(best.pred_classes)], float(best.scores)
+    assert f"No detection reaches 1; the best score is {score:.2g} ({name} in {tmp_path / 'a.png'}): try" in caplog.text
+
+
+def test_addresses_are_opened_where_allowed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_model(tmp_path)
+    url = "https://example.org/photos/a.jpg?size=9"
+    arguments = [
+        *model,
+        "--input",
+        url,
+        "https://example.org/b",
+        "--output",
+        str(tmp_path / "out"),
+        "--confidence",
+        "0",
+    ]
+    with pytest.raises(ValueError, match=r"a\.jpg\?size=9: it is an address; .* add --allow-urls"):
+        demo.main(arguments)
+
+    def download(address: str) -> Image.Image:
+        if address != url:
+            raise OSError(f"{address} cannot be downloaded")
+        return Image.new("RGB", (40, 30))
+
+    monkeypatch.setattr("pair_detr.prediction.media.download_image", download)
+    assert demo.main([*arguments, "--allow-urls", "--opts", "MODEL.DEVICE", "cpu"]) == 1
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.jpg", "results.json"]
+    (image,) = json.loads((tmp_path / "out" / "results.json").read_text())["images"]
+    assert (image["file_name"], image["width"], image["height"]) == (url, 40, 30)
+
+
+def test_tiles_and_tracks(tmp_path: Path) -> None:
+    """A picture and a video, in tiles; the objects of the video are numbered."""
+    pytest.importorskip("trackers")
+    model = save_model(tmp_path)
+    write_image(tmp_path / "in.png", 120, 60)
+    write_video(tmp_path / "in.mp4", 3)
+    arguments = [*model, "--input", str(tmp_path / "in.png"), str(tmp_path / "in.mp4"), "--tile", "40", "--track"]
+    arguments += ["--output", str(tmp_path / "out"), "--confidence", "0.02", "--opts", "MODEL.DEVICE", "cpu"]
+    assert demo.main(arguments) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"in.png", "in.mp4", "results.json"}
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["annotations"]
+    assert max(x["bbox"][0] + x["bbox"][2] for x in found if x["image_id"] == 1) > 80
+    assert {x["image_id"] for x in found if "track_id" in x} == {3, 4}
+
+
+def test_what_does_not_go_together_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png", 8, 8)
+    write_video(tmp_path / "a.mp4", 1)
+    arguments = ["--config-file", "bases/quickstart", "--output", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="--track follows objects through videos, but the inputs are images alone"):
+        demo.main([*arguments, "--input", str(tmp_path / "a.png"), "--track"])
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(ImportError, match="pip install trackers"):
+        demo.main([*arguments, "--input", str(tmp_path / "a.mp4"), "--track"])
+    for options in (["--tile", "0"], ["--tile-overlap", "1"], ["--tile-overlap", "0.99", "--tile", "9"]):
+        with pytest.raises(SystemExit):
+            demo.main([*arguments, "--input", str(tmp_path / "a.png"), *options])
+        assert f"error: {options[0]} " in capsys.readouterr().err
+    # Without pictures, neither of the packages that draw is needed.
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ValueError, match="--weights"):
+        demo.main([*arguments, "--input", str(tmp_path / "a.png"), "--no-pictures"])
+    for options in (["--tile", "99"], ["--format", "supervision"]):
+        with pytest.raises(ImportError, match="pip install supervision"):
+            demo.main([*arguments, "--input", str(tmp_path / "a.png"), "--no-pictures", *options])
+
+
+def test_a_webcam_is_filmed_until_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Webcam:
+        expected, fps = None, 10
+
+        def __init__(self, source: int) -> None:
+            assert source == 1
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            yield from [np.zeros((48, 64, 3), np.uint8)] * 3
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pair_detr.prediction.runner.Frames", Webcam)
+    arguments = [*save_model(tmp_path), "--webcam", "1", "--format", "coco", "yolo", "--output", str(tmp_path / "out")]
+    assert demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    images = json.loads((tmp_path / "out" / "results.json").read_text())["images"]
+    assert [(x["file_name"], x["frame"]) for x in images] == [("webcam 1", frame) for frame in range(3)]
+    assert sorted(x.name for x in (tmp_path / "out" / "labels").glob("*.txt")) == [f"webcam_{i}.txt" for i in range(3)]
+    assert len(list(Frames(tmp_path / "out" / "webcam.mp4"))) == 3
+
+
+def test_without_a_codec_results_can_be_had_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo.logger, "handlers", [caplog.handler])
+    write_video(tmp_path / "x.mp4", 2)
+    monkeypatch.setattr(cv2.VideoWriter, "isOpened", lambda self: False)
+    arguments = [*save_model(tmp_path), "--input", str(tmp_path / "x.mp4"), "--output", str(tmp_path / "out")]
+    assert demo.main([*arguments, "--opts", "MODEL.DEVICE", "cpu"]) == 1
+    assert "this OpenCV has no codec for MP4. Install opencv-python-headless anew" in caplog.text
+    assert demo.main([*arguments, "--no-pictures", "--opts", "MODEL.DEVICE", "cpu"]) == 0
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["images"]) == 2
+    assert [x.name for x in (tmp_path / "out").iterdir()] == ["results.json"]

@@ -24,7 +24,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 
 
 def write_video(file: Path) -> None:
-    from pair_detr.visualization.media import VideoFile
+    from pair_detr.prediction.media import VideoFile
 
     video = VideoFile(file, 10)
     for _ in range(3):
@@ -33,7 +33,7 @@ def write_video(file: Path) -> None:
 
 
 def read_video(file: Path) -> np.ndarray:
-    from pair_detr.visualization.media import Frames
+    from pair_detr.prediction.media import Frames
 
     frames = Frames(file)
     assert frames.expected == 3

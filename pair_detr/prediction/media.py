@@ -6,10 +6,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from pair_detr.images.downloads import download_image, is_url
+from pair_detr.images.inputs import open_file
 from pair_detr.images.reading import IMAGE_SUFFIXES, find_images
+from pair_detr.prediction.opencv import require_opencv
 from pair_detr.utils.file_search import is_hidden, match_files
-from pair_detr.visualization.opencv import require_opencv
 
 logger = logging.getLogger(__name__)
 
@@ -17,26 +20,48 @@ _VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".
 _DEFAULT_FPS = 25.0
 
 
-def is_video(file: Path) -> bool:
-    """Whether a file is a video, by its name."""
-    return file.suffix.lower() in _VIDEOS
+# A file, or an address of the web.
+Source = Path | str
 
 
-def find_media(inputs: Sequence[str]) -> list[Path]:
+def is_video(source: Source) -> bool:
+    """Whether a file is a video, by its name; what an address leads to is an image."""
+    return isinstance(source, Path) and source.suffix.lower() in _VIDEOS
+
+
+def open_source(source: Source) -> Image.Image:
+    """The image of a source, upright; an OSError or a ValueError says in a line why there is none."""
+    return open_file(source) if isinstance(source, Path) else download_image(source)
+
+
+def find_media(inputs: Sequence[str], recursive: bool = False, allow_urls: bool = False) -> list[Source]:
     """Images and videos that are named, lie in folders that are named, or match patterns such as "photos/**/*.jpg".
 
     A file that is named is taken at its word. Of folders and patterns, other files are left out, and so are hidden ones
     (see :func:`pair_detr.utils.file_search.search_files`) unless a pattern asks for them.
 
+    Args:
+        inputs: what is named.
+        recursive: of folders, also what lies in the folders in them.
+        allow_urls: also take addresses of images in the web.
+
     Raises:
         FileNotFoundError: an input names nothing.
+        ValueError: it is an address, which are not allowed.
     """
-    files: dict[Path, None] = {}
+    files: dict[Source, None] = {}
     for text in inputs:
+        if is_url(text):
+            if not allow_urls:
+                raise ValueError(f"--input {text}: it is an address; to download what it leads to, add --allow-urls.")
+            files[text] = None
+            continue
         path = Path(text).expanduser()
         if path.is_dir():
-            found = find_images(path, recursive=False, also=_VIDEOS)
-            remedy = f'it has no images or videos; for those of its folders write "{path}/**/*.jpg"'
+            found = find_images(path, recursive, also=_VIDEOS)
+            remedy = "it has no images or videos" + (
+                "" if recursive else "; --recursive also takes those of its folders"
+            )
         elif path.is_file():
             found, remedy = [path], ""
         elif path.exists():
@@ -118,7 +143,10 @@ class VideoFile:
             codec = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._file), codec, self._fps, (width, height))
             if not self._writer.isOpened():
-                raise OSError(f"{self._file} cannot be written: this OpenCV has no codec for MP4, reinstall it.")
+                raise OSError(
+                    "No video can be written: this OpenCV has no codec for MP4. Install opencv-python-headless anew, "
+                    "or leave out pictures and videos with --no-pictures."
+                )
         self._writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
 
     def close(self) -> None:
