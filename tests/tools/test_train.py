@@ -91,7 +91,7 @@ def test_resuming_keeps_the_recipe(make_data: object, capsys: pytest.CaptureFixt
     data = make_data("train", "valid")
     output = run(data, "--batch", "3")
     before = (output / "config.yaml").read_text()
-    with pytest.raises(ValueError, match="not made, with --weights none --batch 4: leave these out"):
+    with pytest.raises(ValueError, match="not made with --weights none --batch 4: leave these out"):
         run(data, "--batch", "4", "--resume")
     # The name of one begins with that of the other.
     other = shutil.copytree(data, f"{data}_2")
