@@ -1,7 +1,7 @@
 """Names for what is written about each of many images and videos."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -11,12 +11,13 @@ _LONGEST = 100
 
 
 def name_outputs(sources: Sequence[Source], folder: Path) -> list[Path]:
-    """Where to draw each source: under its name, numbered where several have the same one.
+    """Where to draw each source: under the name that :func:`unique_names` gives it, as what else is written about it.
 
     Raises:
         ValueError: a picture would replace an input.
     """
-    outputs = [folder / name for name in _number(sources, picture_suffix)]
+    named = zip(unique_names(sources), sources, strict=True)
+    outputs = [folder / f"{name}{picture_suffix(source)}" for name, source in named]
     inputs = {source.resolve() for source in sources if isinstance(source, Path)}
     if replaced := [output for output in outputs if output.resolve() in inputs]:
         raise ValueError(f"--output: {replaced[0]} is one of the inputs; choose a folder without them.")
@@ -25,7 +26,12 @@ def name_outputs(sources: Sequence[Source], folder: Path) -> list[Path]:
 
 def unique_names(sources: Sequence[Source]) -> list[str]:
     """The name of each source without its suffix, numbered where several have the same one."""
-    return _number(sources, lambda source: "")
+    names: dict[str, None] = {}
+    for source in sources:
+        stem = _path(source).stem
+        numbered = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        names[next(name for name in numbered if name not in names)] = None
+    return list(names)
 
 
 def picture_suffix(source: Source) -> str:
@@ -33,15 +39,6 @@ def picture_suffix(source: Source) -> str:
     if is_video(source):
         return ".mp4"
     return ".jpg" if _path(source).suffix.lower() in (".jpg", ".jpeg") else ".png"
-
-
-def _number(sources: Sequence[Source], suffix: Callable[[Source], str]) -> list[str]:
-    names: dict[str, None] = {}
-    for source in sources:
-        stem = _path(source).stem
-        numbered = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-        names[next(name for text in numbered if (name := f"{text}{suffix(source)}") not in names)] = None
-    return list(names)
 
 
 def _path(source: Source) -> Path | PurePosixPath:

@@ -16,4 +16,5 @@ def test_names_of_files_and_addresses() -> None:
     ]
     assert unique_names(sources) == ["x", "x_2", "x_3", "x_4", "sh_ dow".replace(" ", "_"), "image"]
     pictures = [path.relative_to("out").as_posix() for path in name_outputs(sources, Path("out"))]
-    assert pictures == ["x.jpg", "x.png", "x.mp4", "x_2.jpg", "sh__dow.png", "image.png"]
+    # That of a picture is that of its labels.
+    assert pictures == ["x.jpg", "x_2.png", "x_3.mp4", "x_4.jpg", "sh__dow.png", "image.png"]

@@ -197,7 +197,7 @@ def test_inputs_are_found_and_outputs_have_names_of_their_own(tmp_path: Path) ->
     files = find_media([str(tmp_path / "a" / "x.jpg"), str(tmp_path / "b"), str(tmp_path / "b/**/*")])
     assert [str(f.relative_to(tmp_path)) for f in files] == ["a/x.jpg", "b/x.jpg", "b/x.png", "b/z.MOV", "b/deep/y.png"]
     names = [path.name for path in name_outputs(files, tmp_path / "out")]
-    assert names == ["x.jpg", "x_2.jpg", "x.png", "z.mp4", "y.png"]
+    assert names == ["x.jpg", "x_2.jpg", "x_3.png", "z.mp4", "y.png"]
     with pytest.raises(ValueError, match=r"a/x\.jpg is one of the inputs"):
         name_outputs(files[:1], tmp_path / "a")
     (tmp_path / "empty").mkdir()
