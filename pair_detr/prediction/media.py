@@ -13,6 +13,7 @@ from pair_detr.images.inputs import open_file
 from pair_detr.images.reading import IMAGE_SUFFIXES, find_images
 from pair_detr.prediction.opencv import require_opencv
 from pair_detr.utils.file_search import is_hidden, match_files
+from pair_detr.utils.outputs import is_made_here
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,9 @@ def open_source(source: Source) -> Image.Image:
     return open_file(source) if isinstance(source, Path) else download_image(source)
 
 
-def find_media(inputs: Sequence[str], recursive: bool = False, allow_urls: bool = False) -> list[Source]:
+def find_media(
+    inputs: Sequence[str], recursive: bool = False, allow_urls: bool = False, output: Path | None = None
+) -> list[Source]:
     """Images and videos that are named, lie in folders that are named, or match patterns such as "photos/**/*.jpg".
 
     A file that is named is taken at its word. Of folders and patterns, other files are left out, and so are hidden ones
@@ -44,6 +47,8 @@ def find_media(inputs: Sequence[str], recursive: bool = False, allow_urls: bool 
         inputs: what is named.
         recursive: of folders, also what lies in the folders in them.
         allow_urls: also take addresses of images in the web.
+        output: of folders and patterns, pictures that the program has made in this folder are left out: an earlier
+            run's are no inputs of the next.
 
     Raises:
         FileNotFoundError: an input names nothing.
@@ -58,7 +63,7 @@ def find_media(inputs: Sequence[str], recursive: bool = False, allow_urls: bool 
             continue
         path = Path(text).expanduser()
         if path.is_dir():
-            found = find_images(path, recursive, also=_VIDEOS)
+            found = _without_outputs(find_images(path, recursive, also=_VIDEOS), output)
             remedy = "it has no images or videos" + (
                 "" if recursive else "; --recursive also takes those of its folders"
             )
@@ -67,12 +72,22 @@ def find_media(inputs: Sequence[str], recursive: bool = False, allow_urls: bool 
         elif path.exists():
             raise FileNotFoundError(f"--input {text}: it is a pipe or a device, not a file; name an image or a video.")
         else:
-            found = _matches(path)
+            found = _without_outputs(_matches(path), output)
             remedy = "there is no such file or folder, and no image or video matches it; correct the path"
         if not found:
             raise FileNotFoundError(f"--input {text}: {remedy}.")
         files.update(dict.fromkeys(found))
     return list(files)
+
+
+def _without_outputs(files: list[Path], output: Path | None) -> list[Path]:
+    if output is None:
+        return files
+    folder = output.resolve()
+    kept = [file for file in files if not (file.resolve().is_relative_to(folder) and is_made_here(file))]
+    if len(kept) < len(files):
+        logger.info("Left out what an earlier run has drawn in %s (%d).", output, len(files) - len(kept))
+    return kept
 
 
 def _matches(pattern: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit status: 1 if an input could not be read.
     """
     args = _parse(arguments)
-    sources = find_media(args.input, args.recursive, args.allow_urls) if args.input else []
+    sources = find_media(args.input, args.recursive, args.allow_urls, args.output) if args.input else []
     _require_packages(args, sources)
     jobs = _plan(args, sources)
     vocabulary = list(read_class_list(args.vocabulary)) if args.vocabulary else None

@@ -209,6 +209,24 @@ def test_inputs_are_found_and_outputs_have_names_of_their_own(tmp_path: Path) ->
             find_media([str(tmp_path / text)])
 
 
+def test_pictures_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
+    """Where the output is in a folder that is searched, or is that folder."""
+    model = save_model(tmp_path)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_image(folder / "a.bmp", 60, 40)
+    for place, output in (
+        (["--recursive", "--input", str(folder)], folder / "out"),
+        (["--input", f"{folder}/*"], folder),
+    ):
+        arguments = [*model, *place, "--output", str(output), "--confidence", "0", "--opts", "MODEL.DEVICE", "cpu"]
+        for _ in range(2):
+            assert demo.main(arguments) == 0
+            assert len(json.loads((output / "results.json").read_text())["images"]) == 1
+    # One that is named is taken at its word.
+    assert find_media([str(folder / "a.png")], output=folder) == [folder / "a.png"]
+
+
 def test_of_folders_and_patterns_only_media_that_are_not_hidden_are_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
