@@ -59,8 +59,12 @@ def _mean(values: np.ndarray) -> float:
 
 def _count(evaluation: COCOeval, index: int | None, limits: tuple[float, float]) -> int:
     images = set(evaluation.params.imgIds)
+    # Areas may be NumPy's, as boxes of datasets that are registered in Python may be.
     return sum(
-        limits[0] <= annotation["area"] <= limits[1] and not annotation.get("iscrowd")
+        1
         for annotation in evaluation.cocoGt.dataset["annotations"]
-        if annotation["image_id"] in images and index in (None, annotation["category_id"] - 1)
+        if annotation["image_id"] in images
+        and index in (None, annotation["category_id"] - 1)
+        and limits[0] <= annotation["area"] <= limits[1]
+        and not annotation.get("iscrowd")
     )

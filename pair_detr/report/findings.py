@@ -24,6 +24,12 @@ def _threshold(content: Content) -> Iterator[str]:
         yield "The dataset has no objects, so that nothing can be said of what is found."
         return
     best = at_best(content.curve)
+    if best["f1"] == 0 and content.total.ap50 > 0:
+        yield (
+            f"No correct detection has a score of {content.curve.thresholds[0]:.2f} or more, so that no threshold can "
+            "be suggested: AP, which asks for the order of scores alone, says more."
+        )
+        return
     if best["f1"] == 0:
         yield "No detection is correct: the model has not learnt to find these objects yet."
         return

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser_helpers import browser_page
 from PIL import Image
-from report_helpers import CAT, DOG, NAMES, OBJECTS, evaluate
+from report_helpers import CAT, DETECTIONS, DOG, NAMES, OBJECTS, evaluate
 from tool_helpers import assert_nothing_is_cut_off
 
 from pair_detr.evaluation import COCOEvaluator
@@ -88,6 +89,10 @@ def test_the_page_in_a_browser(written: tuple[Path, COCOEvaluator, Content], wid
         images = page.locator("img")
         assert images.count() == 7 + 2 * 3
         assert all(images.evaluate_all("all => all.map(x => x.complete && x.naturalWidth > 0)"))
+        # Words are not divided: no column is narrower than its longest word.
+        texts = page.locator("td.text")
+        assert texts.count() == 6
+        assert min(texts.evaluate_all("all => all.map(x => x.getBoundingClientRect().width)")) >= 140
         # Nothing is wider than the screen: wide tables scroll by themselves.
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         for link in page.locator("nav a").all():
@@ -110,6 +115,23 @@ def test_a_report_of_nothing(tmp_path: Path) -> None:
     content = compute(evaluator.evaluations["bbox"], evaluator.class_names)
     page = write_report(content, evaluator.images, ABOUT, tmp_path / "report")
     assert "No detection is correct" in page.read_text()
+
+
+def test_boxes_of_numpy_are_counted(tmp_path: Path) -> None:
+    """As datasets that are registered in Python have them, if their boxes come from NumPy's functions."""
+    objects = [(image, index, tuple(np.float64(side) for side in box), crowd) for image, index, box, crowd in OBJECTS]
+    evaluator = evaluate(objects, folder=tmp_path)
+    content = compute(evaluator.evaluations["bbox"], evaluator.class_names, error_types=False)
+    write_report(content, evaluator.images, ABOUT, tmp_path / "report", count=1)
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["all_classes"]["objects"] == 4
+
+
+def test_scores_below_all_thresholds_are_said() -> None:
+    evaluator = evaluate(detections=[(*item[:3], item[3] / 1000) for item in DETECTIONS])
+    content = compute(evaluator.evaluations["bbox"], evaluator.class_names, error_types=False)
+    assert content.total.ap50 > 0
+    first, *_ = find(content)
+    assert first.startswith("No correct detection has a score of 0.01")
 
 
 def test_many_classes_are_legible(tmp_path: Path) -> None:
