@@ -1,6 +1,10 @@
 """What AP is lost to, by tidecv (Bolya et al., "TIDE", ECCV 2020)."""
 
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import matplotlib
 from pycocotools.cocoeval import COCOeval
@@ -48,17 +52,29 @@ def lost_precision(evaluation: COCOeval) -> dict[str, float]:
     params = evaluation.params
     shape = "segmentation" if params.iouType == "segm" else "bbox"
     key, mode = ("mask", tidecv.TIDE.MASK) if params.iouType == "segm" else ("box", tidecv.TIDE.BOX)
-    truth, found = tidecv.Data("objects", params.maxDets[-1]), tidecv.Data("detections", params.maxDets[-1])
+    # Its limit would be one for the detections of all classes of an image.
+    truth, found = (tidecv.Data(name, sys.maxsize) for name in ("objects", "detections"))
     images = list(params.imgIds)
     for image in images:
         truth.add_image(image, str(image))
     for annotation in evaluation.cocoGt.loadAnns(evaluation.cocoGt.getAnnIds(imgIds=images)):
         add = truth.add_ignore_region if annotation["iscrowd"] else truth.add_ground_truth
         add(annotation["image_id"], annotation["category_id"], **{key: annotation[shape]})
-    for annotation in evaluation.cocoDt.loadAnns(evaluation.cocoDt.getAnnIds(imgIds=images)):
+    for annotation in _counted(evaluation):
         place = (annotation["image_id"], annotation["category_id"], annotation["score"])
         found.add_detection(*place, **{key: annotation[shape]})
     tide = tidecv.TIDE()
     without_prints(lambda: tide.evaluate(truth, found, mode=mode))
     (errors,) = tide.get_main_errors().values()
     return {name: float(errors[name]) for name in ERROR_TYPES}
+
+
+def _counted(evaluation: COCOeval) -> Iterator[dict[str, Any]]:
+    """The best detections of each class and image, as many as count; of equal scores the first, as in pycocotools."""
+    coco, params = evaluation.cocoDt, evaluation.params
+    counts: Counter[tuple[int, int]] = Counter()
+    for annotation in sorted(coco.loadAnns(coco.getAnnIds(imgIds=list(params.imgIds))), key=lambda x: -x["score"]):
+        place = annotation["image_id"], annotation["category_id"]
+        counts[place] += 1
+        if counts[place] <= params.maxDets[-1]:
+            yield annotation

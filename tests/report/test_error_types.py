@@ -34,6 +34,25 @@ def test_one_kind_of_error(kind: str, objects: list, detections: list) -> None:
     assert set(lost.values()) == {0.0}
 
 
+def test_limits_to_detections_are_those_of_the_evaluation() -> None:
+    """100 for each class of an image, as pycocotools counts them, rather than for all of them together."""
+    corners = [(x, y) for x in range(0, 120, 12) for y in range(0, 96, 12)]
+    objects = [(1, index, (x, y, x + 10.0, y + 10.0), 0) for index in (0, 1) for x, y in corners]
+    detections = [(*item[:3], 0.9 - number / 1000) for number, item in enumerate(objects)]
+    evaluator = evaluate(objects, detections, images=1)
+    assert evaluator.results["bbox"]["AP50"] == pytest.approx(100)
+    assert set(lost_precision(evaluator.evaluations["bbox"]).values()) == {0.0}
+    # The 101st of its class, which does not count, would find the owl.
+    owls = [*objects, (1, 2, CAT, 0), (2, 2, CAT, 0)]
+    others = [*detections, (2, 2, CAT, 0.95), *((1, 2, (0, 0, 5, 5), 0.5 - number / 1000) for number in range(100))]
+    without, beyond = (
+        lost_precision(evaluate(owls, found, images=2).evaluations["bbox"])
+        for found in (others, [*others, (1, 2, CAT, 0.1)])
+    )
+    assert without == beyond
+    assert beyond["Miss"] > 10
+
+
 def test_detections_in_crowds_are_no_errors() -> None:
     objects = [(1, 0, CAT, 0), (1, 0, DOG, 1)]
     lost = lost_precision(
