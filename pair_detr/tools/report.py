@@ -1,6 +1,7 @@
 """Writes a report about what a detector gets right and wrong: ``python -m pair_detr.tools.report``."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -12,14 +13,15 @@ from detectron2.utils.logger import setup_logger
 
 from pair_detr.checkpoint.self_description import config_of
 from pair_detr.data import build_test_loader
-from pair_detr.data.datasets.from_config import expand, register_from_config
-from pair_detr.data.datasets.layouts import FORMATS
+from pair_detr.data.datasets.from_config import register_from_config
+from pair_detr.data.datasets.layouts import FORMATS, find_splits
 from pair_detr.drawing.supervision import require_supervision
 from pair_detr.evaluation.build import build_object_evaluator
 from pair_detr.predictor import Predictor
 from pair_detr.report.build import require_report, write_report
-from pair_detr.report.content import compute
+from pair_detr.report.content import Content, compute
 from pair_detr.report.error_types import require_tidecv
+from pair_detr.report.findings import find
 from pair_detr.tools.common import (
     add_model_arguments,
     add_overwrite_argument,
@@ -88,16 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f'"{name}" has no masks to compare with. Leave out --task segm to compare boxes.')
     content = compute(results.evaluations[args.task], results.class_names, args.confidence, has_error_types)
     page = write_report(content, results.images, _about(name, args.task, predictor), args.output, args.images)
-    total, chosen = content.total, content.at_threshold()
-    logger.info(
-        "AP %.1f, AP50 %.1f. From a score of %.2f on, %.0f%% of the detections are correct, and they find %.0f%% of "
-        "the objects. The report is %s: open it in a browser.",
-        total.ap,
-        total.ap50,
-        chosen["threshold"],
-        100 * chosen["precision"],
-        100 * chosen["recall"],
-        page,
+    logger.info("%s The report is %s: open it in a browser.", _summary(content), page)
+
+
+def _summary(content: Content) -> str:
+    """What the cards of the page say; without detections or objects, why they say nothing."""
+    chosen = content.at_threshold()
+    if math.isnan(chosen["precision"]) or math.isnan(chosen["recall"]):
+        return find(content)[0]
+    return (
+        f"AP {content.total.ap:.1f}, AP50 {content.total.ap50:.1f}. From a score of {chosen['threshold']:.2f} on, "
+        f"{chosen['precision']:.0%} of the detections are correct, and they find {chosen['recall']:.0%} of the objects."
     )
 
 
@@ -129,10 +132,11 @@ def _registered(args: argparse.Namespace, cfg: CfgNode) -> str:
 
 def _own_data(folder: str, only: str) -> str:
     """Registers what is in a folder; the set for tests, or else for validation, or else all of it."""
-    entries = expand("--data", {"NAME": _OWN, "FORMAT": "auto", "ROOT": str(Path(folder).expanduser().resolve())}, only)
-    if len(entries) == 1 and not isinstance(entries[0].get("SPLIT"), str):
-        # All of it, rather than to divide it.
-        entries = [{key: value for key, value in entries[0].items() if key != "SPLIT"}]
+    try:
+        splits = find_splits(str(Path(folder).expanduser().resolve()), only)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"--data: {error}") from error
+    entries = [{"NAME": f"{_OWN}_{split}" if splits.keys() - {split} else _OWN, **x} for split, x in splits.items()]
     cfg = CfgNode({"DATASETS": {"REGISTER": entries}})
     register_from_config(cfg)
     names = [entry["NAME"] for entry in entries]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_helpers import write_coco
+from data_helpers import write_coco, write_image
 from model_helpers import tiny_cfg
 from PIL import Image
 from tool_helpers import pets, save_model
@@ -69,11 +69,55 @@ def test_a_folder_is_reported_on_as_a_whole(tmp_path: Path, model: list[str]) ->
 
 
 @pytest.mark.usefixtures("few_figures", "catalogs")
+@pytest.mark.parametrize("layout", ["yolo", "pascal_voc"])
+def test_a_folder_that_is_not_divided_is_reported_on_as_a_whole(tmp_path: Path, model: list[str], layout: str) -> None:
+    """As annotation programs write it: images and labels alone."""
+    photos = tmp_path / "photos"
+    for number in range(6):
+        image, label = photos / "images" / f"{number}.png", photos / "labels" / f"{number}.txt"
+        if layout == "pascal_voc":
+            image, label = photos / "JPEGImages" / f"{number}.jpg", photos / "Annotations" / f"{number}.xml"
+        for file in (image, label):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(image, 60, 40)
+        name, box = ("cat", "dog")[number % 2], "<xmin>6</xmin><ymin>11</ymin><xmax>25</xmax><ymax>25</ymax>"
+        label.write_text(
+            f"{number % 2} 0.25 0.4 0.3 0.4\n"
+            if layout == "yolo"
+            else f"<annotation><filename>{image.name}</filename><size><width>60</width><height>40</height></size>"
+            f"<object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+    if layout == "yolo":
+        (photos / "classes.txt").write_text("cat\ndog\n")
+    report.main([*model, "--data", str(photos), "--output", str(tmp_path / "out")])
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (len(numbers["images"]), numbers["all_classes"]["objects"]) == (6, 6)
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_nothing_detected_is_said_in_words(
+    tmp_path: Path, dataset: str, model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.main([*model, "--dataset", dataset, "--output", str(tmp_path / "out"), "--confidence", "1"])
+    said = capsys.readouterr().out
+    assert "The report is " in said and "nan%" not in said
+
+
+@pytest.mark.usefixtures("few_figures", "catalogs")
 def test_of_several_sets_the_one_for_tests_is_reported_on(tmp_path: Path, model: list[str]) -> None:
     for split, count in (("train", 4), ("valid", 3), ("test", 2)):
         annotations = [{"image_id": i, "bbox": [5, 10, 20, 15], "category_id": 1 + i % 2} for i in range(1, count + 1)]
         file = write_coco(tmp_path / "photos" / split, annotations, [(60, 40)] * count)
         file.rename(file.with_name("_annotations.coco.json"))
+    report.main([*model, "--data", str(tmp_path / "photos"), "--output", str(tmp_path / "out")])
+    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["images"]) == 2
+
+
+@pytest.mark.usefixtures("few_figures", "catalogs")
+def test_data_for_tests_need_none_for_training(tmp_path: Path, model: list[str]) -> None:
+    annotations = [{"image_id": i, "bbox": [5, 10, 20, 15], "category_id": 1 + i % 2} for i in (1, 2)]
+    file = write_coco(tmp_path / "photos" / "test", annotations, [(60, 40)] * 2)
+    file.rename(file.with_name("_annotations.coco.json"))
     report.main([*model, "--data", str(tmp_path / "photos"), "--output", str(tmp_path / "out")])
     assert len(json.loads((tmp_path / "out" / "report.json").read_text())["images"]) == 2
 
