@@ -70,6 +70,8 @@ def draw_objects(
     thickness = max(_THINNEST, round(_LINE * scale))
     if masks is not None:
         canvas = sv.MaskAnnotator(palette, opacity=_MASK_OPACITY).annotate(canvas, detections)
+        # Selecting the labels' detections would copy the masks, which are large.
+        detections.mask = None
     # A line of the other brightness on both sides keeps any color legible on any background.
     text_palette = _palette(_text_colors(colors))
     canvas = sv.BoxAnnotator(text_palette, thickness + 2).annotate(canvas, detections)
