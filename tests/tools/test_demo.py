@@ -415,7 +415,7 @@ def test_tiles_and_tracks(tmp_path: Path) -> None:
     arguments = [*model, "--input", str(tmp_path / "in.png"), str(tmp_path / "in.mp4"), "--tile", "40", "--track"]
     arguments += ["--output", str(tmp_path / "out"), "--confidence", "0.02", "--opts", "MODEL.DEVICE", "cpu"]
     assert demo.main(arguments) == 0
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"in.png", "in.mp4", "results.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"in.png", "in_2.mp4", "results.json"}
     found = json.loads((tmp_path / "out" / "results.json").read_text())["annotations"]
     assert max(x["bbox"][0] + x["bbox"][2] for x in found if x["image_id"] == 1) > 80
     assert {x["image_id"] for x in found if "track_id" in x} == {3, 4}
