@@ -70,6 +70,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "TEST.EVAL_PERIOD": WHOLE,
     "TEST.DETECTIONS_PER_IMAGE": POSITIVE_WHOLE,
     "TEST.MAX_DETECTIONS": WHOLE,
+    "TEST.NMS_THRESH": FRACTION,
     "TEST.IMS_PER_BATCH": POSITIVE_WHOLE,
     "TEST.PRECISION": (["float32", "bfloat16", "FP32", "", None], ["fp32", "bf16", "fp16", "auto"]),
     "TRACKERS": ([("tensorboard",), "wandb", ("",), None], [(), ("wandb",), ["wandb", "mlflow"]]),

@@ -30,6 +30,7 @@ class DetectionGraph(nn.Module):
         make_padding_constant(self.detector.backbone)
         self.class_scoring = model.class_scoring
         self.spans_padding = model.fixed_size is not None
+        self.duplicate_iou = model.duplicate_iou
         classes = None if model.panoptic is None else model.panoptic.classes.is_thing
         self.register_buffer("is_thing", None if classes is None else torch.tensor(classes), persistent=False)
         self.register_buffer("pixel_mean", model.pixel_mean, persistent=False)
@@ -92,7 +93,7 @@ class DetectionGraph(nn.Module):
         if self.is_thing is not None:
             allowed = allowed & self.is_thing
         pixels = frames.repeat(1, 2), limits.repeat(1, 2)
-        best = detect(predictions, *pixels, self.class_scoring, self.top_k, allowed)
+        best = detect(predictions, *pixels, self.class_scoring, self.top_k, allowed, self.duplicate_iou)
         outputs = best.boxes, best.scores, best.labels.masked_fill(~best.kept, -1)
         if predictions.mask_queries is None:
             return outputs

@@ -58,6 +58,7 @@ class DetectionTransformer(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         detections_per_image: int,
+        duplicate_iou: float = 1.0,
         class_names: list[str] | None = None,
         category_ids: Sequence[int | str] | None = None,
         class_agnostic: bool = False,
@@ -79,6 +80,7 @@ class DetectionTransformer(nn.Module):
             pixel_mean: of each channel, in the units of the input images.
             pixel_std: of each channel.
             detections_per_image: at most so many are returned.
+            duplicate_iou: see :func:`pair_detr.modeling.postprocessing.boxes.detect`.
             class_agnostic: labels of the training data are all read as class 0.
             image_label_criterion: loss of images with labels, but no boxes; None if there are none.
             panoptic: of a panoptic model; None for others.
@@ -96,6 +98,7 @@ class DetectionTransformer(nn.Module):
         self.class_names = class_names
         self.category_ids = category_ids
         self.detections_per_image = detections_per_image
+        self.duplicate_iou = duplicate_iou
         self.class_agnostic = class_agnostic
         self.image_label_criterion = image_label_criterion
         self.panoptic = panoptic
@@ -151,6 +154,7 @@ class DetectionTransformer(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "duplicate_iou": cfg.TEST.NMS_THRESH,
             "class_agnostic": class_agnostic,
             "image_label_criterion": build_image_label_criterion(cfg, class_scoring),
             "panoptic": build_panoptic(cfg, num_classes, panoptic_classes),
@@ -302,7 +306,8 @@ class DetectionTransformer(nn.Module):
         if self.panoptic is not None:
             allowed = allowed & torch.tensor(self.panoptic.classes.is_thing, device=logits.device)
         frames, limits = (to_device_async(x, logits.device) for x in (batch.output_frames(), batch.output_limits()))
-        best = detect(predictions, frames, limits, self.class_scoring, self.detections_per_image, allowed)
+        limit = self.detections_per_image
+        best = detect(predictions, frames, limits, self.class_scoring, limit, allowed, self.duplicate_iou)
         results = [{"instances": instances} for instances in best.instances(batch.output_sizes)]
         kept = best.kept
         if predictions.mask_queries is not None:

@@ -100,6 +100,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     # The others have an encoder.
     cfg.MODEL.DETR.ENC_LAYERS = 0
     cfg.MODEL.MASK_ON = True
+    cfg.TEST.NMS_THRESH = 0.7
     model = build_sharp(cfg).eval()
     model.set_vocabulary(NAMES, make_texts(len(NAMES)))
     model.detections_per_image = cfg.MODEL.DETR.NUM_QUERIES

@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.structures import Predictions
 
@@ -20,7 +20,7 @@ class Detections:
         labels: (B, K) int64 class indices.
         queries: (B, K) int64, the query of each; one may be detected under several labels.
         boxes: (B, K, 4) fp32 xyxy in pixels of the output, clipped to it.
-        kept: (B, K) bool, false for those to leave out: empty boxes, and what was not to be detected.
+        kept: (B, K) bool, false for those to leave out: empty boxes, duplicates, and what was not to be detected.
     """
 
     scores: Tensor
@@ -49,6 +49,7 @@ def detect(
     class_scoring: ClassScoring,
     limit: int,
     allowed: Tensor,
+    duplicate_iou: float = 1.0,
 ) -> Detections:
     """The best detections of the last layer, clipped as by Detectron2's ``detector_postprocess``.
 
@@ -59,6 +60,7 @@ def detect(
         class_scoring: how logits become scores.
         limit: at most so many per image.
         allowed: bool, what is to be detected; (B, Q, 1), or (B, Q, C) without a no-object class.
+        duplicate_iou: a detection is left out if its box has a larger IoU with a better one of its class.
     """
     scores, labels, queries = class_scoring.detections(predictions.logits[-1], limit, allowed)
     boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, queries[..., None].expand(-1, -1, 4))
@@ -66,4 +68,18 @@ def detect(
     image = torch.arange(queries.shape[0], device=boxes.device)[:, None]
     column = labels if allowed.shape[-1] > 1 else torch.zeros_like(labels)
     kept = (boxes[..., 2:] > boxes[..., :2]).all(-1) & allowed[image, queries, column]
+    if duplicate_iou < 1:
+        kept = kept & ~_duplicates(boxes, labels, kept, duplicate_iou)
     return Detections(scores, labels, queries, boxes, kept)
+
+
+def _duplicates(boxes: Tensor, labels: Tensor, counts: Tensor, threshold: float) -> Tensor:
+    """(B, K) bool, which detections are near a better one of their class among those that count.
+
+    Better ones suppress others although they are suppressed themselves, so that all can be found at once: Fast NMS
+    (Bolya et al. 2019, YOLACT, arXiv 1904.02689).
+    """
+    iou, _ = box_iou_pairs(boxes[:, :, None], boxes[:, None])
+    rank = torch.arange(boxes.shape[1], device=boxes.device)
+    suppresses = (iou > threshold) & (labels[:, :, None] == labels[:, None]) & counts[:, :, None]
+    return (suppresses & (rank[:, None] < rank)).any(1)
