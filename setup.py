@@ -88,6 +88,10 @@ setup(
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist>=2.5",
+            # What trackers imports, which is in requirements/trackers.txt.
+            "pydeprecate",
+            "requests",
+            "rich",
             # The digits of the dataset that recipes are tried with: pair_detr.studies.digits.
             "scikit-learn>=1.3",
             "seaborn",

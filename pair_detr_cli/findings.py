@@ -66,6 +66,7 @@ def find_features() -> Iterator[Finding]:
         ("evaluation of panoptic segmentation", "panopticapi", "panopticapi"),
         ("evaluation of LVIS", "lvis", "lvis"),
         ("types of errors in reports", "tidecv", "tidecv"),
+        ("tracks in videos", "trackers", "trackers"),
     ):
         yield _feature(title, "" if find_module(module) else pip_install("--no-deps", *requirements(file)))
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++") or shutil.which("clang++")

@@ -93,7 +93,7 @@ def install_pinned(environment: Environment) -> None:
     # Source packages build with the pinned setuptools, not with whatever is newest.
     packages = ("--requirement", REQUIREMENTS / "base.txt", "--editable", f"{ROOT}[dev,app]")
     environment.pip_install(*pins, "--no-build-isolation", *packages)
-    install_evaluators(environment)
+    install_without_dependencies(environment)
     install_detectron2(environment)
 
 
@@ -107,9 +107,9 @@ def install_detectron2(environment: Environment) -> None:
     environment.pip_install(*detectron2_wheel(file, tuple(map(int, version.split())), platlib))
 
 
-def install_evaluators(environment: Environment) -> None:
-    """Installs what evaluates panoptic segmentation and LVIS, and finds errors, unless it is there, from wherever."""
-    for name in ("panopticapi", "lvis", "tidecv"):
+def install_without_dependencies(environment: Environment) -> None:
+    """Installs packages that ask for what must not be there, unless they are there, from wherever."""
+    for name in ("panopticapi", "lvis", "tidecv", "trackers"):
         if not environment.evaluate(f"from importlib.util import find_spec; print(find_spec({name!r}) or '')"):
             environment.pip_install(*hash_pinned(REQUIREMENTS / f"{name}.txt"))
 
@@ -119,7 +119,7 @@ def install_missing(environment: Environment) -> None:
     setuptools = environment.evaluate("import setuptools; print(setuptools.__version__)").split(".")
     can_build = len(setuptools) >= 2 and (int(setuptools[0]), int(setuptools[1])) >= BUILD_SETUPTOOLS
     environment.pip_install("--no-deps", *(["--no-build-isolation"] if can_build else []), "--editable", ROOT)
-    install_evaluators(environment)
+    install_without_dependencies(environment)
     absent = environment.output(ROOT / "scripts" / "missing_requirements.py").splitlines()
     if not absent:
         return
