@@ -16,6 +16,8 @@ _MASK_OPACITY = 0.45
 # Of the root of an image's area.
 _LINE, _TEXT = 0.004, 0.026
 _THINNEST, _SMALLEST_TEXT = 2, 10
+# Of an image, by labels: beyond it, they hide what they name.
+_COVERED = 0.25
 # Relative luminance above which black text is read more easily than white (WCAG 2.1, equal contrast).
 _BRIGHT = 0.179
 # The part of a turn between the hues of two classes that leaves no two of them close: the golden ratio's.
@@ -47,7 +49,8 @@ def draw_objects(
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) xyxy in pixels.
-        labels: N texts, of any characters; "" for none.
+        labels: N texts, of any characters; "" for none. Those that come first have precedence: where all of them would
+            cover more than a quarter of the image, the others are left out.
         colors: (N, 3) uint8 RGB.
         masks: (N, H, W) bool; None for boxes alone.
 
@@ -79,6 +82,9 @@ def draw_objects(
     named = [number for number, label in enumerate(labels) if label]
     texts = printable(labels[number] for number in named)
     size = max(_SMALLEST_TEXT, round(_TEXT * scale))
+    padding = max(2, size // 5)
+    fitting = _count_fitting(texts, size, padding, _COVERED * image.shape[0] * image.shape[1])
+    named, texts = named[:fitting], texts[:fitting]
     for font in dict.fromkeys(map(font_file, texts)):
         chosen = [number for number, text in zip(named, texts, strict=True) if font_file(text) == font]
         annotator = sv.RichLabelAnnotator(
@@ -86,7 +92,7 @@ def draw_objects(
             text_color=text_palette,
             font_path=font,
             font_size=size,
-            text_padding=max(2, size // 5),
+            text_padding=padding,
             smart_position=True,
         )
         canvas = annotator.annotate(
@@ -105,6 +111,13 @@ def draw_caption(image: np.ndarray, text: str) -> np.ndarray:
     draw.rectangle((0, 0, right + size // 3, bottom + size // 3), fill="black")
     draw.text((size // 3, size // 3), text, "white", font)
     return np.asarray(picture)
+
+
+def _count_fitting(texts: Sequence[str], size: int, padding: int, area: float) -> int:
+    """How many labels, the first ones, fit into an area in pixels; at least one."""
+    widths = [ImageFont.truetype(font_file(text), size).getlength(text) for text in texts]
+    covered = np.cumsum([(width + 2 * padding) * (size + 2 * padding) for width in widths])
+    return max(1, int(np.searchsorted(covered, area, side="right")))
 
 
 def _text_colors(colors: np.ndarray) -> np.ndarray:

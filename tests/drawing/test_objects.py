@@ -83,6 +83,21 @@ def test_labels_do_not_cover_each_other() -> None:
         assert (picture == color).all(-1).sum() > 0.6 * area
 
 
+def test_labels_of_a_crowd_leave_most_of_the_image_to_be_seen() -> None:
+    """All boxes are drawn, and the first labels: those of the best detections."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, (300, 220), (200, 2))
+    boxes = np.concatenate([corners, corners + 18], 1)
+    colors = np.array([[255, 0, 0]] * 20 + [[0, 0, 255]] * 180, np.uint8)
+    labeled = draw_objects(gray(), boxes, ["cell 87%"] * 200, colors)
+    plain = draw_objects(gray(), boxes, [""] * 200, colors)
+    changed = (labeled != plain).any(-1)
+    assert 0.1 < changed.mean() < 0.3
+    # A single label is drawn, whatever it covers.
+    small = gray(128, 24, 24)
+    assert (draw_objects(small, BOX / 10, ["long name"], RED) != draw_objects(small, BOX / 10, [""], RED)).any()
+
+
 def test_masks_tint_what_they_cover() -> None:
     masks = np.zeros((1, 240, 320), bool)
     masks[0, 80:120, 120:200] = True
