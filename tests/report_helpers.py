@@ -1,15 +1,19 @@
 """Evaluations to make reports of."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from pair_detr.evaluation import COCOEvaluator
+
+needs_tidecv = pytest.mark.skipif(find_spec("tidecv") is None, reason="needs tidecv: pip install --no-deps tidecv")
 
 NAMES = ("cat", "dog", "<b>owl</b>")
 # An object or a detection: image, class, box (xyxy); then the score of a detection, or whether an object is a crowd.

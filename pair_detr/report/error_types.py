@@ -29,9 +29,7 @@ def require_tidecv() -> ModuleType:
         ImportError: it, or what it draws with, is not installed; the message says how to get it.
     """
     try:
-        # It sets the style of all later figures.
-        with matplotlib.rc_context():
-            import tidecv
+        import tidecv
     except ImportError as error:
         raise ImportError(
             f"The report says nothing of the types of errors, as tidecv cannot be imported ({error}). To install it: "
@@ -63,8 +61,10 @@ def lost_precision(evaluation: COCOeval) -> dict[str, float]:
     for annotation in _counted(evaluation):
         place = (annotation["image_id"], annotation["category_id"], annotation["score"])
         found.add_detection(*place, **{key: annotation[shape]})
-    tide = tidecv.TIDE()
-    without_prints(lambda: tide.evaluate(truth, found, mode=mode))
+    # It sets the style of all later figures.
+    with matplotlib.rc_context():
+        tide = tidecv.TIDE()
+        without_prints(lambda: tide.evaluate(truth, found, mode=mode))
     (errors,) = tide.get_main_errors().values()
     return {name: float(errors[name]) for name in ERROR_TYPES}
 

@@ -3,13 +3,12 @@
 import sys
 
 import pytest
-from report_helpers import CAT, DOG, evaluate
-
-pytest.importorskip("tidecv", reason="needs tidecv: pip install --no-deps tidecv")
-
 from matplotlib import rcParams
+from report_helpers import CAT, DOG, evaluate, needs_tidecv
 
 from pair_detr.report.error_types import ERROR_TYPES, lost_precision, require_tidecv
+
+pytestmark = needs_tidecv
 
 CATS = [(1, 0, CAT, 0), (1, 0, DOG, 0)]
 
@@ -61,11 +60,10 @@ def test_detections_in_crowds_are_no_errors() -> None:
     assert set(lost.values()) == {0.0}
 
 
-def test_tidecv_leaves_the_style_of_figures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "tidecv"]:
-        monkeypatch.delitem(sys.modules, name)
+def test_the_style_of_other_figures_stays() -> None:
+    """tidecv sets that of seaborn."""
     before = dict(rcParams)
-    require_tidecv()
+    lost_precision(evaluate(CATS, [(1, 0, CAT, 0.9)], images=1).evaluations["bbox"])
     assert dict(rcParams) == before
 
 

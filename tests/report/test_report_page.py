@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from browser_helpers import browser_page
 from PIL import Image
-from report_helpers import CAT, DETECTIONS, DOG, NAMES, OBJECTS, evaluate
+from report_helpers import CAT, DETECTIONS, DOG, NAMES, OBJECTS, evaluate, needs_tidecv
 from tool_helpers import assert_nothing_is_cut_off
 
 from pair_detr.evaluation import COCOEvaluator
@@ -20,7 +20,7 @@ from pair_detr.report.outcomes import find_outcomes
 from pair_detr.report.pictures import RIGHT, WRONG, draw_outcome
 from pair_detr.utils.outputs import is_made_here
 
-pytest.importorskip("tidecv", reason="needs tidecv: pip install --no-deps tidecv")
+pytestmark = needs_tidecv
 
 ABOUT = {"dataset": "pets <val>", "weights": "model_final.pth"}
 

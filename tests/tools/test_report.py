@@ -8,13 +8,14 @@ import pytest
 from data_helpers import write_coco, write_image
 from model_helpers import tiny_cfg
 from PIL import Image
+from report_helpers import needs_tidecv
 from tool_helpers import pets, save_model
 
 from pair_detr.evaluation import COCOEvaluator
 from pair_detr.report import build
 from pair_detr.tools import report
 
-pytest.importorskip("tidecv", reason="needs tidecv: pip install --no-deps tidecv")
+pytestmark = needs_tidecv
 
 dataset = pytest.fixture(pets)
 
