@@ -68,6 +68,15 @@ def wait_for_text(page: Any, selector: str, pattern: str) -> str:
     return page.locator(selector).inner_text()
 
 
+def wait_for_picture(page: Any, width: int, height: int) -> None:
+    """Until the picture is loaded, in its size; the rest of the page may be there before."""
+    page.wait_for_function(
+        "size => { const x = document.querySelector('#picture img');"
+        " return x && x.naturalWidth == size[0] && x.naturalHeight == size[1]; }",
+        arg=[width, height],
+    )
+
+
 def upload(page: Any, file: Path) -> None:
     page.set_input_files("#image input[type=file]", str(file))
 
@@ -86,7 +95,7 @@ def test_a_visitor_detects_and_looks_at_attention(linear: tuple[str, Served]) ->
 
         upload(page, served.examples[0])
         wait_for_text(page, "#status p", f"^{len(expected)} detections")
-        assert page.locator("#picture img").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [60, 40]
+        wait_for_picture(page, 60, 40)
         row = page.locator('#table [data-row="0"]')
         assert row.nth(1).inner_text().strip() == names[expected.pred_classes[0]]
         assert float(row.nth(2).inner_text()) == pytest.approx(float(expected.scores[0]), abs=1e-3)
@@ -121,7 +130,7 @@ def test_a_visitor_detects_and_looks_at_attention(linear: tuple[str, Served]) ->
         page.locator("#threshold input[type=number]").fill("0")
         page.keyboard.press("Tab")
         page.locator("button.gallery-item").nth(1).click()
-        page.wait_for_function("() => document.querySelector('#picture img')?.naturalWidth == 50")
+        wait_for_picture(page, 50, 50)
         page.wait_for_function("() => document.querySelector('#about').innerText.trim() == ''")
         page.locator('#table [data-row="1"][data-col="1"]').first.click()
         wait_for_text(page, "#about p", "^Attention of detection 2, ")
