@@ -1,7 +1,7 @@
 """Writes a report: a page with everything inside, its pictures as PNG files, and its numbers as JSON."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,13 @@ def write_report(
     Raises:
         OSError: an image cannot be read, or a file cannot be written.
     """
-    for part in (FIGURES, IMAGES):
-        _remove_earlier(folder / part)
     drawn: dict[str, str] = {}
+    written: list[Path] = []
     for name, figure in _figures(content):
-        with writing(folder / FIGURES / f"{name}.png") as temporary:
+        written.append(folder / FIGURES / f"{name}.png")
+        with writing(written[-1]) as temporary:
             figure.savefig(temporary)
-        drawn[name] = embed_figure(folder / FIGURES / f"{name}.png")
+        drawn[name] = embed_figure(written[-1])
     worst, best = worst_and_best(content.images, count)
     progress = tqdm(total=len(worst) + len(best), desc="pictures", unit="image", disable=None)
     sections = []
@@ -68,12 +68,16 @@ def write_report(
             for place, outcome in enumerate(_ticking(outcomes, progress), start=1)
         ]
         sections.append(Section(kind, pictures))
+        written += [folder / IMAGES / f"{kind}_{place:02}.png" for place in range(1, len(pictures) + 1)]
     progress.close()
     files = {outcome.image: images[outcome.image]["file_name"] for outcome in content.images}
     numbers = {"info": dict(about), **content.numbers(), "images": [_row(x, files[x.image]) for x in content.images]}
     write_marked_json(finite_or_null(numbers), folder / NUMBERS)
     with writing(folder / PAGE) as temporary:
         temporary.write_text(render(content, about, drawn, sections), encoding="utf-8")
+    # Not before the new report is whole.
+    for part in (FIGURES, IMAGES):
+        _remove_others(folder / part, written)
     return folder / PAGE
 
 
@@ -108,7 +112,7 @@ def _ticking(outcomes: Sequence[ImageOutcome], progress: tqdm) -> Iterator[Image
         progress.update()
 
 
-def _remove_earlier(folder: Path) -> None:
+def _remove_others(folder: Path, kept: Collection[Path]) -> None:
     for file in folder.glob("*.png"):
-        if is_made_here(file):
+        if file not in kept and is_made_here(file):
             file.unlink()

@@ -69,6 +69,11 @@ def test_a_second_report_replaces_the_first_alone(
         require_report(tmp_path)
     own.unlink()
     require_report(tmp_path)
+    # Where the second fails, the first is still there.
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="full"):
+        broken.setattr(build, "render", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        write_report(content, evaluator.images, ABOUT, tmp_path, count=1)
+    assert (tmp_path / "images" / "worst_02.png").is_file()
     write_report(content, evaluator.images, ABOUT, tmp_path, count=1)
     assert sorted(file.name for file in (tmp_path / "images").iterdir()) == ["best_01.png", "worst_01.png"]
 
