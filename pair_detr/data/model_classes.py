@@ -79,8 +79,14 @@ def match_training_set(first: str, name: str) -> tuple[int, ...] | None:
         ) from error
 
 
-def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int, ...] | None:
-    """Finds the classes of a model, which a message calls ``origin``, in those of a test set.
+def match_test_set(
+    classes: Sequence[str],
+    name: str,
+    origin: str,
+    remedy: str = "Set DATASETS.TEST to data with the classes of the model, in any order, or to () to train without "
+    "evaluation.",
+) -> tuple[int, ...] | None:
+    """Finds the classes of a model in those of a test set; ``origin`` and ``remedy`` are for the message.
 
     Returns:
         the index in the test set of each class of the model; None if they have the same order, or the classes of the
@@ -97,8 +103,7 @@ def match_test_set(classes: Sequence[str], name: str, origin: str) -> tuple[int,
     except ClassMismatchError as error:
         raise ValueError(
             f'The model has {describe_classes(classes)}, {origin}, but test set "{name}" has '
-            f"{describe_classes(found)} ({error}). Set DATASETS.TEST to data with the classes of the model, in any "
-            "order, or to () to train without evaluation."
+            f"{describe_classes(found)} ({error}). {remedy}"
         ) from error
 
 

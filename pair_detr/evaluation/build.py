@@ -36,6 +36,7 @@ from pair_detr.open_vocabulary import load_vocabulary
 logger = logging.getLogger(__name__)
 
 PANOPTIC_EVALUATOR = "coco_panoptic_seg"
+_OWN_CLASSES = "Name data with the classes of the model, in any order."
 # The limits to the detections per image where TEST.MAX_DETECTIONS is 0; COCO's is one per class.
 _MAX_DETECTIONS = {"coco": 100, "pascal_voc": 100, "lvis": 300, PANOPTIC_EVALUATOR: 100}
 
@@ -94,7 +95,7 @@ def build_object_evaluator(
     test_set.require_metric()
     if not test_set.has_average_precision:
         raise ValueError(f'"{name}" has no file with the instances of its things: give it INSTANCES.')
-    order = None if cfg.MODEL.DETR.CLASS_AGNOSTIC else match_test_set(classes, name, origin)
+    order = None if cfg.MODEL.DETR.CLASS_AGNOSTIC else match_test_set(classes, name, origin, _OWN_CLASSES)
     inner = evaluator = _coco(test_set, writes=False)
     results = inner.evaluator if isinstance(inner, ReorderedClassesEvaluator) else inner
     if order is not None:
