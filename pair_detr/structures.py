@@ -245,6 +245,9 @@ class Queries:
         is_used: (B, N) bool, false for those that nothing may attend to; None if there are none.
         refinement: how the reference changes from layer to layer; None if it stays.
         self_attention: whether queries attend to each other at all.
+        texts: (C, D) of the classes, for decoders that attend to them.
+        position_offset: (N, D) or (B, N, D), what positional queries have in addition to what they look from; None for
+            nothing.
     """
 
     position: Tensor
@@ -254,6 +257,8 @@ class Queries:
     is_used: Tensor | None = None
     refinement: Refinement | None = None
     self_attention: bool = True
+    texts: Tensor | None = None
+    position_offset: Tensor | None = None
 
     def narrowed(self, dtype: torch.dtype) -> "Queries":
         """The queries as a decoder takes whose weights have fewer bits than learned queries; points stay fp32."""
@@ -262,7 +267,13 @@ class Queries:
             # What autocast has made narrower than the weights stays so.
             return x if x is None or x.dtype.itemsize <= dtype.itemsize else x.to(dtype)
 
-        return replace(self, position=narrow(self.position), content=narrow(self.content))
+        return replace(
+            self,
+            position=narrow(self.position),
+            content=narrow(self.content),
+            texts=narrow(self.texts),
+            position_offset=narrow(self.position_offset),
+        )
 
     def initial_states(self, num_images: int) -> Tensor:
         """(B, N, D) states before the first decoder layer."""

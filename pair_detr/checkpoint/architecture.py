@@ -14,7 +14,7 @@ from pair_detr.checkpoint.errors import ConversionError
 from pair_detr.config.defaults import add_pair_detr_config
 from pair_detr.config.validation import flatten
 from pair_detr.config.variants import VARIANTS, classification_of, variant_of
-from pair_detr.losses.classification import build_class_scoring
+from pair_detr.losses.build import build_class_scoring
 from pair_detr.modeling.mask_head import mask_head_factory
 from pair_detr.modeling.text_classifier import classifier_factory
 
@@ -192,7 +192,7 @@ def required_config(cfg: CfgNode) -> dict[str, Any]:
             required[f"MODEL.RESNETS.{key}"] = cfg.MODEL.RESNETS[key]
     required |= variant_of(cfg).required_config(cfg)
     if cfg.MODEL.CLIP.TEXT_WEIGHTS:
-        required["MODEL.CLIP.LOGIT_SCALE"] = cfg.MODEL.CLIP.LOGIT_SCALE
+        required |= {f"MODEL.CLIP.{key}": cfg.MODEL.CLIP[key] for key in ("LOGIT_SCALE", "QUERIES", "OBJECTNESS")}
     if cfg.MODEL.MASK_ON:
         required |= {f"MODEL.DETR.MASK.{key}": cfg.MODEL.DETR.MASK[key] for key in ("QUERY_DECODER", "SPATIAL_QUERY")}
     return required

@@ -13,7 +13,7 @@ from pair_detr.utils.class_names import normalize_name
 from pair_detr.utils.messages import counted, join_some
 
 # Parts without which any detector may start: they depend on the data, or are trained after it, or are new to it.
-_OPTIONAL = frozenset({"class_head", "mask_head", "decoder.box_bias"})
+_OPTIONAL = frozenset({"class_head", "mask_head", "decoder.box_bias", "decoder.text_attention"})
 # Parts with a row for each class, or one for each number of a text.
 _OF_CLASSES = ("class_head", "query_builder.dense_head", "query_builder.denoising")
 # What to set for a part to fit.
@@ -152,6 +152,8 @@ def extra_parts_of(detector: type) -> frozenset[str]:
 def _part(key: str) -> str:
     first, *others = key.removeprefix(PREFIX).split(".")
     # The config chooses these one by one.
+    if "text_attention" in others:
+        return f"{first}.text_attention"
     return f"{first}.{others[0]}" if first == "query_builder" or others[:1] == ["box_bias"] else first
 
 

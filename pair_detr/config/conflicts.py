@@ -107,6 +107,11 @@ def _conflicts_of_queries(values: Mapping[str, Any]) -> Iterator[str]:
     classification = get("LOSS.CLASSIFICATION", "auto")
     if classification == "auto" and variant is not None:
         classification = variant.published_classification
+    if values.get("MODEL.CLIP.OBJECTNESS", False) and classification == "softmax":
+        yield (
+            "MODEL.CLIP.OBJECTNESS is True, but the classification is a softmax, in which a query without an object "
+            "has a class of its own: set MODEL.DETR.LOSS.CLASSIFICATION focal or mal, or OBJECTNESS False."
+        )
     for key, is_on in branches.items():
         if is_on and classification == "softmax":
             yield (

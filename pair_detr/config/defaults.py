@@ -119,8 +119,10 @@ def _add_model_keys(cfg: CN) -> None:
     # Images with labels, but no boxes, as in Detic (arXiv 2201.02605); DATALOADER.SAMPLER_TRAIN MultiDatasetSampler.
     cfg.MODEL.DETR.IMAGE_LABELS = CN()
     # Which query takes a label: that of the largest box ("max_size"), the highest score for it ("max_score") or for any
-    # class ("first"), the least loss ("min_loss"), or on whose object both decoders of Pair DETR agree most
-    # ("pair_score"). "image" gives it to the mean of all, "wsddn" to all in proportion to their scores.
+    # class ("first"), the least loss ("min_loss"), on whose object both decoders of Pair DETR agree most
+    # ("pair_score"), or which is most likely an object of no other class, by its score and by that agreement
+    # ("objectness"; see MODEL.CLIP.OBJECTNESS). "image" gives it to the mean of all, "wsddn" to all in proportion to
+    # their scores.
     cfg.MODEL.DETR.IMAGE_LABELS.LOSS = "max_size"
     # Weight of the loss (Detic's), which is a sum over decoder layers. Where gradients are clipped to a norm that they
     # always exceed, it matters little: DATALOADER.DATASET_RATIO does.
@@ -191,6 +193,19 @@ def _add_clip_keys(cfg: CN) -> None:
     cfg.MODEL.CLIP.VOCABULARY = ""
     # Factor of the cosines in the logits (Detic's NORM_TEMP), an inverse temperature.
     cfg.MODEL.CLIP.LOGIT_SCALE = 50.0
+    # What queries know of the vocabulary before they are classified: nothing ("none"); or the text of the class that
+    # the token of a selected query is closest to, projected, as a part of what they start as ("content", after
+    # Grounding DINO, arXiv 2303.05499, section 3.2) or of their positional queries ("position", own); or all texts, by
+    # an attention of their own in each decoder layer ("cross_attention", its section 3.3). Queries that are not
+    # selected have a mean of all texts. Measured in docs/studies/text_queries.md.
+    cfg.MODEL.CLIP.QUERIES = "none"
+    # Score a class by two factors: that there is an object of any class, and that it is of the class. The first learns
+    # from all queries, the second from those with an object alone, so that objects without boxes are not learned as
+    # negatives of their texts. It is what selects queries, too. For sigmoids ("focal", "mal"). Own.
+    cfg.MODEL.CLIP.OBJECTNESS = False
+    # Objects that nobody annotated: a query that is an object with at least this probability, and whose box overlaps no
+    # annotated one (IoU below 0.5), is not learned as background. 1 is none. Needs OBJECTNESS. Own.
+    cfg.MODEL.CLIP.WILDCARD_SCORE = 1.0
     # Text encoder for names that are not among TEXT_WEIGHTS (pair_detr.Predictor): the one that these were made with,
     # "clip:<model>" or "open_clip:<model>"; a local file with its weights; and the prompts to average over.
     cfg.MODEL.CLIP.ENCODER = "clip:ViT-B/32"

@@ -151,7 +151,15 @@ IDLE = (
         lambda cfg: cfg.MODEL.BACKBONE.NAME != _CONVNET,
     ),
     Idle(
-        tuple(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "LOGIT_SCALE", "ENCODER", "CHECKPOINT", "PROMPTS")),
+        ("MODEL.CLIP.WILDCARD_SCORE",),
+        "MODEL.CLIP.OBJECTNESS is False, and what is no annotated object is background",
+        lambda cfg: not cfg.MODEL.CLIP.OBJECTNESS,
+    ),
+    Idle(
+        tuple(
+            f"MODEL.CLIP.{key}"
+            for key in ("VOCABULARY", "LOGIT_SCALE", "QUERIES", "OBJECTNESS", "ENCODER", "CHECKPOINT", "PROMPTS")
+        ),
         "MODEL.CLIP.TEXT_WEIGHTS is empty, and the classifier linear",
         lambda cfg: not cfg.MODEL.CLIP.TEXT_WEIGHTS,
     ),

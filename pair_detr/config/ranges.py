@@ -136,6 +136,8 @@ _MODEL = {
     "MODEL.TIMM.NORM": one_of(("FrozenBN", "BN")),
     "MODEL.CONVNET.CHANNELS": each(POSITIVE_WHOLE),
     "MODEL.CLIP.LOGIT_SCALE": POSITIVE,
+    "MODEL.CLIP.QUERIES": one_of(("none", "content", "position", "cross_attention")),
+    "MODEL.CLIP.WILDCARD_SCORE": FRACTION,
     "MODEL.CLIP.PROMPTS": each(
         Rule(lambda value: isinstance(value, str) and "{}" in value, "text with {} for the name, as 'a {}'")
     ),
@@ -181,7 +183,7 @@ _DETR = {
     "MODEL.DETR.LOSS.FEDERATED_CLASSES": whole(0, ", where 0 is all classes"),
     "MODEL.DETR.LOSS.FEDERATED_POWER": NOT_NEGATIVE,
     "MODEL.DETR.IMAGE_LABELS.LOSS": one_of(
-        ("max_size", "max_score", "first", "image", "min_loss", "wsddn", "pair_score")
+        ("max_size", "max_score", "first", "image", "min_loss", "wsddn", "pair_score", "objectness")
     ),
     "MODEL.DETR.IMAGE_LABELS.WEIGHT": WEIGHT,
     "MODEL.DETR.PAIR.BOX_DECODING": one_of(("center", "pair")),

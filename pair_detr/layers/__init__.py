@@ -7,6 +7,7 @@ from pair_detr.layers.dropout import Dropout
 from pair_detr.layers.feed_forward import MLP, FeedForward, multi_linear
 from pair_detr.layers.position_encoding import point_encoding, sine_position_encoding
 from pair_detr.layers.precision import FullPrecision
+from pair_detr.layers.text_attention import TextCrossAttention
 
 __all__ = [
     "MLP",
@@ -15,6 +16,7 @@ __all__ = [
     "FeedForward",
     "FullPrecision",
     "MultiHeadAttention",
+    "TextCrossAttention",
     "attend",
     "attend_in_groups",
     "box_iou_pairs",

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
@@ -69,6 +68,14 @@ class ClassScoring(ABC):
     @abstractmethod
     def binary_logits(self, logits: Tensor) -> Tensor:
         """(..., C) logits -> (..., K) log odds of each class against all else, without a no-object class."""
+
+    def class_logits(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> (..., K) log odds of each class of what is an object for sure."""
+        return self.binary_logits(logits)
+
+    def objectness(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> (...) log odds of an object, as far as a classifier of known classes can tell."""
+        return self.binary_logits(logits).amax(-1)
 
     @abstractmethod
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,8 +155,12 @@ class SigmoidFocal(ClassScoring):
 
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of query and class: a query can be detected under several labels, unless asked for one."""
-        num_classes = logits.shape[-1]
-        scores = _select(self.probabilities(logits), allowed)
+        return self.best(self.probabilities(logits), limit, allowed)
+
+    def best(self, scores: Tensor, limit: int, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, of (B, Q, K) scores of classes."""
+        num_classes = scores.shape[-1]
+        scores = _select(scores, allowed)
         if self.one_class_per_query:
             return _best_queries(scores, limit)
         scores = scores.flatten(1)
@@ -249,15 +260,3 @@ def _best_queries(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
 def _select(scores: Tensor, allowed: Tensor | None) -> Tensor:
     # A product would leave NaN, which is above all scores.
     return scores if allowed is None else torch.where(allowed, scores, 0)
-
-
-def build_class_scoring(cfg: CfgNode, default: str) -> ClassScoring:
-    """Builds what MODEL.DETR.LOSS.CLASSIFICATION names; ``default`` stands for "auto"."""
-    loss = cfg.MODEL.DETR.LOSS
-    name = default if loss.CLASSIFICATION == "auto" else loss.CLASSIFICATION
-    options = {"prior_prob": loss.PRIOR_PROB, "one_class_per_query": cfg.TEST.ONE_CLASS_PER_QUERY}
-    if name == "mal":
-        return MatchabilityAware(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, iou_gamma=loss.IOU_GAMMA, **options)
-    if name == "focal":
-        return SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, **options)
-    return Softmax(loss.NO_OBJECT_WEIGHT)

@@ -1,15 +1,15 @@
 """Supervision by labels of whole images: one query of each decoder layer takes a label (Detic, arXiv 2201.02605).
 
-The losses differ in which query they choose. All of them are functions of predictions, whose ``logits`` are those of
-one binary classifier per class (see :meth:`ClassScoring.binary_logits`), and of the N labels of the batch; they return
-the (L, N) binary cross entropy, summed over all classes, of each label in each layer. The label is the positive class
-and all others, other labels of the image included, are negative, as in Detic. The choice has no gradient: of the
-predictions only the logits of the chosen query get one, the boxes never.
+The losses differ in which query they choose. All of them are functions of the candidates, whose ``logits`` are those of
+one binary classifier per class, and of the N labels of the batch; they return the (L, N) binary cross entropy, summed
+over all classes, of each label in each layer. The label is the positive class and all others, other labels of the image
+included, are negative, as in Detic. The choice has no gradient: of the predictions only the logits of the chosen query
+get one, the boxes never.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,67 +28,95 @@ from pair_detr.utils.device import to_device_async
 _EPSILON = 1e-6
 
 
-def max_size(predictions: Predictions, labels: ImageLabels) -> Tensor:
+@dataclass
+class Candidates:
+    """What a label chooses from: the Q queries of L layers and B images.
+
+    Attributes:
+        logits: (L, B, Q, C) log odds of each class of what is an object for sure; the loss is of these.
+        scores: (L, B, Q, C) log odds of an object of each class; the same, but for classifiers with objectness.
+        objectness: (L, B, Q) log odds of an object of any class.
+        boxes: (L, B, Q, 4) cxcywh.
+        top_left: (L, B, Q, 2), see :class:`Predictions`.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    objectness: Tensor
+    boxes: Tensor
+    top_left: Tensor | None = None
+
+
+def max_size(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The query with the largest box takes all labels of the image."""
-    area = predictions.boxes[..., 2] * predictions.boxes[..., 3]
-    return _loss_of_best(predictions.logits, area[:, labels.image_index], labels)
+    area = candidates.boxes[..., 2] * candidates.boxes[..., 3]
+    return _loss_of_best(candidates.logits, area[:, labels.image_index], labels)
 
 
-def max_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
+def max_score(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The query with the highest score for the label takes it."""
-    return _loss_of_best(predictions.logits, _of_label(predictions.logits, labels), labels)
+    return _loss_of_best(candidates.logits, _of_label(candidates.scores, labels), labels)
 
 
-def max_any_class(predictions: Predictions, labels: ImageLabels) -> Tensor:
+def max_any_class(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The query that is most likely an object takes all labels of the image.
 
-    Detic takes the first proposal, that of the highest objectness. A DETR has no score of objectness: it is the highest
-    score for any class here.
+    Detic takes the first proposal, that of the highest objectness. A DETR has no score of objectness, unless
+    MODEL.CLIP.OBJECTNESS adds one: it is the highest score for any class otherwise.
     """
-    return _loss_of_best(predictions.logits, predictions.logits.amax(-1)[:, labels.image_index], labels)
+    return _loss_of_best(candidates.logits, candidates.objectness[:, labels.image_index], labels)
 
 
-def min_loss(predictions: Predictions, labels: ImageLabels) -> Tensor:
+def min_loss(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The query whose loss is the least takes the label: few other classes count as well as a high score for it."""
     # The binary cross entropy without the label's own term.
-    negatives = F.softplus(predictions.logits).sum(-1)[:, labels.image_index]
-    return _loss_of_best(predictions.logits, _of_label(predictions.logits, labels) - negatives, labels)
+    negatives = F.softplus(candidates.scores).sum(-1)[:, labels.image_index]
+    return _loss_of_best(candidates.logits, _of_label(candidates.scores, labels) - negatives, labels)
 
 
-def pair_score(predictions: Predictions, labels: ImageLabels) -> Tensor:
-    """The query on whose box both decoders of Pair DETR agree best takes all labels of the image.
+def pair_score(candidates: Candidates, labels: ImageLabels) -> Tensor:
+    """The query on whose box both decoders of Pair DETR agree best takes all labels of the image."""
+    return _loss_of_best(candidates.logits, -_disagreement(candidates)[:, labels.image_index], labels)
 
-    It is where the corner of the one lies closest to the top-left corner of the other's box, in units of that box. The
-    two are trained to agree on objects and nowhere else, whatever the class; the cosine of their embeddings is not, it
-    is high for all queries. This project's own.
+
+def objectness(candidates: Candidates, labels: ImageLabels) -> Tensor:
+    """The query that is most likely an object of no other class takes the label.
+
+    That is the product of three probabilities: of an object; that the box is one, which falls with the disagreement of
+    Pair DETR's decoders, where there are two; and that the object is of none of the other classes, some of which are
+    known from boxes. This project's own.
     """
-    boxes = predictions.boxes
-    distance = (predictions.top_left - cxcywh_to_xyxy(boxes)[..., :2]).abs().sum(-1)
-    disagreement = distance / boxes[..., 2:].sum(-1).clamp(min=_EPSILON)
-    return _loss_of_best(predictions.logits, -disagreement[:, labels.image_index], labels)
+    score = F.logsigmoid(candidates.objectness)
+    if candidates.top_left is not None:
+        score = score - _disagreement(candidates)
+    # The label's own logit says nothing yet: it is what is to be learned.
+    of_other = candidates.logits[:, labels.image_index]
+    own = F.one_hot(labels.labels, of_other.shape[-1]).bool()[:, None]
+    of_other = of_other.masked_fill(own, float("-inf")).amax(-1)
+    return _loss_of_best(candidates.logits, score[:, labels.image_index] + F.logsigmoid(-of_other), labels)
 
 
-def image_mean(predictions: Predictions, labels: ImageLabels) -> Tensor:
+def image_mean(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The whole image takes all its labels.
 
     Detic classifies a box of the whole image. A DETR cannot classify a given box: the mean over the queries' logits
     stands for it, and so every query gets a gradient.
     """
-    return _binary_cross_entropy(predictions.logits.mean(2)[:, labels.image_index], labels)
+    return _binary_cross_entropy(candidates.logits.mean(2)[:, labels.image_index], labels)
 
 
-def wsddn(predictions: Predictions, labels: ImageLabels) -> Tensor:
+def wsddn(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """Each query takes a part of each label: the more, the higher its score is among the queries of the image.
 
     The score of the image is the sum over queries of sigmoid(logit) * softmax(logits over the queries). WSDDN (arXiv
     1511.02853) and Detic have a classifier of its own for the softmax, here both read the same logits.
     """
-    logits = predictions.logits
+    logits = candidates.logits
     score = (logits.sigmoid() * logits.softmax(2)).sum(2).clamp(_EPSILON, 1 - _EPSILON)
     return _binary_cross_entropy(score.logit()[:, labels.image_index], labels)
 
 
-IMAGE_LABEL_LOSSES: dict[str, Callable[[Predictions, ImageLabels], Tensor]] = {
+IMAGE_LABEL_LOSSES: dict[str, Callable[[Candidates, ImageLabels], Tensor]] = {
     "max_size": max_size,
     "max_score": max_score,
     "first": max_any_class,
@@ -96,6 +124,7 @@ IMAGE_LABEL_LOSSES: dict[str, Callable[[Predictions, ImageLabels], Tensor]] = {
     "min_loss": min_loss,
     "wsddn": wsddn,
     "pair_score": pair_score,
+    "objectness": objectness,
 }
 
 
@@ -106,7 +135,7 @@ class ImageLabelCriterion(nn.Module):
     def __init__(
         self,
         *,
-        loss: Callable[[Predictions, ImageLabels], Tensor],
+        loss: Callable[[Candidates, ImageLabels], Tensor],
         weight: float,
         class_scoring: ClassScoring,
         classifier_only: bool = False,
@@ -170,10 +199,17 @@ class ImageLabelCriterion(nn.Module):
             return predictions.logits[..., :0].float().sum()
         logits = classifier(predictions.states.detach()) if self.classifier_only else predictions.logits
         with torch.autocast(predictions.boxes.device.type, enabled=False):
-            logits = self.class_scoring.binary_logits(logits.float())
+            logits = logits.float()
+            candidates = Candidates(
+                self.class_scoring.class_logits(logits),
+                self.class_scoring.binary_logits(logits),
+                self.class_scoring.objectness(logits),
+                predictions.boxes.float(),
+                predictions.top_left,
+            )
             # Of the first group of queries, that of inference.
             labels = replace(labels, image_index=labels.image_index * predictions.groups)
-            by_label = self.loss(replace(predictions, logits=logits), labels)
+            by_label = self.loss(candidates, labels)
             counts = to_device_async(torch.tensor(labels.counts, dtype=torch.float32), logits.device)
             return self.weight * (by_label / counts[targets.image_labels.image_index]).sum() / len(counts)
 
@@ -188,6 +224,17 @@ def build_image_label_criterion(cfg: CfgNode, class_scoring: ClassScoring) -> Im
     # With a single class an image label says nothing, and to masks neither.
     useless = cfg.MODEL.DETR.CLASS_AGNOSTIC or cfg.MODEL.DETR.MASK.FREEZE_DETECTOR
     return ImageLabelCriterion(cfg, class_scoring) if mixed and not useless else None
+
+
+def _disagreement(candidates: Candidates) -> Tensor:
+    """(L, B, Q) distance of the corner of one decoder from that of the other's box, in units of the box's sides.
+
+    The two are trained to agree on objects and nowhere else, whatever the class; the cosine of their embeddings is not,
+    it is high for all queries. This project's own.
+    """
+    boxes = candidates.boxes
+    distance = (candidates.top_left - cxcywh_to_xyxy(boxes)[..., :2]).abs().sum(-1)
+    return distance / boxes[..., 2:].sum(-1).clamp(min=_EPSILON)
 
 
 def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:

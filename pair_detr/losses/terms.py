@@ -14,6 +14,9 @@ from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.matcher import HungarianMatcher
 from pair_detr.structures import Assignment, Predictions, Targets
 
+# IoU from which a box is taken for one of an annotated object.
+_MIN_OVERLAP = 0.5
+
 
 @dataclass
 class MatchedPredictions:
@@ -77,15 +80,21 @@ class ClassTerm(LossTerm):
     """Classification loss of all queries, "class"."""
 
     def __init__(
-        self, weight: float, class_scoring: ClassScoring, federated_sampler: FederatedLossSampler | None = None
+        self,
+        weight: float,
+        class_scoring: ClassScoring,
+        federated_sampler: FederatedLossSampler | None = None,
+        wildcard_score: float = 1.0,
     ) -> None:
         """
         Args:
             weight: of the loss.
             class_scoring: gives the loss.
             federated_sampler: the classes that take part; None for all.
+            wildcard_score: see :func:`unannotated_objects`; 1 for none.
         """
         super().__init__(**{"class": weight})
+        self.wildcard_score = wildcard_score
         self.class_scoring = class_scoring
         self.federated_sampler = federated_sampler
 
@@ -95,14 +104,39 @@ class ClassTerm(LossTerm):
         selected = None if self.federated_sampler is None else self.federated_sampler(targets.labels)
         if matched.counted is not None:
             selected = matched.counted if selected is None else matched.counted & selected
+        logits = matched.predictions.logits.float()
+        if self.wildcard_score < 1:
+            objectness = self.class_scoring.objectness(logits)
+            wildcards = unannotated_objects(objectness, matched.predictions.boxes, targets, self.wildcard_score)
+            wildcards[assignment.layer, assignment.image, assignment.query] = wildcards.new_zeros(())
+            known = ~wildcards[..., None]
+            selected = known if selected is None else known & selected
         quality = None
         if self.class_scoring.uses_iou:
             with torch.no_grad():
                 predicted = cxcywh_to_xyxy(assignment.pick(matched.predictions.boxes.float()))
                 quality, _ = box_iou_pairs(predicted, cxcywh_to_xyxy(targets.boxes[assignment.target]))
-        logits = matched.predictions.logits.float()
         loss = self.class_scoring.loss(logits, assignment, targets, matched.num_boxes, selected, quality)
         return {"class": loss}
+
+
+@torch.no_grad()
+def unannotated_objects(objectness: Tensor, boxes: Tensor, targets: Targets, min_score: float) -> Tensor:
+    """Queries that find an object where none is annotated, of which nothing is learned.
+
+    Args:
+        objectness: (L, B, Q) log odds.
+        boxes: (L, B, Q, 4) normalized cxcywh.
+        targets: the annotated objects.
+        min_score: probability that an object has at least.
+
+    Returns:
+        (L, B, Q) bool, false for all that overlap an annotated object (IoU of 0.5 or more).
+    """
+    candidates = cxcywh_to_xyxy(boxes.float()[:, targets.image_index])
+    iou, _ = box_iou_pairs(candidates, cxcywh_to_xyxy(targets.boxes)[:, None])
+    overlap = torch.zeros_like(objectness).index_reduce_(1, targets.image_index, iou, "amax")
+    return (objectness.sigmoid() >= min_score) & (overlap < _MIN_OVERLAP)
 
 
 class BoxTerm(LossTerm):

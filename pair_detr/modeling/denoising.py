@@ -49,6 +49,7 @@ class DenoisingQueries:
     Attributes:
         content: (B, N, D) states to start from: embeddings of labels.
         reference: (B, N, 4) fp32 noisy boxes, cxcywh in 0..1.
+        labels: (B, N) int64 the noisy labels, 0 for queries without an object to copy.
         is_copy: (B, N) bool, false for queries without an object to copy.
         num_groups: that the queries are in, one after the other and equally large.
         assignment: of the queries to the objects that they are to become, in all decoder layers.
@@ -56,6 +57,7 @@ class DenoisingQueries:
 
     content: Tensor
     reference: Tensor
+    labels: Tensor
     is_copy: Tensor
     num_groups: int
     assignment: Assignment
@@ -126,6 +128,7 @@ class Denoising(nn.Module):
         return DenoisingQueries(
             content=content.new_zeros(*shape, content.shape[-1]).index_put(where, content),
             reference=boxes.new_full((*shape, 4), 0.5).index_put(where, boxes),
+            labels=labels.new_zeros(shape).index_put(where, labels),
             is_copy=is_copy,
             num_groups=groups,
             assignment=Assignment(layer, *(row.flatten().repeat(num_layers) for row in rows)),

@@ -44,18 +44,17 @@ class DenseHead(nn.Module):
         )
 
 
-def select_tokens(logits: Tensor, key_mask: Tensor | None, count: int) -> Tensor:
-    """The tokens of each image that are most likely an object of any class, without those in the padding.
+def select_tokens(scores: Tensor, key_mask: Tensor | None, count: int) -> Tensor:
+    """The tokens of each image with the highest scores, without those in the padding.
 
     Args:
-        logits: (B, M, C) of classes alone.
+        scores: (B, M), the higher, the more likely.
         key_mask: (B, 1, 1, M) bool, false in the padding; None where no image is padded.
         count: tokens to select; an image with fewer has them several times, the best first.
 
     Returns:
         (B, count) int64.
     """
-    scores = logits.amax(-1)
     is_valid = torch.ones_like(scores, dtype=torch.bool) if key_mask is None else key_mask[:, 0, 0]
     scores = scores.masked_fill(~is_valid, float("-inf"))
     # Others follow all tokens, so that there are enough to choose from; a graph of any size of images has no branches.

@@ -12,7 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, build_backbone
 from torch import Tensor, nn
 
-from pair_detr.layers import sine_position_encoding
+from pair_detr.layers import TextCrossAttention, sine_position_encoding
 from pair_detr.losses.branches import DenoisingTerm, OneToManyTerm
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
@@ -128,10 +128,13 @@ class Detector(nn.Module, ABC):
         self.decoder = self.build_decoder(options)
         initialize_transformer(self.decoder, options)
         self.class_head = options.classifier(options.dim)
+        self.attend_to_texts(self.decoder, options)
         self.box_head = self.build_box_head(options)
         self.refinement = options.refinement
         self.position_encoding: PositionEncoding = sine_position_encoding
-        self.query_builder = QueryBuilder(options.queries, options.num_queries, options.dim, options.classifier)
+        text_dim = None if self.texts is None else self.texts.shape[1]
+        sizes = options.num_queries, options.dim
+        self.query_builder = QueryBuilder(options.queries, *sizes, options.classifier, text_dim)
 
     @classmethod
     def from_config(
@@ -169,6 +172,21 @@ class Detector(nn.Module, ABC):
     def build_decoder(options: DetectorOptions) -> nn.Module:
         """A decoder, see :mod:`pair_detr.modeling.decoder`."""
 
+    def attend_to_texts(self, decoder: nn.Module, options: DetectorOptions) -> None:
+        """Lets each layer of a decoder attend to the texts of the classes, where the options say so."""
+        if self.texts is None or options.queries.texts != "cross_attention":
+            return
+        for layer in decoder.layers:
+            layer.text_attention = TextCrossAttention(
+                options.dim, options.num_heads, options.dropout, options.attention_dropout
+            )
+            initialize_transformer(layer.text_attention, options)
+
+    @property
+    def texts(self) -> Tensor | None:
+        """(C, text_dim) fp32 of the classes; None with a linear classifier."""
+        return getattr(self.class_head, "texts", None)
+
     @classmethod
     def build_box_head(cls, options: DetectorOptions) -> nn.Module:
         """What maps states of a decoder, and the reference of their queries, to what the variant predicts of a box."""
@@ -187,7 +205,8 @@ class Detector(nn.Module, ABC):
         """
         loss = cfg.MODEL.DETR.LOSS
         weight = class_scoring.default_weight if loss.CLASS < 0 else loss.CLASS
-        class_term = ClassTerm(weight, class_scoring, federated_sampler)
+        wildcard_score = cfg.MODEL.CLIP.WILDCARD_SCORE if cfg.MODEL.CLIP.OBJECTNESS else 1.0
+        class_term = ClassTerm(weight, class_scoring, federated_sampler, wildcard_score)
         box_term = BoxTerm(loss.L1, loss.GIOU)
         terms: list[LossTerm] = [class_term, box_term]
         dense, denoising = cfg.MODEL.DETR.DENSE, cfg.MODEL.DETR.DENOISING
@@ -243,7 +262,7 @@ class Detector(nn.Module, ABC):
 
     def build_queries(self, memory: Memory, copies: DenoisingQueries | None) -> BuiltQueries:
         """The queries of a batch, see :class:`QueryBuilder`."""
-        built = self.query_builder(memory, self.query_embed.weight, copies)
+        built = self.query_builder(memory, self.query_embed.weight, copies, self.texts)
         if self.refinement != "none":
             twice = self.refinement == "look_forward_twice"
             built.queries.refinement = Refinement(self.box_head, self.query_builder.embed_reference, twice)

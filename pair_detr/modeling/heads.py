@@ -14,6 +14,10 @@ _MAX_LOG_FACTOR = math.log(1000 / 16)
 class LinearClassifier(FullPrecision, nn.Linear):
     """(..., D) states -> (..., C) logits."""
 
+    def split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., C) logits of classes alone -> the same, and (...) of an object of any class."""
+        return logits, logits.amax(-1)
+
     def forward(self, states: Tensor) -> Tensor:
         """See the class."""
         return super().forward(states.to(self.weight.dtype))

@@ -15,7 +15,8 @@ from pair_detr.config.ranges import ARCHITECTURE
 from pair_detr.config.validation import check_values
 from pair_detr.config.variants import variant_of
 from pair_detr.data import PanopticClasses, resolve_category_ids, resolve_class_names, resolve_num_classes
-from pair_detr.losses.classification import ClassScoring, build_class_scoring
+from pair_detr.losses.build import build_class_scoring
+from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.criterion import SetCriterion
 from pair_detr.losses.image_labels import ImageLabelCriterion, build_image_label_criterion
 from pair_detr.losses.matcher import NonFiniteCostError
@@ -142,7 +143,7 @@ class DetectionTransformer(nn.Module):
             num_classes, class_names = 1, None
         else:
             num_classes, class_names = resolve_num_classes(cfg), resolve_class_names(cfg)
-        class_scoring = build_class_scoring(cfg, default=variant.published_classification)
+        class_scoring = build_class_scoring(cfg, variant.published_classification, has_texts=vocabulary is not None)
         classifier = classifier_factory(cfg, class_scoring, num_classes, vocabulary)
         return {
             "detector": variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),

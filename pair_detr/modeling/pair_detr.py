@@ -79,6 +79,8 @@ class PairDETR(ConditionalDETR):
                 layer.self_attn.requires_grad_(False)
                 layer.norm1.requires_grad_(False)
         initialize_transformer(self.top_left_decoder, options)
+        if not shared_decoder:
+            self.attend_to_texts(self.top_left_decoder, options)
         if box_decoding == "pair":
             self._relate_reference_points()
         self.top_left_head = LocationHead(dim, 2, zero_init=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pair_detr.layers import MLP, point_encoding
 from pair_detr.modeling.denoising import Denoising, DenoisingOptions, DenoisingQueries
 from pair_detr.modeling.dense_head import DenseHead, select_tokens
+from pair_detr.modeling.text_queries import TextConditioning
 from pair_detr.structures import Memory, Predictions, Queries, Targets
 
 # Fields of Predictions with the queries in their third dimension.
@@ -69,6 +70,7 @@ class QueryOptions:
             tokens' boxes, "boxes" these boxes.
         box_size: see :class:`DenseHead`.
         denoising: how objects become denoising queries; None for none.
+        texts: where the texts of classes enter, see :class:`TextConditioning`; "none" leaves them to the classifier.
     """
 
     groups: int = 1
@@ -76,22 +78,31 @@ class QueryOptions:
     selection: str = "none"
     box_size: float = 0.5
     denoising: DenoisingOptions | None = None
+    texts: str = "none"
 
 
 def query_options(cfg: CfgNode) -> QueryOptions:
-    """What MODEL.DETR says about queries."""
+    """What MODEL.DETR and MODEL.CLIP say about queries."""
     detr, noise = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
     denoising = None
     if noise.GROUPS:
         denoising = DenoisingOptions(noise.GROUPS, noise.LABEL_NOISE, noise.BOX_NOISE, noise.NEGATIVES)
-    return QueryOptions(detr.QUERY_GROUPS, detr.DENSE.ENABLED, detr.QUERY_SELECTION, detr.DENSE.BOX_SIZE, denoising)
+    selection, box_size = detr.QUERY_SELECTION, detr.DENSE.BOX_SIZE
+    return QueryOptions(
+        detr.QUERY_GROUPS, detr.DENSE.ENABLED, selection, box_size, denoising, texts=cfg.MODEL.CLIP.QUERIES
+    )
 
 
 class QueryBuilder(nn.Module):
     """Builds the queries of a batch from learned ones, the encoder's tokens and, in training, the objects."""
 
     def __init__(
-        self, options: QueryOptions, num_queries: int, dim: int, classifier: Callable[[int], nn.Module]
+        self,
+        options: QueryOptions,
+        num_queries: int,
+        dim: int,
+        classifier: Callable[[int], nn.Module],
+        text_dim: int | None = None,
     ) -> None:
         """
         Args:
@@ -99,6 +110,7 @@ class QueryBuilder(nn.Module):
             num_queries: Q.
             dim: D.
             classifier: makes the dense head's classifier, given D.
+            text_dim: width of the classes' texts; None for a classifier without.
         """
         super().__init__()
         self.groups = options.groups
@@ -109,15 +121,33 @@ class QueryBuilder(nn.Module):
         self.denoising = None
         if options.denoising is not None:
             self.denoising = Denoising(options.denoising, dim, self.dense_head.class_head)
+        has_texts = text_dim is not None and options.texts != "none"
+        self.text_conditioning = TextConditioning(options.texts, text_dim, dim) if has_texts else None
 
-    def forward(self, memory: Memory, query_embed: Tensor, copies: DenoisingQueries | None = None) -> BuiltQueries:
+    def forward(
+        self,
+        memory: Memory,
+        query_embed: Tensor,
+        copies: DenoisingQueries | None = None,
+        texts: Tensor | None = None,
+    ) -> BuiltQueries:
         """The queries of a batch.
 
         Args:
             memory: the encoder's output.
             query_embed: (Q, D) learned queries: their positions, or, if what they look from is selected, contents.
             copies: of the objects, see :meth:`denoise`.
+            texts: (C, text_dim) of the classes; None for a classifier without.
         """
+        built, classes = self._build(memory, query_embed, copies)
+        if self.text_conditioning is not None:
+            built.queries = self.text_conditioning(built.queries, texts, classes)
+        return built
+
+    def _build(
+        self, memory: Memory, query_embed: Tensor, copies: DenoisingQueries | None
+    ) -> tuple[BuiltQueries, Tensor | None]:
+        """What :meth:`forward` returns, without texts; and (B, N) the class that each query is closest to, if known."""
         num_queries = len(query_embed)
         built = BuiltQueries(Queries(query_embed), num_queries)
         if self.training and self.more_queries is not None:
@@ -125,13 +155,15 @@ class QueryBuilder(nn.Module):
             built.num_groups = self.groups
             built.queries = Queries(query_embed, groups=((self.groups, num_queries),))
         if self.dense_head is None or not (self.training or self.reference_embed is not None):
-            return built
+            return built, None
         dense = self.dense_head(memory)
         if self.training:
             built.auxiliary["dense"] = dense
         if self.reference_embed is None:
-            return built
-        tokens = select_tokens(dense.logits[0].detach(), memory.key_mask, num_queries)
+            return built, None
+        class_logits, scores = self.dense_head.class_head.split(dense.logits[0].detach())
+        tokens = select_tokens(scores, memory.key_mask, num_queries)
+        classes = class_logits.argmax(-1).gather(1, tokens).repeat(1, built.num_groups)
         boxes = dense.boxes[0].detach()[..., : 2 if self.selection == "points" else 4]
         reference = boxes.gather(1, tokens[..., None].expand(-1, -1, boxes.shape[-1])).repeat(1, built.num_groups, 1)
         built.queries = replace(
@@ -142,7 +174,8 @@ class QueryBuilder(nn.Module):
         )
         if copies is not None:
             self._add_denoising(built, copies)
-        return built
+            classes = torch.cat((classes, copies.labels), dim=1)
+        return built, classes
 
     def embed_reference(self, reference: Tensor) -> Tensor:
         """(.., 2) points or (.., 4) boxes -> (.., D) positional queries (DAB-DETR, arXiv 2201.12329, section 3.3)."""

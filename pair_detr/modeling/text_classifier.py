@@ -11,7 +11,8 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from pair_detr.layers import FullPrecision
-from pair_detr.losses.classification import ClassScoring
+from pair_detr.losses.classification import ClassScoring, Softmax
+from pair_detr.losses.objectness import ObjectnessScoring
 from pair_detr.modeling.heads import classification_head
 from pair_detr.open_vocabulary.vocabulary import Vocabulary
 
@@ -27,7 +28,7 @@ class TextClassifier(FullPrecision, nn.Module):
 
     W and b are learned, the texts are fixed: they are not part of the state dict, so that a checkpoint fits any
     vocabulary whose embeddings have the same width. A no-object class, if there is one, has a learned embedding of its
-    own and no bias.
+    own and no bias; objectness, if there is any, is a linear function of h.
 
     Texts of a vocabulary are alike (cosine 0.8 on average for COCO), so that a random W gives a query the same large
     logit for all classes, and a loss 30 times (COCO) to 500 times (LVIS) that of a linear classifier. W starts almost
@@ -44,6 +45,7 @@ class TextClassifier(FullPrecision, nn.Module):
         logit_scale: float = 50.0,
         prior_prob: float | None = 0.01,
         no_object: bool = False,
+        objectness: bool = False,
     ) -> None:
         """
         Args:
@@ -52,6 +54,8 @@ class TextClassifier(FullPrecision, nn.Module):
             logit_scale: factor of the cosines, positive.
             prior_prob: every class's probability at the start, for sigmoid classifiers; None starts with a bias of 0.
             no_object: adds a last logit, for no object.
+            objectness: adds a last logit, for an object of any class, which then starts at ``prior_prob``; every class
+                of an object starts at 0.5.
         """
         super().__init__()
         if not 0 < logit_scale < math.inf:
@@ -59,7 +63,8 @@ class TextClassifier(FullPrecision, nn.Module):
         self.logit_scale = logit_scale
         self.names = vocabulary.names
         self.projection = nn.Linear(dim, vocabulary.dim, bias=False)
-        bias = 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob)
+        self.objectness = classification_head(dim, 1, prior_prob) if objectness else None
+        bias = 0.0 if prior_prob is None or objectness else -math.log((1 - prior_prob) / prior_prob)
         self.bias = nn.Parameter(torch.tensor(bias))
         # Like all texts and none in particular: its logit, too, starts near theirs.
         mean = F.normalize(vocabulary.weights.mean(0, keepdim=True), dim=-1).to(self.bias.device)
@@ -94,13 +99,20 @@ class TextClassifier(FullPrecision, nn.Module):
         self.names = vocabulary.names
         self.texts = vocabulary.weights.to(self.texts)
 
+    def split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., C) logits of :meth:`forward` -> those of the classes, and (...) of an object of any class."""
+        classes = logits[..., : len(self.texts)]
+        return classes, classes.amax(-1) if self.objectness is None else logits[..., -1]
+
     def forward(self, states: Tensor) -> Tensor:
-        """(..., dim) states -> (..., C) fp32 logits, (..., C + 1) with a no-object class."""
+        """(..., dim) states -> (..., C) fp32 logits, (..., C + 1) with a no-object class or objectness."""
         features = self.projection(states.to(self.projection.weight.dtype))
         # Cosines of texts differ by a few hundredths, and bfloat16 has steps of four thousandths there.
         with torch.autocast(states.device.type, enabled=False):
             features = self.logit_scale * F.normalize(features.float(), dim=-1)
             logits = features @ self.texts.float().T + self.bias
+            if self.objectness is not None:
+                return torch.cat((logits, self.objectness(states).float()), dim=-1)
             if self.no_object is None:
                 return logits
             return torch.cat((logits, features @ F.normalize(self.no_object.float(), dim=-1).T), dim=-1)
@@ -128,5 +140,6 @@ def classifier_factory(
         vocabulary=vocabulary,
         logit_scale=cfg.MODEL.CLIP.LOGIT_SCALE,
         prior_prob=class_scoring.prior_prob,
-        no_object=class_scoring.num_logits(len(vocabulary)) > len(vocabulary),
+        no_object=isinstance(class_scoring, Softmax),
+        objectness=isinstance(class_scoring, ObjectnessScoring),
     )

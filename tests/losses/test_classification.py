@@ -9,7 +9,8 @@ from model_helpers import default_cfg, make_predictions, make_targets
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax, build_class_scoring
+from pair_detr.losses.build import build_class_scoring
+from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
 from pair_detr.structures import Assignment, Targets
 
 # Two layers, three images of 5 queries; the second image is empty, the first object is matched differently in layer 1.

@@ -11,7 +11,7 @@ from model_helpers import default_cfg, make_boxes
 from torch import Tensor, nn
 
 from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
-from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES, ImageLabelCriterion
+from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES, Candidates, ImageLabelCriterion
 from pair_detr.structures import ImageLabels, Predictions, Targets
 
 LAYERS, QUERIES, CLASSES = 3, 6, 4
@@ -33,6 +33,11 @@ def make_predictions(columns: int = CLASSES) -> Predictions:
     )
 
 
+def candidates_of(p: Predictions) -> Candidates:
+    """As of sigmoids without objectness."""
+    return Candidates(p.logits, p.logits, p.logits.amax(-1), p.boxes, p.top_left)
+
+
 def bce(logits: Tensor, label: int) -> Tensor:
     """Of (C,) logits, class by class."""
     terms = [-F.logsigmoid(x) if c == label else -F.logsigmoid(-x) for c, x in enumerate(logits)]
@@ -51,6 +56,11 @@ CHOICES: dict[str, Callable[[Predictions, int, int, int, int], float]] = {
     "first": lambda p, n, i, q, k: max(p.logits[n, i, q].sigmoid().tolist()),
     "min_loss": lambda p, n, i, q, k: -float(bce(p.logits[n, i, q], k)),
     "pair_score": lambda p, n, i, q, k: agreement(p, n, i, q),
+    "objectness": lambda p, n, i, q, k: (
+        max(p.logits[n, i, q].sigmoid().tolist())
+        * math.exp(agreement(p, n, i, q))
+        * (1 - max(x for c, x in enumerate(p.logits[n, i, q].sigmoid().tolist()) if c != k))
+    ),
 }
 
 
@@ -66,7 +76,7 @@ def chosen(name: str, predictions: Predictions) -> list[list[int]]:
 @pytest.mark.parametrize("name", CHOICES)
 def test_loss_is_that_of_the_chosen_query(name: str) -> None:
     predictions, labels = make_predictions(), make_targets().image_labels
-    losses = IMAGE_LABEL_LOSSES[name](predictions, labels)
+    losses = IMAGE_LABEL_LOSSES[name](candidates_of(predictions), labels)
     queries = chosen(name, predictions)
     expected = [
         [bce(predictions.logits[layer, image, query], label) for (image, label), query in zip(PAIRS, row, strict=True)]
@@ -104,6 +114,8 @@ def test_by_hand() -> None:
     predictions.top_left = torch.tensor([[[[0.35, 0.3], [0.16, 0.12]]]])
     expected = {
         "pair_score": big,
+        # 0.73 exp(-0.15) (1 - 0.73) against 0.62 exp(-0.2) (1 - 0.62).
+        "objectness": small,
         "max_size": big,
         "max_score": small,
         "first": big,
@@ -112,19 +124,21 @@ def test_by_hand() -> None:
         "wsddn": -math.log(1 - first) - math.log(second),
     }
     for name, value in expected.items():
-        assert IMAGE_LABEL_LOSSES[name](predictions, labels).tolist() == [[pytest.approx(value, abs=1e-5)]], name
+        assert IMAGE_LABEL_LOSSES[name](candidates_of(predictions), labels).tolist() == [
+            [pytest.approx(value, abs=1e-5)]
+        ], name
 
 
 @pytest.mark.parametrize("name", ["image", "wsddn"])
 def test_losses_of_all_queries(name: str) -> None:
     predictions, labels = make_predictions(), make_targets().image_labels
-    losses = IMAGE_LABEL_LOSSES[name](predictions, labels)
+    losses = IMAGE_LABEL_LOSSES[name](candidates_of(predictions), labels)
     for layer in range(LAYERS):
         for n, (image, label) in enumerate(PAIRS):
             # Other labels of the same image do not change it.
             alone = ImageLabels.pack([torch.tensor([label])])
             one = Predictions(predictions.logits[layer, image][None, None], predictions.boxes[:1, :1])
-            torch.testing.assert_close(losses[layer, n], IMAGE_LABEL_LOSSES[name](one, alone)[0, 0])
+            torch.testing.assert_close(losses[layer, n], IMAGE_LABEL_LOSSES[name](candidates_of(one), alone)[0, 0])
     losses.sum().backward()
     assert (predictions.logits.grad.abs().sum(-1) > 0).all()
     assert predictions.boxes.grad is None
@@ -138,7 +152,7 @@ def test_classes_can_be_in_any_order(name: str) -> None:
     labels = targets.image_labels
     moved = ImageLabels(order.argsort()[labels.labels], labels.image_index, labels.counts)
     loss = IMAGE_LABEL_LOSSES[name]
-    torch.testing.assert_close(loss(permuted, moved), loss(predictions, labels))
+    torch.testing.assert_close(loss(candidates_of(permuted), moved), loss(candidates_of(predictions), labels))
 
 
 @pytest.mark.parametrize("name", IMAGE_LABEL_LOSSES)
@@ -166,7 +180,7 @@ def no_classifier(states: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", IMAGE_LABEL_LOSSES)
 def test_means_over_labels_and_images_sum_over_layers(name: str) -> None:
     predictions, targets = make_predictions(), make_targets()
-    by_label = IMAGE_LABEL_LOSSES[name](predictions, targets.image_labels)
+    by_label = IMAGE_LABEL_LOSSES[name](candidates_of(predictions), targets.image_labels)
     image_means = [by_label[:, 0], by_label[:, 1:4].mean(1), by_label[:, 4:].mean(1)]
     expected = 0.3 * sum(x.sum() for x in image_means) / 3
     torch.testing.assert_close(criterion(name, 0.3)(predictions, targets, no_classifier), expected)

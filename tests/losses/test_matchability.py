@@ -5,7 +5,8 @@ import torch
 from model_helpers import default_cfg, make_predictions, make_targets
 from torch import Tensor
 
-from pair_detr.losses.classification import MatchabilityAware, SigmoidFocal, build_class_scoring
+from pair_detr.losses.build import build_class_scoring
+from pair_detr.losses.classification import MatchabilityAware, SigmoidFocal
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.matcher import HungarianMatcher
 from pair_detr.losses.terms import ClassTerm, MatchedPredictions

@@ -117,11 +117,14 @@ class ConditionalDecoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
+        self.text_attention: nn.Module | None = None
 
     def forward(self, state: Tensor, queries: Queries, *cross_attention_inputs: Tensor | None) -> Tensor:
         """(B, Q, D) -> (B, Q, D); the further arguments are those of :class:`ConditionalCrossAttention`."""
         if queries.self_attention:
             state = self.norm1(state + self.dropout(self.self_attn(state, queries)))
+        if self.text_attention is not None:
+            state = self.text_attention(state, queries.texts)
         state = self.norm2(state + self.dropout(self.cross_attn(state, queries.position, *cross_attention_inputs)))
         return self.norm3(state + self.dropout(self.ffn(state)))
 
@@ -203,7 +206,10 @@ class ConditionalDecoder(nn.Module):
                 refined = queries.refinement.box_head(self.norm(state), references[-1].detach())
                 references.append(refined if queries.refinement.look_forward_twice else refined.detach())
                 spatial_query = self._encode_points(refined.detach(), queries)
-                queries = replace(queries, position=queries.refinement.embed(refined.detach()))
+                moved = queries.refinement.embed(refined.detach())
+                if queries.position_offset is not None:
+                    moved = moved + queries.position_offset
+                queries = replace(queries, position=moved)
             # The transformation comes from the running state, before the norm that the emitted states pass through.
             scaled = spatial_query * self.query_scale(state) if states else spatial_query
             mask = memory.key_mask

@@ -20,6 +20,7 @@ class DecoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
+        self.text_attention: nn.Module | None = None
 
     def forward(
         self,
@@ -32,6 +33,8 @@ class DecoderLayer(nn.Module):
         """(B, N, D) -> (B, N, D); ``key`` and ``value`` are the projected (B, M, D) of the cross-attention."""
         attended = self.self_attn.within_groups(state + queries.position, state, queries.groups, queries.is_used)
         state = self.norm1(state + self.dropout(attended))
+        if self.text_attention is not None:
+            state = self.text_attention(state, queries.texts)
         query = F.linear(state + queries.position, *self.cross_attn.projections()[0])
         state = self.norm2(state + self.dropout(self.cross_attn.attend(query, key, value, key_mask)))
         return self.norm3(state + self.dropout(self.ffn(state)))
