@@ -1,10 +1,14 @@
-"""A pretrained backbone for the quick start, made where it is needed: ``MODEL.WEIGHTS "shapes://backbone.pth"``.
+"""Pretrained backbones for generated shapes, made where they are needed: ``MODEL.WEIGHTS "shapes://backbone.pth"``.
 
-Detectors start from backbones that have learned to classify. This one classifies crops of generated shapes: it knows
-what shapes look like, and nothing of boxes.
+Detectors start from backbones that have learned to classify. These classify crops of generated shapes: they know what
+shapes look like, and nothing of boxes. ``shapes://backbone.pth`` is the quick start's, ``shapes://open_shape.pth`` and
+the like are those of the open-vocabulary holdouts, which have never been told of a novel class.
 """
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count as count_up
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,9 @@ from tqdm import tqdm
 
 from pair_detr.checkpoint.formats.native import PREFIX
 from pair_detr.data import datasets_root
-from pair_detr.data.datasets.shapes import CLASS_NAMES, draw_image
+from pair_detr.data.datasets.open_shapes import draw_base_objects
+from pair_detr.data.datasets.shape_classes import HOLDOUTS, Holdout
+from pair_detr.data.datasets.shapes import CLASS_NAMES, Drawing, draw_image, seeded
 from pair_detr.modeling.backbone.convnet import ConvNet
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.file_lock import one_at_a_time
@@ -25,6 +31,7 @@ from pair_detr.utils.file_lock import one_at_a_time
 logger = logging.getLogger(__name__)
 
 SHAPES_BACKBONE = "shapes://backbone.pth"
+_PREFIX = "shapes://"
 
 # The backbone of configs/quickstart.yaml, and its normalization.
 _CHANNELS = (16, 32, 64, 128)
@@ -35,17 +42,55 @@ _BATCH = 64
 _RATE = 3e-3
 _WEIGHT_DECAY = 1e-4
 # Of pictures that no dataset of shapes has: those are drawn with two more numbers.
-_SPAWN_KEY = (7,)
+_SPAWN_KEY = 7
 
 
-def pretrain_backbone(file: str | Path, num_crops: int = 12000, epochs: int = 3, seed: int = 0) -> float:
-    """Trains the quick start's backbone as a classifier, and writes its weights.
+@dataclass(frozen=True)
+class ShapesBackbone:
+    """What a backbone learns to classify.
+
+    Attributes:
+        file_name: of its weights, in the folder of the datasets.
+        num_classes: C.
+        draw: an image, and those of its shapes that are classified with their labels, from 0 to C - 1.
+    """
+
+    file_name: str
+    num_classes: int
+    draw: Callable[[np.random.Generator], Drawing]
+
+
+def backbone_address(holdout: str) -> str:
+    """The value of MODEL.WEIGHTS that is the backbone of a holdout of :data:`HOLDOUTS`, by its name."""
+    return f"{_PREFIX}open_{holdout}.pth"
+
+
+def _of_holdout(holdout: Holdout) -> ShapesBackbone:
+    return ShapesBackbone(
+        f"open_shapes_{holdout.name}_backbone.pth",
+        len(holdout.base_classes),
+        lambda rng: draw_base_objects(rng, holdout),
+    )
+
+
+# By the values of MODEL.WEIGHTS.
+BACKBONES = {
+    SHAPES_BACKBONE: ShapesBackbone("shapes_backbone.pth", len(CLASS_NAMES), draw_image),
+    **{backbone_address(name): _of_holdout(holdout) for name, holdout in HOLDOUTS.items()},
+}
+
+
+def pretrain_backbone(
+    file: str | Path, num_crops: int = 12000, epochs: int = 3, seed: int = 0, address: str = SHAPES_BACKBONE
+) -> float:
+    """Trains a backbone of the quick start's structure as a classifier, and writes its weights.
 
     Args:
         file: to write; MODEL.WEIGHTS takes it.
         num_crops: of 48x48 pixels, each around a shape of a generated image.
         epochs: how often each is seen.
         seed: of crops and weights.
+        address: the entry of :data:`BACKBONES` that says which shapes are classified.
 
     Returns:
         the share of the last epoch's crops that were classified correctly.
@@ -55,11 +100,12 @@ def pretrain_backbone(file: str | Path, num_crops: int = 12000, epochs: int = 3,
     """
     if num_crops < _BATCH or epochs < 1:
         raise ValueError(f"{num_crops} crops in {epochs} epochs: at least {_BATCH} and 1 are needed.")
-    crops, labels = _draw_crops(num_crops, seed)
+    source = BACKBONES[address]
+    crops, labels = _draw_crops(source.draw, num_crops, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = ConvNet(3, _CHANNELS)
-        head = nn.Linear(_CHANNELS[-1], len(CLASS_NAMES))
+        head = nn.Linear(_CHANNELS[-1], source.num_classes)
         accuracy = _train(backbone.to(memory_format=torch.channels_last), head, crops, labels, epochs)
     # Not in channels_last: a file that is read by all layouts alike.
     weights = {f"{PREFIX}backbone.{name}": x.contiguous() for name, x in backbone.state_dict().items()}
@@ -69,16 +115,16 @@ def pretrain_backbone(file: str | Path, num_crops: int = 12000, epochs: int = 3,
     return accuracy
 
 
-def _draw_crops(count: int, seed: int) -> tuple[Tensor, Tensor]:
+def _draw_crops(draw: Callable[[np.random.Generator], Drawing], count: int, seed: int) -> tuple[Tensor, Tensor]:
     """(N, 3, 48, 48) uint8 and (N,) int64 classes, shapes at their centers, give or take a few pixels."""
     crops, labels = np.empty((count, _CROP, _CROP, 3), dtype=np.uint8), []
     margin = _CROP // 2 + _MAX_SHIFT
     with tqdm(total=count, desc="crops of shapes", unit="crop", disable=None) as bar:
-        for index in range(count):
+        for index in count_up():
             if len(labels) == count:
                 break
-            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*_SPAWN_KEY, index)))
-            image, shapes = draw_image(rng)
+            rng = seeded(seed, _SPAWN_KEY, index)
+            image, shapes = draw(rng)
             padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
             for class_id, mask in shapes[: count - len(labels)]:
                 center = [np.flatnonzero(mask.any(axis))[[0, -1]].sum() // 2 for axis in (1, 0)]
@@ -111,28 +157,33 @@ def _train(backbone: ConvNet, head: nn.Linear, crops: Tensor, labels: Tensor, ep
     return correct.item() / (steps * _BATCH)
 
 
+def backbone_file(address: str) -> Path:
+    """Where the weights of an entry of :data:`BACKBONES` are kept."""
+    return datasets_root() / BACKBONES[address].file_name
+
+
 class ShapesHandler(PathHandler):
-    """Makes the backbone on the first use, where other handlers would download weights."""
+    """Makes a backbone on its first use, where other handlers would download weights."""
 
     def _get_supported_prefixes(self) -> list[str]:
-        return ["shapes://"]
+        return [_PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        if path != SHAPES_BACKBONE:
-            raise ValueError(f"{path} is unknown: there is {SHAPES_BACKBONE} alone")
-        file = datasets_root() / "shapes_backbone.pth"
+        if path not in BACKBONES:
+            raise ValueError(f"{path} is unknown: there are {', '.join(BACKBONES)}")
+        file = backbone_file(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(file.parent / f".{file.name}.lock", f"writes {file}"):
             if not file.is_file():
                 logger.info("%s is made once, in about a minute: %s", path, file)
-                pretrain_backbone(file)
+                pretrain_backbone(file, address=path)
         return str(file)
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
         return Path(self._get_local_path(path)).open(mode, buffering)
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
-        return path == SHAPES_BACKBONE
+        return path in BACKBONES
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
         return self._exists(path)

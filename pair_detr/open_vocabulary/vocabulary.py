@@ -182,9 +182,9 @@ class Vocabulary:
         return Vocabulary(tuple(names), self.weights[found], metadata, f"A choice from {self.source}")
 
 
-def random_text_weights(names: Sequence[str], dim: int = 64) -> Vocabulary:
-    """Directions that have nothing to do with the names, as alike as CLIP's texts are; the same ones each time."""
-    generator = torch.Generator().manual_seed(0)
+def random_text_weights(names: Sequence[str], dim: int = 64, seed: int = 0) -> Vocabulary:
+    """Directions that have nothing to do with the names, as alike as CLIP's texts are; the same ones for a seed."""
+    generator = torch.Generator().manual_seed(seed)
     common, *own = F.normalize(torch.randn(1 + len(names), dim, generator=generator), dim=1)
     weights = _RANDOM_COSINE**0.5 * common + (1 - _RANDOM_COSINE) ** 0.5 * torch.stack(own)
     return Vocabulary(tuple(names), weights, {"encoder": "random"})

@@ -42,7 +42,7 @@ _root = datasets_root()
 for _prefix, _register, _folder in (
     ("bccd", register_bccd, str(_root / "bccd")),
     ("shapes", register_shapes, str(_root / "shapes")),
-    ("open_shapes", register_open_shapes, _root / "shapes"),
+    ("open_shapes", register_open_shapes, _root / "open_shapes"),
     ("panoptic_shapes", register_panoptic_shapes, _root / "shapes"),
     ("ovcoco", register_ov_coco, _root),
     ("lvis_v1_train_norare", register_lvis_base, _root),

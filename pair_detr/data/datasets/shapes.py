@@ -1,7 +1,6 @@
 """Generated images of colored shapes: a detection problem that is learned in minutes and needs no download."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from pair_detr.data.datasets.coco import register_coco
-from pair_detr.data.datasets.shapes_folder import STAMP, read_stamp, require_own_files, writing_shapes
-from pair_detr.utils.atomic import remove_abandoned, temporary_folder
+from pair_detr.data.datasets.shapes_folder import SHAPES, make_folder
 from pair_detr.utils.json_files import write_json
 
-logger = logging.getLogger(__name__)
+# An image, (96, 96, 3) uint8 RGB; and for every shape its class and the (96, 96) boolean mask of its visible pixels.
+Drawing = tuple[np.ndarray, list[tuple[int, np.ndarray]]]
+# The colors of a shape's N pixels, (N, 3) or (3,) uint8, for its class and its (H, W) mask.
+Paint = Callable[[int, np.ndarray, np.random.Generator], np.ndarray]
 
 CLASS_NAMES = ("circle", "rectangle", "triangle")
 IMAGE_SIZE = 96
@@ -59,62 +60,43 @@ def make_shapes(root: str, num_train: int = 8000, num_val: int = 200, seed: int 
     counts = dict(zip(SPLITS, (num_train, num_val), strict=True))
     if min(counts.values()) < 1:
         raise ValueError(f"{num_train} training and {num_val} validation images: each split needs at least one")
-    stamp = {"version": _VERSION, "seed": seed, **counts}
-    remove_abandoned(folder.parent)
-    if read_stamp(folder) == stamp:
-        return False
-    with writing_shapes(folder):
-        existing = read_stamp(folder)
-        if existing == stamp:
-            # Another process has made them meanwhile.
-            return False
-        if existing is not None:
-            remove_abandoned(folder)
-            require_own_files(folder)
-        with temporary_folder(folder.parent) as temporary:
-            new = temporary / "new"
-            for number, (split, count) in enumerate(counts.items()):
-                _write_split(new, split, count, (seed, number))
-            write_json(stamp, new / STAMP)
-            if existing is not None:
-                logger.info("Replacing the shapes in %s, made as %s", folder, existing)
-                folder.replace(temporary / "old")
-            try:
-                new.replace(folder)
-            except OSError:
-                # Where there are no locks, another process may have done the same work.
-                if read_stamp(folder) != stamp:
-                    raise
-    return True
+
+    def write(new: Path) -> None:
+        for number, (split, count) in enumerate(counts.items()):
+            _write_split(new, split, count, seed, number)
+
+    return make_folder(folder, SHAPES, {"version": _VERSION, "seed": seed, **counts}, write)
 
 
-def ensure_shapes(root: str) -> bool:
-    """Makes the dataset if there is none in a folder; one of any numbers and seed stays.
-    See :func:`make_shapes`.
-    """
-    existing = read_stamp(Path(root).expanduser())
-    if existing is None:
-        return make_shapes(root)
-    # Of an earlier version are images that the same seed does not give any more.
-    return make_shapes(root, existing["train"], existing["val"], existing["seed"])
+def any_color(class_id: int, shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The paint of classes that are shapes alone: one color, which says nothing of the class."""
+    return rng.integers(0, 256, 3, dtype=np.uint8)
 
 
-def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """Draws one image.
+def draw_image(
+    rng: np.random.Generator,
+    outlines: Sequence[str] = CLASS_NAMES,
+    paint: Paint = any_color,
+    max_shapes: int = MAX_SHAPES,
+) -> Drawing:
+    """Draws one image: one or more shapes, each of a random class, on noise.
 
-    Returns:
-        the image, (96, 96, 3) uint8 RGB; and for every shape its class and the (96, 96) boolean mask of its visible
-        pixels. A later shape hides what is below it: at most 30% of any shape.
+    A later shape hides what is below it: at most 30% of any shape.
+
+    Args:
+        outlines: of every class, "circle", "rectangle" or "triangle".
+        paint: tells the colors of a shape of a class.
+        max_shapes: in the image.
     """
     # Weaker than the shapes' contrast, else minutes of training go into denoising; 16 levels keep the PNG files small.
     image = rng.integers(0, 16, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8) * 4 + 96
     owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1)
     classes: list[int] = []
     areas: list[int] = []
-    for _ in range(rng.integers(1, MAX_SHAPES + 1)):
+    for _ in range(rng.integers(1, max_shapes + 1)):
         for _ in range(_ATTEMPTS):
-            class_id = int(rng.integers(len(CLASS_NAMES)))
-            shape = _draw_shape(class_id, rng)
+            class_id = int(rng.integers(len(outlines)))
+            shape = _draw_shape(outlines[class_id], rng)
             height, width = shape.shape
             top, left = rng.integers(0, IMAGE_SIZE - height + 1), rng.integers(0, IMAGE_SIZE - width + 1)
             window = (slice(top, top + height), slice(left, left + width))
@@ -126,7 +108,7 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np
             if np.any(visible - hidden < (1 - MAX_OVERLAP) * np.array(areas)):
                 continue
             owner[window][shape] = len(classes)
-            image[window][shape] = rng.integers(0, 256, 3, dtype=np.uint8)
+            image[window][shape] = paint(class_id, shape, rng)
             classes.append(class_id)
             areas.append(area)
             break
@@ -173,10 +155,9 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     return polygons
 
 
-def _draw_shape(class_id: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_shape(name: str, rng: np.random.Generator) -> np.ndarray:
     """Mask of a shape, of the size of its box or (the tip of a triangle) up to a pixel smaller."""
     width, height = (int(side) for side in rng.integers(SIDE_RANGE[0], SIDE_RANGE[1] + 1, 2))
-    name = CLASS_NAMES[class_id]
     if name == "rectangle":
         return np.ones((height, width), dtype=bool)
     if name == "circle":
@@ -189,20 +170,42 @@ def _draw_shape(class_id: int, rng: np.random.Generator) -> np.ndarray:
     return np.abs(x) <= (y + 1) / 2
 
 
-def _write_split(root: Path, split: str, count: int, seed: tuple[int, int]) -> None:
-    folder = root / split
+def write_images(
+    folder: Path, count: int, draw: Callable[[int], Drawing], name: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Draws images into a new folder.
+
+    Args:
+        draw: image by its number, from 0.
+        name: of the dataset, for the progress bar.
+
+    Returns:
+        COCO's lists of images and of annotations; the id of a category is its class plus 1.
+    """
     folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in tqdm(range(count), desc=f"shapes_{split}", unit="image", disable=None):
-        image, shapes = draw_image(np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=(seed[1], index))))
+    for index in tqdm(range(count), desc=name, unit="image", disable=None):
+        image, shapes = draw(index)
         file_name = f"{index:06d}.png"
         Image.fromarray(image).save(folder / file_name, compress_level=1)
         images.append({"id": index + 1, "file_name": file_name, "width": IMAGE_SIZE, "height": IMAGE_SIZE})
         for annotation in _annotations(shapes):
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **annotation})
+    return images, annotations
+
+
+def seeded(seed: int, *key: int) -> np.random.Generator:
+    """Random numbers that depend on the seed and the numbers of ``key`` alone: of a split and an image, for example."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _write_split(root: Path, split: str, count: int, seed: int, number: int) -> None:
+    images, annotations = write_images(
+        root / split, count, lambda index: draw_image(seeded(seed, number, index)), f"shapes_{split}"
+    )
     content = {
-        "info": {"description": f"Generated shapes, version {_VERSION}, seed {seed[0]}"},
+        "info": {"description": f"Generated shapes, version {_VERSION}, seed {seed}"},
         "licenses": [],
         "images": images,
         "annotations": annotations,
