@@ -1,0 +1,142 @@
+"""Scores in two factors: values by hand, and who gets a gradient from what."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from model_helpers import default_cfg, make_boxes, make_targets
+from torchvision.ops import box_convert, box_iou, sigmoid_focal_loss
+
+from pair_detr.losses.build import build_class_scoring
+from pair_detr.losses.classification import MatchabilityAware, SigmoidFocal, Softmax
+from pair_detr.losses.objectness import ObjectnessScoring
+from pair_detr.losses.terms import unannotated_objects
+from pair_detr.structures import Assignment, Targets
+
+LAYERS, QUERIES, CLASSES = 2, 5, 3
+
+
+def scoring() -> ObjectnessScoring:
+    return ObjectnessScoring(SigmoidFocal())
+
+
+def one_match_per_layer(targets: Targets) -> Assignment:
+    """Query 0 of the first layer, and 3 of the second, has the object of the only image."""
+    zeros = torch.zeros(LAYERS, dtype=torch.int64)
+    return Assignment(torch.arange(LAYERS), zeros, torch.tensor([0, 3]), zeros)
+
+
+def test_scores_are_products() -> None:
+    logits = torch.tensor([[[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]]])
+    product = logits[..., :2].sigmoid() * logits[..., 2:].sigmoid()
+    own = scoring()
+    torch.testing.assert_close(own.probabilities(logits), product)
+    torch.testing.assert_close(own.binary_logits(logits).sigmoid(), product)
+    assert own.objectness(logits).tolist() == [[0.5, -1.0]]
+    assert own.class_logits(logits).tolist() == [[[1.0, -2.0], [0.0, 3.0]]]
+    scores, labels, queries = own.detections(logits, 3)
+    order = product.flatten().argsort(descending=True)[:3]
+    torch.testing.assert_close(scores[0], product.flatten()[order])
+    assert (queries[0] * 2 + labels[0]).tolist() == order.tolist()
+
+
+@pytest.mark.parametrize("value", [-1e4, -100.0, 100.0, 1e4])
+def test_extreme_logits_stay_finite(value: float) -> None:
+    logits = torch.full((1, 1, QUERIES, CLASSES + 1), value, requires_grad=True)
+    targets = make_targets([1])
+    own, assignment = scoring(), one_match_per_layer(targets)
+    both = logits.expand(LAYERS, -1, -1, -1)
+    loss = own.loss(both, assignment, targets, torch.ones(())).sum() + own.binary_logits(both).sum()
+    loss.backward()
+    assert own.cost(both, targets).isfinite().all()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["focal", "mal"])
+def test_classes_learn_from_objects_alone(name: str) -> None:
+    torch.manual_seed(0)
+    inner = SigmoidFocal() if name == "focal" else MatchabilityAware()
+    own, targets = ObjectnessScoring(inner), make_targets([1])
+    logits = torch.randn(LAYERS, 1, QUERIES, CLASSES + 1, requires_grad=True)
+    quality = torch.tensor([0.9, 0.4])
+    own.loss(logits, one_match_per_layer(targets), targets, torch.ones(()), quality=quality).sum().backward()
+    moved = logits.grad[..., :CLASSES].abs().sum(-1)[:, 0] > 0
+    assert moved.nonzero().tolist() == [[0, 0], [1, 3]]
+    # Objectness is learned from all queries.
+    assert (logits.grad[..., -1] != 0).all()
+
+
+def test_loss_by_hand() -> None:
+    torch.manual_seed(0)
+    targets = make_targets([1])
+    targets.labels[0] = 1
+    logits = torch.randn(LAYERS, 1, QUERIES, CLASSES + 1)
+    found = scoring().loss(logits, one_match_per_layer(targets), targets, torch.tensor(2.0))
+    for layer, query in ((0, 0), (1, 3)):
+        is_object = F.one_hot(torch.tensor(query), QUERIES).float()
+        of_objects = sigmoid_focal_loss(logits[layer, 0, :, -1], is_object, 0.25, 2.0).sum()
+        is_class = torch.tensor([0.0, 1.0, 0.0])
+        of_class = sigmoid_focal_loss(logits[layer, 0, query, :CLASSES], is_class, 0.25, 2.0).sum()
+        torch.testing.assert_close(found[layer], (of_objects + of_class) / 2)
+
+
+def test_iou_is_a_matter_of_objectness() -> None:
+    targets = make_targets([1])
+    logits = torch.zeros(LAYERS, 1, QUERIES, CLASSES + 1, requires_grad=True)
+    own = ObjectnessScoring(MatchabilityAware())
+    grads = []
+    for quality in (1.0, 0.3):
+        loss = own.loss(
+            logits, one_match_per_layer(targets), targets, torch.ones(()), quality=torch.full((LAYERS,), quality)
+        )
+        grads.append(torch.autograd.grad(loss.sum(), logits)[0])
+    assert torch.equal(grads[0][..., :-1], grads[1][..., :-1])
+    assert (grads[0][0, 0, 0, -1] < grads[1][0, 0, 0, -1]).item()
+
+
+def test_classes_that_do_not_take_part() -> None:
+    """A class that is left out gets no gradient; objectness of a query that is left out for all classes neither."""
+    targets = make_targets([1])
+    targets.labels[0] = 0
+    logits = torch.randn(LAYERS, 1, QUERIES, CLASSES + 1, requires_grad=True)
+    selected = torch.ones(1, 1, QUERIES, CLASSES, dtype=torch.bool)
+    selected[..., 2] = False
+    selected[:, :, 4] = False
+    scoring().loss(logits, one_match_per_layer(targets), targets, torch.ones(()), selected).sum().backward()
+    assert not logits.grad[..., 2].any()
+    assert not logits.grad[:, :, 4].any()
+    assert logits.grad[:, 0, :4, -1].all()
+
+
+def test_cost_is_that_of_the_product() -> None:
+    targets = make_targets([2, 1])
+    logits = torch.randn(LAYERS, 2, QUERIES, CLASSES + 1)
+    product = (logits[..., :-1].sigmoid() * logits[..., -1:].sigmoid()).logit()
+    torch.testing.assert_close(scoring().cost(logits, targets), SigmoidFocal().cost(product, targets))
+
+
+def test_choice_by_config() -> None:
+    cfg = default_cfg()
+    cfg.MODEL.CLIP.OBJECTNESS = True
+    assert type(build_class_scoring(cfg, "focal")) is SigmoidFocal
+    assert isinstance(build_class_scoring(cfg, "focal", has_texts=True), ObjectnessScoring)
+    assert type(build_class_scoring(cfg, "softmax", has_texts=True)) is Softmax
+
+
+def test_unannotated_objects() -> None:
+    torch.manual_seed(0)
+    boxes, targets = make_boxes(LAYERS, 2, 30), make_targets([3, 0])
+    boxes[:, 0, :3] = targets.boxes
+    objectness = torch.randn(LAYERS, 2, 30)
+    found = unannotated_objects(objectness, boxes, targets, 0.6)
+    ious = box_iou(
+        box_convert(boxes[:, 0].flatten(0, 1), "cxcywh", "xyxy"), box_convert(targets.boxes, "cxcywh", "xyxy")
+    )
+    is_near = (ious.amax(1) >= 0.5).view(LAYERS, 30)
+    confident = objectness >= math.log(0.6 / 0.4)
+    assert torch.equal(found[:, 0], confident[:, 0] & ~is_near)
+    # Nothing is annotated in the second image.
+    assert torch.equal(found[:, 1], confident[:, 1])
+    assert confident[:, 0, :3].any()
