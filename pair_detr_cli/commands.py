@@ -50,7 +50,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("text-weights", _TOOLS + "text_weights", "make text weights from class names"),
         Command("withhold-boxes", _TOOLS + "withhold_boxes", "turn the boxes of some classes into image labels"),
         Command("make-ov-coco", _TOOLS + "make_ov_coco", "make the annotation files of OV-COCO"),
-        Command("make-open-shapes", _TOOLS + "make_open_shapes", "prepare the trial on generated shapes"),
+        Command("make-open-shapes", _TOOLS + "make_open_shapes", "make generated shapes with novel classes"),
     ),
     "Installation and development": (
         Command("doctor", "pair_detr_cli.doctor", "say what is installed, and how to get what is missing"),

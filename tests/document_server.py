@@ -49,6 +49,7 @@ BRIEF = {
     "export": ["--opts", *SHALLOW],
     "convergence": ["--data", "shapes", "--variants", "detr", "pair_detr", "--schedules", "third", "--seeds", "1"],
     "digits": ["--train", "12", "--val", "4"],
+    "make_open_shapes": ["--train", "40", "--photos", "8", "--val", "10"],
     "make_shapes": ["--train", "60", "--val", "10"],
     "matching": ["--images", "2"],
     "pretrain_shapes": ["--crops", "64", "--epochs", "1"],

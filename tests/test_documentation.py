@@ -36,7 +36,7 @@ PREPARATION = {
     "docs/deployment.md": ("photos_and_video", "quickstart_weights"),
     "docs/getting_started.md": ("cards", "photos_and_video", "weights_of_the_zoo"),
     "docs/model_zoo.md": ("published_weights", "custom_data"),
-    "docs/open_vocabulary.md": ("shapes", "text_encoder"),
+    "docs/open_vocabulary.md": ("text_encoder",),
     "docs/results.md": ("shapes",),
     "docs/studies/convergence.md": ("shapes",),
     "docs/tools.md": ("photos_and_video", "quickstart_weights"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from pair_detr.data import datasets_root
 from pair_detr.data.datasets.open_shapes import NUM_PHOTOS, NUM_TRAIN, NUM_VAL, TEXTS, make_open_shapes
 from pair_detr.data.datasets.shape_classes import HOLDOUTS, Holdout
-from pair_detr.open_vocabulary import Vocabulary, read_class_list, require_output
+from pair_detr.open_vocabulary import UnnamedClassesError, Vocabulary, read_class_list, require_output
 from pair_detr.open_vocabulary.shape_texts import random_word_texts, texts_from_words, unrelated_texts
 from pair_detr.tools.common import add_overwrite_argument, output_file, parse, run, tool_logger, tool_parser
 
@@ -76,7 +76,13 @@ def _parser() -> argparse.ArgumentParser:
 def _texts(holdout: Holdout, args: argparse.Namespace) -> Vocabulary:
     if args.words_from:
         names = list(read_class_list(args.words_vocabulary)) if args.words_vocabulary else None
-        return texts_from_words(holdout, Vocabulary.load(args.words_from, names))
+        try:
+            return texts_from_words(holdout, Vocabulary.load(args.words_from, names))
+        except UnnamedClassesError as error:
+            raise ValueError(
+                f"The classes of the {error.count} text weights in {args.words_from} are not known: name them with "
+                "--words-vocabulary, such as lvis."
+            ) from error
     make = unrelated_texts if args.texts == "unrelated" else random_word_texts
     return make(holdout, args.seed or 0)
 

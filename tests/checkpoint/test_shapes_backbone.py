@@ -13,10 +13,11 @@ from model_helpers import build, tiny_cfg
 from process_helpers import FORK
 
 from pair_detr.checkpoint import shapes_backbone
-from pair_detr.checkpoint.shapes_backbone import SHAPES_BACKBONE, pretrain_backbone
+from pair_detr.checkpoint.shapes_backbone import BACKBONES, SHAPES_BACKBONE, pretrain_backbone
 from pair_detr.checkpoint.weights import load_weights, read_weights, require_weights
 from pair_detr.config_files import load_config
-from pair_detr.data.datasets.shapes import CLASS_NAMES
+from pair_detr.data.datasets.shape_classes import HOLDOUTS
+from pair_detr.data.datasets.shapes import CLASS_NAMES, draw_image
 from pair_detr.modeling.backbone.convnet import ConvNet
 from pair_detr.tools import pretrain_shapes
 
@@ -39,19 +40,19 @@ def same(a: Path, b: Path) -> bool:
 
 def test_crops_are_of_shapes_of_all_classes() -> None:
     """The same ones for a seed, and fewer are the first of them; a shape is not what its surroundings are."""
-    crops, labels = shapes_backbone._draw_crops(120, seed=0)
+    crops, labels = shapes_backbone._draw_crops(draw_image, 120, seed=0)
     assert crops.shape == (120, 3, 48, 48)
     assert crops.dtype == torch.uint8
     assert set(labels.tolist()) == set(range(len(CLASS_NAMES)))
-    fewer, first = shapes_backbone._draw_crops(50, seed=0)
+    fewer, first = shapes_backbone._draw_crops(draw_image, 50, seed=0)
     assert torch.equal(fewer, crops[:50])
     assert torch.equal(first, labels[:50])
-    assert not torch.equal(shapes_backbone._draw_crops(50, seed=1)[0], fewer)
+    assert not torch.equal(shapes_backbone._draw_crops(draw_image, 50, seed=1)[0], fewer)
     center, edge = crops[:, :, 20:28, 20:28].float(), crops[:, :, :4, :4].float()
     assert (center.mean((2, 3)) - edge.mean((2, 3))).abs().mean() > 15
 
 
-def test_shapes_are_at_the_centers_of_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_are_at_the_centers_of_crops() -> None:
     """Give or take some pixels: also of shapes at the edges of an image."""
 
     def one_shape(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
@@ -61,8 +62,7 @@ def test_shapes_are_at_the_centers_of_crops(monkeypatch: pytest.MonkeyPatch) -> 
         image[mask] = 255
         return image, [(1, mask)]
 
-    monkeypatch.setattr(shapes_backbone, "draw_image", one_shape)
-    crops, labels = shapes_backbone._draw_crops(64, seed=0)
+    crops, labels = shapes_backbone._draw_crops(one_shape, 64, seed=0)
     assert (labels == 1).all()
     assert (crops[:, :, 24, 24] == 255).float().mean() > 0.2
     # The whole shape is there, whatever the shift.
@@ -137,7 +137,7 @@ def test_it_is_made_once_where_the_datasets_are(root: Path, weights: Path, monke
     require_weights(cfg)
     assert [file.name for file in root.iterdir()] == ["shapes_backbone.pth"]
     assert same(root / "shapes_backbone.pth", weights)
-    monkeypatch.setattr(shapes_backbone, "pretrain_backbone", lambda file: pytest.fail("made again"))
+    monkeypatch.setattr(shapes_backbone, "pretrain_backbone", lambda *_, **__: pytest.fail("made again"))
     read = read_weights(SHAPES_BACKBONE)
     assert read.state.keys() == torch.load(weights)["model"].keys()
     assert PathManager.get_local_path(SHAPES_BACKBONE) == str(root / "shapes_backbone.pth")
@@ -146,14 +146,16 @@ def test_it_is_made_once_where_the_datasets_are(root: Path, weights: Path, monke
 
 
 def test_other_names_are_refused(root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"shapes://other\.pth is unknown: there is shapes://backbone\.pth"):
+    with pytest.raises(
+        FileNotFoundError, match=r"other\.pth is unknown: there are shapes://backbone\.pth, shapes://open_"
+    ):
         read_weights("shapes://other.pth")
     assert not PathManager.exists("shapes://other.pth")
     assert not root.exists()
 
 
 def _resolve(folder: str, barrier: multiprocessing.Barrier) -> None:
-    def make(file: Path) -> None:
+    def make(file: Path, address: str) -> None:
         with (Path(folder) / "made").open("a") as log:
             log.write("x")
         file.write_bytes(b"weights")
@@ -180,3 +182,35 @@ def test_the_tool(weights: Path, tmp_path: Path) -> None:
     assert same(tmp_path / "backbone.pth", weights)
     with pytest.raises(FileExistsError):
         pretrain_shapes.main(arguments)
+
+
+@pytest.mark.parametrize("name", HOLDOUTS)
+def test_backbones_of_holdouts_are_told_of_base_classes_alone(name: str) -> None:
+    source, holdout = BACKBONES[f"shapes://open_{name}.pth"], HOLDOUTS[name]
+    assert source.num_classes == len(holdout.classes) - 4
+    crops, labels = shapes_backbone._draw_crops(source.draw, 200, seed=0)
+    assert set(labels.tolist()) == set(range(source.num_classes))
+    # The color around the center is that of the class.
+    strongest = crops[:, :, 22:27, 22:27].float().mean((2, 3)).argmax(1)
+    expected = [("red", "green", "blue").index(holdout.base_classes[label].color) for label in labels]
+    assert (strongest == torch.tensor(expected)).float().mean() > 0.9
+
+
+def test_images_without_a_shape_to_classify_are_passed_over() -> None:
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+        image, shapes = draw_image(rng)
+        return image, [(0, mask) for class_id, mask in shapes[:1] if class_id == 2]
+
+    crops, labels = shapes_backbone._draw_crops(draw, 30, seed=0)
+    assert len(crops) == 30
+    assert labels.tolist() == [0] * 30
+
+
+def test_the_backbone_of_a_holdout_is_made_on_its_first_use(root: Path, tmp_path: Path) -> None:
+    address = "shapes://open_color.pth"
+    assert PathManager.exists(address)
+    state = read_weights(address).state
+    assert [file.name for file in root.iterdir()] == ["open_shapes_color_backbone.pth"]
+    pretrain_shapes.main(["--holdout", "color", "--crops", "64", "--epochs", "1", "--output", str(tmp_path / "x.pth")])
+    assert same(tmp_path / "x.pth", root / "open_shapes_color_backbone.pth")
+    assert state.keys() == torch.load(tmp_path / "x.pth")["model"].keys()

@@ -25,7 +25,7 @@ TEXTS = "texts.npy"
 # Folders of the images.
 _PARTS = ("train", "photos", "val")
 
-# Raised whenever the same seed would give other images, so that data of an earlier version are not reused.
+# Raised whenever the same seed would give other images or a holdout other classes, so that earlier data are not reused.
 _VERSION = 1
 _LAYOUT = FolderLayout(
     "open shapes",

@@ -115,7 +115,9 @@ def test_builtin_data_sets_are_found_through_the_environment(shared_dir: Path, m
     assert set(DatasetCatalog) == {
         *("shapes_train", "shapes_val", "bccd_train", "bccd_val", "bccd_voc_train", "bccd_voc_val"),
         *("ovcoco_2017_train_base", "ovcoco_2017_val", "ovcoco_2017_train_image_labels", "lvis_v1_train_norare"),
-        *("open_shapes_train_boxes", "open_shapes_train_image_labels", "open_shapes_val"),
+        *(f"open_shapes_{holdout}_train_boxes" for holdout in ("shape", "color", "composition")),
+        *(f"open_shapes_{holdout}_train_image_labels" for holdout in ("shape", "color", "composition")),
+        *(f"open_shapes_{holdout}_val" for holdout in ("shape", "color", "composition")),
         *("panoptic_shapes_train", "panoptic_shapes_val"),
         *("coco_zeroshot_train", "coco_generalized_zeroshot_val"),
     }

@@ -5,24 +5,16 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from process_helpers import FORK, kill, running
 
 from pair_detr.data import make_panoptic_shapes, make_shapes
-from pair_detr.data.datasets import shapes
-from pair_detr.data.datasets.open_shapes import make_open_shapes
-from pair_detr.data.datasets.shapes import CLASS_NAMES, ensure_shapes
-from pair_detr.open_vocabulary import Vocabulary
-from pair_detr.tools import make_open_shapes as open_tool
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path) -> Path:
     """The folder of a few shapes."""
-    # It would keep the log of later tests from caplog.
-    monkeypatch.setattr("pair_detr.tools.common.setup_logger", lambda **_: None)
     folder = tmp_path / "shapes"
     make_shapes(str(folder), 30, 1)
     return folder
@@ -103,7 +95,6 @@ def test_what_the_user_keeps_there_is_not_lost(root: Path, name: str) -> None:
 
 
 def test_what_was_made_of_the_shapes_is_replaced_with_them(root: Path) -> None:
-    open_tool.main(["--output", str(root)])
     make_panoptic_shapes(root)
     (root / "train" / ".DS_Store").touch()
     assert make_shapes(str(root), 3, 1)
@@ -113,41 +104,9 @@ def test_what_was_made_of_the_shapes_is_replaced_with_them(root: Path) -> None:
 @pytest.mark.parametrize("content", ["{}", "[]", '{"version": 2}', "text"])
 def test_data_of_the_user_with_a_file_of_that_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "shapes.json").write_text(content)
-    for make in (lambda: make_shapes(str(tmp_path), 1, 1), lambda: open_tool.main(["--output", str(tmp_path)])):
-        with pytest.raises(FileExistsError, match="holds no shapes made by pair_detr: choose another folder"):
-            make()
+    with pytest.raises(FileExistsError, match="holds no shapes made by pair_detr: choose another folder"):
+        make_shapes(str(tmp_path), 1, 1)
     assert (tmp_path / "shapes.json").read_text() == content
-
-
-def test_open_shapes_are_made_of_the_shapes_that_are_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (root / "train" / "000007.png").stat().st_mtime_ns
-    open_tool.main(["--output", str(root)])
-    assert counts(root) == (30, 1) and (root / "train" / "000007.png").stat().st_mtime_ns == before
-    # As if they were of an earlier version.
-    monkeypatch.setattr(shapes, "_VERSION", shapes._VERSION + 1)
-    assert ensure_shapes(str(root)) and counts(root) == (30, 1)
-    monkeypatch.setattr(shapes, "make_shapes", lambda root: f"the usual ones in {root}")
-    assert ensure_shapes(str(root.parent / "none")) == f"the usual ones in {root.parent / 'none'}"
-
-
-def test_open_shapes_leave_what_the_user_has_under_their_names(root: Path) -> None:
-    own = root / "annotations" / "open_shapes_train_boxes.json"
-    own.write_text('{"images": []}')
-    with pytest.raises(FileExistsError, match=r"open_shapes_train_boxes\.json exists, and was not made"):
-        open_tool.main(["--output", str(root)])
-    assert own.read_text() == '{"images": []}'
-    open_tool.main(["--output", str(root), "--overwrite"])
-    make_open_shapes(root)
-    # Weights of a text encoder, for the same classes, and weights of whatever.
-    texts = Vocabulary(CLASS_NAMES, np.eye(3))
-    texts.save(root / "texts.npy")
-    open_tool.main(["--output", str(root)])
-    np.testing.assert_array_equal(Vocabulary.load(root / "texts.npy").weights, np.eye(3))
-    np.save(root / "texts.npy", np.ones((3, 3)))
-    with pytest.raises(FileExistsError, match=r"texts\.npy exists, and was not made"):
-        open_tool.main(["--output", str(root)])
-    open_tool.main(["--output", str(root), "--overwrite"])
-    assert Vocabulary.load(root / "texts.npy").names == CLASS_NAMES
 
 
 def test_panoptic_shapes_leave_a_folder_of_the_user(root: Path) -> None:
