@@ -2,6 +2,7 @@
 
 from pair_detr.open_vocabulary.class_lists import ClassList, class_list, read_class_list
 from pair_detr.open_vocabulary.from_config import check_vocabulary, load_vocabulary
+from pair_detr.open_vocabulary.image_encoders import build_image_encoder
 from pair_detr.open_vocabulary.text_encoders import TextEncoder, build_text_encoder, encode_classes
 from pair_detr.open_vocabulary.vocabulary import UnnamedClassesError, Vocabulary, random_text_weights, require_output
 
@@ -10,6 +11,7 @@ __all__ = [
     "TextEncoder",
     "UnnamedClassesError",
     "Vocabulary",
+    "build_image_encoder",
     "build_text_encoder",
     "check_vocabulary",
     "class_list",
