@@ -8,6 +8,7 @@ project's. The value in the line is the default.
 import torch
 from detectron2.config import CfgNode as CN
 
+from pair_detr.config.clip_keys import add_region_keys
 from pair_detr.config.query_keys import add_query_keys
 from pair_detr.config.renamed import register_renamed_keys
 from pair_detr.config.solver_keys import add_solver_keys
@@ -24,6 +25,7 @@ def add_pair_detr_config(cfg: CN) -> None:
     add_query_keys(cfg)
     _add_mask_keys(cfg)
     _add_clip_keys(cfg)
+    add_region_keys(cfg)
     _add_backbone_keys(cfg)
     _add_input_keys(cfg)
     _add_multi_dataset_keys(cfg)
@@ -192,7 +194,9 @@ def _add_clip_keys(cfg: CN) -> None:
     # Factor of the cosines in the logits (Detic's NORM_TEMP), an inverse temperature.
     cfg.MODEL.CLIP.LOGIT_SCALE = 50.0
     # Text encoder for names that are not among TEXT_WEIGHTS (pair_detr.Predictor): the one that these were made with,
-    # "clip:<model>" or "open_clip:<model>"; a local file with its weights; and the prompts to average over.
+    # "clip:<model>" or "open_clip:<model>"; a local file with its weights; and the prompts to average over. With
+    # MODEL.BACKBONE.NAME "build_clip_backbone" the model's image encoder, a ResNet as "clip:RN50", is the backbone, and
+    # is frozen.
     cfg.MODEL.CLIP.ENCODER = "clip:ViT-B/32"
     cfg.MODEL.CLIP.CHECKPOINT = ""
     cfg.MODEL.CLIP.PROMPTS = ["a {}"]

@@ -136,6 +136,10 @@ _MODEL = {
     "MODEL.TIMM.NORM": one_of(("FrozenBN", "BN")),
     "MODEL.CONVNET.CHANNELS": each(POSITIVE_WHOLE),
     "MODEL.CLIP.LOGIT_SCALE": POSITIVE,
+    "MODEL.CLIP.REGION.ALPHA": FRACTION,
+    "MODEL.CLIP.REGION.BETA": FRACTION,
+    "MODEL.CLIP.REGION.TEMPERATURE": POSITIVE,
+    "MODEL.CLIP.REGION.BASE_CLASSES": _NAMES,
     "MODEL.CLIP.PROMPTS": each(
         Rule(lambda value: isinstance(value, str) and "{}" in value, "text with {} for the name, as 'a {}'")
     ),

@@ -21,6 +21,7 @@ from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.denoising import DenoisingQueries
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
+from pair_detr.modeling.region_scores import RegionScores
 from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
 from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Queries, Refinement, Targets
 
@@ -96,6 +97,7 @@ class Detector(nn.Module, ABC):
         published_name: of the model that is left without them, in its authors' words.
         transformers_name: of the same in the library transformers.
         position_encoding: of the cells of feature maps; inference may take one that is computed already.
+        region_scores: what changes class scores in inference, by what a frozen image encoder sees in the boxes; or None.
     """
 
     published_classification: ClassVar[str] = "focal"
@@ -132,6 +134,7 @@ class Detector(nn.Module, ABC):
         self.refinement = options.refinement
         self.position_encoding: PositionEncoding = sine_position_encoding
         self.query_builder = QueryBuilder(options.queries, options.num_queries, options.dim, options.classifier)
+        self.region_scores: RegionScores | None = None
 
     @classmethod
     def from_config(
@@ -212,7 +215,11 @@ class Detector(nn.Module, ABC):
             targets: their objects, in training, for decoders with branches that are given these (denoising).
         """
         copies = None if targets is None else self.denoise(targets)
-        return self.decode(self.encode(batch), copies)
+        memory = self.encode(batch)
+        predictions = self.decode(memory, copies)
+        if self.training or self.region_scores is None:
+            return predictions
+        return self.region_scores(predictions, memory.backbone_map, batch, self.backbone.attnpool, self.class_head.texts)
 
     def encode(self, batch: Batch) -> Memory:
         """From images to the encoder's output."""
@@ -229,7 +236,8 @@ class Detector(nn.Module, ABC):
         position = self.position_encoding(height, width, dim, padding_mask, features.device).to(dtype)
         kept = FeatureMaps(features, [maps[name] for name in self.finer_features]) if self.mask_head else None
         centers = cell_centers(batch, height, width) if self.query_builder.dense_head else None
-        return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept, centers))
+        last = maps[self.in_feature] if self.region_scores is not None else None
+        return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept, centers, last))
 
     def denoise(self, targets: Targets) -> DenoisingQueries | None:
         """The denoising queries of a batch, in the training of models that have any."""

@@ -10,6 +10,7 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from pair_detr.config.choices import CLIP_BACKBONE
 from pair_detr.layers import FullPrecision
 from pair_detr.open_vocabulary.image_encoders import (
     NOT_A_RESNET,
@@ -21,9 +22,7 @@ from pair_detr.open_vocabulary.image_encoders import (
 
 logger = logging.getLogger(__name__)
 
-CLIP_BACKBONE = "build_clip_backbone"
 _STAGES = ("res2", "res3", "res4", "res5")
-_STRIDE = 32
 # Of all of CLIP's image encoders, in 0..255.
 _PIXEL_MEAN, _PIXEL_STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232)
 
@@ -36,7 +35,10 @@ class AttentionPool(FullPrecision, nn.Module):
 
     Attributes:
         grid: height and width of the map, in cells, that it has positions for.
+        stride: pixels of the image that a cell is wide and high.
     """
+
+    stride = 32
 
     def __init__(self, pool: nn.Module) -> None:
         """``pool``: the ``AttentionPool2d`` of clip or open_clip, whose parameters it takes."""
@@ -73,11 +75,20 @@ class ClipResNet(Backbone):
 
     Attributes:
         attnpool: reads maps of the last stage.
+        awaits_weights: those that it has are random, and are to be replaced by a trained detector's.
     """
 
-    def __init__(self, visual: nn.Module) -> None:
-        """``visual``: the image encoder of clip or open_clip, whose parameters it takes; a ValueError if no ResNet."""
+    def __init__(self, visual: nn.Module, awaits_weights: bool = False) -> None:
+        """
+        Args:
+            visual: the image encoder of clip or open_clip, whose parameters it takes.
+            awaits_weights: see the attribute.
+
+        Raises:
+            ValueError: it is no ResNet.
+        """
         super().__init__()
+        self.awaits_weights = awaits_weights
         if not is_clip_resnet(visual):
             raise ValueError(f"The image encoder in MODEL.CLIP.CHECKPOINT is {NOT_A_RESNET}")
         children = list(visual.named_children())
@@ -88,7 +99,7 @@ class ClipResNet(Backbone):
         self.attnpool = AttentionPool(visual.attnpool)
         channels = [layer[-1].conv3.out_channels for layer in layers]
         self._spec = {
-            name: ShapeSpec(channels=channels[i], stride=_STRIDE >> (3 - i)) for i, name in enumerate(_STAGES)
+            name: ShapeSpec(channels=channels[i], stride=AttentionPool.stride >> (3 - i)) for i, name in enumerate(_STAGES)
         }
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)
         self.requires_grad_(False)
@@ -96,7 +107,7 @@ class ClipResNet(Backbone):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> feature maps by name, (B, channels, ceil(H / 32) * 32 / stride, the same of W)."""
         height, width = image.shape[-2:]
-        features = self.stem(F.pad(image, (0, -width % _STRIDE, 0, -height % _STRIDE)))
+        features = self.stem(F.pad(image, (0, -width % AttentionPool.stride, 0, -height % AttentionPool.stride)))
         maps = {}
         for name, stage in self.stages.items():
             features = maps[name] = stage(features)
@@ -130,7 +141,7 @@ def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ClipResNet:
         if not cfg.MODEL.WEIGHTS:
             raise FileNotFoundError(f"MODEL.BACKBONE.NAME is {CLIP_BACKBONE}. {error}") from error
         logger.info("The image encoder %s has its weights from MODEL.WEIGHTS %s.", clip.ENCODER, cfg.MODEL.WEIGHTS)
-        visual = random_clip_resnet(clip.ENCODER)
+        return ClipResNet(random_clip_resnet(clip.ENCODER), awaits_weights=True)
     return ClipResNet(visual)
 
 
