@@ -32,8 +32,13 @@ NAMES = ("cat", "dog", "traffic cone", "helmet")
 
 
 def randomize(encoder: nn.Module) -> None:
-    """Gives batch norms statistics, which are 0 and 1 in a fresh model, and weights, which are 0 at the end of blocks."""
+    """Gives batch norms statistics, which are 0 and 1 in a fresh model, and weights, which are 0 at the end of blocks.
+
+    Convolutions keep the size of their inputs: otherwise all images would have the same embedding.
+    """
     for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight.data, module.running_var):
                 tensor.uniform_(0.5, 1.5)

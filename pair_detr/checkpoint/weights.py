@@ -54,7 +54,7 @@ _SILENT_KEYS = (
     "MODEL.DETR.RELATIVE_BOXES",
     "MODEL.CLIP.LOGIT_SCALE",
 )
-_MASK_HEAD, _BACKBONE = f"{PREFIX}mask_head.", f"{PREFIX}backbone."
+_MASK_HEAD = f"{PREFIX}mask_head."
 
 
 class CheckpointError(RuntimeError):
@@ -264,12 +264,6 @@ def load_weights(model: nn.Module, weights: Weights, *, complete: bool = False) 
             f"MODEL.WEIGHTS {weights.path} are not those of the whole detector, which MODEL.DETR.MASK.FREEZE_DETECTOR "
             f"does not train:\n{start.table()}\nTake the weights of a detector with this config's classes and queries, "
             "or set FREEZE_DETECTOR to False."
-        )
-    backbone = getattr(detector, "backbone", None)
-    if getattr(backbone, "awaits_weights", False) and any(key.startswith(_BACKBONE) for key in start.uninitialized):
-        raise CheckpointError(
-            f"MODEL.WEIGHTS {weights.path} do not have those of the frozen backbone, and MODEL.CLIP.CHECKPOINT does not "
-            f"exist:\n{start.table()}\nGive the file of the image encoder there, or the weights of a detector with it."
         )
     model.load_state_dict(start.state, strict=False)
     logger.info("Loaded %s of %s (%s).", counted(len(start.state), "tensor"), weights.path, weights.layout)

@@ -219,7 +219,9 @@ class Detector(nn.Module, ABC):
         predictions = self.decode(memory, copies)
         if self.training or self.region_scores is None:
             return predictions
-        return self.region_scores(predictions, memory.backbone_map, batch, self.backbone.attnpool, self.class_head.texts)
+        return self.region_scores(
+            predictions, memory.backbone_map, batch, self.backbone.attnpool, self.class_head.texts
+        )
 
     def encode(self, batch: Batch) -> Memory:
         """From images to the encoder's output."""

@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(parser, arguments)
     require_outputs([args.output], overwrite=args.overwrite)
     entries = [
-        entry for module in (defaults, query_keys, clip_keys, solver_keys) for entry in read_entries(inspect.getsource(module))
+        entry
+        for module in (defaults, query_keys, clip_keys, solver_keys)
+        for entry in read_entries(inspect.getsource(module))
     ]
     with writing(args.output) as temporary:
         temporary.write_text(to_markdown(entries), encoding="utf-8")

@@ -75,20 +75,11 @@ class ClipResNet(Backbone):
 
     Attributes:
         attnpool: reads maps of the last stage.
-        awaits_weights: those that it has are random, and are to be replaced by a trained detector's.
     """
 
-    def __init__(self, visual: nn.Module, awaits_weights: bool = False) -> None:
-        """
-        Args:
-            visual: the image encoder of clip or open_clip, whose parameters it takes.
-            awaits_weights: see the attribute.
-
-        Raises:
-            ValueError: it is no ResNet.
-        """
+    def __init__(self, visual: nn.Module) -> None:
+        """``visual``: the image encoder of clip or open_clip, whose parameters it takes; a ValueError if no ResNet."""
         super().__init__()
-        self.awaits_weights = awaits_weights
         if not is_clip_resnet(visual):
             raise ValueError(f"The image encoder in MODEL.CLIP.CHECKPOINT is {NOT_A_RESNET}")
         children = list(visual.named_children())
@@ -99,7 +90,8 @@ class ClipResNet(Backbone):
         self.attnpool = AttentionPool(visual.attnpool)
         channels = [layer[-1].conv3.out_channels for layer in layers]
         self._spec = {
-            name: ShapeSpec(channels=channels[i], stride=AttentionPool.stride >> (3 - i)) for i, name in enumerate(_STAGES)
+            name: ShapeSpec(channels=channels[i], stride=AttentionPool.stride >> (3 - i))
+            for i, name in enumerate(_STAGES)
         }
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)
         self.requires_grad_(False)
@@ -141,7 +133,7 @@ def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ClipResNet:
         if not cfg.MODEL.WEIGHTS:
             raise FileNotFoundError(f"MODEL.BACKBONE.NAME is {CLIP_BACKBONE}. {error}") from error
         logger.info("The image encoder %s has its weights from MODEL.WEIGHTS %s.", clip.ENCODER, cfg.MODEL.WEIGHTS)
-        return ClipResNet(random_clip_resnet(clip.ENCODER), awaits_weights=True)
+        visual = random_clip_resnet(clip.ENCODER)
     return ClipResNet(visual)
 
 
