@@ -9,6 +9,7 @@ def add_region_keys(cfg: CN) -> None:
     # says of the class of the box. In inference alone, as in F-VLM (arXiv 2209.15639, section 3.4); needs TEXT_WEIGHTS
     # of the same CLIP.
     cfg.MODEL.CLIP.REGION = CN()
+    # Whether the detector's scores are fused with them.
     cfg.MODEL.CLIP.REGION.ENABLED = False
     # The score is detector ** (1 - w) * region ** w, where w is ALPHA for base classes and BETA for novel ones; 0 is
     # the detector alone (the values of F-VLM's code).

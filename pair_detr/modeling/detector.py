@@ -21,8 +21,8 @@ from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.denoising import DenoisingQueries
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
-from pair_detr.modeling.region_scores import RegionScores
 from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
+from pair_detr.modeling.region_scores import RegionScores
 from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Queries, Refinement, Targets
 
 # As sine_position_encoding.
@@ -97,7 +97,7 @@ class Detector(nn.Module, ABC):
         published_name: of the model that is left without them, in its authors' words.
         transformers_name: of the same in the library transformers.
         position_encoding: of the cells of feature maps; inference may take one that is computed already.
-        region_scores: what changes class scores in inference, by what a frozen image encoder sees in the boxes; or None.
+        region_scores: what a frozen image encoder says of the classes of boxes, in inference; None for nothing.
     """
 
     published_classification: ClassVar[str] = "focal"
@@ -219,9 +219,8 @@ class Detector(nn.Module, ABC):
         predictions = self.decode(memory, copies)
         if self.training or self.region_scores is None:
             return predictions
-        return self.region_scores(
-            predictions, memory.backbone_map, batch, self.backbone.attnpool, self.class_head.texts
-        )
+        pool, texts = self.backbone.attnpool, self.class_head.texts
+        return self.region_scores(predictions, memory.backbone_map, batch, pool, texts)
 
     def encode(self, batch: Batch) -> Memory:
         """From images to the encoder's output."""

@@ -1,6 +1,5 @@
 """Class scores of a frozen image encoder for the boxes that a detector predicts, in inference alone."""
 
-import logging
 from collections.abc import Iterable
 from dataclasses import replace
 

@@ -48,11 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_overwrite_argument(parser)
     args = parse(parser, arguments)
     require_outputs([args.output], overwrite=args.overwrite)
-    entries = [
-        entry
-        for module in (defaults, query_keys, clip_keys, solver_keys)
-        for entry in read_entries(inspect.getsource(module))
-    ]
+    modules = (defaults, query_keys, clip_keys, solver_keys)
+    entries = [entry for module in modules for entry in read_entries(inspect.getsource(module))]
     with writing(args.output) as temporary:
         temporary.write_text(to_markdown(entries), encoding="utf-8")
     logger.info("%d keys written to %s", sum(len(entry.keys) for entry in entries), args.output)

@@ -295,7 +295,8 @@ def flatten(cfg: CfgNode, prefix: str = "cfg") -> set[str]:
 
 def test_every_key_is_explained() -> None:
     """A comment stands above each key of the project's, or above the group of lines that it is in."""
-    modules = (pair_detr.config.defaults, pair_detr.config.query_keys, pair_detr.config.solver_keys)
+    config = pair_detr.config
+    modules = (config.defaults, config.query_keys, config.clip_keys, config.solver_keys)
     sources = map(inspect.getsource, modules)
     lines = [line.strip() for source in sources for line in source.splitlines()]
     added = flatten(default_cfg()) - flatten(get_cfg())

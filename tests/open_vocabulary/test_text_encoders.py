@@ -11,8 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pair_detr.open_vocabulary import TextEncoder, Vocabulary, build_text_encoder, class_list, encode_classes
-from pair_detr.open_vocabulary import clip_models
+from pair_detr.open_vocabulary import (
+    TextEncoder,
+    Vocabulary,
+    build_text_encoder,
+    class_list,
+    clip_models,
+    encode_classes,
+)
 from pair_detr.tools import text_weights
 
 with warnings.catch_warnings():

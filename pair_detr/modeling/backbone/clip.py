@@ -88,10 +88,9 @@ class ClipResNet(Backbone):
         layers = [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
         self.stages = nn.ModuleDict(dict(zip(_STAGES, layers, strict=True)))
         self.attnpool = AttentionPool(visual.attnpool)
-        channels = [layer[-1].conv3.out_channels for layer in layers]
         self._spec = {
-            name: ShapeSpec(channels=channels[i], stride=AttentionPool.stride >> (3 - i))
-            for i, name in enumerate(_STAGES)
+            name: ShapeSpec(channels=layer[-1].conv3.out_channels, stride=stride)
+            for name, layer, stride in zip(_STAGES, layers, (4, 8, 16, 32), strict=True)
         }
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)
         self.requires_grad_(False)
@@ -99,7 +98,8 @@ class ClipResNet(Backbone):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> feature maps by name, (B, channels, ceil(H / 32) * 32 / stride, the same of W)."""
         height, width = image.shape[-2:]
-        features = self.stem(F.pad(image, (0, -width % AttentionPool.stride, 0, -height % AttentionPool.stride)))
+        stride = AttentionPool.stride
+        features = self.stem(F.pad(image, (0, -width % stride, 0, -height % stride)))
         maps = {}
         for name, stage in self.stages.items():
             features = maps[name] = stage(features)
