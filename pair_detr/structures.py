@@ -207,6 +207,7 @@ class Memory:
         maps: of the backbone; None in models without masks.
         centers: (B, H, W, 2) fp32, x and y of the centers of the cells, normalized as boxes are; None in models whose
             tokens predict nothing.
+        backbone_map: (B, C, H, W), the backbone's last; None in models that score no regions of it.
     """
 
     tokens: Tensor
@@ -214,6 +215,7 @@ class Memory:
     key_mask: Tensor | None
     maps: "FeatureMaps | None" = None
     centers: Tensor | None = None
+    backbone_map: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.terms import LossTerm, MatchedPredictions
 from pair_detr.modeling import ConditionalDETR
 from pair_detr.modeling.denoising import DenoisingQueries
-from pair_detr.modeling.detector import DetectorOptions
+from pair_detr.modeling.options import DetectorOptions
 from pair_detr.structures import Memory, Predictions, Queries, Targets
 
 EXTRA, REPEATS = 6, 2

@@ -14,3 +14,5 @@ SAMPLERS = ("TrainingSampler", REPEAT_FACTOR_SAMPLER, MULTI_DATASET_SAMPLER)
 # SOLVER.LR_SCHEDULER_NAME: Detectron2's, and one of our own.
 COSINE, FIXED_GAMMA, STABLE_DECAY = "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupStableDecayLR"
 LR_SCHEDULERS = ("WarmupMultiStepLR", COSINE, FIXED_GAMMA, STABLE_DECAY)
+# Of MODEL.BACKBONE.NAME: one of CLIP's image encoders, frozen.
+CLIP_BACKBONE = "build_clip_backbone"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pair_detr.config.choices import IMAGE_CHANNELS
+from pair_detr.config.choices import CLIP_BACKBONE, IMAGE_CHANNELS
 from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted
 
@@ -24,6 +24,12 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
     dim, heads = get("MODEL.DETR.HIDDEN_DIM", 0), get("MODEL.DETR.NUM_HEADS", 1)
     if dim % 4 or dim % heads:
         yield f"MODEL.DETR.HIDDEN_DIM is {dim}; it must be divisible by 4 and by MODEL.DETR.NUM_HEADS ({heads})."
+    backbone = get("MODEL.BACKBONE.NAME", CLIP_BACKBONE)
+    if get("MODEL.CLIP.REGION.ENABLED", False) and backbone != CLIP_BACKBONE:
+        yield (
+            f"MODEL.CLIP.REGION.ENABLED is True, but MODEL.BACKBONE.NAME {backbone} has no texts to compare regions "
+            f"with: set it to {CLIP_BACKBONE}, or ENABLED to False."
+        )
     costs = [get(f"MODEL.DETR.COST.{name}") for name in ("CLASS", "L1", "GIOU")]
     if costs == [0, 0, 0]:
         yield "MODEL.DETR.COST.CLASS, L1 and GIOU are all 0: nothing would tell what to match. Set one above 0."

@@ -8,6 +8,7 @@ project's. The value in the line is the default.
 import torch
 from detectron2.config import CfgNode as CN
 
+from pair_detr.config.clip_keys import add_clip_keys
 from pair_detr.config.query_keys import add_query_keys
 from pair_detr.config.renamed import register_renamed_keys
 from pair_detr.config.solver_keys import add_solver_keys
@@ -23,7 +24,7 @@ def add_pair_detr_config(cfg: CN) -> None:
     _add_model_keys(cfg)
     add_query_keys(cfg)
     _add_mask_keys(cfg)
-    _add_clip_keys(cfg)
+    add_clip_keys(cfg)
     _add_backbone_keys(cfg)
     _add_input_keys(cfg)
     _add_multi_dataset_keys(cfg)
@@ -179,38 +180,6 @@ def _add_mask_keys(cfg: CN) -> None:
     # DETR's merging: queries with a lower score and segments of at most so many pixels are left out.
     cfg.MODEL.DETR.PANOPTIC.SCORE_THRESHOLD = 0.85
     cfg.MODEL.DETR.PANOPTIC.MIN_AREA = 4
-
-
-def _add_clip_keys(cfg: CN) -> None:
-    # Open vocabulary, for every variant: a query's class is the text that its projected state is closest to.
-    cfg.MODEL.CLIP = CN()
-    # Embeddings of the class names, a .npy file (C x D) as `python -m pair_detr.tools.text_weights` makes them or as
-    # Detic publishes them. The model's classes are its rows, and MODEL.DETR.NUM_CLASSES plays no part. A trained model
-    # takes other classes by another file, of the same text encoder. "" is a linear classifier.
-    cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
-    # Names of the rows where no .json file beside TEXT_WEIGHTS tells them: "coco", "lvis", "voc", a registered data
-    # set, a file, or "cat,dog,traffic cone". "" takes those of the dataset of the config that has as many classes.
-    cfg.MODEL.CLIP.VOCABULARY = ""
-    # Factor of the cosines in the logits (Detic's NORM_TEMP), an inverse temperature.
-    cfg.MODEL.CLIP.LOGIT_SCALE = 50.0
-    # What queries know of the vocabulary before they are classified: nothing ("none"); or the text of the class that
-    # the token of a selected query is closest to, projected, as a part of what they start as ("content", after
-    # Grounding DINO, arXiv 2303.05499, section 3.2) or of their positional queries ("position", own); or all texts, by
-    # an attention of their own in each decoder layer ("cross_attention", its section 3.3). Queries that are not
-    # selected have a mean of all texts. Measured in docs/studies/text_queries.md.
-    cfg.MODEL.CLIP.QUERIES = "none"
-    # Score a class by two factors: that there is an object of any class, and that it is of the class. The first learns
-    # from all queries, the second from those with an object alone, so that objects without boxes are not learned as
-    # negatives of their texts. It is what selects queries, too. For sigmoids ("focal", "mal"). Own.
-    cfg.MODEL.CLIP.OBJECTNESS = False
-    # Objects that nobody annotated: a query that is an object with at least this probability, and whose box overlaps no
-    # annotated one (IoU below 0.5), is not learned as background. 1 is none. Needs OBJECTNESS. Own.
-    cfg.MODEL.CLIP.WILDCARD_SCORE = 1.0
-    # Text encoder for names that are not among TEXT_WEIGHTS (pair_detr.Predictor): the one that these were made with,
-    # "clip:<model>" or "open_clip:<model>"; a local file with its weights; and the prompts to average over.
-    cfg.MODEL.CLIP.ENCODER = "clip:ViT-B/32"
-    cfg.MODEL.CLIP.CHECKPOINT = ""
-    cfg.MODEL.CLIP.PROMPTS = ["a {}"]
 
 
 def _add_backbone_keys(cfg: CN) -> None:

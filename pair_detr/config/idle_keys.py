@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from pair_detr.config.choices import COSINE, FIXED_GAMMA, MULTI_DATASET_SAMPLER, STABLE_DECAY
+from pair_detr.config.choices import CLIP_BACKBONE, COSINE, FIXED_GAMMA, MULTI_DATASET_SAMPLER, STABLE_DECAY
 from pair_detr.config.variants import classification_of, variant_of
 
 _CONVNET, _TIMM = "build_convnet_backbone", "build_timm_backbone"
@@ -20,6 +20,7 @@ _OPTIONAL_GROUPS = (
     "SOLVER.AMP",
     "TEST.PRECISE_BN",
     "MODEL.DETR.PANOPTIC",
+    "MODEL.CLIP.REGION",
     "MODEL.DETR.DENSE",
 )
 
@@ -125,7 +126,8 @@ IDLE = (
         lambda cfg: (
             cfg.MODEL.TIMM.NORM == "FrozenBN"
             if cfg.MODEL.BACKBONE.NAME == _TIMM
-            else "resnet" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.RESNETS.NORM == "FrozenBN"
+            else cfg.MODEL.BACKBONE.NAME == CLIP_BACKBONE
+            or ("resnet" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.RESNETS.NORM == "FrozenBN")
         ),
     ),
     Idle(
@@ -135,6 +137,11 @@ IDLE = (
         harmless=0,
     ),
     Idle(
+        ("MODEL.BACKBONE.FREEZE_AT", "SOLVER.BACKBONE_MULTIPLIER", "SOLVER.MUON_BACKBONE_MULTIPLIER"),
+        f"{CLIP_BACKBONE} is frozen as a whole",
+        lambda cfg: cfg.MODEL.BACKBONE.NAME == CLIP_BACKBONE,
+    ),
+    Idle(
         ("MODEL.RESNETS.RES5_DILATION",),
         "a timm model is dilated by MODEL.TIMM.KWARGS {output_stride: 16}",
         lambda cfg: cfg.MODEL.BACKBONE.NAME == _TIMM,
@@ -142,7 +149,7 @@ IDLE = (
     Idle(
         ("MODEL.RESNETS.*",),
         "MODEL.BACKBONE.NAME is not a ResNet of Detectron2",
-        lambda cfg: cfg.MODEL.BACKBONE.NAME in (_CONVNET, _TIMM),
+        lambda cfg: cfg.MODEL.BACKBONE.NAME in (_CONVNET, _TIMM, CLIP_BACKBONE),
     ),
     Idle(("MODEL.TIMM.*",), f"MODEL.BACKBONE.NAME is not {_TIMM}", lambda cfg: cfg.MODEL.BACKBONE.NAME != _TIMM),
     Idle(
@@ -156,12 +163,14 @@ IDLE = (
         lambda cfg: not cfg.MODEL.CLIP.OBJECTNESS,
     ),
     Idle(
-        tuple(
-            f"MODEL.CLIP.{key}"
-            for key in ("VOCABULARY", "LOGIT_SCALE", "QUERIES", "OBJECTNESS", "ENCODER", "CHECKPOINT", "PROMPTS")
-        ),
+        tuple(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "LOGIT_SCALE", "QUERIES", "OBJECTNESS", "PROMPTS")),
         "MODEL.CLIP.TEXT_WEIGHTS is empty, and the classifier linear",
         lambda cfg: not cfg.MODEL.CLIP.TEXT_WEIGHTS,
+    ),
+    Idle(
+        ("MODEL.CLIP.ENCODER", "MODEL.CLIP.CHECKPOINT"),
+        f"MODEL.CLIP.TEXT_WEIGHTS is empty, and the classifier linear; nor is MODEL.BACKBONE.NAME {CLIP_BACKBONE}",
+        lambda cfg: not cfg.MODEL.CLIP.TEXT_WEIGHTS and cfg.MODEL.BACKBONE.NAME != CLIP_BACKBONE,
     ),
     Idle(
         ("MODEL.DETR.PAIR.*", "MODEL.DETR.MASK.QUERY_DECODER"),

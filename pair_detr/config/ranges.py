@@ -138,6 +138,10 @@ _MODEL = {
     "MODEL.CLIP.LOGIT_SCALE": POSITIVE,
     "MODEL.CLIP.QUERIES": one_of(("none", "content", "position", "cross_attention")),
     "MODEL.CLIP.WILDCARD_SCORE": FRACTION,
+    "MODEL.CLIP.REGION.ALPHA": FRACTION,
+    "MODEL.CLIP.REGION.BETA": FRACTION,
+    "MODEL.CLIP.REGION.TEMPERATURE": POSITIVE,
+    "MODEL.CLIP.REGION.BASE_CLASSES": _NAMES,
     "MODEL.CLIP.PROMPTS": each(
         Rule(lambda value: isinstance(value, str) and "{}" in value, "text with {} for the name, as 'a {}'")
     ),

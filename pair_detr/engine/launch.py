@@ -56,7 +56,7 @@ from pair_detr.engine.user_errors import (
 )
 from pair_detr.evaluation.build import require_test_set
 from pair_detr.evaluation.results_file import RESULTS_FILE, write_results
-from pair_detr.open_vocabulary import check_vocabulary, load_vocabulary
+from pair_detr.open_vocabulary import base_classes, check_vocabulary, load_vocabulary
 from pair_detr.utils.atomic import atomic_write
 from pair_detr.utils.messages import held_records, replay
 from pair_detr.utils.text_files import read_text
@@ -150,6 +150,8 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace, records: list[logging.LogRec
         cfg.MODEL.DETR.NUM_CLASSES = resolve_num_classes(cfg)
     else:
         cfg.MODEL.DETR.NUM_CLASSES = len(vocabulary)
+        if cfg.MODEL.CLIP.REGION.ENABLED:
+            cfg.MODEL.CLIP.REGION.BASE_CLASSES = base_classes(cfg, vocabulary)
         check_vocabulary(vocabulary, () if args.eval_only else datasets_in_label_space(cfg), cfg.DATASETS.TEST)
     cfg.freeze()
     if args.eval_only:

@@ -47,7 +47,7 @@ _RULES: dict[_Change, tuple[str, ...]] = {
         *("INPUT.M??_SIZE_TEST", "INPUT.MASK_FORMAT", "DATALOADER.NUM_WORKERS", "TEST.[!P]*", "TEST.PRECISION"),
         *("TEST.PATIENCE", "TEST.PICTURES", "TRACKERS", "SOLVER.KEEP_CHECKPOINTS"),
         # The vocabulary may be exchanged at any time, which is logged.
-        *(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "ENCODER", "CHECKPOINT", "PROMPTS")),
+        *(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "ENCODER", "CHECKPOINT", "PROMPTS", "REGION.*")),
         # Detectron2 has scaled the others by it.
         "SOLVER.REFERENCE_WORLD_SIZE",
     ),

@@ -78,6 +78,18 @@ class ClassScoring(ABC):
         return self.binary_logits(logits).amax(-1)
 
     @abstractmethod
+    def with_class_scores(self, logits: Tensor, log_scores: Tensor) -> Tensor:
+        """Logits that are read as other scores of the classes.
+
+        Args:
+            logits: (..., C), of which what is beside the classes, such as a no-object class, is taken.
+            log_scores: (..., K) fp32 logarithms of the scores, below 0.
+
+        Returns:
+            (..., C) fp32.
+        """
+
+    @abstractmethod
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The best detections of each image.
 
@@ -152,6 +164,10 @@ class SigmoidFocal(ClassScoring):
     def binary_logits(self, logits: Tensor) -> Tensor:
         """The logits themselves."""
         return logits
+
+    def with_class_scores(self, logits: Tensor, log_scores: Tensor) -> Tensor:
+        """Their log odds."""
+        return _log_odds(log_scores)
 
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of query and class: a query can be detected under several labels, unless asked for one."""
@@ -241,13 +257,22 @@ class Softmax(ClassScoring):
 
     def binary_logits(self, logits: Tensor) -> Tensor:
         """log p - log (1 - p)."""
-        # Where p rounds to 1 the odds would be infinite.
-        log_prob = logits.log_softmax(-1)[..., :-1].clamp(max=-1e-6)
-        return log_prob - (-log_prob.expm1()).log()
+        return _log_odds(logits.log_softmax(-1)[..., :-1])
+
+    def with_class_scores(self, logits: Tensor, log_scores: Tensor) -> Tensor:
+        """The probability of no object stays, relative to the scores; all are then scaled to a sum of 1."""
+        return torch.cat((log_scores, logits.float().log_softmax(-1)[..., -1:]), dim=-1)
 
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Each query under its best label."""
         return _best_queries(_select(self.probabilities(logits)[..., :-1], allowed), limit)
+
+
+def _log_odds(log_prob: Tensor) -> Tensor:
+    """log p - log (1 - p) of log p."""
+    # Where p rounds to 1 the odds would be infinite.
+    log_prob = log_prob.clamp(max=-1e-6)
+    return log_prob - (-log_prob.expm1()).log()
 
 
 def _best_queries(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:

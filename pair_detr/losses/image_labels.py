@@ -80,20 +80,12 @@ def pair_score(candidates: Candidates, labels: ImageLabels) -> Tensor:
 
 
 def objectness(candidates: Candidates, labels: ImageLabels) -> Tensor:
-    """The query that is most likely an object of no other class takes the label.
+    """The query that is most likely an object takes all labels of the image, whatever class it seems to be of.
 
-    That is the product of three probabilities: of an object; that the box is one, which falls with the disagreement of
-    Pair DETR's decoders, where there are two; and that the object is of none of the other classes, some of which are
-    known from boxes. This project's own.
+    That is the product of its objectness and of how well the decoders of Pair DETR, where there are two, agree on its
+    box. This project's own.
     """
-    score = F.logsigmoid(candidates.objectness)
-    if candidates.top_left is not None:
-        score = score - _disagreement(candidates)
-    # The label's own logit says nothing yet: it is what is to be learned.
-    of_other = candidates.logits[:, labels.image_index]
-    own = F.one_hot(labels.labels, of_other.shape[-1]).bool()[:, None]
-    of_other = of_other.masked_fill(own, float("-inf")).amax(-1)
-    return _loss_of_best(candidates.logits, score[:, labels.image_index] + F.logsigmoid(-of_other), labels)
+    return _loss_of_best(candidates.logits, _object_scores(candidates)[:, labels.image_index], labels)
 
 
 def image_mean(candidates: Candidates, labels: ImageLabels) -> Tensor:
@@ -235,6 +227,12 @@ def _disagreement(candidates: Candidates) -> Tensor:
     boxes = candidates.boxes
     distance = (candidates.top_left - cxcywh_to_xyxy(boxes)[..., :2]).abs().sum(-1)
     return distance / boxes[..., 2:].sum(-1).clamp(min=_EPSILON)
+
+
+def _object_scores(candidates: Candidates) -> Tensor:
+    """(L, B, Q) logarithms of objectness times agreement, which falls exponentially with :func:`_disagreement`."""
+    score = F.logsigmoid(candidates.objectness)
+    return score if candidates.top_left is None else score - _disagreement(candidates)
 
 
 def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:

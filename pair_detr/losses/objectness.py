@@ -14,6 +14,8 @@ from pair_detr.structures import Assignment, Targets
 
 # log p rounds to 0 where p is almost 1; the odds would be infinite.
 _MAX_LOG_PROB = -1e-6
+# Log odds of a probability of 1.
+_CERTAIN = 1e4
 
 
 class ObjectnessScoring(ClassScoring):
@@ -83,6 +85,11 @@ class ObjectnessScoring(ClassScoring):
     def objectness(self, logits: Tensor) -> Tensor:
         """See :class:`ClassScoring`."""
         return logits[..., -1]
+
+    def with_class_scores(self, logits: Tensor, log_scores: Tensor) -> Tensor:
+        """See :class:`ClassScoring`; the last column says that there is an object, for sure."""
+        odds = self.inner.with_class_scores(logits[..., :-1], log_scores)
+        return torch.cat((odds, torch.full_like(odds[..., :1], _CERTAIN)), dim=-1)
 
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """As without objectness, by the product."""

@@ -2,7 +2,8 @@
 
 from pair_detr.config.variants import register_variant
 from pair_detr.modeling.decoder import ConditionalDecoder
-from pair_detr.modeling.detector import Detector, DetectorOptions
+from pair_detr.modeling.detector import Detector
+from pair_detr.modeling.options import DetectorOptions
 
 
 @register_variant("conditional_detr")

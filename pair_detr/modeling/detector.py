@@ -2,14 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone, build_backbone
+from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
 from pair_detr.layers import TextCrossAttention, sine_position_encoding
@@ -21,7 +20,9 @@ from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.denoising import DenoisingQueries
 from pair_detr.modeling.encoder import TransformerEncoder
 from pair_detr.modeling.heads import LocationHead
-from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, QueryOptions, query_options
+from pair_detr.modeling.options import DetectorOptions
+from pair_detr.modeling.query_builder import BuiltQueries, QueryBuilder, query_options
+from pair_detr.modeling.region_scores import RegionScores
 from pair_detr.structures import Batch, FeatureMaps, MaskQueries, Memory, Predictions, Queries, Refinement, Targets
 
 # As sine_position_encoding.
@@ -29,58 +30,6 @@ PositionEncoding = Callable[[int, int, int, Tensor | None, torch.device], Tensor
 
 # Stages before the encoder's that masks are refined with: DETR's.
 _FINER_STAGES = 3
-
-
-@dataclass(frozen=True)
-class DetectorOptions:
-    """What all variants are built from.
-
-    Attributes:
-        backbone: maps (B, C, H, W) images to feature maps, those of all its stages.
-        classifier: makes the module that maps (..., D) states of a decoder to (..., C) logits, given D.
-        num_queries: Q, the number of object queries.
-        num_encoder_layers: of the encoder.
-        num_decoder_layers: L, of each decoder.
-        dim: D, the width of the transformer.
-        num_heads: of every attention.
-        ffn_dim: hidden units of the feed-forward blocks.
-        dropout: probability, on residual branches and inside the feed-forward blocks.
-        attention_dropout: probability, on attention weights.
-        deep_supervision: predict from every decoder layer in training, not from the last alone.
-        mask_head: makes the mask head, given D, the number of heads and the channels of the finer feature maps; None
-            for a model without masks.
-        queries: what queries start from, and what training adds to them.
-        refinement: "none" predicts all layers' boxes from the same reference; "layers" each from the box before it,
-            which the layer also looks from, and "look_forward_twice" trains that layer by it.
-        relative_boxes: see :class:`LocationHead`.
-        local_attention: see :meth:`ConditionalDecoder.attend_locally`.
-        zero_residuals: the residual branches of encoder and decoders start at zero, see :func:`zero_residuals`.
-        box_bias: bias the cross-attention by the corners of the boxes that queries look from.
-    """
-
-    backbone: Backbone
-    classifier: Callable[[int], nn.Module]
-    num_queries: int
-    num_encoder_layers: int
-    num_decoder_layers: int
-    dim: int
-    num_heads: int
-    ffn_dim: int
-    dropout: float
-    attention_dropout: float
-    deep_supervision: bool
-    mask_head: Callable[[int, int, list[int]], nn.Module] | None = None
-    queries: QueryOptions = field(default_factory=QueryOptions)
-    refinement: str = "none"
-    relative_boxes: bool = False
-    local_attention: bool = False
-    zero_residuals: bool = False
-    box_bias: bool = False
-
-    @property
-    def layer(self) -> tuple[int, int, int, float, float]:
-        """Arguments of every transformer layer."""
-        return self.dim, self.num_heads, self.ffn_dim, self.dropout, self.attention_dropout
 
 
 # USER: a detector of your own is a subclass with @register_variant, see docs/tour.md.
@@ -96,6 +45,7 @@ class Detector(nn.Module, ABC):
         published_name: of the model that is left without them, in its authors' words.
         transformers_name: of the same in the library transformers.
         position_encoding: of the cells of feature maps; inference may take one that is computed already.
+        region_scores: what a frozen image encoder says of the classes of boxes, in inference; None for nothing.
     """
 
     published_classification: ClassVar[str] = "focal"
@@ -135,6 +85,7 @@ class Detector(nn.Module, ABC):
         text_dim = None if self.texts is None else self.texts.shape[1]
         sizes = options.num_queries, options.dim
         self.query_builder = QueryBuilder(options.queries, *sizes, options.classifier, text_dim)
+        self.region_scores: RegionScores | None = None
 
     @classmethod
     def from_config(
@@ -231,7 +182,12 @@ class Detector(nn.Module, ABC):
             targets: their objects, in training, for decoders with branches that are given these (denoising).
         """
         copies = None if targets is None else self.denoise(targets)
-        return self.decode(self.encode(batch), copies)
+        memory = self.encode(batch)
+        predictions = self.decode(memory, copies)
+        if self.training or self.region_scores is None:
+            return predictions
+        pool, texts = self.backbone.attnpool, self.class_head.texts
+        return self.region_scores(predictions, memory.backbone_map, batch, pool, texts)
 
     def encode(self, batch: Batch) -> Memory:
         """From images to the encoder's output."""
@@ -248,7 +204,8 @@ class Detector(nn.Module, ABC):
         position = self.position_encoding(height, width, dim, padding_mask, features.device).to(dtype)
         kept = FeatureMaps(features, [maps[name] for name in self.finer_features]) if self.mask_head else None
         centers = cell_centers(batch, height, width) if self.query_builder.dense_head else None
-        return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept, centers))
+        last = maps[self.in_feature] if self.region_scores is not None else None
+        return self.encoder(Memory(features.flatten(2).transpose(1, 2), position, key_mask, kept, centers, last))
 
     def denoise(self, targets: Targets) -> DenoisingQueries | None:
         """The denoising queries of a batch, in the training of models that have any."""

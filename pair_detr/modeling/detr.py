@@ -2,7 +2,8 @@
 
 from pair_detr.config.variants import register_variant
 from pair_detr.modeling.decoder import TransformerDecoder
-from pair_detr.modeling.detector import Detector, DetectorOptions
+from pair_detr.modeling.detector import Detector
+from pair_detr.modeling.options import DetectorOptions
 
 
 @register_variant("detr")

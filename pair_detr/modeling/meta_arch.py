@@ -36,6 +36,7 @@ from pair_detr.modeling.mask_head import mask_head_factory
 from pair_detr.modeling.postprocessing.boxes import detect, finite_queries
 from pair_detr.modeling.postprocessing.masks import BatchMasks, segment_instances
 from pair_detr.modeling.postprocessing.panoptic import PanopticOptions, build_panoptic, segment_all
+from pair_detr.modeling.region_scores import RegionScores, build_region_scores
 from pair_detr.modeling.text_classifier import TextClassifier, classifier_factory
 from pair_detr.open_vocabulary import Vocabulary, load_vocabulary
 from pair_detr.structures import Batch, Predictions, Targets
@@ -145,8 +146,10 @@ class DetectionTransformer(nn.Module):
             num_classes, class_names = resolve_num_classes(cfg), resolve_class_names(cfg)
         class_scoring = build_class_scoring(cfg, variant.published_classification, has_texts=vocabulary is not None)
         classifier = classifier_factory(cfg, class_scoring, num_classes, vocabulary)
+        detector = variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg))
+        detector.region_scores = build_region_scores(cfg, detector.backbone, class_scoring, vocabulary)
         return {
-            "detector": variant(cfg, classifier=classifier, mask_head=mask_head_factory(cfg)),
+            "detector": detector,
             "criterion": SetCriterion(cfg, class_scoring, federated_sampler=build_federated_sampler(cfg)),
             "class_scoring": class_scoring,
             "num_classes": num_classes,
@@ -202,7 +205,7 @@ class DetectionTransformer(nn.Module):
                 "MODEL.DETR.PANOPTIC.ENABLED False, to detect things with masks."
             )
         for module in self.detector.modules():
-            if isinstance(module, TextClassifier):
+            if isinstance(module, (TextClassifier, RegionScores)):
                 module.set_vocabulary(vocabulary)
         if list(head.names) != self.class_names:
             self.category_ids = None

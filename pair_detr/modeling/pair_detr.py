@@ -17,8 +17,9 @@ from pair_detr.losses.terms import LossTerm
 from pair_detr.modeling.conditional_detr import ConditionalDETR, freeze_unused_points
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.denoising import DenoisingQueries
-from pair_detr.modeling.detector import DetectorOptions, initialize_transformer
+from pair_detr.modeling.detector import initialize_transformer
 from pair_detr.modeling.heads import LocationHead
+from pair_detr.modeling.options import DetectorOptions
 from pair_detr.structures import Memory, Predictions, Queries
 
 # Logits between a query's center and corner at the start; mid-image that is a box of a quarter of the image's side.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pair_detr.config import defaults, query_keys, solver_keys
+from pair_detr.config import clip_keys, defaults, query_keys, solver_keys
 from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
 from pair_detr.utils.outputs import MARK, require_outputs, writing
 
@@ -20,7 +20,7 @@ Detectron2's own keys are in its
 [config reference](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references).
 
 {MARK}: `python -m pair_detr.tools.config_reference` takes it from the comments in `defaults.py`,
-`query_keys.py` and `solver_keys.py` of `pair_detr/config`.
+`query_keys.py`, `clip_keys.py` and `solver_keys.py` of `pair_detr/config`.
 """
 
 
@@ -48,9 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_overwrite_argument(parser)
     args = parse(parser, arguments)
     require_outputs([args.output], overwrite=args.overwrite)
-    entries = [
-        entry for module in (defaults, query_keys, solver_keys) for entry in read_entries(inspect.getsource(module))
-    ]
+    modules = (defaults, query_keys, clip_keys, solver_keys)
+    entries = [entry for module in modules for entry in read_entries(inspect.getsource(module))]
     with writing(args.output) as temporary:
         temporary.write_text(to_markdown(entries), encoding="utf-8")
     logger.info("%d keys written to %s", sum(len(entry.keys) for entry in entries), args.output)

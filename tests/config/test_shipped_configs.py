@@ -48,6 +48,10 @@ def merged(name: str) -> CfgNode:
     # Building needs no data, and texts have to be made first.
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
+    cfg.MODEL.CLIP.REGION.ENABLED = False
+    if cfg.MODEL.BACKBONE.NAME == "build_clip_backbone":
+        # As for a trained detector, which needs no checkpoint of CLIP.
+        cfg.MODEL.CLIP.CHECKPOINT, cfg.MODEL.WEIGHTS = "absent.pt", "trained.pth"
     cfg.MODEL.DETR.PANOPTIC.ENABLED = False
     return cfg
 
@@ -291,7 +295,8 @@ def flatten(cfg: CfgNode, prefix: str = "cfg") -> set[str]:
 
 def test_every_key_is_explained() -> None:
     """A comment stands above each key of the project's, or above the group of lines that it is in."""
-    modules = (pair_detr.config.defaults, pair_detr.config.query_keys, pair_detr.config.solver_keys)
+    config = pair_detr.config
+    modules = (config.defaults, config.query_keys, config.clip_keys, config.solver_keys)
     sources = map(inspect.getsource, modules)
     lines = [line.strip() for source in sources for line in source.splitlines()]
     added = flatten(default_cfg()) - flatten(get_cfg())

@@ -159,3 +159,16 @@ def test_focal_detections_of_one_class_per_query() -> None:
     assert not build_class_scoring(cfg, "focal").one_class_per_query
     cfg.TEST.ONE_CLASS_PER_QUERY = True
     assert all(build_class_scoring(cfg, name).one_class_per_query for name in ("focal", "mal"))
+
+
+def test_other_class_scores() -> None:
+    """Logits that are read as them: of sigmoids exactly, of a softmax in their relation to each other and to none."""
+    scores, logits = torch.rand(2, 5, 3) * 0.3, torch.randn(2, 5, 4)
+    found = SigmoidFocal().with_class_scores(logits[..., :3], scores.log())
+    torch.testing.assert_close(SigmoidFocal().probabilities(found), scores)
+    # Scores too small for fp32, and one that rounds to 1, stay finite.
+    extreme = SigmoidFocal().with_class_scores(logits[..., :2], torch.tensor([-200.0, 0.0]))
+    torch.testing.assert_close(extreme, torch.tensor([-200.0, 13.8155]), atol=1e-2, rtol=0)
+    found = Softmax().probabilities(Softmax().with_class_scores(logits, scores.log()))
+    expected = torch.cat((scores, logits.softmax(-1)[..., -1:]), dim=-1)
+    torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))

@@ -56,11 +56,7 @@ CHOICES: dict[str, Callable[[Predictions, int, int, int, int], float]] = {
     "first": lambda p, n, i, q, k: max(p.logits[n, i, q].sigmoid().tolist()),
     "min_loss": lambda p, n, i, q, k: -float(bce(p.logits[n, i, q], k)),
     "pair_score": lambda p, n, i, q, k: agreement(p, n, i, q),
-    "objectness": lambda p, n, i, q, k: (
-        max(p.logits[n, i, q].sigmoid().tolist())
-        * math.exp(agreement(p, n, i, q))
-        * (1 - max(x for c, x in enumerate(p.logits[n, i, q].sigmoid().tolist()) if c != k))
-    ),
+    "objectness": lambda p, n, i, q, k: max(p.logits[n, i, q].sigmoid().tolist()) * math.exp(agreement(p, n, i, q)),
 }
 
 
@@ -114,8 +110,8 @@ def test_by_hand() -> None:
     predictions.top_left = torch.tensor([[[[0.35, 0.3], [0.16, 0.12]]]])
     expected = {
         "pair_score": big,
-        # 0.73 exp(-0.15) (1 - 0.73) against 0.62 exp(-0.2) (1 - 0.62).
-        "objectness": small,
+        # 0.73 exp(-0.15) against 0.62 exp(-0.2).
+        "objectness": big,
         "max_size": big,
         "max_score": small,
         "first": big,

@@ -11,8 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pair_detr.open_vocabulary import TextEncoder, Vocabulary, build_text_encoder, class_list, encode_classes
-from pair_detr.open_vocabulary import text_encoders as text_encoders_module
+from pair_detr.open_vocabulary import (
+    TextEncoder,
+    Vocabulary,
+    build_text_encoder,
+    class_list,
+    clip_models,
+    encode_classes,
+)
 from pair_detr.tools import text_weights
 
 with warnings.catch_warnings():
@@ -141,7 +147,7 @@ def test_open_clip_needs_no_network_for_its_tokenizer(checkpoints: dict[str, Pat
 
 @pytest.mark.parametrize("name", ["clip:ViT-B/32", "clip:ViT-L/14@336px", "clip", "open_clip:ViT-B-32-quickgelu"])
 def test_missing_weights_name_both_ways_out(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_encoders_module, "_CLIP_CACHE", tmp_path)
+    monkeypatch.setattr(clip_models, "_CLIP_CACHE", tmp_path)
     monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("the network was used"))
     for checkpoint in ("", tmp_path / "nowhere.pt"):
         with pytest.raises(FileNotFoundError, match=r"(?s)nothing is downloaded.*--checkpoint.*TEXT_WEIGHTS") as error:
@@ -153,8 +159,8 @@ def test_missing_weights_name_both_ways_out(name: str, tmp_path: Path, monkeypat
 def test_weights_that_clip_has_downloaded_are_found(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_encoders_module, "_CLIP_CACHE", tmp_path)
-    monkeypatch.setitem(text_encoders_module._CLIP_DIMS, "ViT-L/14@336px", TINY_CLIP["embed_dim"])
+    monkeypatch.setattr(clip_models, "_CLIP_CACHE", tmp_path)
+    monkeypatch.setitem(clip_models._CLIP_DIMS, "ViT-L/14@336px", TINY_CLIP["embed_dim"])
     (tmp_path / "ViT-L-14-336px.pt").write_bytes(checkpoints["archive"].read_bytes())
     assert build_text_encoder("clip:ViT-L/14@336px").encode(["a"]).shape == (1, 24)
 
@@ -164,7 +170,7 @@ def test_weights_that_clip_has_downloaded_are_found(
     [
         ("clip:ViT-B/32", "state", "embeddings of width 24, but those of clip:ViT-B/32 have 512"),
         ("clip:ViT-B32", "state", r'clip has no model "ViT-B32"; choose one of RN50'),
-        ("bert:base", "state", r'no text encoder "bert:base": choose clip:<model> or open_clip'),
+        ("bert:base", "state", r'no model "bert:base" of CLIP: choose clip:<model> or open_clip'),
         ("clip", "damaged", r"damaged\.pt cannot be read"),
         ("clip", "list", r"list\.pt does not hold a state dict"),
         ("clip", "other", r"other\.pt does not hold a model of CLIP's"),
@@ -248,7 +254,7 @@ def test_tool_without_weights_ends_with_a_message(
     for options, message in (
         (["--vocabulary", "coco", "--checkpoint", str(tmp_path / "nowhere.pt")], "two ways out"),
         (["--vocabulary", "objects365"], "DETECTRON2_DATASETS"),
-        (["--vocabulary", "coco", "--encoder", "bert"], "no text encoder"),
+        (["--vocabulary", "coco", "--encoder", "bert"], "no model .* of CLIP"),
     ):
         with pytest.raises((OSError, ValueError, ImportError), match=message):
             text_weights.main([*options, "--output", str(tmp_path / "x.npy")])
