@@ -10,7 +10,7 @@ from detectron2.data import Metadata
 from detectron2.structures import BoxMode
 
 from pair_detr.data import class_names_of, load_dataset
-from pair_detr.data.annotation_masks import size_of
+from pair_detr.data.annotation_masks import mask_fault, size_of
 from pair_detr.data.checks.invalid_boxes import box_fault
 from pair_detr.data.datasets.lvis_json import load_own_lvis
 from pair_detr.open_vocabulary import Vocabulary
@@ -72,7 +72,7 @@ def load_objects(
         sources: see :func:`load_records`.
         min_boxes: that a class needs; they must be in two images at least.
         image_root: folder of the images of .json files.
-        with_masks: leave out objects without a segmentation.
+        with_masks: leave out objects without a usable segmentation.
 
     Raises:
         KeyError, OSError, ValueError, ImportError: a source cannot be read.
@@ -119,6 +119,9 @@ def load_objects(
 
 
 def _is_usable(record: dict[str, Any], annotation: dict[str, Any], with_masks: bool) -> bool:
-    if annotation.get("iscrowd") or size_of(record) is None or (with_masks and not annotation.get("segmentation")):
+    size = size_of(record)
+    if annotation.get("iscrowd") or size is None:
         return False
-    return box_fault(annotation.get("bbox"), annotation.get("bbox_mode"), size_of(record)) is None
+    if with_masks and mask_fault(annotation.get("segmentation"), size) is not None:
+        return False
+    return box_fault(annotation.get("bbox"), annotation.get("bbox_mode"), size) is None

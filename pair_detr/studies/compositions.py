@@ -121,7 +121,7 @@ def _draw(ranks: dict[tuple[str, str, bool], np.ndarray], candidates: int) -> Fi
         axis.set_title("rows less their mean" if centered else "rows as they are")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of compounds")
-    axes[0].legend(fontsize=8, loc="upper left")
+    axes[1].legend(fontsize=8, loc="center left")
     return figure
 
 

@@ -15,6 +15,7 @@ from pair_detr.studies.text_probes import (
     add_probe_arguments,
     check_probe_arguments,
     load_rows,
+    noise_of_mean,
     predict_left_out,
     require_classes,
     require_sklearn,
@@ -45,23 +46,18 @@ class ClassProperties:
 
 
 def measure(objects: ClassObjects) -> ClassProperties:
-    """Means over the boxes of each class, and the R^2 that their noise leaves room for.
-
-    The noise of a mean comes from the differences between images, not boxes: those of one image are alike.
-    """
+    """Means over the boxes of each class, and the R^2 that their noise leaves room for."""
     widths, heights = (objects.boxes[:, 2:] - objects.boxes[:, :2]).T
     centers = (objects.boxes[:, 2:] + objects.boxes[:, :2]) / 2 / objects.sizes
     areas = np.log(widths * heights / objects.sizes.prod(1))
     per_box = np.column_stack([areas, np.log(widths / heights), centers])
     means, noise, counts = [], [], []
     for number in range(len(objects.names)):
-        own = per_box[objects.classes == number]
-        images, of_box = np.unique(objects.images[objects.classes == number], return_inverse=True)
-        deviations = np.zeros((len(images), len(PROPERTIES)))
-        np.add.at(deviations, of_box, own - own.mean(0))
+        is_own = objects.classes == number
+        own, images = per_box[is_own], objects.images[is_own]
         means.append(own.mean(0))
-        noise.append((deviations**2).sum(0) / len(own) ** 2 * len(images) / (len(images) - 1))
-        counts.append(np.log(len(own) / len(images)))
+        noise.append(noise_of_mean(own, images))
+        counts.append(np.log(len(own) / len(np.unique(images))))
     values = np.column_stack([means, counts])
     ceilings = 1 - np.mean(noise, axis=0) / np.var(means, axis=0)
     return ClassProperties(values, np.append(ceilings, np.nan))
@@ -88,13 +84,15 @@ def _table(scores: Mapping[str, Mapping[str, ProbeScore]], ceilings: Sequence[fl
 def _draw(
     scores: Mapping[str, Mapping[str, ProbeScore]], values: np.ndarray, predicted: Mapping[str, np.ndarray]
 ) -> Figure:
-    figure = Figure(figsize=(3.1 * (len(scores) + 2), 3.6), layout="constrained")
-    axes = figure.subplots(1, 1 + len(scores), width_ratios=[2.2, *[1] * len(scores)])
-    _draw_bars(axes[0], scores)
-    for axis, name, own, guessed in zip(axes[1:], scores, values.T, predicted[REAL].mean(0).T, strict=True):
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    _draw_bars(top.subplots(), scores)
+    axes = bottom.subplots(1, len(scores))
+    for axis, name, own, guessed in zip(axes, scores, values.T, predicted[REAL].mean(0).T, strict=True):
         axis.scatter(own, guessed, s=12, color="C0")
         axis.axline((own.mean(), own.mean()), slope=1, color="gray", linewidth=1)
-        axis.set(xlabel="of the boxes", ylabel="from the text row", title=name)
+        axis.set(xlabel="of the boxes", title=name)
+    axes[0].set_ylabel("from the text row, mean over seeds")
     return figure
 
 
@@ -107,9 +105,9 @@ def _draw_bars(axis: Axes, scores: Mapping[str, Mapping[str, ProbeScore]]) -> No
         heights = [bar.value for bar in bars]
         axis.bar(offsets, heights, 0.2, yerr=errors, label=method, color=f"C{number}", error_kw={"linewidth": 1})
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_xticks(positions, [name.replace(" boxes", "\nboxes") for name in scores], fontsize=8)
+    axis.set_xticks(positions, list(scores))
     axis.set(title="R^2 on classes left out, 95% interval")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=8)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -32,7 +32,14 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return "-" if np.isnan(self.value) else f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return self.at(2)
+
+    def at(self, digits: int) -> str:
+        """The statistic and its interval with so many digits, "-" where it is not defined."""
+        if np.isnan(self.value):
+            return "-"
+        value, low, high = (f"{number:.{digits}f}" for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -84,6 +91,12 @@ def predict_left_out(
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import KFold
 
+    if shared_penalty and values.shape[1] > len(values):
+        # The same in fewer dimensions: all predictions are in the span of the classes, and turning it changes no error.
+        mean = values.mean(0)
+        left, scales, basis = np.linalg.svd(values - mean, full_matrices=False)
+        turned = predict_left_out(rows, left * scales, folds, seeds, train_classes, shared_penalty)
+        return {method: own @ basis + mean for method, own in turned.items()}
     predicted = {method: np.empty((seeds, *values.shape)) for method in METHODS}
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
@@ -121,6 +134,21 @@ def interval(statistic: Callable[..., Any], *samples: np.ndarray, method: str = 
         random_state=np.random.default_rng(0),
     )
     return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def noise_of_mean(values: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """(T,) the variance that a class's mean has because its objects are a sample.
+
+    It comes from the differences between images, not objects: those of one image are alike.
+
+    Args:
+        values: (N, T) of the objects of a class, in two images at least.
+        images: (N,) the image of each.
+    """
+    found, of_object = np.unique(images, return_inverse=True)
+    deviations = np.zeros((len(found), values.shape[1]))
+    np.add.at(deviations, of_object, values - values.mean(0))
+    return (deviations**2).sum(0) / len(values) ** 2 * len(found) / (len(found) - 1)
 
 
 def squared_errors(values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
