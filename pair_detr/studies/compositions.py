@@ -30,6 +30,7 @@ _QUERIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "last word": lambda words: words[-1],
 }
 SUM = "sum of the words"
+_CENTERING = {False: "as they are", True: "less their mean"}
 _SENSE = re.compile(r" *\(.*\)")
 
 
@@ -102,6 +103,24 @@ def _rank_all(rows: np.ndarray, compounds: dict[int, list[int]], seeds: int) -> 
     return {key: np.stack(own) for key, own in ranks.items()}
 
 
+def _gains(ranks: dict[tuple[str, str, bool], np.ndarray]) -> list[list[Interval | str]]:
+    """How much more often a compound is the closest row to the sum of its words than to one of them."""
+
+    def difference(of_sum: np.ndarray, of_word: np.ndarray, axis: int = -1) -> np.ndarray:
+        return (of_sum == 1).mean(axis) - (of_word == 1).mean(axis)
+
+    return [
+        [
+            _CENTERING[centered],
+            query,
+            interval(difference, ranks[REAL, SUM, centered][0], ranks[REAL, query, centered][0], method="percentile"),
+        ]
+        for centered in (False, True)
+        for query in _QUERIES
+        if query != SUM
+    ]
+
+
 def _score(ranks: np.ndarray) -> list[Interval | str]:
     median = interval(median_rank, *ranks, method="percentile")
     shares = [interval(hits(most), *ranks, method="percentile") for most in (1, 10)]
@@ -118,10 +137,10 @@ def _draw(ranks: dict[tuple[str, str, bool], np.ndarray], candidates: int) -> Fi
                 label = query if rows == REAL else f"{query}, {rows}"
                 axis.step(values, np.arange(1, len(values) + 1) / len(values), where="post", label=label)
         axis.set(xscale="log", xlim=(0.9, candidates), xlabel="rank of the compound's row (log)")
-        axis.set_title("rows less their mean" if centered else "rows as they are")
+        axis.set_title(f"rows {_CENTERING[centered]}")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of compounds")
-    axes[1].legend(fontsize=8, loc="center left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     return figure
 
 
@@ -163,20 +182,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with writing(args.output) as temporary:
         _draw(ranks, len(rows)).savefig(temporary, dpi=90)
     table = [
-        ["less their mean" if centered else "as they are", query, name, *_score(own)]
+        [_CENTERING[centered], query, name, *_score(own)]
         for (name, query, centered), own in sorted(ranks.items(), key=lambda item: item[0][2])
     ]
     headers = ["rows", "query", "of", "median rank (95%)", "closest (95%)", "among the closest 10 (95%)"]
     found = zip(compounds, ranks[REAL, SUM, False][0], ranks[REAL, SUM, True][0], strict=True)
     logger.info(
-        "%s: %d compounds among %d classes; %d seeds of controls; %s\n%s\n%s",
+        "%s: %d compounds among %d classes; %d seeds of controls; %s\n%s\n\n%s\n\nRanks: %s",
         args.output,
         len(compounds),
         len(rows),
         args.seeds,
         describe_machine("cpu"),
         markdown(table, headers),
-        "\n".join(f"{vocabulary.names[own]}: {plain}, less the mean {less}" for own, plain, less in found),
+        markdown(_gains(ranks), ["rows", "sum of the words less", "closest (95%)"]),
+        "; ".join(f"{vocabulary.names[own]} {plain}, less the mean {less}" for own, plain, less in found),
     )
 
 

@@ -59,7 +59,8 @@ def measure(objects: ClassObjects) -> ClassProperties:
         noise.append(noise_of_mean(own, images))
         counts.append(np.log(len(own) / len(np.unique(images))))
     values = np.column_stack([means, counts])
-    ceilings = 1 - np.mean(noise, axis=0) / np.var(means, axis=0)
+    variance = np.var(means, axis=0)
+    ceilings = 1 - np.mean(noise, axis=0) / np.where(variance > 0, variance, np.nan)
     return ClassProperties(values, np.append(ceilings, np.nan))
 
 

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from pair_detr.open_vocabulary import Vocabulary
 from pair_detr.studies.text_probes import (
+    CONTROLS,
     METHODS,
+    REAL,
     ProbeScore,
     add_vocabulary_arguments,
     load_rows,
@@ -134,17 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with writing(args.output) as temporary:
         _draw(scores).savefig(temporary, dpi=100)
     table = [
-        [size if number == 0 else "", method, score.r_squared, score.spearman, score.gain]
+        [size, by_method[REAL].r_squared, by_method[REAL].spearman, *(by_method[c].r_squared for c in CONTROLS)]
         for size, by_method in scores.items()
-        for number, (method, score) in enumerate(by_method.items())
     ]
-    headers = [
-        "classes to train on",
-        "predicted from",
-        "R^2 (95%)",
-        "Spearman (95%)",
-        "R^2 of text rows above it (95%)",
-    ]
+    headers = ["classes to train on", "R^2 of text rows (95%)", "Spearman (95%)", *(f"R^2 of {c}" for c in CONTROLS)]
     logger.info(
         "%s: %d classes; %d folds, %d seeds; %s\n%s",
         args.output,

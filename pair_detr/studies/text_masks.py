@@ -132,7 +132,7 @@ def _draw(scores: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         bars.bar(offsets, heights, 0.16, yerr=errors, label=method, error_kw={"linewidth": 1})
     bars.set_xticks(range(len(_MEASURES)), [measure.replace(" with", "\nwith") for measure in _MEASURES])
     bars.set(title="classes left out, 95% interval", ylim=(0, 1))
-    bars.legend(fontsize=7, loc="lower left")
+    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     x, y = (scores[method][MEAN_IOU].mean(0) for method in (MEAN, REAL))
     scatter.scatter(x, y, s=12)
     scatter.axline((0.5, 0.5), slope=1, color="gray", linewidth=1)
@@ -142,7 +142,11 @@ def _draw(scores: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 def _log_dense(name: str, scores: Mapping[str, Mapping[str, np.ndarray]], objects: int) -> None:
     measures = list(next(iter(scores.values())))
-    rows = [[method, *(interval(average, own[measure]) for measure in measures)] for method, own in scores.items()]
+    rows = [
+        # The mean mask has no class.
+        [method, *(interval(average, own[m]) if len(own[m]) else "-" for m in measures)]
+        for method, own in scores.items()
+    ]
     logger.info("Dense maps of %s: %d objects\n%s", name, objects, markdown(rows, ["mask from", *measures]))
 
 

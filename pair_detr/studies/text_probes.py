@@ -1,6 +1,7 @@
 """What a class's text row tells of classes that were left out, against controls, with bootstrap intervals."""
 
 import importlib.util
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -123,17 +124,23 @@ def interval(statistic: Callable[..., Any], *samples: np.ndarray, method: str = 
     value = float(statistic(*samples, axis=-1))
     if np.isnan(value):
         return Interval(value, value, value)
-    result = bootstrap(
-        samples,
-        statistic,
-        n_resamples=_RESAMPLES,
-        batch=_BATCH,
-        vectorized=True,
-        paired=True,
-        method=method,
-        random_state=np.random.default_rng(0),
-    )
-    return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
+    with warnings.catch_warnings():
+        # Where all classes have the same value, which the plain interval can do with.
+        warnings.simplefilter("ignore")
+        result = bootstrap(
+            samples,
+            statistic,
+            n_resamples=_RESAMPLES,
+            batch=_BATCH,
+            vectorized=True,
+            paired=True,
+            method=method,
+            random_state=np.random.default_rng(0),
+        )
+    low, high = map(float, result.confidence_interval)
+    if np.isnan(low) and method != "percentile":
+        return interval(statistic, *samples, method="percentile")
+    return Interval(value, low, high)
 
 
 def noise_of_mean(values: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -167,7 +174,9 @@ def r_squared_gain(values: np.ndarray, errors: np.ndarray, of_control: np.ndarra
 
 
 def _deviations(values: np.ndarray, axis: int) -> np.ndarray:
-    return ((values - values.mean(axis, keepdims=True)) ** 2).sum(axis)
+    deviations = ((values - values.mean(axis, keepdims=True)) ** 2).sum(axis)
+    # Not defined where all classes are the same.
+    return np.where(deviations > 0, deviations, np.nan)
 
 
 def spearman(values: np.ndarray, *predictions: np.ndarray, axis: int = -1) -> np.ndarray:
