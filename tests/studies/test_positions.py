@@ -129,7 +129,8 @@ def test_more_classes_tell_more(tmp_path: Path, capsys: pytest.CaptureFixture[st
     output = tmp_path / "sizes.png"
     arguments = ["--categories", str(file), "--text-weights", str(texts), "--seeds", "2", "--output", str(output)]
     probe_sizes.main([*arguments, "--sizes", "3", "500"])
-    few, many = (line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith(("| 3 ", "| 47 ")))
+    lines = capsys.readouterr().out.splitlines()
+    few, many = (line.split("|") for line in lines if line.startswith(("| 3 ", "| 47 ")))
     assert float(few[2].split()[0]) < 0.5
     assert float(many[2].split()[0]) > 0.95
     assert min(Image.open(output).size) > 300
