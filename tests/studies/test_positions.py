@@ -53,6 +53,18 @@ def test_registered_datasets_are_taken_together(tmp_path: Path) -> None:
         load_objects(["probe_c"], vocabulary, 2)
 
 
+def test_files_as_lvis_has_them(tmp_path: Path) -> None:
+    """Images have an address instead of a name."""
+    file, texts = write_class_data(tmp_path)
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/val2017/{image.pop('file_name')}"
+    file.write_text(json.dumps(content))
+    objects = load_objects([str(file)], Vocabulary.load(texts), 4, "coco")
+    assert objects.records[0]["file_name"] == str(Path("coco/val2017/0.png"))
+    assert objects.describe() == "12 classes, 96 boxes, 4 images"
+
+
 def test_measures_of_boxes(tmp_path: Path) -> None:
     boxes = [[0, 0, 100, 50], [0, 0, 50, 50], [40, 10, 20, 5]]
     objects = load(tmp_path, [{"image_id": 1 + i, "bbox": box} for i, box in enumerate(boxes)])
