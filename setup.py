@@ -92,7 +92,7 @@ setup(
             "pydeprecate",
             "requests",
             "rich",
-            # The digits of the dataset that recipes are tried with: pair_detr.studies.digits.
+            # The digits of the dataset that recipes are tried with, and the probes of text rows: pair_detr.studies.
             "scikit-learn>=1.3",
             "seaborn",
             "supervision>=0.31",

@@ -46,13 +46,17 @@ BRIEF = {
     "app": ["--check"],
     "benchmark": ["--backends", "torch", "--sizes", "64x64", "--batches", "1", "--repeats", "1", "--opts", *NARROW],
     "ablation": ["--methods", "Muon", "--seeds", "1", "--jobs", "1"],
+    "compositions": ["--seeds", "2"],
     "export": ["--opts", *SHALLOW],
     "convergence": ["--data", "shapes", "--variants", "detr", "pair_detr", "--schedules", "third", "--seeds", "1"],
     "digits": ["--train", "12", "--val", "4"],
     "make_open_shapes": ["--train", "40", "--photos", "8", "--val", "10"],
     "make_shapes": ["--train", "60", "--val", "10"],
     "matching": ["--images", "2"],
+    "positions": ["--seeds", "1"],
     "pretrain_shapes": ["--crops", "64", "--epochs", "1"],
+    "probe_sizes": ["--seeds", "1", "--sizes", "37"],
+    "text_masks": ["--seeds", "1", "--objects", "4"],
 }
 # What most commands import when they need it, together for a second or two.
 PRELOADED = ("pycocotools.cocoeval", "pygments.formatters.terminal256", "pygments.lexers.data", "timm")

@@ -39,6 +39,7 @@ PREPARATION = {
     "docs/open_vocabulary.md": ("text_encoder",),
     "docs/results.md": ("shapes",),
     "docs/studies/convergence.md": ("shapes",),
+    "docs/studies/text_masks.md": ("text_encoder",),
     "docs/tools.md": ("photos_and_video", "quickstart_weights"),
     "docs/training.md": ("custom_data", "detector_weights"),
 }

@@ -15,7 +15,7 @@ from pair_detr import data, tools
 
 TOOLS = [
     module.name for module in pkgutil.iter_modules(tools.__path__, "pair_detr.tools.") if "common" not in module.name
-] + ["pair_detr.studies.matching"]
+] + [f"pair_detr.studies.{name}" for name in ("compositions", "matching", "positions", "probe_sizes", "text_masks")]
 
 
 @pytest.mark.parametrize("name", TOOLS)

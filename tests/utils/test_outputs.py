@@ -169,6 +169,18 @@ TOOLS: dict[str, tuple[list[str], list[str]]] = {
         ["--stages", "none.pth", "--output", "out/a.png", "--dump", "out/b.npz", "--config-file", "quickstart"],
         ["out/a.png", "out/b.npz"],
     ),
+    **{
+        f"studies.{name}": (
+            ["--data", "none.json", "--text-weights", "none.npy", "--output", "out/a.png"],
+            ["out/a.png"],
+        )
+        for name in ("positions", "text_masks")
+    },
+    "studies.compositions": (["--text-weights", "none.npy", "--output", "out/a.png"], ["out/a.png"]),
+    "studies.probe_sizes": (
+        ["--categories", "none.json", "--text-weights", "none.npy", "--output", "out/a.png"],
+        ["out/a.png"],
+    ),
     "tools.text_weights": (["--vocabulary", "cat", "--from", "none.npy", "--output", "out/a.npy"], ["out/a.npy"]),
     "tools.visualize_attention": (
         ["--config-file", "quickstart", "--weights", "none.pth", "--image", "1.png", "--output", "out/a.png"],
