@@ -1,0 +1,132 @@
+"""Trainings on the open-vocabulary shapes that studies consist of: their text weights, options and results."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pair_detr.data.datasets.shape_classes import Holdout
+from pair_detr.open_vocabulary import Vocabulary, read_class_list
+from pair_detr.open_vocabulary.shape_texts import random_word_texts, texts_from_words, unrelated_texts
+from pair_detr.studies.convergence_runs import PlannedRun
+from pair_detr.studies.text_probes import Interval, interval
+from pair_detr.visualization.training_curves import Curve, read_run
+
+BOXES, LABELS = "detic/quickstart_boxsup", "detic/quickstart_image_labels"
+# Where the rows of the classes come from: words of a text encoder; the same rows, given to other classes; random words;
+# and random classes, that have no words in common.
+REAL, SHUFFLED, RANDOM_WORDS, UNRELATED = "real", "shuffled", "random", "unrelated"
+TEXTS = (REAL, SHUFFLED, RANDOM_WORDS, UNRELATED)
+_METRICS = {"base": "bbox/AP50-base", "novel": "bbox/AP50-novel"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """AP50 in percent of base and novel classes, by iteration."""
+
+    base: Curve
+    novel: Curve
+
+    @classmethod
+    def read(cls, folder: Path) -> "Result":
+        """The evaluations of a training."""
+        curves = {name: read_run(folder, metric).ap for name, metric in _METRICS.items()}
+        return cls(**{name: Curve(curve.steps, 100 * curve.values) for name, curve in curves.items()})
+
+    @property
+    def final(self) -> tuple[float, float]:
+        """Of base and novel classes at the end."""
+        return self.base.values[-1], self.novel.values[-1]
+
+
+def add_text_arguments(parser: argparse.ArgumentParser, texts: Sequence[str]) -> None:
+    """Which rows the classes have, and where the real ones are."""
+    parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(texts), help="rows of the classes")
+    parser.add_argument("--words-from", type=Path, metavar="FILE", help="text weights (.npy) that real rows come from")
+    parser.add_argument("--words-vocabulary", help="names of its rows, if no .json file next to it tells; such as lvis")
+
+
+def load_words(args: argparse.Namespace) -> Vocabulary | None:
+    """The text weights that real rows are composed of, if they are needed.
+
+    Raises:
+        FileNotFoundError, ValueError: they are needed and not named, or cannot be read.
+    """
+    if not {REAL, SHUFFLED}.intersection(args.texts):
+        return None
+    if args.words_from is None:
+        raise ValueError(
+            "Real rows are composed of published ones: name their file with --words-from, or leave them out with "
+            f"--texts {RANDOM_WORDS} {UNRELATED}."
+        )
+    names = list(read_class_list(args.words_vocabulary)) if args.words_vocabulary else None
+    return Vocabulary.load(args.words_from, names)
+
+
+def write_texts(kind: str, holdout: Holdout, words: Vocabulary | None, seed: int, folder: Path) -> Path:
+    """Writes the text weights of a holdout's classes; all but the real ones are others for each seed.
+
+    Args:
+        kind: one of :data:`TEXTS`.
+        words: of :func:`load_words`.
+        folder: for the file.
+    """
+    if kind == REAL:
+        texts = texts_from_words(holdout, words)
+    elif kind == SHUFFLED:
+        rows = texts_from_words(holdout, words).weights
+        texts = Vocabulary(holdout.class_names, rows[_derangement(len(rows), seed)])
+    elif kind == RANDOM_WORDS:
+        texts = random_word_texts(holdout, seed)
+    else:
+        texts = unrelated_texts(holdout, seed)
+    file = folder / f"{holdout.name}_{kind}_{seed if kind != REAL else 0}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts.save(file, overwrite=True)
+    return file
+
+
+def _derangement(count: int, seed: int) -> np.ndarray:
+    """A random order in which nothing stays where it is."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(count)
+        if (order != np.arange(count)).all():
+            return order
+
+
+def plan_run(
+    holdout: str, name: str, config: str, seed: int, texts: Path, options: Sequence[str] = (), stage: str = "boxes"
+) -> PlannedRun:
+    """A training on a holdout.
+
+    Args:
+        holdout: its name.
+        name: of what is trained, a part of the folder's.
+        config: :data:`BOXES` or :data:`LABELS`.
+        seed: of the run.
+        texts: text weights.
+        options: further ones, as on the command line.
+        stage: "boxes", or what continues from it.
+    """
+    prefix = f"open_shapes_{holdout}"
+    train = [f"{prefix}_train_boxes"] + ([f"{prefix}_train_image_labels"] if config == LABELS else [])
+    own = {
+        "SEED": seed,
+        "MODEL.CLIP.TEXT_WEIGHTS": texts,
+        "MODEL.WEIGHTS": f"shapes://open_{holdout}.pth",
+        "DATASETS.TRAIN": repr(tuple(train)),
+        "DATASETS.TEST": repr((f"{prefix}_val",)),
+    }
+    flat = [str(x) for entry in own.items() for x in entry]
+    return PlannedRun(holdout, name, stage, seed, config, [*flat, *options])
+
+
+def gain(values: Sequence[float], of_control: Sequence[float]) -> Interval:
+    """Mean difference of runs with the same seeds, with its bootstrap interval over the seeds."""
+    difference = np.asarray(values) - np.asarray(of_control)
+    if len(difference) < 2:
+        return Interval(float(difference.mean()), float("nan"), float("nan"))
+    return interval(lambda x, axis: np.mean(x, axis=axis), difference, method="percentile")
