@@ -10,6 +10,7 @@ from pair_detr.studies.convergence import add_run_arguments, check_run_arguments
 from pair_detr.studies.open_shapes_runs import (
     BOXES,
     REAL,
+    TEXTS,
     UNRELATED,
     Result,
     add_text_arguments,
@@ -73,7 +74,7 @@ def draw(results: Mapping[Key, Sequence[Result]]) -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
     colors = {name: f"C{i}" for i, name in enumerate(QUERIES)}
-    styles = {texts: style for texts, style in zip(dict.fromkeys(key[1] for key in results), ("-", ":", "--", "-."))}
+    styles = dict(zip(TEXTS, ("-", "-.", "--", ":"), strict=True))
     for axis, of in zip(axes, ("base", "novel"), strict=True):
         for (queries, texts), runs in results.items():
             curves = [getattr(run, of) for run in runs]
