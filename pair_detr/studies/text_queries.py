@@ -36,7 +36,7 @@ logger = tool_logger("study_text_queries")
 NONE = "none"
 QUERIES = (NONE, "content", "position", "cross_attention")
 # Often enough to see how fast base classes are learned.
-_EVAL_PERIOD = 40
+_EVAL_PERIOD = 60
 
 # What queries know, and rows of the classes.
 Key = tuple[str, str]
