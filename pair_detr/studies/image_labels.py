@@ -12,8 +12,8 @@ from pair_detr.studies.convergence_runs import PlannedRun
 from pair_detr.studies.open_shapes_runs import (
     BOXES,
     LABELS,
+    RANDOM,
     REAL,
-    UNRELATED,
     Result,
     add_text_arguments,
     gain,
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--choices", nargs="+", choices=CHOICES, default=list(CHOICES), help="MODEL.DETR.IMAGE_LABELS.LOSS"
     )
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config entries of all runs")
-    add_text_arguments(parser, (REAL, UNRELATED))
+    add_text_arguments(parser, (REAL, RANDOM))
     add_run_arguments(parser)
     parser.set_defaults(runs=Path("output/image_labels"))
     args = parse(parser, arguments)

@@ -11,14 +11,16 @@ from pair_detr.data.datasets.shape_classes import Holdout
 from pair_detr.open_vocabulary import Vocabulary, read_class_list
 from pair_detr.open_vocabulary.shape_texts import random_word_texts, texts_from_words, unrelated_texts
 from pair_detr.studies.convergence_runs import PlannedRun
-from pair_detr.studies.text_probes import Interval, interval
+from pair_detr.studies.text_probes import Interval, interval, random_rows
 from pair_detr.visualization.training_curves import Curve, read_run
 
 BOXES, LABELS = "detic/quickstart_boxsup", "detic/quickstart_image_labels"
-# Where the rows of the classes come from: words of a text encoder; the same rows, given to other classes; random words;
-# and random classes, that have no words in common.
-REAL, SHUFFLED, RANDOM_WORDS, UNRELATED = "real", "shuffled", "random", "unrelated"
-TEXTS = (REAL, SHUFFLED, RANDOM_WORDS, UNRELATED)
+# Where the rows of the classes come from. Composed of a text encoder's rows of their words; the same, given to other
+# classes; Gaussian ones with the mean and the covariance of these; composed of random rows of their words; and random
+# ones of the classes, which need no text encoder either.
+REAL, SHUFFLED, RANDOM, WORDS, UNRELATED = "real", "shuffled", "random", "words", "unrelated"
+TEXTS = (REAL, SHUFFLED, RANDOM, WORDS, UNRELATED)
+_OF_ENCODER = frozenset({REAL, SHUFFLED, RANDOM})
 _METRICS = {"base": "bbox/AP50-base", "novel": "bbox/AP50-novel"}
 
 
@@ -54,12 +56,12 @@ def load_words(args: argparse.Namespace) -> Vocabulary | None:
     Raises:
         FileNotFoundError, ValueError: they are needed and not named, or cannot be read.
     """
-    if not {REAL, SHUFFLED}.intersection(args.texts):
+    if _OF_ENCODER.isdisjoint(args.texts):
         return None
     if args.words_from is None:
         raise ValueError(
-            "Real rows are composed of published ones: name their file with --words-from, or leave them out with "
-            f"--texts {RANDOM_WORDS} {UNRELATED}."
+            "Real rows, and controls like them, are made of published ones: name their file with --words-from, or "
+            f"leave them out with --texts {WORDS} {UNRELATED}."
         )
     names = list(read_class_list(args.words_vocabulary)) if args.words_vocabulary else None
     return Vocabulary.load(args.words_from, names)
@@ -78,7 +80,10 @@ def write_texts(kind: str, holdout: Holdout, words: Vocabulary | None, seed: int
     elif kind == SHUFFLED:
         rows = texts_from_words(holdout, words).weights
         texts = Vocabulary(holdout.class_names, rows[_derangement(len(rows), seed)])
-    elif kind == RANDOM_WORDS:
+    elif kind == RANDOM:
+        rows = random_rows(texts_from_words(holdout, words).weights.numpy(), np.random.default_rng(seed))
+        texts = Vocabulary(holdout.class_names, rows)
+    elif kind == WORDS:
         texts = random_word_texts(holdout, seed)
     else:
         texts = unrelated_texts(holdout, seed)

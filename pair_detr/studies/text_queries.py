@@ -9,9 +9,9 @@ from pair_detr.data.datasets.shape_classes import HOLDOUTS
 from pair_detr.studies.convergence import add_run_arguments, check_run_arguments, train_all
 from pair_detr.studies.open_shapes_runs import (
     BOXES,
+    RANDOM,
     REAL,
     TEXTS,
-    UNRELATED,
     Result,
     add_text_arguments,
     gain,
@@ -74,7 +74,7 @@ def draw(results: Mapping[Key, Sequence[Result]]) -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
     colors = {name: f"C{i}" for i, name in enumerate(QUERIES)}
-    styles = dict(zip(TEXTS, ("-", "-.", "--", ":"), strict=True))
+    styles = dict(zip(TEXTS, ("-", "-.", ":", "--", (0, (1, 3))), strict=True))
     for axis, of in zip(axes, ("base", "novel"), strict=True):
         for (queries, texts), runs in results.items():
             curves = [getattr(run, of) for run in runs]
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", nargs="+", choices=QUERIES, default=list(QUERIES), help="MODEL.CLIP.QUERIES")
     parser.add_argument("--level", type=float, default=80.0, metavar="AP50", help="to count iterations to")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config entries of all runs")
-    add_text_arguments(parser, (REAL, UNRELATED))
+    add_text_arguments(parser, (REAL, RANDOM))
     add_run_arguments(parser)
     parser.set_defaults(seeds=[1, 2, 3, 4, 5])
     parser.add_argument(
