@@ -14,8 +14,8 @@ from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.matcher import HungarianMatcher
 from pair_detr.structures import Assignment, Predictions, Targets
 
-# IoU from which a box is taken for one of an annotated object.
-_MIN_OVERLAP = 0.5
+# Share of a box in annotated objects from which it is taken for a part, or a group, of these.
+_MIN_COVERED = 0.5
 
 
 @dataclass
@@ -131,12 +131,14 @@ def unannotated_objects(objectness: Tensor, boxes: Tensor, targets: Targets, min
         min_score: probability that an object has at least.
 
     Returns:
-        (L, B, Q) bool, false for all that overlap an annotated object (IoU of 0.5 or more).
+        (L, B, Q) bool, false for boxes of which annotated objects cover half or more.
     """
-    candidates = cxcywh_to_xyxy(boxes.float()[:, targets.image_index])
-    iou, _ = box_iou_pairs(candidates, cxcywh_to_xyxy(targets.boxes)[:, None])
-    overlap = torch.zeros_like(objectness).index_reduce_(1, targets.image_index, iou, "amax")
-    return (objectness.sigmoid() >= min_score) & (overlap < _MIN_OVERLAP)
+    boxes = boxes.float()
+    candidates, annotated = cxcywh_to_xyxy(boxes[:, targets.image_index]), cxcywh_to_xyxy(targets.boxes)[:, None]
+    top_left = torch.maximum(candidates[..., :2], annotated[..., :2])
+    sides = (torch.minimum(candidates[..., 2:], annotated[..., 2:]) - top_left).clamp(min=0)
+    covered = torch.zeros_like(objectness).index_add(1, targets.image_index, sides.prod(-1))
+    return (objectness.sigmoid() >= min_score) & (covered < _MIN_COVERED * boxes[..., 2:].prod(-1))
 
 
 class BoxTerm(LossTerm):

@@ -1,12 +1,10 @@
 """Scores in two factors: values by hand, and who gets a gradient from what."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
-from model_helpers import default_cfg, make_boxes, make_targets
-from torchvision.ops import box_convert, box_iou, sigmoid_focal_loss
+from model_helpers import default_cfg, make_targets
+from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from pair_detr.losses.build import build_class_scoring
 from pair_detr.losses.classification import MatchabilityAware, SigmoidFocal, Softmax
@@ -126,17 +124,25 @@ def test_choice_by_config() -> None:
 
 
 def test_unannotated_objects() -> None:
-    torch.manual_seed(0)
-    boxes, targets = make_boxes(LAYERS, 2, 30), make_targets([3, 0])
-    boxes[:, 0, :3] = targets.boxes
-    objectness = torch.randn(LAYERS, 2, 30)
-    found = unannotated_objects(objectness, boxes, targets, 0.6)
-    ious = box_iou(
-        box_convert(boxes[:, 0].flatten(0, 1), "cxcywh", "xyxy"), box_convert(targets.boxes, "cxcywh", "xyxy")
+    """In units of a 10 x 10 image: an object of 4 x 4 at the top left, another of 2 x 4 beside it."""
+    objects = torch.tensor([[0.0, 0, 4, 4], [4, 0, 6, 4]]) / 10
+    candidates = torch.tensor(
+        [
+            [0.0, 0, 4, 4],  # the object itself
+            [1, 1, 3, 3],  # a part of it
+            [0, 0, 6, 4],  # both
+            [0, 0, 6, 9],  # 24 of 54
+            [3, 3, 9, 9],  # 1 and 2 of 36
+            [6, 5, 9, 9],  # none of it
+        ]
     )
-    is_near = (ious.amax(1) >= 0.5).view(LAYERS, 30)
-    confident = objectness >= math.log(0.6 / 0.4)
-    assert torch.equal(found[:, 0], confident[:, 0] & ~is_near)
+    targets = Targets.pack(
+        [box_convert(objects, "xyxy", "cxcywh"), torch.zeros(0, 4)], [torch.zeros(2), torch.zeros(0)]
+    )
+    boxes = box_convert(candidates / 10, "xyxy", "cxcywh").expand(LAYERS, 2, -1, -1)
+    confident = torch.full((LAYERS, 2, 6), 0.5)
+    found = unannotated_objects(confident, boxes, targets, 0.6)
+    assert found[:, 0].tolist() == [[False, False, False, True, True, True]] * LAYERS
     # Nothing is annotated in the second image.
-    assert torch.equal(found[:, 1], confident[:, 1])
-    assert confident[:, 0, :3].any()
+    assert found[:, 1].all()
+    assert not unannotated_objects(confident - 0.2, boxes, targets, 0.6).any()
