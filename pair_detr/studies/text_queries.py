@@ -80,7 +80,7 @@ def draw(results: Mapping[Key, Sequence[Result]]) -> Figure:
             curves = [getattr(run, of) for run in runs]
             values = np.stack([curve.values for curve in curves])
             label = f"{queries}, {texts} rows"
-            axis.plot(curves[0].steps, values.mean(0), styles[texts], color=colors[queries], label=label)
+            axis.plot(curves[0].steps, values.mean(0), ls=styles[texts], color=colors[queries], label=label)
             axis.fill_between(curves[0].steps, values.min(0), values.max(0), color=colors[queries], alpha=0.12)
         axis.set(title=f"{of} classes", xlabel="iteration", ylabel="AP50 (percent)", ylim=(0, None))
         axis.grid(alpha=0.3)
