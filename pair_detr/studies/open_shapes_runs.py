@@ -21,7 +21,6 @@ BOXES, LABELS = "detic/quickstart_boxsup", "detic/quickstart_image_labels"
 REAL, SHUFFLED, RANDOM, WORDS, UNRELATED = "real", "shuffled", "random", "words", "unrelated"
 TEXTS = (REAL, SHUFFLED, RANDOM, WORDS, UNRELATED)
 _OF_ENCODER = frozenset({REAL, SHUFFLED, RANDOM})
-_METRICS = {"base": "bbox/AP50-base", "novel": "bbox/AP50-novel"}
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class Result:
     novel: Curve
 
     @classmethod
-    def read(cls, folder: Path) -> "Result":
-        """The evaluations of a training."""
-        curves = {name: read_run(folder, metric).ap for name, metric in _METRICS.items()}
+    def read(cls, folder: Path, task: str = "bbox") -> "Result":
+        """The evaluations of a training; ``task`` is "bbox" or "segm"."""
+        curves = {name: read_run(folder, f"{task}/AP50-{name}").ap for name in ("base", "novel")}
         return cls(**{name: Curve(curve.steps, 100 * curve.values) for name, curve in curves.items()})
 
     @property

@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--holdout", choices=tuple(HOLDOUTS), default="composition", help="what is novel")
     parser.add_argument("--queries", nargs="+", choices=QUERIES, default=list(QUERIES), help="MODEL.CLIP.QUERIES")
+    parser.add_argument("--masks", action="store_true", help="train masks as well, and compare the AP50 of these")
     parser.add_argument("--level", type=float, default=80.0, metavar="AP50", help="to count iterations to")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config entries of all runs")
     add_text_arguments(parser, (REAL, RANDOM))
@@ -121,8 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for queries in args.queries:
         for texts in args.texts:
             files = [write_texts(texts, HOLDOUTS[args.holdout], words, x, args.runs / "texts") for x in args.seeds]
-            options = ["MODEL.CLIP.QUERIES", queries, "TEST.EVAL_PERIOD", str(_EVAL_PERIOD), *args.opts]
-            name = f"{queries} {texts}"
+            options = ["MODEL.CLIP.QUERIES", queries, "TEST.EVAL_PERIOD", str(_EVAL_PERIOD)]
+            options += ["MODEL.MASK_ON", str(args.masks), *args.opts]
+            name = f"{queries} {texts}{' masks' * args.masks}"
             planned[queries, texts] = [
                 plan_run(args.holdout, name, BOXES, seed, file, options)
                 for seed, file in zip(args.seeds, files, strict=True)
@@ -130,7 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A seed of all before the next one, so that what is there can be compared.
     by_seed = [entry for entries in zip(*planned.values(), strict=True) for entry in entries]
     train_all(by_seed, args.runs, args.jobs)
-    results = {key: [Result.read(args.runs / entry.folder) for entry in entries] for key, entries in planned.items()}
+    task = "segm" if args.masks else "bbox"
+    results = {
+        key: [Result.read(args.runs / entry.folder, task) for entry in entries] for key, entries in planned.items()
+    }
     with writing(args.output) as temporary:
         draw(results).savefig(temporary, dpi=90)
     logger.info("%s; %s\n%s", args.output, describe_machine("cpu"), summarize(results, args.level))
