@@ -21,7 +21,7 @@ from detectron2_helpers import speed_up_configs
 import pair_detr.engine
 from pair_detr.config_files import config_file, load_config
 from pair_detr.engine import argument_parser, run
-from pair_detr.studies import ablation, convergence
+from pair_detr.studies import ablation, convergence, image_labels, text_queries
 from pair_detr.studies.convergence_runs import PlannedRun
 from pair_detr_cli.commands import COMMANDS
 
@@ -40,23 +40,27 @@ NARROW += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANN
 NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 # Of the quick start's network, in its trainings and its export.
 SHALLOW = ["MODEL.DETR.DEC_LAYERS", "2"]
+ONE_RUN = ["--seeds", "1", "--jobs", "1"]
 # Appended to the arguments of tools.
 BRIEF = {
     # Else it serves until Ctrl-C.
     "app": ["--check"],
     "benchmark": ["--backends", "torch", "--sizes", "64x64", "--batches", "1", "--repeats", "1", "--opts", *NARROW],
-    "ablation": ["--methods", "Muon", "--seeds", "1", "--jobs", "1"],
+    "ablation": ["--methods", "Muon", *ONE_RUN],
     "compositions": ["--seeds", "2"],
     "export": ["--opts", *SHALLOW],
     "convergence": ["--data", "shapes", "--variants", "detr", "pair_detr", "--schedules", "third", "--seeds", "1"],
     "digits": ["--train", "12", "--val", "4"],
     "make_open_shapes": ["--train", "40", "--photos", "8", "--val", "10"],
     "make_shapes": ["--train", "60", "--val", "10"],
+    "image_labels": [*("--holdout", "shape", "--texts", "unrelated", "--choices", "objectness"), *ONE_RUN],
     "matching": ["--images", "2"],
     "positions": ["--seeds", "1"],
     "pretrain_shapes": ["--crops", "64", "--epochs", "1"],
     "probe_sizes": ["--seeds", "1", "--sizes", "37"],
     "text_masks": ["--seeds", "1", "--objects", "4"],
+    "text_queries": [*("--queries", "none", "content", "--texts", "unrelated"), *ONE_RUN],
+    "vocabulary_size": [*("--config-file", "quickstart", "--size", "64x64", "--images", "1", "--repeats", "1")],
 }
 # What most commands import when they need it, together for a second or two.
 PRELOADED = ("pycocotools.cocoeval", "pygments.formatters.terminal256", "pygments.lexers.data", "timm")
@@ -92,7 +96,8 @@ def execute(arguments: Sequence[str]) -> object:
     program, *rest = arguments
     if program == "-m":
         tool, *rest = rest
-        ablation.train_all = convergence.train_all = train_all
+        for study in (ablation, convergence, image_labels, text_queries):
+            study.train_all = train_all
         return importlib.import_module(tool).main([*rest, *BRIEF.get(tool.rpartition(".")[2], [])])
     if program == "pair-detr":
         command, *rest = ["zoo.pth" if argument.startswith("zoo://") else argument for argument in rest]
