@@ -187,7 +187,7 @@ _DETR = {
     "MODEL.DETR.LOSS.FEDERATED_CLASSES": whole(0, ", where 0 is all classes"),
     "MODEL.DETR.LOSS.FEDERATED_POWER": NOT_NEGATIVE,
     "MODEL.DETR.IMAGE_LABELS.LOSS": one_of(
-        ("max_size", "max_score", "first", "image", "min_loss", "wsddn", "pair_score", "objectness")
+        ("max_size", "max_score", "first", "image", "min_loss", "wsddn", "pair_score", "objectness", "object_score")
     ),
     "MODEL.DETR.IMAGE_LABELS.WEIGHT": WEIGHT,
     "MODEL.DETR.PAIR.BOX_DECODING": one_of(("center", "pair")),

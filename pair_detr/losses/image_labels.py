@@ -21,6 +21,7 @@ from pair_detr.config.choices import MULTI_DATASET_SAMPLER
 from pair_detr.config.variants import variant_of
 from pair_detr.layers import cxcywh_to_xyxy
 from pair_detr.losses.classification import ClassScoring
+from pair_detr.losses.objectness import ObjectnessScoring
 from pair_detr.structures import ImageLabels, Predictions, Targets
 from pair_detr.utils.device import to_device_async
 
@@ -36,6 +37,7 @@ class Candidates:
         logits: (L, B, Q, C) log odds of each class of what is an object for sure; the loss is of these.
         scores: (L, B, Q, C) log odds of an object of each class; the same, but for classifiers with objectness.
         objectness: (L, B, Q) log odds of an object of any class.
+        learns_objectness: whether these are more than a function of ``scores``, and so have to be learned, too.
         boxes: (L, B, Q, 4) cxcywh.
         top_left: (L, B, Q, 2), see :class:`Predictions`.
     """
@@ -45,17 +47,18 @@ class Candidates:
     objectness: Tensor
     boxes: Tensor
     top_left: Tensor | None = None
+    learns_objectness: bool = False
 
 
 def max_size(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The query with the largest box takes all labels of the image."""
     area = candidates.boxes[..., 2] * candidates.boxes[..., 3]
-    return _loss_of_best(candidates.logits, area[:, labels.image_index], labels)
+    return _loss_of_best(candidates, area[:, labels.image_index], labels)
 
 
 def max_score(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The query with the highest score for the label takes it."""
-    return _loss_of_best(candidates.logits, _of_label(candidates.scores, labels), labels)
+    return _loss_of_best(candidates, _of_label(candidates.scores, labels), labels)
 
 
 def max_any_class(candidates: Candidates, labels: ImageLabels) -> Tensor:
@@ -64,19 +67,19 @@ def max_any_class(candidates: Candidates, labels: ImageLabels) -> Tensor:
     Detic takes the first proposal, that of the highest objectness. A DETR has no score of objectness, unless
     MODEL.CLIP.OBJECTNESS adds one: it is the highest score for any class otherwise.
     """
-    return _loss_of_best(candidates.logits, candidates.objectness[:, labels.image_index], labels)
+    return _loss_of_best(candidates, candidates.objectness[:, labels.image_index], labels)
 
 
 def min_loss(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The query whose loss is the least takes the label: few other classes count as well as a high score for it."""
     # The binary cross entropy without the label's own term.
     negatives = F.softplus(candidates.scores).sum(-1)[:, labels.image_index]
-    return _loss_of_best(candidates.logits, _of_label(candidates.scores, labels) - negatives, labels)
+    return _loss_of_best(candidates, _of_label(candidates.scores, labels) - negatives, labels)
 
 
 def pair_score(candidates: Candidates, labels: ImageLabels) -> Tensor:
     """The query on whose box both decoders of Pair DETR agree best takes all labels of the image."""
-    return _loss_of_best(candidates.logits, -_disagreement(candidates)[:, labels.image_index], labels)
+    return _loss_of_best(candidates, -_disagreement(candidates)[:, labels.image_index], labels)
 
 
 def objectness(candidates: Candidates, labels: ImageLabels) -> Tensor:
@@ -85,7 +88,18 @@ def objectness(candidates: Candidates, labels: ImageLabels) -> Tensor:
     That is the product of its objectness and of how well the decoders of Pair DETR, where there are two, agree on its
     box. This project's own.
     """
-    return _loss_of_best(candidates.logits, _object_scores(candidates)[:, labels.image_index], labels)
+    score = F.logsigmoid(candidates.objectness) + _log_agreement(candidates)
+    return _loss_of_best(candidates, score[:, labels.image_index], labels)
+
+
+def object_score(candidates: Candidates, labels: ImageLabels) -> Tensor:
+    """The query that is most likely an object of the label's class takes it, by its score and that agreement.
+
+    Objects of classes with boxes, of which the label is a negative there, are soon out of the question. This project's
+    own.
+    """
+    score = F.logsigmoid(_of_label(candidates.scores, labels))
+    return _loss_of_best(candidates, score + _log_agreement(candidates)[:, labels.image_index], labels)
 
 
 def image_mean(candidates: Candidates, labels: ImageLabels) -> Tensor:
@@ -117,6 +131,7 @@ IMAGE_LABEL_LOSSES: dict[str, Callable[[Candidates, ImageLabels], Tensor]] = {
     "wsddn": wsddn,
     "pair_score": pair_score,
     "objectness": objectness,
+    "object_score": object_score,
 }
 
 
@@ -198,6 +213,7 @@ class ImageLabelCriterion(nn.Module):
                 self.class_scoring.objectness(logits),
                 predictions.boxes.float(),
                 predictions.top_left,
+                isinstance(self.class_scoring, ObjectnessScoring) and not self.classifier_only,
             )
             # Of the first group of queries, that of inference.
             labels = replace(labels, image_index=labels.image_index * predictions.groups)
@@ -229,10 +245,11 @@ def _disagreement(candidates: Candidates) -> Tensor:
     return distance / boxes[..., 2:].sum(-1).clamp(min=_EPSILON)
 
 
-def _object_scores(candidates: Candidates) -> Tensor:
-    """(L, B, Q) logarithms of objectness times agreement, which falls exponentially with :func:`_disagreement`."""
-    score = F.logsigmoid(candidates.objectness)
-    return score if candidates.top_left is None else score - _disagreement(candidates)
+def _log_agreement(candidates: Candidates) -> Tensor:
+    """(L, B, Q) what falls as :func:`_disagreement` grows, 0 at most; 0 where there is one decoder."""
+    if candidates.top_left is None:
+        return torch.zeros_like(candidates.objectness)
+    return -_disagreement(candidates)
 
 
 def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:
@@ -241,11 +258,14 @@ def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:
     return logits[:, labels.image_index, :, labels.labels].transpose(0, 1)
 
 
-def _loss_of_best(logits: Tensor, scores: Tensor, labels: ImageLabels) -> Tensor:
-    """(L, B, Q, C) logits -> (L, N) loss of the query with the highest of the (L, N, Q) scores."""
+def _loss_of_best(candidates: Candidates, scores: Tensor, labels: ImageLabels) -> Tensor:
+    """(L, N) loss of the query with the highest of the (L, N, Q) scores: of its class, and of that it is an object."""
     query = scores.argmax(-1)
-    layer = torch.arange(len(logits), device=logits.device)[:, None]
-    return _binary_cross_entropy(logits[layer, labels.image_index, query], labels)
+    layer = torch.arange(len(query), device=query.device)[:, None]
+    loss = _binary_cross_entropy(candidates.logits[layer, labels.image_index, query], labels)
+    if candidates.learns_objectness:
+        loss = loss - F.logsigmoid(candidates.objectness[layer, labels.image_index, query])
+    return loss
 
 
 def _binary_cross_entropy(logits: Tensor, labels: ImageLabels) -> Tensor:

@@ -112,6 +112,8 @@ def test_by_hand() -> None:
         "pair_score": big,
         # 0.73 exp(-0.15) against 0.62 exp(-0.2).
         "objectness": big,
+        # 0.27 exp(-0.15) against 0.5 exp(-0.2).
+        "object_score": small,
         "max_size": big,
         "max_score": small,
         "first": big,
