@@ -27,7 +27,7 @@ logger = tool_logger("study_image_labels")
 
 # As many steps as with image labels, on boxes alone; and before both.
 CONTROL, START = "boxes only", "start"
-CHOICES = ("objectness", "pair_score", "max_size", "first", "max_score", "min_loss")
+CHOICES = ("object_score", "objectness", "pair_score", "max_size", "first", "max_score", "min_loss")
 # How a label chooses its query, rows of the classes, and the holdout.
 Key = tuple[str, str, str]
 
