@@ -192,7 +192,10 @@ def required_config(cfg: CfgNode) -> dict[str, Any]:
             required[f"MODEL.RESNETS.{key}"] = cfg.MODEL.RESNETS[key]
     required |= variant_of(cfg).required_config(cfg)
     if cfg.MODEL.CLIP.TEXT_WEIGHTS:
-        required |= {f"MODEL.CLIP.{key}": cfg.MODEL.CLIP[key] for key in ("LOGIT_SCALE", "QUERIES", "OBJECTNESS")}
+        required["MODEL.CLIP.LOGIT_SCALE"] = cfg.MODEL.CLIP.LOGIT_SCALE
+        # Models without start those with them, as with the selection of queries.
+        own = {"QUERIES": cfg.MODEL.CLIP.QUERIES != "none", "OBJECTNESS": cfg.MODEL.CLIP.OBJECTNESS}
+        required |= {f"MODEL.CLIP.{key}": cfg.MODEL.CLIP[key] for key, is_set in own.items() if is_set}
     if cfg.MODEL.MASK_ON:
         required |= {f"MODEL.DETR.MASK.{key}": cfg.MODEL.DETR.MASK[key] for key in ("QUERY_DECODER", "SPATIAL_QUERY")}
     return required

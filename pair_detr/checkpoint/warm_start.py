@@ -15,7 +15,7 @@ from pair_detr.utils.messages import counted, join_some
 # Parts without which any detector may start: they depend on the data, or are trained after it, or are new to it.
 _OPTIONAL = frozenset({"class_head", "mask_head", "decoder.box_bias", "decoder.text_attention"})
 # Parts with a row for each class, or one for each number of a text.
-_OF_CLASSES = ("class_head", "query_builder.dense_head", "query_builder.denoising")
+_OF_CLASSES = ("class_head", *(f"query_builder.{name}" for name in ("dense_head", "denoising", "text_conditioning")))
 # What to set for a part to fit.
 _CONFIG = {
     "backbone": "MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH, INPUT.FORMAT",
@@ -159,10 +159,12 @@ def _part(key: str) -> str:
 
 def _source(key: str, parts: set[str], aliases: Mapping[str, str]) -> str:
     """The key of the weights that a key of the model starts from."""
-    part = _part(key)
-    if part in parts or aliases.get(part) not in parts:
+    # Of decoders, also the parts that are not in all of them.
+    part, name = _part(key), key.removeprefix(PREFIX).partition(".")[0]
+    alias = aliases.get(name)
+    if part in parts or alias is None or part.replace(name, alias, 1) not in parts:
         return key
-    return key.replace(f"{PREFIX}{part}.", f"{PREFIX}{aliases[part]}.", 1)
+    return key.replace(f"{PREFIX}{name}.", f"{PREFIX}{alias}.", 1)
 
 
 def _fit(

@@ -27,7 +27,8 @@ def add_clip_keys(cfg: CN) -> None:
     # negatives of their texts. It is what selects queries, too. For sigmoids ("focal", "mal"). Own.
     cfg.MODEL.CLIP.OBJECTNESS = False
     # Objects that nobody annotated: a query that is an object with at least this probability, less than half of whose
-    # box is covered by annotated ones, is not learned as background. 1 is none. Needs OBJECTNESS. Own.
+    # box is covered by annotated ones, is not learned as background (nor as an object, which OV-DQUO, arXiv 2405.17913,
+    # makes of its wildcards). 1 is none. Needs OBJECTNESS. Own.
     cfg.MODEL.CLIP.WILDCARD_SCORE = 1.0
     # Text encoder for names that are not among TEXT_WEIGHTS (pair_detr.Predictor): the one that these were made with,
     # "clip:<model>" or "open_clip:<model>"; a local file with its weights; and the prompts to average over. With

@@ -121,9 +121,9 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DETR.IMAGE_LABELS = CN()
     # Which query takes a label: that of the largest box ("max_size"), the highest score for it ("max_score") or for any
     # class ("first"), the least loss ("min_loss"), on whose object both decoders of Pair DETR agree most
-    # ("pair_score"), or which is most likely an object of no other class, by its score and by that agreement
-    # ("objectness"; see MODEL.CLIP.OBJECTNESS). "image" gives it to the mean of all, "wsddn" to all in proportion to
-    # their scores.
+    # ("pair_score"), or which is most likely an object by its score and by that agreement, of any class ("objectness")
+    # or of the label's ("object_score"; both are for MODEL.CLIP.OBJECTNESS). "image" gives it to the mean of all,
+    # "wsddn" to all in proportion to their scores.
     cfg.MODEL.DETR.IMAGE_LABELS.LOSS = "max_size"
     # Weight of the loss (Detic's), which is a sum over decoder layers. Where gradients are clipped to a norm that they
     # always exceed, it matters little: DATALOADER.DATASET_RATIO does.

@@ -56,7 +56,7 @@ _RULES: dict[_Change, tuple[str, ...]] = {
         *(f"MODEL.DETR.{key}" for key in ("NUM_QUERIES", "NUM_CLASSES", "CLASS_AGNOSTIC", "MASK.FREEZE_DETECTOR")),
         # They add parameters, or freeze some.
         *(f"MODEL.DETR.{key}" for key in ("QUERY_GROUPS", "DENSE.ENABLED", "DENOISING.GROUPS", "QUERY_SELECTION")),
-        *("MODEL.DETR.BOX_BIAS", "MODEL.DETR.PAIR.QUERIES_PER_OBJECT"),
+        *("MODEL.DETR.BOX_BIAS", "MODEL.DETR.PAIR.QUERIES_PER_OBJECT", "MODEL.CLIP.QUERIES", "MODEL.CLIP.OBJECTNESS"),
     ),
     _Change.IS_OTHER_MODEL: (
         *("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.*", "MODEL.RESNETS.*", "MODEL.TIMM.*", "MODEL.CONVNET.*"),

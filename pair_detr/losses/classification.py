@@ -129,7 +129,10 @@ class SigmoidFocal(ClassScoring):
     def cost(self, logits: Tensor, targets: Targets) -> Tensor:
         """Focal loss if the label is given, less the focal loss if it is not."""
         # Indices on both sides of a slice put the objects first: (T, L, Q).
-        prob = logits[:, targets.image_index, :, targets.labels].transpose(0, 1).sigmoid()
+        return self.cost_of(logits[:, targets.image_index, :, targets.labels].transpose(0, 1).sigmoid())
+
+    def cost_of(self, prob: Tensor) -> Tensor:
+        """The same of probabilities of the labels."""
         positive = self.alpha * (1 - prob) ** self.gamma * -(prob + 1e-8).log()
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         return positive - negative
@@ -167,7 +170,7 @@ class SigmoidFocal(ClassScoring):
 
     def with_class_scores(self, logits: Tensor, log_scores: Tensor) -> Tensor:
         """Their log odds."""
-        return _log_odds(log_scores)
+        return log_odds(log_scores)
 
     def detections(self, logits: Tensor, limit: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of query and class: a query can be detected under several labels, unless asked for one."""
@@ -257,7 +260,7 @@ class Softmax(ClassScoring):
 
     def binary_logits(self, logits: Tensor) -> Tensor:
         """log p - log (1 - p)."""
-        return _log_odds(logits.log_softmax(-1)[..., :-1])
+        return log_odds(logits.log_softmax(-1)[..., :-1])
 
     def with_class_scores(self, logits: Tensor, log_scores: Tensor) -> Tensor:
         """The probability of no object stays, relative to the scores; all are then scaled to a sum of 1."""
@@ -268,7 +271,7 @@ class Softmax(ClassScoring):
         return _best_queries(_select(self.probabilities(logits)[..., :-1], allowed), limit)
 
 
-def _log_odds(log_prob: Tensor) -> Tensor:
+def log_odds(log_prob: Tensor) -> Tensor:
     """log p - log (1 - p) of log p."""
     # Where p rounds to 1 the odds would be infinite.
     log_prob = log_prob.clamp(max=-1e-6)

@@ -33,3 +33,12 @@ class FederatedLossSampler(nn.Module):
         chosen = keys.masked_fill(present, torch.inf).topk(self.limit).indices
         sampled = torch.zeros_like(present).index_fill(0, chosen, True)
         return present | (sampled & (self.weights > 0))
+
+    @torch.no_grad()
+    def add(self, labels: Tensor) -> None:
+        """Lets classes without annotations take part from now on, as often as the average class. The host does not
+        wait for it.
+        """
+        mean = self.weights.sum() / (self.weights > 0).sum().clamp(min=1)
+        missing = torch.zeros_like(self.weights).index_fill(0, labels, 1.0) * (self.weights == 0)
+        self.weights += missing * mean.clamp(min=torch.finfo(mean.dtype).tiny)

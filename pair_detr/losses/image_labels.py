@@ -35,7 +35,8 @@ class Candidates:
 
     Attributes:
         logits: (L, B, Q, C) log odds of each class of what is an object for sure; the loss is of these.
-        scores: (L, B, Q, C) log odds of an object of each class; the same, but for classifiers with objectness.
+        scores: (L, B, Q, C) log odds of an object of each class, to choose by; the same, but for classifiers with
+            objectness.
         objectness: (L, B, Q) log odds of an object of any class.
         learns_objectness: whether these are more than a function of ``scores``, and so have to be learned, too.
         boxes: (L, B, Q, 4) cxcywh.
@@ -178,6 +179,11 @@ class ImageLabelCriterion(nn.Module):
                 "MODEL.DETR.IMAGE_LABELS.LOSS is 'pair_score', but with MODEL.DETR.PAIR.BOX_DECODING 'pair' boxes are "
                 "made of both decoders' points, which cannot disagree: set BOX_DECODING to center, or another loss."
             )
+        if options.LOSS in ("image", "wsddn") and isinstance(class_scoring, ObjectnessScoring):
+            raise ValueError(
+                f"MODEL.DETR.IMAGE_LABELS.LOSS is {options.LOSS!r}, which gives a label to all queries, but with "
+                "MODEL.CLIP.OBJECTNESS only an object has a class: choose another loss, for example objectness."
+            )
         if not 0 <= options.WEIGHT < math.inf:
             raise ValueError(
                 f"MODEL.DETR.IMAGE_LABELS.WEIGHT is {options.WEIGHT}; a weight must be 0 or more, for example 0.1."
@@ -207,9 +213,11 @@ class ImageLabelCriterion(nn.Module):
         logits = classifier(predictions.states.detach()) if self.classifier_only else predictions.logits
         with torch.autocast(predictions.boxes.device.type, enabled=False):
             logits = logits.float()
+            with torch.no_grad():
+                scores = self.class_scoring.binary_logits(logits)
             candidates = Candidates(
                 self.class_scoring.class_logits(logits),
-                self.class_scoring.binary_logits(logits),
+                scores,
                 self.class_scoring.objectness(logits),
                 predictions.boxes.float(),
                 predictions.top_left,

@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pair_detr.losses.classification import ClassScoring, SigmoidFocal
+from pair_detr.losses.classification import ClassScoring, SigmoidFocal, log_odds
 from pair_detr.structures import Assignment, Targets
 
-# log p rounds to 0 where p is almost 1; the odds would be infinite.
-_MAX_LOG_PROB = -1e-6
 # Log odds of a probability of 1.
 _CERTAIN = 1e4
 
@@ -38,7 +36,8 @@ class ObjectnessScoring(ClassScoring):
 
     def cost(self, logits: Tensor, targets: Targets) -> Tensor:
         """That of the product."""
-        return self.inner.cost(self.binary_logits(logits), targets)
+        own = logits[:, targets.image_index, :, targets.labels].transpose(0, 1)
+        return self.inner.cost_of(own.sigmoid() * logits[:, targets.image_index, :, -1].sigmoid())
 
     def loss(
         self,
@@ -74,9 +73,7 @@ class ObjectnessScoring(ClassScoring):
 
     def binary_logits(self, logits: Tensor) -> Tensor:
         """The log odds of the product."""
-        log_prob = F.logsigmoid(logits[..., :-1]) + F.logsigmoid(logits[..., -1:])
-        log_prob = log_prob.clamp(max=_MAX_LOG_PROB)
-        return log_prob - (-log_prob.expm1()).log()
+        return log_odds(F.logsigmoid(logits[..., :-1]) + F.logsigmoid(logits[..., -1:]))
 
     def class_logits(self, logits: Tensor) -> Tensor:
         """See :class:`ClassScoring`."""

@@ -85,6 +85,7 @@ class ClassTerm(LossTerm):
         class_scoring: ClassScoring,
         federated_sampler: FederatedLossSampler | None = None,
         wildcard_score: float = 1.0,
+        learns_from_labels: bool = False,
     ) -> None:
         """
         Args:
@@ -92,15 +93,21 @@ class ClassTerm(LossTerm):
             class_scoring: gives the loss.
             federated_sampler: the classes that take part; None for all.
             wildcard_score: see :func:`unannotated_objects`; 1 for none.
+            learns_from_labels: a class that images have as a label takes part from then on, even if nothing is
+                annotated with it. For scores that learn classes from annotated objects alone: these are not of it, and
+                without negatives it would be found in whatever has a word of its name.
         """
         super().__init__(**{"class": weight})
         self.wildcard_score = wildcard_score
+        self.learns_from_labels = learns_from_labels
         self.class_scoring = class_scoring
         self.federated_sampler = federated_sampler
 
     def forward(self, matched: MatchedPredictions) -> dict[str, Tensor]:
         """See :class:`LossTerm`."""
         targets, assignment = matched.targets, matched.assignment
+        if self.federated_sampler is not None and self.learns_from_labels and not targets.has_boxes:
+            self.federated_sampler.add(targets.image_labels.labels)
         selected = None if self.federated_sampler is None else self.federated_sampler(targets.labels)
         if matched.counted is not None:
             selected = matched.counted if selected is None else matched.counted & selected
@@ -131,7 +138,7 @@ def unannotated_objects(objectness: Tensor, boxes: Tensor, targets: Targets, min
         min_score: probability that an object has at least.
 
     Returns:
-        (L, B, Q) bool, false for boxes of which annotated objects cover half or more.
+        (L, B, Q) bool, false for boxes of which annotated objects cover half or more, where they overlap counted twice.
     """
     boxes = boxes.float()
     candidates, annotated = cxcywh_to_xyxy(boxes[:, targets.image_index]), cxcywh_to_xyxy(targets.boxes)[:, None]

@@ -7,8 +7,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import Tensor
 
-from pair_detr.config.choices import MULTI_DATASET_SAMPLER
-from pair_detr.data.catalog import annotation_type_of
 from pair_detr.data.model_classes import class_names_or_none
 from pair_detr.losses.federated import FederatedLossSampler
 
@@ -17,10 +15,6 @@ def build_federated_sampler(cfg: CfgNode) -> FederatedLossSampler | None:
     """The selection for the first dataset of DATASETS.TRAIN; None if all of its classes take part.
 
     Classes without annotations are the ``novel_classes`` of its metadata, and those whose ``class_image_count`` is 0.
-    They are no negatives, as objects of them may be anywhere, unless a classifier with objectness (which learns classes
-    from annotated objects alone, and these are of none of them) is taught them by image labels: without negatives it
-    would find them in whatever has a word of their names.
-
     Raises:
         ValueError: MODEL.DETR.LOSS.FEDERATED_CLASSES is negative, or set where the dataset does not say how often its
             classes are; or a novel class is not among its classes.
@@ -44,16 +38,9 @@ def build_federated_sampler(cfg: CfgNode) -> FederatedLossSampler | None:
     if unknown := sorted(set(novel) - set(classes)):
         raise ValueError(f'Dataset "{name}": the novel classes {", ".join(unknown)} are not among its classes.')
     weights = _frequencies(counts, len(classes)) ** cfg.MODEL.DETR.LOSS.FEDERATED_POWER
-    unannotated = torch.tensor([class_name in novel for class_name in classes])
-    unannotated |= _frequencies(counts, len(classes)) == 0
-    weights[unannotated] = 1 if cfg.MODEL.CLIP.OBJECTNESS and _has_image_labels(cfg) else 0
+    weights[torch.tensor([class_name in novel for class_name in classes])] = 0
+    weights[_frequencies(counts, len(classes)) == 0] = 0
     return FederatedLossSampler(weights, limit) if limit or not weights.all() else None
-
-
-def _has_image_labels(cfg: CfgNode) -> bool:
-    if cfg.DATALOADER.SAMPLER_TRAIN != MULTI_DATASET_SAMPLER:
-        return False
-    return "image" in (cfg.DATALOADER.DATASET_ANN or map(annotation_type_of, cfg.DATASETS.TRAIN))
 
 
 def _frequencies(counts: Sequence[dict[str, int]] | None, num_classes: int) -> Tensor:

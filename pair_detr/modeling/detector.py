@@ -15,6 +15,7 @@ from pair_detr.layers import TextCrossAttention, sine_position_encoding
 from pair_detr.losses.branches import DenoisingTerm, OneToManyTerm
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
+from pair_detr.losses.objectness import ObjectnessScoring
 from pair_detr.losses.terms import BoxTerm, ClassTerm, LossTerm
 from pair_detr.modeling.decoder import ConditionalDecoder
 from pair_detr.modeling.denoising import DenoisingQueries
@@ -156,14 +157,17 @@ class Detector(nn.Module, ABC):
         """
         loss = cfg.MODEL.DETR.LOSS
         weight = class_scoring.default_weight if loss.CLASS < 0 else loss.CLASS
-        wildcard_score = cfg.MODEL.CLIP.WILDCARD_SCORE if cfg.MODEL.CLIP.OBJECTNESS else 1.0
-        class_term = ClassTerm(weight, class_scoring, federated_sampler, wildcard_score)
+        has_objectness = isinstance(class_scoring, ObjectnessScoring)
+        wildcard_score = cfg.MODEL.CLIP.WILDCARD_SCORE if has_objectness else 1.0
+        class_term = ClassTerm(weight, class_scoring, federated_sampler, wildcard_score, has_objectness)
         box_term = BoxTerm(loss.L1, loss.GIOU)
         terms: list[LossTerm] = [class_term, box_term]
         dense, denoising = cfg.MODEL.DETR.DENSE, cfg.MODEL.DETR.DENOISING
         if dense.ENABLED:
             terms.append(OneToManyTerm("dense", class_term, box_term, dense.WEIGHT, dense.TOKENS_PER_OBJECT))
         if denoising.GROUPS:
+            # What is not to be an object there was made of annotated ones.
+            class_term = ClassTerm(weight, class_scoring, federated_sampler)
             terms.append(DenoisingTerm(class_term, box_term, denoising.WEIGHT, denoising.GROUPS))
         return terms
 

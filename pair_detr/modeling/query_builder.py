@@ -163,7 +163,9 @@ class QueryBuilder(nn.Module):
             return built, None
         class_logits, scores = self.dense_head.class_head.split(dense.logits[0].detach())
         tokens = select_tokens(scores, memory.key_mask, num_queries)
-        classes = class_logits.argmax(-1).gather(1, tokens).repeat(1, built.num_groups)
+        classes = None
+        if self.text_conditioning is not None:
+            classes = class_logits.argmax(-1).gather(1, tokens).repeat(1, built.num_groups)
         boxes = dense.boxes[0].detach()[..., : 2 if self.selection == "points" else 4]
         reference = boxes.gather(1, tokens[..., None].expand(-1, -1, boxes.shape[-1])).repeat(1, built.num_groups, 1)
         built.queries = replace(
@@ -174,7 +176,7 @@ class QueryBuilder(nn.Module):
         )
         if copies is not None:
             self._add_denoising(built, copies)
-            classes = torch.cat((classes, copies.labels), dim=1)
+            classes = None if classes is None else torch.cat((classes, copies.labels), dim=1)
         return built, classes
 
     def embed_reference(self, reference: Tensor) -> Tensor:

@@ -64,12 +64,15 @@ class TextClassifier(FullPrecision, nn.Module):
         self.names = vocabulary.names
         self.projection = nn.Linear(dim, vocabulary.dim, bias=False)
         self.objectness = classification_head(dim, 1, prior_prob) if objectness else None
-        bias = 0.0 if prior_prob is None or objectness else -math.log((1 - prior_prob) / prior_prob)
-        self.bias = nn.Parameter(torch.tensor(bias))
+        bias = 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob)
+        # The bias of what is an object for sure is another one, and weights of the one do not start the other.
+        self.bias = None if objectness else nn.Parameter(torch.tensor(bias))
+        self.object_bias = nn.Parameter(torch.tensor(0.0)) if objectness else None
+        device = self.projection.weight.device
         # Like all texts and none in particular: its logit, too, starts near theirs.
-        mean = F.normalize(vocabulary.weights.mean(0, keepdim=True), dim=-1).to(self.bias.device)
+        mean = F.normalize(vocabulary.weights.mean(0, keepdim=True), dim=-1).to(device)
         self.no_object = nn.Parameter(mean) if no_object else None
-        self.register_buffer("texts", vocabulary.weights.to(self.bias.device), persistent=False)
+        self.register_buffer("texts", vocabulary.weights.to(device), persistent=False)
         self._initialize(vocabulary.weights)
 
     @torch.no_grad()
@@ -101,7 +104,8 @@ class TextClassifier(FullPrecision, nn.Module):
 
     def split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(..., C) logits of :meth:`forward` -> those of the classes, and (...) of an object of any class."""
-        classes = logits[..., : len(self.texts)]
+        # Not len(), which a graph takes for a constant.
+        classes = logits[..., : self.texts.shape[0]]
         return classes, classes.amax(-1) if self.objectness is None else logits[..., -1]
 
     def forward(self, states: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ class TextClassifier(FullPrecision, nn.Module):
         # Cosines of texts differ by a few hundredths, and bfloat16 has steps of four thousandths there.
         with torch.autocast(states.device.type, enabled=False):
             features = self.logit_scale * F.normalize(features.float(), dim=-1)
-            logits = features @ self.texts.float().T + self.bias
+            logits = features @ self.texts.float().T + (self.bias if self.object_bias is None else self.object_bias)
             if self.objectness is not None:
                 return torch.cat((logits, self.objectness(states).float()), dim=-1)
             if self.no_object is None:

@@ -45,7 +45,8 @@ class TextConditioning(nn.Module):
         if classes is not None:
             text = projected[classes]
         else:
-            similarity = queries.position @ projected.T * projected.shape[1] ** -0.5
+            # Learned queries have more bits than the weights of a model that is prepared for inference.
+            similarity = queries.position.to(projected.dtype) @ projected.T * projected.shape[1] ** -0.5
             text = similarity.softmax(-1) @ projected
         if self.where == "position":
             return replace(queries, position=queries.position + text, position_offset=text)

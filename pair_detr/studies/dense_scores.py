@@ -11,7 +11,7 @@ from pair_detr.open_vocabulary import class_list, encode_classes
 from pair_detr.studies.class_objects import ClassObjects
 from pair_detr.studies.dense_maps import CORRELATIVE, PLAIN, class_maps, crop, load_encoders
 from pair_detr.studies.mask_scores import MASK_SIZE, area_under_curve, mask_iou
-from pair_detr.studies.text_probes import RANDOM, SHUFFLED, random_rows
+from pair_detr.studies.text_probes import RANDOM, SHUFFLED, derangement, random_rows
 
 OTHERS = "mean mask of the other classes"
 DENSE_METHODS = (CORRELATIVE, PLAIN, f"{CORRELATIVE}, {SHUFFLED}", f"{CORRELATIVE}, {RANDOM}", OTHERS)
@@ -50,7 +50,7 @@ def score_dense_maps(
     by_method = {
         CORRELATIVE: (rows, CORRELATIVE),
         PLAIN: (rows, PLAIN),
-        f"{CORRELATIVE}, {SHUFFLED}": (rows[torch.from_numpy(_derangement(len(rows), rng))], CORRELATIVE),
+        f"{CORRELATIVE}, {SHUFFLED}": (rows[torch.from_numpy(derangement(len(rows), rng))], CORRELATIVE),
         f"{CORRELATIVE}, {RANDOM}": (torch.from_numpy(random_rows(rows.numpy(), rng)).float(), CORRELATIVE),
     }
     numbers = np.sort(rng.permutation(len(masks))[:most])
@@ -84,14 +84,6 @@ def _score_map(maps: np.ndarray, own: int, mask: np.ndarray) -> tuple[float, flo
     scores = maps[own] - maps.mean(0)
     above = float(mask_iou(scores > scores.mean(), mask))
     return above, float(mask_iou(maps.argmax(0) == own, mask)), area_under_curve(scores, mask)
-
-
-def _derangement(count: int, rng: np.random.Generator) -> np.ndarray:
-    """A permutation that leaves nothing in its place: a cycle of all."""
-    order = rng.permutation(count)
-    result = np.empty(count, dtype=np.int64)
-    result[order] = np.roll(order, 1)
-    return result
 
 
 def _sums_by_class(classes: np.ndarray, masks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Trainings on the open-vocabulary shapes that studies consist of: their text weights, options and results."""
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pair_detr.data.datasets.shape_classes import Holdout
 from pair_detr.open_vocabulary import Vocabulary, read_class_list
 from pair_detr.open_vocabulary.shape_texts import random_word_texts, texts_from_words, unrelated_texts
 from pair_detr.studies.convergence_runs import PlannedRun
-from pair_detr.studies.text_probes import Interval, interval, random_rows
+from pair_detr.studies.text_probes import Interval, derangement, interval, random_rows
 from pair_detr.visualization.training_curves import Curve, read_run
 
 BOXES, LABELS = "detic/quickstart_boxsup", "detic/quickstart_image_labels"
@@ -78,7 +79,7 @@ def write_texts(kind: str, holdout: Holdout, words: Vocabulary | None, seed: int
         texts = texts_from_words(holdout, words)
     elif kind == SHUFFLED:
         rows = texts_from_words(holdout, words).weights
-        texts = Vocabulary(holdout.class_names, rows[_derangement(len(rows), seed)])
+        texts = Vocabulary(holdout.class_names, rows[derangement(len(rows), np.random.default_rng(seed))])
     elif kind == RANDOM:
         rows = random_rows(texts_from_words(holdout, words).weights.numpy(), np.random.default_rng(seed))
         texts = Vocabulary(holdout.class_names, rows)
@@ -86,19 +87,12 @@ def write_texts(kind: str, holdout: Holdout, words: Vocabulary | None, seed: int
         texts = random_word_texts(holdout, seed)
     else:
         texts = unrelated_texts(holdout, seed)
-    file = folder / f"{holdout.name}_{kind}_{seed if kind != REAL else 0}.npy"
+    # A run with other rows has another config, and is not taken for one that is complete.
+    digest = hashlib.sha256(texts.weights.numpy().tobytes()).hexdigest()[:8]
+    file = folder / f"{holdout.name}_{kind}_{digest}.npy"
     folder.mkdir(parents=True, exist_ok=True)
-    texts.save(file, overwrite=True)
+    texts.save(file)
     return file
-
-
-def _derangement(count: int, seed: int) -> np.ndarray:
-    """A random order in which nothing stays where it is."""
-    rng = np.random.default_rng(seed)
-    while True:
-        order = rng.permutation(count)
-        if (order != np.arange(count)).all():
-            return order
 
 
 def plan_run(

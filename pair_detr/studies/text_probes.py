@@ -60,8 +60,16 @@ def random_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return mean + rng.standard_normal((len(rows), len(rows))) @ (rows - mean) / np.sqrt(len(rows) - 1)
 
 
+def derangement(count: int, rng: np.random.Generator) -> np.ndarray:
+    """A permutation that leaves nothing in its place: a cycle of all."""
+    order = rng.permutation(count)
+    result = np.empty(count, dtype=np.int64)
+    result[order] = np.roll(order, 1)
+    return result
+
+
 def control_rows(rows: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The rows by name: as they are, given to other classes, and random ones with the same spectrum."""
+    """The rows by name: as they are, in a random order, and random ones with the same spectrum."""
     return {REAL: rows, SHUFFLED: rng.permutation(rows), RANDOM: random_rows(rows, rng)}
 
 

@@ -1,6 +1,7 @@
 """What it brings queries to know the vocabulary: ``python -m pair_detr.studies.text_queries``."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config entries of all runs")
     add_text_arguments(parser, (REAL, RANDOM))
     add_run_arguments(parser)
-    parser.set_defaults(seeds=[1, 2, 3, 4, 5])
+    parser.set_defaults(seeds=[1, 2, 3, 4, 5], runs=Path("output/text_queries"))
     parser.add_argument(
         "--output", type=output_file(".png", ".svg"), default="text_queries.png", metavar="FILE", help="figure to write"
     )

@@ -24,7 +24,12 @@ logger = tool_logger("study_vocabulary_size")
 _BOXES = 8
 # Width of the embeddings of CLIP's ViT-B/32.
 _TEXT_DIM = 512
-_MODES = ("none", "content", "position", "cross_attention")
+# Config entries by what is timed.
+_MODELS = {
+    "classifier": (),
+    "objectness": ("MODEL.CLIP.OBJECTNESS", "True"),
+    **{name: ("MODEL.CLIP.QUERIES", name) for name in ("content", "position", "cross_attention")},
+}
 
 
 def prepare(cfg: CfgNode, vocabulary: Vocabulary, images: int, size: tuple[int, int]) -> dict[str, Step]:
@@ -58,19 +63,19 @@ def prepare(cfg: CfgNode, vocabulary: Vocabulary, images: int, size: tuple[int, 
 
 
 def table(sizes: Sequence[int], timings: dict[str, dict[str, list[Timing]]]) -> str:
-    """Markdown: by MODEL.CLIP.QUERIES and step, milliseconds for each number of classes, and the last to the first."""
+    """Markdown: by model and step, milliseconds for each number of classes, and the last to the first."""
     rows = []
-    for mode, by_step in timings.items():
+    for name, by_step in timings.items():
         for step, of_sizes in by_step.items():
             last = of_sizes[-1]
             ratio = f"{last.ratio:.3f} ({last.lowest:.3f}-{last.highest:.3f})"
-            rows.append([mode, step, *(f"{1000 * timing.seconds:.1f}" for timing in of_sizes), ratio])
-    headers = ["queries", "", *(f"{size} classes, ms" for size in sizes), f"{sizes[-1]} to {sizes[0]} (range)"]
+            rows.append([name, step, *(f"{1000 * timing.seconds:.1f}" for timing in of_sizes), ratio])
+    headers = ["texts in", "", *(f"{size} classes, ms" for size in sizes), f"{sizes[-1]} to {sizes[0]} (range)"]
     return markdown(rows, headers)
 
 
 def _size(text: str) -> tuple[int, int]:
-    if not (match := re.fullmatch(r"(\d+)x(\d+)", text)):
+    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
         raise argparse.ArgumentTypeError(f"{text} is no height and width, as 480x640")
     return int(match[1]), int(match[2])
 
@@ -84,7 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--config-file", default="r50", metavar="FILE", help="of the model")
     parser.add_argument("--classes", nargs="+", type=int, default=[80, 1203], metavar="N", help="numbers to compare")
-    parser.add_argument("--queries", nargs="+", choices=_MODES, default=list(_MODES), help="MODEL.CLIP.QUERIES")
+    models = "the classifier alone, with MODEL.CLIP.OBJECTNESS, or also in MODEL.CLIP.QUERIES"
+    parser.add_argument(
+        "--models", nargs="+", choices=_MODELS, default=list(_MODELS), help=f"where texts enter: {models}"
+    )
     parser.add_argument("--images", type=int, default=2, metavar="N", help="of a batch in training")
     parser.add_argument("--size", type=_size, default=(480, 640), metavar="HxW", help="of the images, in pixels")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds, after 3 to warm up")
@@ -94,11 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--classes, --images and --repeats must be 1 or more")
     configure_cpu(1)
     timings: dict[str, dict[str, list[Timing]]] = {}
-    for mode in args.queries:
-        cfg = load_config(args.config_file, ["MODEL.CLIP.QUERIES", mode, *args.opts])
+    for name in args.models:
+        cfg = load_config(args.config_file, [*_MODELS[name], *args.opts])
         vocabularies = [random_text_weights([f"class {i}" for i in range(n)], _TEXT_DIM) for n in args.classes]
         prepared = [prepare(without_data(cfg), vocabulary, args.images, args.size) for vocabulary in vocabularies]
-        timings[mode] = {
+        timings[name] = {
             step: summarize(measure([of_size[step] for of_size in prepared], args.repeats, cfg.MODEL.DEVICE))
             for step in prepared[0]
         }
