@@ -1,10 +1,12 @@
 """Models that start from the weights of another one."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from model_helpers import build, tiny_cfg, tiny_resnet_cfg
+from open_vocabulary_helpers import text_cfg
 from torch import Tensor
 
 from pair_detr.checkpoint import warm_start
@@ -106,6 +108,29 @@ def test_a_classifier_of_another_kind_starts_anew() -> None:
     result = adapt_state_dict(weights, model)
     assert rows_of(result)["detector.class_head.projection.weight"] == "random start"
     assert rows_of(result)["detector.class_head.*"].startswith("left out (2 keys)")
+
+
+def test_texts_of_another_width_start_anew(tmp_path: Path) -> None:
+    """As the classifier's projection does."""
+    cfg = text_cfg(tmp_path)
+    cfg.MODEL.CLIP.QUERIES = "content"
+    weights, model = weights_of(cfg), build(cfg).state_dict()
+    key = "detector.query_builder.text_conditioning.projection.weight"
+    model[key] = torch.zeros(32, 20)
+    assert rows_of(adapt_state_dict(weights, model))[key] == "random start"
+
+
+def test_both_decoders_attend_to_texts_alike(tmp_path: Path) -> None:
+    models = {}
+    for variant in ("conditional_detr", "pair_detr"):
+        cfg = text_cfg(tmp_path, variant)
+        cfg.MODEL.CLIP.QUERIES = "cross_attention"
+        models[variant] = build(cfg)
+    weights = models["conditional_detr"].state_dict()
+    result = adapt_state_dict(weights, models["pair_detr"].state_dict(), detector=type(models["pair_detr"].detector))
+    for name in ("attn.in_proj_weight", "norm.bias"):
+        own, theirs = (f"detector.{part}.layers.1.text_attention.{name}" for part in ("top_left_decoder", "decoder"))
+        assert torch.equal(result.state[own], weights[theirs])
 
 
 def test_a_backbone_alone() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pair_detr.checkpoint import export_official, required_config
 from pair_detr.checkpoint.checkpointer import AtomicCheckpointer
+from pair_detr.checkpoint.warm_start import adapt_state_dict
 from pair_detr.checkpoint.weights import CheckpointError, load_weights, read_weights, require_weights
 
 
@@ -210,6 +211,38 @@ def test_own_weights_of_text_classifiers_say_what_they_need(tmp_path: Path) -> N
             require_weights(other)
     # Neither says anything about other models.
     assert not {"MODEL.CLIP.LOGIT_SCALE", "MODEL.DETR.PAIR.CLASS_DECODER"} & required_config(tiny_cfg("detr")).keys()
+
+
+@pytest.mark.parametrize(("key", "value"), [("QUERIES", "content"), ("QUERIES", "position"), ("OBJECTNESS", True)])
+def test_what_texts_are_used_for_is_part_of_the_weights(tmp_path: Path, key: str, value: object) -> None:
+    """With more than the weights know a training can start, but nothing be evaluated; with less, neither."""
+    plain = text_cfg(tmp_path)
+    cfg = plain.clone()
+    cfg.MODEL.CLIP[key] = value
+    for own, name in ((plain, "plain"), (cfg, "own")):
+        AtomicCheckpointer(build(own), str(tmp_path), required_config=required_config(own)).save(name)
+    less = plain.clone()
+    less.MODEL.WEIGHTS = str(tmp_path / "own.pth")
+    with pytest.raises(CheckpointError, match=rf"MODEL\.CLIP\.{key} is .*, the weights need {value}"):
+        require_weights(less)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "plain.pth")
+    require_weights(cfg)
+    weights = read_weights(cfg.MODEL.WEIGHTS)
+    load_weights(build(cfg), weights)
+    with pytest.raises(CheckpointError, match="cannot be evaluated"):
+        load_weights(build(cfg), weights, complete=True)
+
+
+def test_objectness_starts_with_a_bias_of_its_own(tmp_path: Path) -> None:
+    """That of a classifier without would make each class of an object as rare as an object."""
+    cfg = text_cfg(tmp_path)
+    plain = build(cfg)
+    cfg.MODEL.CLIP.OBJECTNESS = True
+    model = build(cfg, randomize=False)
+    result = adapt_state_dict(plain.state_dict(), model.state_dict())
+    model.load_state_dict(result.state, strict=False)
+    assert model.detector.class_head.object_bias == 0
+    assert torch.equal(model.detector.class_head.projection.weight, plain.detector.class_head.projection.weight)
 
 
 def test_ninety_one_own_classes(tmp_path: Path) -> None:

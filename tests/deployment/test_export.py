@@ -94,9 +94,12 @@ def assert_equal(expected: Instances, found: Instances) -> None:
         assert (found.pred_masks != expected.pred_masks).float().mean() < 1e-3
 
 
-def test_everything_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("queries", ["content", "cross_attention"])
+def test_everything_at_once(queries: str, tmp_path: Path) -> None:
     """Two decoders, selected and refined boxes, masks, texts; with branches of the training in the config."""
     cfg = small(text_cfg(tmp_path, "pair_detr", **EVERYTHING), decoder_layers=2)
+    cfg.MODEL.CLIP.QUERIES = queries
+    cfg.MODEL.CLIP.OBJECTNESS = queries == "content"
     # The others have an encoder.
     cfg.MODEL.DETR.ENC_LAYERS = 0
     cfg.MODEL.MASK_ON = True

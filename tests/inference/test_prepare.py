@@ -10,7 +10,7 @@ from data_helpers import restored_catalogs
 from detectron2.config import CfgNode
 from inference_helpers import assert_same_detections
 from model_helpers import VARIANTS, build, make_batch, tiny_cfg, tiny_resnet_cfg
-from open_vocabulary_helpers import build_text_model, make_texts
+from open_vocabulary_helpers import build_text_model, make_texts, text_cfg
 from segmentation_helpers import build_sharp, make_mask_batch, panoptic_cfg
 from torch import nn
 from torch._dynamo.testing import CompileCounter
@@ -153,6 +153,19 @@ def test_vocabularies_can_be_exchanged(tmp_path: Path) -> None:
     assert half.detector.class_head.texts.dtype == torch.float32
     assert half(batch)[0]["instances"].scores.unique().numel() == 4 * 7
     assert model.vocabulary == half.vocabulary == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("queries", ["content", "position", "cross_attention"])
+@pytest.mark.parametrize("detr", [{}, SELECTION], ids=["learned", "selected"])
+def test_queries_with_texts(queries: str, detr: dict[str, Any], tmp_path: Path) -> None:
+    cfg = text_cfg(tmp_path, **detr)
+    cfg.MODEL.CLIP.QUERIES, cfg.MODEL.CLIP.OBJECTNESS = queries, True
+    model = build(cfg).eval()
+    batch = make_batch(SIZES[:1], [1])
+    assert_same_detections(prepare_for_inference(model, "fp32")(batch), detect(model, batch))
+    found = prepare_for_inference(model, "bf16")(batch)[0]["instances"]
+    assert len(found) > 0
+    assert found.scores.dtype == torch.float32
 
 
 def test_panoptic_models() -> None:

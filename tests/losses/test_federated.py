@@ -13,9 +13,10 @@ from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
 from pair_detr.losses.criterion import SetCriterion
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.matcher import HungarianMatcher
-from pair_detr.losses.terms import ClassTerm
+from pair_detr.losses.objectness import ObjectnessScoring
+from pair_detr.losses.terms import ClassTerm, MatchedPredictions
 from pair_detr.modeling.class_sampling import build_federated_sampler
-from pair_detr.structures import Predictions
+from pair_detr.structures import Assignment, Predictions, Targets
 
 NAMES = ["cat", "dog", "owl", "newt"]
 DATASET = "class_selection_test"
@@ -53,6 +54,28 @@ def test_novel_classes_are_left_out(cfg: CfgNode) -> None:
     assert not selection.state_dict()
     cfg.MODEL.DETR.CLASS_AGNOSTIC = True
     assert build_federated_sampler(cfg) is None
+
+
+def test_labels_of_images_add_classes(cfg: CfgNode) -> None:
+    """Only those that images have, and for scores that learn classes from annotated objects alone."""
+    MetadataCatalog.get(DATASET).novel_classes = ["dog", "owl"]
+    queries = torch.randn(1, 1, 5, 5)
+    labels = Targets.pack_image_labels([torch.tensor([1])])
+    nothing = torch.zeros(0, dtype=torch.int64)
+    for learns in (False, True):
+        selection = build_federated_sampler(cfg)
+        term = ClassTerm(1.0, ObjectnessScoring(SigmoidFocal()), selection, learns_from_labels=learns)
+        predictions = Predictions(queries, make_boxes(1, 1, 5))
+        matcher = HungarianMatcher(term.class_scoring, 1.0, 1.0, 1.0)
+        term(MatchedPredictions(predictions, labels, Assignment(*[nothing] * 4), torch.ones(()), matcher))
+        assert select(selection) == ([0, 1, 3] if learns else [0, 3])
+    assert not selection.state_dict()
+
+
+def test_added_classes_are_as_frequent_as_the_average_one() -> None:
+    selection = FederatedLossSampler(torch.tensor([2.0, 0.0, 6.0, 0.0]), limit=2)
+    selection.add(torch.tensor([1, 1, 2]))
+    assert selection.weights.tolist() == [2.0, 4.0, 6.0, 0.0]
 
 
 def test_classes_without_images_are_left_out(cfg: CfgNode) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
 from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES, Candidates, ImageLabelCriterion
+from pair_detr.losses.objectness import ObjectnessScoring
 from pair_detr.structures import ImageLabels, Predictions, Targets
 
 LAYERS, QUERIES, CLASSES = 3, 6, 4
@@ -266,3 +267,29 @@ def test_bad_values_name_the_key(options: dict[str, object], message: str) -> No
         cfg.merge_from_list([f"MODEL.DETR.{key}", value])
     with pytest.raises(ValueError, match=message):
         ImageLabelCriterion(cfg, SigmoidFocal())
+
+
+@pytest.mark.parametrize("name", ["image", "wsddn"])
+def test_labels_of_all_queries_do_not_fit_objectness(name: str) -> None:
+    cfg = default_cfg()
+    cfg.MODEL.DETR.IMAGE_LABELS.LOSS = name
+    with pytest.raises(ValueError, match=f"{name}.*MODEL.CLIP.OBJECTNESS.*for example objectness"):
+        ImageLabelCriterion(cfg, ObjectnessScoring(SigmoidFocal()))
+
+
+def test_the_chosen_query_learns_that_it_is_an_object() -> None:
+    """And its class, but of the others nothing; scores are products, losses are of the factors."""
+    torch.manual_seed(0)
+    predictions, targets = make_predictions(CLASSES + 1), make_targets()
+    scoring = ObjectnessScoring(SigmoidFocal())
+    criterion("max_score", weight=1.0, class_scoring=scoring)(predictions, targets, no_classifier).backward()
+    logits = predictions.logits.detach()
+    product = logits[..., :-1].sigmoid() * logits[..., -1:].sigmoid()
+    chosen = {
+        (layer, image, int(product[layer, image, :, label].argmax()))
+        for layer in range(LAYERS)
+        for image, label in PAIRS
+    }
+    grad = predictions.logits.grad
+    assert {tuple(index) for index in grad.abs().sum(-1).nonzero().tolist()} == chosen
+    assert all(grad[index][-1] < 0 for index in chosen)

@@ -143,3 +143,13 @@ def test_objectness_selects_tokens() -> None:
     classes, scores = head.split(logits)
     assert scores.tolist() == [-3.0, 2.0]
     assert classes.argmax(-1).tolist() == [0, 3]
+
+
+def test_linear_classifiers_have_neither() -> None:
+    cfg = tiny_cfg(**SELECTED)
+    cfg.MODEL.CLIP.QUERIES, cfg.MODEL.CLIP.OBJECTNESS, cfg.MODEL.CLIP.WILDCARD_SCORE = "content", True, 0.2
+    model = META_ARCH_REGISTRY.get("DetectionTransformer")(cfg)
+    assert model.detector.query_builder.text_conditioning is None
+    term = model.criterion.terms[0]
+    assert (term.wildcard_score, term.learns_from_labels) == (1.0, False)
+    assert model.detector.class_head.out_features == 3
