@@ -38,7 +38,6 @@ class Candidates:
         scores: (L, B, Q, C) log odds of an object of each class, to choose by; the same, but for classifiers with
             objectness.
         objectness: (L, B, Q) log odds of an object of any class.
-        learns_objectness: whether these are more than a function of ``scores``, and so have to be learned, too.
         boxes: (L, B, Q, 4) cxcywh.
         top_left: (L, B, Q, 2), see :class:`Predictions`.
     """
@@ -48,7 +47,6 @@ class Candidates:
     objectness: Tensor
     boxes: Tensor
     top_left: Tensor | None = None
-    learns_objectness: bool = False
 
 
 def max_size(candidates: Candidates, labels: ImageLabels) -> Tensor:
@@ -221,7 +219,6 @@ class ImageLabelCriterion(nn.Module):
                 self.class_scoring.objectness(logits),
                 predictions.boxes.float(),
                 predictions.top_left,
-                isinstance(self.class_scoring, ObjectnessScoring) and not self.classifier_only,
             )
             # Of the first group of queries, that of inference.
             labels = replace(labels, image_index=labels.image_index * predictions.groups)
@@ -267,13 +264,13 @@ def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:
 
 
 def _loss_of_best(candidates: Candidates, scores: Tensor, labels: ImageLabels) -> Tensor:
-    """(L, N) loss of the query with the highest of the (L, N, Q) scores: of its class, and of that it is an object."""
+    """(L, N) loss of the query with the highest of the (L, N, Q) scores.
+
+    Its objectness is not learned: a query on the background, chosen once, would make sure to be chosen again.
+    """
     query = scores.argmax(-1)
     layer = torch.arange(len(query), device=query.device)[:, None]
-    loss = _binary_cross_entropy(candidates.logits[layer, labels.image_index, query], labels)
-    if candidates.learns_objectness:
-        loss = loss - F.logsigmoid(candidates.objectness[layer, labels.image_index, query])
-    return loss
+    return _binary_cross_entropy(candidates.logits[layer, labels.image_index, query], labels)
 
 
 def _binary_cross_entropy(logits: Tensor, labels: ImageLabels) -> Tensor:
