@@ -1,4 +1,4 @@
-"""Draws docs/open_shapes.png: what detectors of docs/open_vocabulary.md find of classes without boxes.
+"""Draws docs/open_shapes.jpg: what detectors of docs/open_vocabulary.md find of classes without boxes.
 
 ``python scripts/draw_open_shapes.py BOXES LABELS COMPOSITION``, the output folders of three trainings: on boxes of the
 holdout "shape", continued with image labels, and on boxes of the holdout "composition".
@@ -18,7 +18,7 @@ from pair_detr.data import load_dataset
 from pair_detr.drawing.detections import draw_detections
 from pair_detr.utils.atomic import atomic_write
 
-OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "open_shapes.png"
+OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "open_shapes.jpg"
 PANELS = 4
 # Larger, so that the labels are legible.
 SCALE = 5
@@ -45,7 +45,7 @@ def main() -> None:
             axis.set_axis_off()
         axes[0].set_title(title, loc="left")
     with atomic_write(OUTPUT) as temporary:
-        figure.savefig(temporary, dpi=80)
+        figure.savefig(temporary, dpi=80, pil_kwargs={"quality": 88})
 
 
 def images_with_novel_objects(name: str) -> list[dict]:
