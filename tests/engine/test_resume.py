@@ -182,11 +182,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str, bool]] = {
     "groups": ({"MODEL__DETR__QUERY_GROUPS": 2}, r"MODEL\.DETR\.QUERY_GROUPS was 1 and is 2", True),
     "dense": ({"MODEL__DETR__DENSE__ENABLED": True}, r"MODEL\.DETR\.DENSE\.ENABLED was False and is True", True),
     "one to many": ({"MODEL__DETR__PAIR__QUERIES_PER_OBJECT": 4}, r"QUERIES_PER_OBJECT was 1 and is 4", True),
-    "text queries": (
-        {"MODEL__CLIP__QUERIES": "content", "MODEL__CLIP__TEXT_WEIGHTS": "texts.npy"},
-        r"MODEL\.CLIP\.QUERIES was none and is content",
-        True,
-    ),
     "heads": ({"MODEL__DETR__NUM_HEADS": 4}, r"MODEL\.DETR\.NUM_HEADS was 2 and is 4", False),
     "width": ({"MODEL__DETR__HIDDEN_DIM": 32}, r"MODEL\.DETR\.HIDDEN_DIM was 16 and is 32", False),
     "layers": ({"MODEL__DETR__DEC_LAYERS": 1}, r"MODEL\.DETR\.DEC_LAYERS was 2 and is 1", False),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.data import MetadataCatalog
+from data_helpers import restored_catalogs
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from model_helpers import as_batch, build, make_batch, make_boxes
 from torch import Tensor
 
@@ -239,11 +240,15 @@ def test_base_classes_of_a_config(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     names = base_classes(cfg, vocabulary)
     assert len(names) == 48 and "person" in names and "cat" not in names
     # Where the metadata of the training set name none, those of the test set count.
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("open_shapes_train_boxes",), ("open_shapes_val",)
-    (novel,) = MetadataCatalog.get("open_shapes_val").novel_classes
-    assert novel not in base_classes(cfg, vocabulary)
-    cfg.DATASETS.TEST = ()
-    assert novel in base_classes(cfg, vocabulary)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("region_scores_train",), ("region_scores_val",)
+    with restored_catalogs():
+        for name in ("region_scores_train", "region_scores_val"):
+            DatasetCatalog.register(name, list)
+            MetadataCatalog.get(name).set(thing_classes=["cat", "dog"])
+        MetadataCatalog.get("region_scores_val").novel_classes = ["dog"]
+        assert base_classes(cfg, vocabulary) == ("cat",)
+        cfg.DATASETS.TEST = ()
+        assert base_classes(cfg, vocabulary) == ("cat", "dog")
 
 
 def test_exported_graph(tmp_path: Path) -> None:
