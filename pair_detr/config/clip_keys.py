@@ -20,7 +20,7 @@ def add_clip_keys(cfg: CN) -> None:
     # the token of a selected query is closest to, projected, as a part of what they start as ("content", after
     # Grounding DINO, arXiv 2303.05499, section 3.2) or of their positional queries ("position", own); or all texts, by
     # an attention of their own in each decoder layer ("cross_attention", its section 3.3). Queries that are not
-    # selected have a mean of all texts. Measured in docs/studies/text_queries.md.
+    # selected have a mean of all texts. Their effect is the question of docs/studies/text_queries.md.
     cfg.MODEL.CLIP.QUERIES = "none"
     # Score a class by two factors: that there is an object of any class, and that it is of the class. The first learns
     # from all queries, the second from those with an object alone, so that objects without boxes are not learned as

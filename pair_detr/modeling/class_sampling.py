@@ -15,6 +15,7 @@ def build_federated_sampler(cfg: CfgNode) -> FederatedLossSampler | None:
     """The selection for the first dataset of DATASETS.TRAIN; None if all of its classes take part.
 
     Classes without annotations are the ``novel_classes`` of its metadata, and those whose ``class_image_count`` is 0.
+
     Raises:
         ValueError: MODEL.DETR.LOSS.FEDERATED_CLASSES is negative, or set where the dataset does not say how often its
             classes are; or a novel class is not among its classes.

@@ -1,4 +1,4 @@
-"""What it brings queries to know the vocabulary: ``python -m pair_detr.studies.text_queries``."""
+"""What queries gain by knowing the vocabulary: ``python -m pair_detr.studies.text_queries``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = tool_parser(
         "Trains detectors on boxes of the open-vocabulary shapes, whose queries know the vocabulary in different ways, "
         "and compares how fast they learn and what they find of novel classes. A study that was interrupted goes on "
-        "where it was. docs/studies/text_queries.md was made with it.",
+        "where it was. docs/studies/text_queries.md describes it.",
         "text_queries --texts unrelated --seeds 1",
         package="pair_detr.studies",
     )
