@@ -80,7 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--choices", nargs="+", choices=CHOICES, default=list(CHOICES), help="MODEL.DETR.IMAGE_LABELS.LOSS"
     )
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config entries of all runs")
     add_text_arguments(parser, (REAL, RANDOM))
     add_run_arguments(parser)
     parser.set_defaults(runs=Path("output/image_labels"))

@@ -44,7 +44,8 @@ class Result:
 
 
 def add_text_arguments(parser: argparse.ArgumentParser, texts: Sequence[str]) -> None:
-    """Which rows the classes have, and where the real ones are."""
+    """Which rows the classes have, where the real ones are, and config entries."""
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config entries of all runs")
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(texts), help="rows of the classes")
     parser.add_argument("--words-from", type=Path, metavar="FILE", help="text weights (.npy) that real rows come from")
     parser.add_argument("--words-vocabulary", help="names of its rows, if no .json file next to it tells; such as lvis")

@@ -107,7 +107,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", nargs="+", choices=QUERIES, default=list(QUERIES), help="MODEL.CLIP.QUERIES")
     parser.add_argument("--masks", action="store_true", help="train masks as well, and compare the AP50 of these")
     parser.add_argument("--level", type=float, default=80.0, metavar="AP50", help="to count iterations to")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config entries of all runs")
     add_text_arguments(parser, (REAL, RANDOM))
     add_run_arguments(parser)
     parser.set_defaults(seeds=[1, 2, 3, 4, 5], runs=Path("output/text_queries"))

@@ -1,7 +1,6 @@
 """What hundreds of classes cost: ``python -m pair_detr.studies.vocabulary_size``."""
 
 import argparse
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,16 @@ from pair_detr.config.validation import check_config
 from pair_detr.config_files import load_config
 from pair_detr.engine.launch import configure_cpu
 from pair_detr.open_vocabulary import Vocabulary, random_text_weights
-from pair_detr.tools.common import describe_machine, markdown, parse, run, tool_logger, tool_parser, without_data
+from pair_detr.tools.common import (
+    describe_machine,
+    image_size,
+    markdown,
+    parse,
+    run,
+    tool_logger,
+    tool_parser,
+    without_data,
+)
 
 logger = tool_logger("study_vocabulary_size")
 
@@ -74,12 +82,6 @@ def table(sizes: Sequence[int], timings: dict[str, dict[str, list[Timing]]]) -> 
     return markdown(rows, headers)
 
 
-def _size(text: str) -> tuple[int, int]:
-    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise argparse.ArgumentTypeError(f"{text} is no height and width, as 480x640")
-    return int(match[1]), int(match[2])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the study."""
     parser = tool_parser(
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--models", nargs="+", choices=_MODELS, default=list(_MODELS), help=f"where texts enter: {models}"
     )
     parser.add_argument("--images", type=int, default=2, metavar="N", help="of a batch in training")
-    parser.add_argument("--size", type=_size, default=(480, 640), metavar="HxW", help="of the images, in pixels")
+    parser.add_argument("--size", type=image_size, default=(480, 640), metavar="HxW", help="of the images, in pixels")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds, after 3 to warm up")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options, as KEY VALUE ...")
     args = parse(parser, arguments)

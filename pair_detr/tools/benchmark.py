@@ -20,6 +20,7 @@ from pair_detr.engine.launch import configure_cpu
 from pair_detr.tools.common import (
     add_overwrite_argument,
     describe_machine,
+    image_size,
     markdown,
     run,
     tool_logger,
@@ -29,13 +30,6 @@ from pair_detr.tools.common import (
 from pair_detr.utils.outputs import require_outputs, write_marked_json
 
 logger = tool_logger("benchmark")
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, separator, width = text.partition("x")
-    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 800x1066")
-    return int(height), int(width)
 
 
 def _backend(text: str) -> Backend:
@@ -81,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sizes",
         nargs="+",
-        type=_size,
+        type=image_size,
         metavar="HxW",
         help="in pixels; without it, that of a 4:3 image as the first config resizes it",
     )

@@ -94,6 +94,14 @@ def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Type of an argument that is a height and a width in pixels, such as 480x640."""
+    height, separator, width = text.partition("x")
+    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 800x1066")
+    return int(height), int(width)
+
+
 def output_file(*suffixes: str) -> Callable[[str], Path]:
     """Type of an argument that names a file to write, of one of the kinds; others end the program at once."""
 

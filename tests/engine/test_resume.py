@@ -18,7 +18,7 @@ from pair_detr.checkpoint.weights import CheckpointError
 from pair_detr.config_files import load_config
 from pair_detr.engine import Trainer, argument_parser, main
 from pair_detr.engine import run as launch
-from pair_detr.engine.resume import ResumeError, require_resumable
+from pair_detr.engine.resume import Difference, ResumeError, require_resumable
 from pair_detr.engine.user_errors import WorkerError
 
 RESNET = {
@@ -225,6 +225,17 @@ def test_other_frozen_stages_are_refused(dataset: dict[str, str], tmp_path: Path
         run(dataset, tmp_path, "--resume", **changes)
     weights = str(tmp_path / "model_final.pth")
     run(dataset, tmp_path / "new", MODEL__WEIGHTS=weights, SOLVER__MAX_ITER=1, **changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "now"),
+    [("MODEL.CLIP.QUERIES", "none", "content"), ("MODEL.CLIP.OBJECTNESS", False, True)],
+)
+def test_what_texts_are_used_for_needs_a_new_run(key: str, before: object, now: object) -> None:
+    """It adds parameters; the weights may start it."""
+    difference = Difference(key, before, now)
+    assert difference.is_refused
+    assert difference.is_warm_start
 
 
 def test_in_python_the_trainer_compares(dataset: dict[str, str], checkpoint: Path) -> None:
