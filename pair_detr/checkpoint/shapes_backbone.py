@@ -2,11 +2,12 @@
 
 Detectors start from backbones that have learned to classify. These classify crops of generated shapes: they know what
 shapes look like, and nothing of boxes. ``shapes://backbone.pth`` is the quick start's, ``shapes://open_shape.pth`` and
-the like are those of the open-vocabulary holdouts, which have never been told of a novel class.
+the like are those of the open-vocabulary holdouts, which have never been told of a novel class; with a color held out,
+crops have all colors, but no class of their own for it.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count as count_up
 from pathlib import Path
@@ -53,11 +54,14 @@ class ShapesBackbone:
         file_name: of its weights, in the folder of the datasets.
         num_classes: C.
         draw: an image, and those of its shapes that are classified with their labels, from 0 to C - 1.
+        color_groups: of each class, a number that it shares with those that differ in color alone. If given, half of
+            the crops get their color channels exchanged, and any class of the group is right for these.
     """
 
     file_name: str
     num_classes: int
     draw: Callable[[np.random.Generator], Drawing]
+    color_groups: tuple[int, ...] | None = None
 
 
 def backbone_address(holdout: str) -> str:
@@ -66,11 +70,14 @@ def backbone_address(holdout: str) -> str:
 
 
 def _of_holdout(holdout: Holdout) -> ShapesBackbone:
-    return ShapesBackbone(
-        f"open_shapes_{holdout.name}_backbone.pth",
-        len(holdout.base_classes),
-        lambda rng: draw_base_objects(rng, holdout),
-    )
+    classes, file_name = holdout.base_classes, f"open_shapes_{holdout.name}_backbone.pth"
+    groups = None
+    if {own.color for own in classes} < set(holdout.colors):
+        # To a network that has only ever seen some colors, another one is no object. Those of photographs have seen
+        # all, and are made with colors that vary.
+        kinds = [(own.shape, own.texture) for own in classes]
+        groups, file_name = tuple(map(kinds.index, kinds)), f"open_shapes_{holdout.name}_varied_backbone.pth"
+    return ShapesBackbone(file_name, len(classes), lambda rng: draw_base_objects(rng, holdout), groups)
 
 
 # By the values of MODEL.WEIGHTS.
@@ -106,7 +113,9 @@ def pretrain_backbone(
         torch.manual_seed(seed)
         backbone = ConvNet(3, _CHANNELS)
         head = nn.Linear(_CHANNELS[-1], source.num_classes)
-        accuracy = _train(backbone.to(memory_format=torch.channels_last), head, crops, labels, epochs)
+        accuracy = _train(
+            backbone.to(memory_format=torch.channels_last), head, crops, labels, epochs, source.color_groups
+        )
     # Not in channels_last: a file that is read by all layouts alike.
     weights = {f"{PREFIX}backbone.{name}": x.contiguous() for name, x in backbone.state_dict().items()}
     with atomic_write(file) as temporary:
@@ -135,26 +144,57 @@ def _draw_crops(draw: Callable[[np.random.Generator], Drawing], count: int, seed
     return torch.from_numpy(crops).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
-def _train(backbone: ConvNet, head: nn.Linear, crops: Tensor, labels: Tensor, epochs: int) -> float:
+def _train(
+    backbone: ConvNet,
+    head: nn.Linear,
+    crops: Tensor,
+    labels: Tensor,
+    epochs: int,
+    color_groups: Sequence[int] | None = None,
+) -> float:
     parameters = [*backbone.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, _RATE, weight_decay=_WEIGHT_DECAY)
     steps = len(labels) // _BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=epochs * steps)
     mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (_MEAN, _STD))
     correct = torch.zeros((), dtype=torch.int64)
+    right = torch.eye(head.out_features)
+    same_but_color = None if color_groups is None else _equal_pairs(torch.tensor(color_groups))
     with tqdm(total=epochs * steps, desc="pretraining the backbone", unit="step", disable=None) as bar:
         for _ in range(epochs):
             correct.zero_()
             for batch in torch.randperm(len(labels))[: steps * _BATCH].view(steps, _BATCH):
-                images = ((crops[batch] - mean) / std).contiguous(memory_format=torch.channels_last)
+                pixels, expected = crops[batch], right[labels[batch]]
+                if same_but_color is not None:
+                    pixels, exchanged = _exchange_channels(pixels)
+                    expected = torch.where(exchanged[:, None], same_but_color[labels[batch]], expected)
+                images = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
                 logits = head(backbone(images)["last"].mean((2, 3)))
                 optimizer.zero_grad()
-                F.cross_entropy(logits, labels[batch]).backward()
+                if same_but_color is None:
+                    loss = F.cross_entropy(logits, labels[batch])
+                else:
+                    # Of the probability of all that is right.
+                    loss = (logits.logsumexp(1) - (logits + expected.log()).logsumexp(1)).mean()
+                loss.backward()
                 optimizer.step()
                 schedule.step()
-                correct += (logits.argmax(1) == labels[batch]).sum()
+                correct += expected.gather(1, logits.argmax(1)[:, None]).sum().long()
                 bar.update()
     return correct.item() / (steps * _BATCH)
+
+
+def _equal_pairs(numbers: Tensor) -> Tensor:
+    """(C,) -> (C, C), 1.0 where two are equal and 0.0 elsewhere."""
+    return (numbers[:, None] == numbers).float()
+
+
+def _exchange_channels(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 3, H, W) -> the same, about half of them with channels in a random order, and (N,) bool which these are."""
+    exchanged = torch.rand(len(pixels)) < 0.5
+    order = torch.rand(pixels.shape[:2]).argsort(1)
+    order[~exchanged] = torch.arange(pixels.shape[1])
+    return pixels.gather(1, order[:, :, None, None].expand_as(pixels)), exchanged
 
 
 def backbone_file(address: str) -> Path:

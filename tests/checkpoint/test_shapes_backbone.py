@@ -69,6 +69,53 @@ def test_shapes_are_at_the_centers_of_crops() -> None:
     assert (crops[:, 0, 13:36, 13:36] == 255).sum((1, 2)).ge(81).all()
 
 
+def test_channels_of_half_of_the_crops_are_exchanged() -> None:
+    """Each pixel keeps its values, and crops that are not reported are as they were."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (200, 3, 4, 4), dtype=torch.uint8)
+    changed, exchanged = shapes_backbone._exchange_channels(pixels)
+    assert 70 < exchanged.sum() < 130
+    assert torch.equal(changed[~exchanged], pixels[~exchanged])
+    assert torch.equal(changed.sort(1).values, pixels.sort(1).values)
+    # One order of six is the original one.
+    assert 0.6 < (changed != pixels).flatten(1).any(1)[exchanged].float().mean() < 0.97
+
+
+def test_only_a_withheld_color_makes_colors_vary() -> None:
+    """Then classes of a group differ in color alone."""
+    groups = {name: BACKBONES[shapes_backbone.backbone_address(name)].color_groups for name in HOLDOUTS}
+    assert groups["shape"] is None
+    assert groups["composition"] is None
+    by_group: dict[int, list[str]] = {}
+    for group, own in zip(groups["color"], HOLDOUTS["color"].base_classes, strict=True):
+        by_group.setdefault(group, []).append(own.name)
+    assert sorted(map(sorted, by_group.values())) == [
+        ["green rectangle", "red rectangle"],
+        ["green triangle", "red triangle"],
+        ["striped green rectangle", "striped red rectangle"],
+        ["striped green triangle", "striped red triangle"],
+    ]
+
+
+def test_any_color_is_right_for_crops_with_exchanged_channels() -> None:
+    """So a shape is known in a color that no crop had before."""
+    crops = torch.zeros(640, 3, 48, 48, dtype=torch.uint8)
+    labels = torch.arange(640) % 4
+    for index, label in enumerate(labels.tolist()):
+        # Small and large squares, red and green ones.
+        start, stop = (20, 28) if label < 2 else (6, 42)
+        crops[index, label % 2, start:stop, start:stop] = 255
+    torch.manual_seed(0)
+    backbone, head = ConvNet(3, shapes_backbone._CHANNELS), torch.nn.Linear(shapes_backbone._CHANNELS[-1], 4)
+    shapes_backbone._train(backbone, head, crops, labels, 4, (0, 0, 1, 1))
+    backbone.eval()
+    blue = torch.stack((crops[:, 2], crops[:, 2], crops[:, 0] + crops[:, 1]), dim=1)
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (shapes_backbone._MEAN, shapes_backbone._STD))
+    with torch.no_grad():
+        found = head(backbone((blue - mean) / std)["last"].mean((2, 3))).argmax(1)
+    assert (found // 2 == labels // 2).float().mean() > 0.95
+
+
 def test_the_file_is_loadable_weights(weights: Path) -> None:
     cfg = tiny_cfg("conditional_detr")
     cfg.MODEL.CONVNET.CHANNELS = [16, 32, 64, 128]
@@ -210,7 +257,7 @@ def test_the_backbone_of_a_holdout_is_made_on_its_first_use(root: Path, tmp_path
     address = "shapes://open_color.pth"
     assert PathManager.exists(address)
     state = read_weights(address).state
-    assert [file.name for file in root.iterdir()] == ["open_shapes_color_backbone.pth"]
+    assert [file.name for file in root.iterdir()] == ["open_shapes_color_varied_backbone.pth"]
     pretrain_shapes.main(["--holdout", "color", "--crops", "64", "--epochs", "1", "--output", str(tmp_path / "x.pth")])
-    assert same(tmp_path / "x.pth", root / "open_shapes_color_backbone.pth")
+    assert same(tmp_path / "x.pth", root / "open_shapes_color_varied_backbone.pth")
     assert state.keys() == torch.load(tmp_path / "x.pth")["model"].keys()
