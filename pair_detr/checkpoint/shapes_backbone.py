@@ -73,8 +73,8 @@ def _of_holdout(holdout: Holdout) -> ShapesBackbone:
     classes, file_name = holdout.base_classes, f"open_shapes_{holdout.name}_backbone.pth"
     groups = None
     if {own.color for own in classes} < set(holdout.colors):
-        # To a network that has only ever seen some colors, another one is no object. Those of photographs have seen
-        # all, and are made with colors that vary.
+        # A network that was only asked for some colors takes objects of another for background. Backbones trained on
+        # photographs have seen all colors, usually with color augmentation.
         kinds = [(own.shape, own.texture) for own in classes]
         groups, file_name = tuple(map(kinds.index, kinds)), f"open_shapes_{holdout.name}_varied_backbone.pth"
     return ShapesBackbone(file_name, len(classes), lambda rng: draw_base_objects(rng, holdout), groups)
