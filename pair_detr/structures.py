@@ -95,6 +95,8 @@ class Targets:
         masks: (T, H, W) bool at the size of the padded batch, false in the padding; None in models without masks and
             where the objects are not known.
         noise: (T, n) fp32 uniform in 0..1, what is random about denoising queries; None in models without.
+        classified: (T,) bool, false for objects of which the boxes are to be learned, but not the labels; None if both
+            are of all.
     """
 
     boxes: Tensor
@@ -104,6 +106,7 @@ class Targets:
     image_labels: ImageLabels | None = None
     masks: Tensor | None = None
     noise: Tensor | None = None
+    classified: Tensor | None = None
 
     @classmethod
     def pack(cls, boxes: list[Tensor], labels: list[Tensor]) -> "Targets":
@@ -128,7 +131,9 @@ class Targets:
         index = to_device_async(torch.cat([x.repeat(times) for x in of_images]), device)
         counts = [count for count in self.counts for _ in range(times)]
         image_index = to_device_async(_image_index(counts), device)
-        return Targets(self.boxes[index], self.labels[index], image_index, counts, self.image_labels)
+        classified = None if self.classified is None else self.classified[index]
+        boxes, labels = self.boxes[index], self.labels[index]
+        return Targets(boxes, labels, image_index, counts, self.image_labels, classified=classified)
 
     @property
     def has_boxes(self) -> bool:
@@ -137,16 +142,10 @@ class Targets:
 
     def to(self, device: torch.device) -> "Targets":
         """A copy on ``device``; the host does not wait for it."""
-        boxes, labels, image_index = (to_device_async(x, device) for x in (self.boxes, self.labels, self.image_index))
-        return replace(
-            self,
-            boxes=boxes,
-            labels=labels,
-            image_index=image_index,
-            image_labels=None if self.image_labels is None else self.image_labels.to(device),
-            masks=None if self.masks is None else to_device_async(self.masks, device),
-            noise=None if self.noise is None else to_device_async(self.noise, device),
-        )
+        names = ("boxes", "labels", "image_index", "masks", "noise", "classified")
+        tensors = {name: to_device_async(x, device) for name in names if (x := getattr(self, name)) is not None}
+        image_labels = None if self.image_labels is None else self.image_labels.to(device)
+        return replace(self, image_labels=image_labels, **tensors)
 
 
 def _image_index(counts: list[int]) -> Tensor:

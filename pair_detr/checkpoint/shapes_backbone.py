@@ -72,7 +72,7 @@ def backbone_address(holdout: str) -> str:
 def _of_holdout(holdout: Holdout) -> ShapesBackbone:
     classes, file_name = holdout.base_classes, f"open_shapes_{holdout.name}_backbone.pth"
     groups = None
-    if {own.color for own in classes} < set(holdout.colors):
+    if holdout.has_novel_color:
         # A network that was only asked for some colors takes objects of another for background. Backbones trained on
         # photographs have seen all colors, usually with color augmentation.
         kinds = [(own.shape, own.texture) for own in classes]

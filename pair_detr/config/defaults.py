@@ -253,6 +253,9 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.COLOR_JITTER.CONTRAST = 0.4
     cfg.INPUT.COLOR_JITTER.SATURATION = 0.4
     cfg.INPUT.COLOR_JITTER.HUE = 0.1
+    # Probability that the color channels of an image with boxes change places at random. Such an image teaches where
+    # objects are, of colors that no annotated one has, and not what they are; it needs MODEL.CLIP.OBJECTNESS. Own.
+    cfg.INPUT.CHANNEL_PERMUTATION = 0.0
     # Own data to put into Detectron2's catalogs, a list of {NAME: my_train, FORMAT: coco, JSON: file, IMAGES: folder},
     # {NAME: my_train, FORMAT: yolo, ROOT: folder with data.yaml, SPLIT: train} and {NAME: my_train, FORMAT: voc, ROOT:
     # folder, SPLIT: train}, the last one optionally with CLASSES (default: all names in the annotations, sorted) and

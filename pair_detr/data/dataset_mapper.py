@@ -20,7 +20,7 @@ from fvcore.transforms.transform import CropTransform
 
 from pair_detr.data.annotation_masks import decode_mask
 from pair_detr.data.datasets.panoptic_masks import draw_segment_masks
-from pair_detr.data.transforms import build_augmentation
+from pair_detr.data.transforms import ChannelPermutation, build_augmentation
 from pair_detr.images.reading import read_pixels
 
 
@@ -30,7 +30,7 @@ class DetectionMapper(DatasetMapper):
     Maps a dict of the standard format to one with ``image``, a (3, H, W) uint8 tensor, and in training ``instances``
     with ``gt_boxes`` (xyxy in pixels of the augmented image, clipped to it) and ``gt_classes``. Crowds, and boxes that
     the crop leaves empty, are not among them. ``file_name``, ``image_id``, ``height`` and ``width`` (of the original
-    image) stay.
+    image) stay; ``class_agnostic`` says whether the colors were exchanged, so that the classes are not to be learned.
 
     With MODEL.MASK_ON they also have ``gt_masks``: ``BitMasks`` (n, H, W), whatever they are annotated as and
     whatever INPUT.MASK_FORMAT says. A mask is drawn in the original image and follows its pixels from there on, as in
@@ -79,6 +79,7 @@ class DetectionMapper(DatasetMapper):
         # A copy: Pillow's arrays cannot be written to, which torch warns of.
         record["image"] = torch.from_numpy(np.array(augmented.image.transpose(2, 0, 1), order="C"))
         if self.is_train:
+            record["class_agnostic"] = _contains(transforms, ChannelPermutation)
             self._transform_annotations(record, transforms, augmented.image.shape[:2])
         else:
             for key in ("annotations", "sem_seg_file_name"):
@@ -103,13 +104,12 @@ class DetectionMapper(DatasetMapper):
         if self.use_instance_mask:
             if not instances.has("gt_masks"):
                 instances.gt_masks = BitMasks(torch.zeros(0, *image_shape, dtype=torch.bool))
-            if _is_cropped(transforms):
+            if _contains(transforms, CropTransform):
                 instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         dataset_dict["instances"] = instances
 
 
-def _is_cropped(transforms: T.TransformList) -> bool:
+def _contains(transforms: T.TransformList, kind: type[T.Transform]) -> bool:
     return any(
-        _is_cropped(t) if isinstance(t, T.TransformList) else isinstance(t, CropTransform)
-        for t in transforms.transforms
+        _contains(t, kind) if isinstance(t, T.TransformList) else isinstance(t, kind) for t in transforms.transforms
     )

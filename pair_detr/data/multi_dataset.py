@@ -69,4 +69,6 @@ def _input_of(cfg: CfgNode, source: SourceOptions) -> CfgNode:
     cfg.INPUT.MAX_SIZE_TRAIN = source.max_size
     if source.ann_type == "image":
         cfg.INPUT.RESIZE_CROP.ENABLED = cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = False
+        # A class is all that a label says, and a color may be a part of it.
+        cfg.INPUT.CHANNEL_PERMUTATION = 0.0
     return cfg

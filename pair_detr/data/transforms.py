@@ -1,5 +1,8 @@
 """The augmentations of single images, made of Detectron2's."""
 
+from collections.abc import Sequence
+from itertools import permutations
+
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
@@ -16,9 +19,9 @@ _CROP_ASPECT_RATIO = 2
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Augmentations in the order of their application.
 
-    For training: flips; colors (``INPUT.COLOR_JITTER``); with probability ``INPUT.RESIZE_CROP.PROB`` a resize and a
-    random crop; then the multi-scale resize of ``INPUT.MIN_SIZE_TRAIN``. For testing the resize of
-    ``INPUT.MIN_SIZE_TEST`` alone. Of any image at least a pixel is left on each side.
+    For training: flips; colors (``INPUT.COLOR_JITTER``, ``INPUT.CHANNEL_PERMUTATION``); with probability
+    ``INPUT.RESIZE_CROP.PROB`` a resize and a random crop; then the multi-scale resize of ``INPUT.MIN_SIZE_TRAIN``. For
+    testing the resize of ``INPUT.MIN_SIZE_TEST`` alone. Of any image at least a pixel is left on each side.
 
     DETR's resize before the crop has no maximum, so that an image of 3000x20 pixels becomes one of 90000x600. Here its
     long side is at most ``INPUT.MAX_SIZE_TRAIN`` or, where that is less, twice the largest of
@@ -44,6 +47,8 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if (jitter := cfg.INPUT.COLOR_JITTER).ENABLED:
         strengths = jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE
         augmentations.append(T.RandomApply(RandomColorJitter(*strengths, cfg.INPUT.FORMAT), prob=jitter.PROB))
+    if cfg.INPUT.CHANNEL_PERMUTATION:
+        augmentations.append(T.RandomApply(RandomChannelPermutation(), prob=cfg.INPUT.CHANNEL_PERMUTATION))
     if cfg.INPUT.RESIZE_CROP.ENABLED:
         augmentations.append(T.RandomApply(_resize_and_crop(cfg), prob=cfg.INPUT.RESIZE_CROP.PROB))
     if cfg.INPUT.LARGE_SCALE_JITTER.ENABLED:
@@ -121,6 +126,22 @@ class RandomColorJitter(T.Augmentation):
             return _reversed(pixels) if self._reverse else pixels
 
         return T.PILColorTransform(change)
+
+
+class ChannelPermutation(T.ColorTransform):
+    """The change of an image that :class:`RandomChannelPermutation` draws."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__(lambda image: image[..., list(order)])
+
+
+class RandomChannelPermutation(T.Augmentation):
+    """Permutes the channels, as torchvision's of this name; never leaves them in their order."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draws one of the other orders, each as likely."""
+        orders = list(permutations(range(image.shape[-1])))[1:]
+        return ChannelPermutation(orders[np.random.randint(len(orders))])
 
 
 def _reversed(image: Image.Image) -> Image.Image:

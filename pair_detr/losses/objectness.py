@@ -64,6 +64,8 @@ class ObjectnessScoring(ClassScoring):
         of_objects = self.inner.elementwise_loss(picked[None, None], where, picked.new_ones(len(picked)))[0, 0]
         if selected is not None:
             of_objects = of_objects * assignment.pick(selected.expand(*logits.shape[:3], -1))
+        if targets.classified is not None:
+            of_objects = of_objects * targets.classified[assignment.target, None]
         by_layer = loss.new_zeros(len(logits)).index_add(0, assignment.layer, of_objects.sum(-1))
         return loss + by_layer / num_boxes
 

@@ -124,12 +124,14 @@ def pack_boxes(
     """Boxes as normalized cxcywh, and classes, on the host. Warns of images with more objects than queries.
 
     Args:
-        batched_inputs: dicts with "instances": ``gt_boxes``, xyxy in pixels of the image, and ``gt_classes``.
+        batched_inputs: dicts with "instances": ``gt_boxes``, xyxy in pixels of the image, and ``gt_classes``; classes
+            are not learned of those with a true "class_agnostic".
         frame_sizes: see :attr:`Batch.frame_sizes`.
         num_queries: of the model.
         class_agnostic: all classes become 0.
     """
     boxes, labels = [], []
+    unclassified = [item.get("class_agnostic", False) for item in batched_inputs]
     for item, (height, width) in zip(batched_inputs, frame_sizes, strict=True):
         instances = item["instances"]
         scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
@@ -144,7 +146,10 @@ def pack_boxes(
                 n=5,
                 key="caller",
             )
-    return Targets.pack(boxes, labels)
+    targets = Targets.pack(boxes, labels)
+    if any(unclassified):
+        targets.classified = ~torch.tensor(unclassified)[targets.image_index]
+    return targets
 
 
 def draw_noise(

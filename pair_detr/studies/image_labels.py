@@ -32,16 +32,22 @@ CHOICES = ("object_score", "objectness", "pair_score", "max_size", "first", "max
 Key = tuple[str, str, str]
 
 
-def plan(holdout: str, choice: str, texts: str, seed: int, file: Path, start: Path) -> PlannedRun:
-    """A training that continues from ``start``, with image labels or, as a control, without."""
-    options = ["MODEL.WEIGHTS", str(start)]
-    name = f"{choice} {texts}"
-    if choice != CONTROL:
-        options += ["MODEL.DETR.IMAGE_LABELS.LOSS", choice]
-        return plan_run(holdout, name, LABELS, seed, file, options, "labels")
+def plan(holdout: str, choice: str, texts: str, seed: int, file: Path, start: Path, steps: int = 0) -> PlannedRun:
+    """A training that continues from ``start``, with image labels or, as a control, without.
+
+    Args:
+        holdout, texts, seed, file: see :func:`plan_run`.
+        choice: one of :data:`CHOICES`, or :data:`CONTROL`.
+        start: weights to start from.
+        steps: iterations; 0 is as many as :data:`LABELS` has.
+    """
     solver = load_config(LABELS).SOLVER
-    options += ["SOLVER.MAX_ITER", solver.MAX_ITER, "SOLVER.STEPS", solver.STEPS, "SOLVER.BASE_LR", solver.BASE_LR]
-    return plan_run(holdout, name, BOXES, seed, file, list(map(str, options)), "labels")
+    # Where the learning rate drops is a matter of proportion.
+    drops = tuple(step * (steps or solver.MAX_ITER) // solver.MAX_ITER for step in solver.STEPS)
+    options = ["MODEL.WEIGHTS", start, "SOLVER.MAX_ITER", steps or solver.MAX_ITER, "SOLVER.STEPS", drops]
+    config = BOXES if choice == CONTROL else LABELS
+    options += ["SOLVER.BASE_LR", solver.BASE_LR] if choice == CONTROL else ["MODEL.DETR.IMAGE_LABELS.LOSS", choice]
+    return plan_run(holdout, f"{choice} {texts}", config, seed, file, list(map(str, options)), "labels")
 
 
 def summarize(results: Mapping[Key, Sequence[Result]]) -> str:
@@ -80,11 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--choices", nargs="+", choices=CHOICES, default=list(CHOICES), help="MODEL.DETR.IMAGE_LABELS.LOSS"
     )
+    parser.add_argument(
+        "--label-steps", type=int, default=0, metavar="N", help="iterations with labels; 0 is the number of the config"
+    )
     add_text_arguments(parser, (REAL, RANDOM))
     add_run_arguments(parser)
     parser.set_defaults(runs=Path("output/image_labels"))
     args = parse(parser, arguments)
     check_run_arguments(parser, args)
+    if args.label_steps < 0:
+        parser.error("--label-steps must be 0 or more")
     words = load_words(args)
     starts: dict[Key, list[PlannedRun]] = {}
     ends: dict[Key, list[PlannedRun]] = {}
@@ -96,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 starts.setdefault((START, texts, holdout), []).append(start)
                 weights = args.runs / start.folder / "model_final.pth"
                 for choice in (CONTROL, *args.choices):
-                    end = plan(holdout, choice, texts, seed, file, weights)
+                    end = plan(holdout, choice, texts, seed, file, weights, args.label_steps)
                     end.options.extend(args.opts)
                     ends.setdefault((choice, texts, holdout), []).append(end)
     for planned in (starts, ends):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pair_detr.data.datasets.shape_classes import Holdout
+from pair_detr.data.datasets.shape_classes import HOLDOUTS, Holdout
 from pair_detr.open_vocabulary import Vocabulary, read_class_list
 from pair_detr.open_vocabulary.shape_texts import random_word_texts, texts_from_words, unrelated_texts
 from pair_detr.studies.convergence_runs import PlannedRun
@@ -22,6 +22,8 @@ BOXES, LABELS = "detic/quickstart_boxsup", "detic/quickstart_image_labels"
 REAL, SHUFFLED, RANDOM, WORDS, UNRELATED = "real", "shuffled", "random", "words", "unrelated"
 TEXTS = (REAL, SHUFFLED, RANDOM, WORDS, UNRELATED)
 _OF_ENCODER = frozenset({REAL, SHUFFLED, RANDOM})
+# Share of the images with boxes that get other colors where a color is novel.
+_PERMUTED = 0.5
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def plan_run(
         "DATASETS.TRAIN": repr(tuple(train)),
         "DATASETS.TEST": repr((f"{prefix}_val",)),
     }
+    if HOLDOUTS[holdout].has_novel_color:
+        own["INPUT.CHANNEL_PERMUTATION"] = _PERMUTED
     flat = [str(x) for entry in own.items() for x in entry]
     return PlannedRun(holdout, name, stage, seed, config, [*flat, *options])
 

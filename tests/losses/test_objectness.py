@@ -146,3 +146,23 @@ def test_unannotated_objects() -> None:
     # Nothing is annotated in the second image.
     assert found[:, 1].all()
     assert not unannotated_objects(confident - 0.2, boxes, targets, 0.6).any()
+
+
+def test_objects_without_a_known_class_teach_objectness_alone() -> None:
+    """Two images with an object each; the class of the first one's is not known."""
+    torch.manual_seed(0)
+    targets = make_targets([1, 1])
+    targets.classified = torch.tensor([False, True])
+    index = torch.tensor([0, 1])
+    matches = Assignment(torch.zeros_like(index), index, torch.tensor([2, 4]), index)
+    logits = torch.randn(1, 2, QUERIES, CLASSES + 1, requires_grad=True)
+    loss = scoring().loss(logits, matches, targets, torch.ones(()))
+    loss.sum().backward()
+    moved = logits.grad[0, :, :, :CLASSES].abs().sum(-1) > 0
+    assert moved.nonzero().tolist() == [[1, 4]]
+    is_object = torch.zeros(2, QUERIES)
+    is_object[index, matches.query] = 1.0
+    expected = sigmoid_focal_loss(logits[0, ..., -1], is_object, 0.25, 2.0).sum()
+    is_class = F.one_hot(targets.labels[1], CLASSES).float()
+    expected = expected + sigmoid_focal_loss(logits[0, 1, 4, :CLASSES], is_class, 0.25, 2.0).sum()
+    torch.testing.assert_close(loss, expected[None])

@@ -80,15 +80,20 @@ def test_options_of_a_run(config: str, holdout: str, tmp_path: Path) -> None:
     assert f"shapes://open_{holdout}.pth" == cfg.MODEL.WEIGHTS
     assert cfg.MODEL.CLIP.QUERIES == "content"
     assert planned.folder == f"{holdout}/none_words/boxes_5"
+    assert (cfg.INPUT.CHANNEL_PERMUTATION > 0) == (holdout == "color")
 
 
-def test_continuation_and_control_take_as_many_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("steps", "expected"), [(0, (160, (112,))), (320, (320, (224,)))])
+def test_continuation_and_control_take_as_many_steps(
+    steps: int, expected: tuple[int, tuple[int]], tmp_path: Path
+) -> None:
     start = tmp_path / "start.pth"
     plans = [
-        image_labels.plan("shape", choice, "words", 1, tmp_path / "t.npy", start)
+        image_labels.plan("shape", choice, "words", 1, tmp_path / "t.npy", start, steps)
         for choice in ("max_size", "boxes only")
     ]
     labels, control = (load_config(planned.config, planned.options) for planned in plans)
+    assert (labels.SOLVER.MAX_ITER, tuple(labels.SOLVER.STEPS)) == expected
     assert labels.MODEL.DETR.IMAGE_LABELS.LOSS == "max_size"
     for key in ("MAX_ITER", "STEPS", "BASE_LR"):
         assert labels.SOLVER[key] == control.SOLVER[key]

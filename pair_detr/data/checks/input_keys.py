@@ -26,10 +26,21 @@ def check_input(cfg: CfgNode) -> None:
             "DATALOADER.DATASET_MIN_SIZES or DATASET_MAX_SIZES asks for others: set these to [], or INPUT.FIXED_SIZE "
             "to ()."
         )
-    if cfg.INPUT.COLOR_JITTER.ENABLED and cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+    of_colors = {
+        "INPUT.COLOR_JITTER.ENABLED": cfg.INPUT.COLOR_JITTER.ENABLED,
+        "INPUT.CHANNEL_PERMUTATION": cfg.INPUT.CHANNEL_PERMUTATION,
+    }
+    for key, value in of_colors.items():
+        if value and cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise ValueError(
+                f"{key} is {value}, which needs colors, but INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: set it to RGB or "
+                f"BGR, or {key} to {type(value)()}."
+            )
+    if cfg.INPUT.CHANNEL_PERMUTATION and not cfg.MODEL.CLIP.OBJECTNESS:
         raise ValueError(
-            f"INPUT.COLOR_JITTER needs colors, but INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: set it to RGB or BGR, or "
-            "INPUT.COLOR_JITTER.ENABLED to False."
+            f"INPUT.CHANNEL_PERMUTATION is {cfg.INPUT.CHANNEL_PERMUTATION}, and images with other colors teach no "
+            "classes, but without MODEL.CLIP.OBJECTNESS there is nothing else to score: set it, or "
+            "INPUT.CHANNEL_PERMUTATION to 0."
         )
     if cfg.INPUT.MOSAIC.ENABLED and cfg.DATALOADER.SAMPLER_TRAIN == "MultiDatasetSampler":
         raise ValueError(

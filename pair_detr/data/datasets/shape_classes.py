@@ -67,6 +67,11 @@ class Holdout:
         """Those with boxes in training, in the order of :attr:`classes`."""
         return tuple(own for own in self.classes if own not in self.novel_classes)
 
+    @property
+    def has_novel_color(self) -> bool:
+        """Whether there is a color that no class with boxes has."""
+        return {own.color for own in self.base_classes} < set(self.colors)
+
 
 # What is novel: a shape, a color, or combinations of words each of which is known from other classes.
 HOLDOUTS = {
