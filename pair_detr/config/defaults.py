@@ -131,6 +131,9 @@ def _add_model_keys(cfg: CN) -> None:
     # Let image labels train the classifier alone, and not the states that it classifies, which boxes are made
     # of, too. It raised the AP of the novel class, and lowered that of the others, in docs/results.md. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.CLASSIFIER_ONLY = False
+    # Learn also that the query which takes a label is an object. The classifier alone does, of states as they are. For
+    # a LOSS that chooses by boxes (max_size, pair_score), and MODEL.CLIP.OBJECTNESS. Own.
+    cfg.MODEL.DETR.IMAGE_LABELS.OBJECTNESS = False
 
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
     # differences were mostly within the spread of seeds.

@@ -40,6 +40,8 @@ class Candidates:
         objectness: (L, B, Q) log odds of an object of any class.
         boxes: (L, B, Q, 4) cxcywh.
         top_left: (L, B, Q, 2), see :class:`Predictions`.
+        taught_objectness: (L, B, Q) as ``objectness``, of which labels teach that what takes them is an object; None
+            where they teach classes alone.
     """
 
     logits: Tensor
@@ -47,6 +49,7 @@ class Candidates:
     objectness: Tensor
     boxes: Tensor
     top_left: Tensor | None = None
+    taught_objectness: Tensor | None = None
 
 
 def max_size(candidates: Candidates, labels: ImageLabels) -> Tensor:
@@ -133,6 +136,9 @@ IMAGE_LABEL_LOSSES: dict[str, Callable[[Candidates, ImageLabels], Tensor]] = {
     "object_score": object_score,
 }
 
+# Those of which the scores of queries are no part.
+_CHOICES_BY_BOXES = ("max_size", "pair_score")
+
 
 class ImageLabelCriterion(nn.Module):
     """Loss of a batch of images that have labels, but no boxes; zero for other batches."""
@@ -145,6 +151,7 @@ class ImageLabelCriterion(nn.Module):
         weight: float,
         class_scoring: ClassScoring,
         classifier_only: bool = False,
+        teaches_objectness: bool = False,
     ) -> None:
         """
         Args:
@@ -152,12 +159,15 @@ class ImageLabelCriterion(nn.Module):
             weight: of the loss.
             class_scoring: how logits become scores.
             classifier_only: train the classifier alone, and not what it classifies.
+            teaches_objectness: train the classifier's objectness, too, and in any case not what it classifies, which
+                would make boxes drift that nothing corrects.
         """
         super().__init__()
         self.loss = loss
         self.weight = weight
         self.class_scoring = class_scoring
         self.classifier_only = classifier_only
+        self.teaches_objectness = teaches_objectness
 
     @classmethod
     def from_config(cls, cfg: CfgNode, class_scoring: ClassScoring) -> dict[str, Any]:
@@ -182,6 +192,17 @@ class ImageLabelCriterion(nn.Module):
                 f"MODEL.DETR.IMAGE_LABELS.LOSS is {options.LOSS!r}, which gives a label to all queries, but with "
                 "MODEL.CLIP.OBJECTNESS only an object has a class: choose another loss, for example objectness."
             )
+        if options.OBJECTNESS and not isinstance(class_scoring, ObjectnessScoring):
+            raise ValueError(
+                "MODEL.DETR.IMAGE_LABELS.OBJECTNESS is True, but without MODEL.CLIP.OBJECTNESS there is none to learn: "
+                "set both, or neither."
+            )
+        if options.OBJECTNESS and options.LOSS not in _CHOICES_BY_BOXES:
+            raise ValueError(
+                f"MODEL.DETR.IMAGE_LABELS.OBJECTNESS is True, but LOSS {options.LOSS!r} chooses by scores: a query on "
+                f"the background, chosen once, would make sure to be chosen again. Set LOSS to {_CHOICES_BY_BOXES[0]}, "
+                "or OBJECTNESS to False."
+            )
         if not 0 <= options.WEIGHT < math.inf:
             raise ValueError(
                 f"MODEL.DETR.IMAGE_LABELS.WEIGHT is {options.WEIGHT}; a weight must be 0 or more, for example 0.1."
@@ -190,6 +211,7 @@ class ImageLabelCriterion(nn.Module):
             "loss": IMAGE_LABEL_LOSSES[options.LOSS],
             "weight": options.WEIGHT,
             "classifier_only": options.CLASSIFIER_ONLY,
+            "teaches_objectness": options.OBJECTNESS,
             "class_scoring": class_scoring,
         }
 
@@ -208,7 +230,10 @@ class ImageLabelCriterion(nn.Module):
         labels = targets.image_labels
         if labels is None:
             return predictions.logits[..., :0].float().sum()
-        logits = classifier(predictions.states.detach()) if self.classifier_only else predictions.logits
+        detached = None
+        if self.classifier_only or self.teaches_objectness:
+            detached = classifier(predictions.states.detach())
+        logits = detached if self.classifier_only else predictions.logits
         with torch.autocast(predictions.boxes.device.type, enabled=False):
             logits = logits.float()
             with torch.no_grad():
@@ -219,6 +244,7 @@ class ImageLabelCriterion(nn.Module):
                 self.class_scoring.objectness(logits),
                 predictions.boxes.float(),
                 predictions.top_left,
+                self.class_scoring.objectness(detached.float()) if self.teaches_objectness else None,
             )
             # Of the first group of queries, that of inference.
             labels = replace(labels, image_index=labels.image_index * predictions.groups)
@@ -264,13 +290,14 @@ def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:
 
 
 def _loss_of_best(candidates: Candidates, scores: Tensor, labels: ImageLabels) -> Tensor:
-    """(L, N) loss of the query with the highest of the (L, N, Q) scores.
-
-    Its objectness is not learned: a query on the background, chosen once, would make sure to be chosen again.
-    """
+    """(L, N) loss of the query with the highest of the (L, N, Q) scores."""
     query = scores.argmax(-1)
     layer = torch.arange(len(query), device=query.device)[:, None]
-    return _binary_cross_entropy(candidates.logits[layer, labels.image_index, query], labels)
+    where = layer, labels.image_index, query
+    loss = _binary_cross_entropy(candidates.logits[where], labels)
+    if candidates.taught_objectness is None:
+        return loss
+    return loss + F.softplus(-candidates.taught_objectness[where])
 
 
 def _binary_cross_entropy(logits: Tensor, labels: ImageLabels) -> Tensor:

@@ -294,3 +294,50 @@ def test_the_chosen_query_learns_its_class_alone() -> None:
     assert {tuple(index) for index in grad.abs().sum(-1).nonzero().tolist()} == chosen
     assert not grad[..., -1].any()
     assert all(grad[index][:-1].all() for index in chosen)
+
+
+def test_labels_can_teach_objectness() -> None:
+    """Of the largest box, by the classifier alone: the states get no gradient from it."""
+    torch.manual_seed(0)
+    predictions, targets, head = make_predictions(), make_targets(), nn.Linear(8, CLASSES + 1)
+    predictions.states = torch.randn(LAYERS, len(LABELS), QUERIES, 8, requires_grad=True)
+    predictions.logits = head(predictions.states)
+    losses, state_gradients, head_gradients = [], [], []
+    for teaches in (False, True):
+        cfg = default_cfg()
+        cfg.MODEL.DETR.IMAGE_LABELS.LOSS, cfg.MODEL.DETR.IMAGE_LABELS.OBJECTNESS = "max_size", teaches
+        cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = 1.0
+        loss = ImageLabelCriterion(cfg, ObjectnessScoring(SigmoidFocal()))(predictions, targets, head)
+        gradients = torch.autograd.grad(loss, (predictions.states, head.weight), retain_graph=True)
+        losses.append(loss)
+        state_gradients.append(gradients[0])
+        head_gradients.append(gradients[1])
+    assert torch.equal(*state_gradients)
+    assert torch.equal(head_gradients[0][:-1], head_gradients[1][:-1])
+    assert not head_gradients[0][-1].any()
+    assert head_gradients[1][-1].any()
+    # The mean over the labels of an image and over the images, the sum over the layers.
+    area = predictions.boxes[..., 2] * predictions.boxes[..., 3]
+    odds = predictions.logits[..., -1]
+    expected = sum(
+        F.softplus(-odds[layer, image, area[layer, image].argmax()]) / len(LABELS[image]) / len(LABELS)
+        for image, _ in PAIRS
+        for layer in range(LAYERS)
+    )
+    torch.testing.assert_close(losses[1] - losses[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "has_objectness", "message"),
+    [
+        ("max_size", False, r"OBJECTNESS is True, but without MODEL\.CLIP\.OBJECTNESS"),
+        ("max_score", True, r"'max_score' chooses by scores.*Set LOSS to max_size, or OBJECTNESS to False"),
+        ("objectness", True, "'objectness' chooses by scores"),
+    ],
+)
+def test_what_teaching_objectness_needs(loss: str, has_objectness: bool, message: str) -> None:
+    cfg = default_cfg()
+    cfg.MODEL.DETR.IMAGE_LABELS.LOSS, cfg.MODEL.DETR.IMAGE_LABELS.OBJECTNESS = loss, True
+    scoring = ObjectnessScoring(SigmoidFocal()) if has_objectness else SigmoidFocal()
+    with pytest.raises(ValueError, match=message):
+        ImageLabelCriterion(cfg, scoring)
