@@ -61,11 +61,13 @@ class ImageLabels:
         labels: (N,) int64 contiguous class indices.
         image_index: (N,) int64, the image in the batch that a label belongs to.
         counts: labels of each image, on the host.
+        known: objects of other classes, of which the boxes are known; None if there are none.
     """
 
     labels: Tensor
     image_index: Tensor
     counts: list[int]
+    known: "Targets | None" = None
 
     @classmethod
     def pack(cls, labels: list[Tensor]) -> "ImageLabels":
@@ -78,7 +80,8 @@ class ImageLabels:
 
     def to(self, device: torch.device) -> "ImageLabels":
         """A copy on ``device``; the host does not wait for it."""
-        return ImageLabels(to_device_async(self.labels, device), to_device_async(self.image_index, device), self.counts)
+        labels, image_index = (to_device_async(x, device) for x in (self.labels, self.image_index))
+        return ImageLabels(labels, image_index, self.counts, None if self.known is None else self.known.to(device))
 
 
 @dataclass

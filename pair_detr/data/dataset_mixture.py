@@ -3,7 +3,8 @@
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,9 @@ def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     Each dict says by ``dataset_source`` which dataset it is of, and by ``ann_type`` whether it has boxes ("box", in
     ``annotations``) or labels ("image", in ``pos_category_ids``); class indices are those of the first dataset.
 
+    Labels are not of objects whose boxes are known: images with labels that are also in one of the datasets with boxes
+    have ``annotations`` of all objects there but those of their labels' classes.
+
     Raises:
         KeyError, FileNotFoundError, ValueError: a dataset cannot be loaded or trained on, an image-label set has no
             class in common with the first dataset, or one with boxes has classes that the first has not.
@@ -115,9 +119,24 @@ def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
                 images = filter_images_with_only_crowd_annotations(images)
             print_instances_class_histogram(images, vocabulary)
         dicts.extend({**record, "dataset_source": number, "ann_type": source.ann_type} for record in images)
+    _add_known_objects(dicts, itertools.chain.from_iterable(with_boxes.values()))
     if with_boxes:
         require_boxes(list(with_boxes), list(itertools.chain.from_iterable(with_boxes.values())))
     return dicts
+
+
+def _add_known_objects(dicts: Iterable[dict[str, Any]], with_boxes: Iterable[dict[str, Any]]) -> None:
+    known = defaultdict(list)
+    for record in with_boxes:
+        # Their masks are of no use.
+        known[record["file_name"]].extend(
+            {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id", "iscrowd") if key in annotation}
+            for annotation in record.get("annotations", ())
+        )
+    for record in dicts:
+        if record["ann_type"] == "image" and record["file_name"] in known:
+            labels = record["pos_category_ids"]
+            record["annotations"] = [own for own in known[record["file_name"]] if own["category_id"] not in labels]
 
 
 def _match(source: SourceOptions, vocabulary: Sequence[str], vocabulary_name: str) -> VocabularyMatch:

@@ -15,8 +15,8 @@ class MultiDatasetMapper:
     """Maps a dict of :func:`pair_detr.data.dataset_mixture.load_source_dicts` in the way of its dataset.
 
     Output is that of :class:`DetectionMapper`, plus ``dataset_source``, ``ann_type`` and, of images with labels,
-    ``pos_category_ids``; these also have ``instances``, without any. They are not cropped, which might leave
-    nothing of what the label is about.
+    ``pos_category_ids``; the ``instances`` of these are the objects beside the labels' whose boxes are known. They are
+    not cropped, which might leave nothing of what the label is about.
     """
 
     def __init__(self, cfg: CfgNode, options: Sequence[SourceOptions]) -> None:
@@ -69,6 +69,8 @@ def _input_of(cfg: CfgNode, source: SourceOptions) -> CfgNode:
     cfg.INPUT.MAX_SIZE_TRAIN = source.max_size
     if source.ann_type == "image":
         cfg.INPUT.RESIZE_CROP.ENABLED = cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = False
+        # Of objects beside the labels' the boxes are enough.
+        cfg.MODEL.MASK_ON = False
         # A class is all that a label says, and a color may be a part of it.
         cfg.INPUT.CHANNEL_PERMUTATION = 0.0
     return cfg

@@ -185,9 +185,17 @@ def orientations(dicts: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Tensor:
-    """How often each image is shown in an epoch, by the rarest class that it has as a box or as a label."""
+    """How often each image is shown in an epoch, by the rarest class that it has as a box or as a label.
+
+    Boxes that images with labels have in another dataset do not count.
+    """
     labeled = [
-        {"annotations": [*record["annotations"], *({"category_id": i} for i in record.get("pos_category_ids", ()))]}
+        {
+            "annotations": [
+                *(record["annotations"] if record.get("ann_type") != "image" else ()),
+                *({"category_id": i} for i in record.get("pos_category_ids", ())),
+            ]
+        }
         for record in dicts
     ]
     return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(

@@ -2,7 +2,7 @@
 
 from pair_detr.layers.attention import MultiHeadAttention, attend, attend_in_groups
 from pair_detr.layers.box_bias import BoxBias
-from pair_detr.layers.boxes import box_iou_pairs, cxcywh_to_xyxy, inverse_sigmoid
+from pair_detr.layers.boxes import box_iou_pairs, covered_share, cxcywh_to_xyxy, inverse_sigmoid
 from pair_detr.layers.dropout import Dropout
 from pair_detr.layers.feed_forward import MLP, FeedForward, multi_linear
 from pair_detr.layers.position_encoding import point_encoding, sine_position_encoding
@@ -20,6 +20,7 @@ __all__ = [
     "attend",
     "attend_in_groups",
     "box_iou_pairs",
+    "covered_share",
     "cxcywh_to_xyxy",
     "inverse_sigmoid",
     "multi_linear",

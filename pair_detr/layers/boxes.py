@@ -45,3 +45,23 @@ def box_iou_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     # Two empty boxes have no union; a tiny floor gives 0 rather than NaN.
     iou = intersection / union.clamp(min=1e-12)
     return iou, iou - (enclosing - union) / enclosing.clamp(min=1e-12)
+
+
+def covered_share(boxes: Tensor, objects: Tensor, image_index: Tensor) -> Tensor:
+    """How much of each box the objects of its image cover; where these overlap it counts twice.
+
+    Args:
+        boxes: (L, B, Q, 4) cxcywh.
+        objects: (T, 4) cxcywh.
+        image_index: (T,) int64, the image of each object.
+
+    Returns:
+        (L, B, Q) fp32.
+    """
+    boxes = boxes.float()
+    candidates, covering = cxcywh_to_xyxy(boxes[:, image_index]), cxcywh_to_xyxy(objects)[:, None]
+    top_left = torch.maximum(candidates[..., :2], covering[..., :2])
+    sides = (torch.minimum(candidates[..., 2:], covering[..., 2:]) - top_left).clamp(min=0)
+    covered = boxes.new_zeros(boxes.shape[:-1]).index_add(1, image_index, _area(sides))
+    # A box without an area has nothing that could be covered.
+    return covered / _area(boxes[..., 2:]).clamp(min=torch.finfo(boxes.dtype).tiny)

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from pair_detr.config.choices import MULTI_DATASET_SAMPLER
 from pair_detr.config.variants import variant_of
-from pair_detr.layers import cxcywh_to_xyxy
+from pair_detr.layers import covered_share, cxcywh_to_xyxy
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.objectness import ObjectnessScoring
+from pair_detr.losses.terms import MIN_COVERED
 from pair_detr.structures import ImageLabels, Predictions, Targets
 from pair_detr.utils.device import to_device_async
 
@@ -40,6 +41,8 @@ class Candidates:
         objectness: (L, B, Q) log odds of an object of any class.
         boxes: (L, B, Q, 4) cxcywh.
         top_left: (L, B, Q, 2), see :class:`Predictions`.
+        explained: (L, B, Q) bool, true for queries on objects whose boxes are known, which labels are not of; None if
+            no boxes are known.
         taught_objectness: (L, B, Q) as ``objectness``, of which labels teach that what takes them is an object; None
             where they teach classes alone.
     """
@@ -49,6 +52,7 @@ class Candidates:
     objectness: Tensor
     boxes: Tensor
     top_left: Tensor | None = None
+    explained: Tensor | None = None
     taught_objectness: Tensor | None = None
 
 
@@ -238,16 +242,22 @@ class ImageLabelCriterion(nn.Module):
             logits = logits.float()
             with torch.no_grad():
                 scores = self.class_scoring.binary_logits(logits)
+            # Of the first group of queries, that of inference.
+            first = predictions.groups
+            known, explained = labels.known, None
+            if known is not None:
+                share = covered_share(predictions.boxes, known.boxes, known.image_index * first)
+                explained = share >= MIN_COVERED
             candidates = Candidates(
                 self.class_scoring.class_logits(logits),
                 scores,
                 self.class_scoring.objectness(logits),
                 predictions.boxes.float(),
                 predictions.top_left,
+                explained,
                 self.class_scoring.objectness(detached.float()) if self.teaches_objectness else None,
             )
-            # Of the first group of queries, that of inference.
-            labels = replace(labels, image_index=labels.image_index * predictions.groups)
+            labels = replace(labels, image_index=labels.image_index * first)
             by_label = self.loss(candidates, labels)
             counts = to_device_async(torch.tensor(labels.counts, dtype=torch.float32), logits.device)
             return self.weight * (by_label / counts[targets.image_labels.image_index]).sum() / len(counts)
@@ -290,7 +300,10 @@ def _of_label(logits: Tensor, labels: ImageLabels) -> Tensor:
 
 
 def _loss_of_best(candidates: Candidates, scores: Tensor, labels: ImageLabels) -> Tensor:
-    """(L, N) loss of the query with the highest of the (L, N, Q) scores."""
+    """(L, N) loss of the query with the highest of the (L, N, Q) scores, among those that nothing explains, if any."""
+    if candidates.explained is not None:
+        explained = candidates.explained[:, labels.image_index]
+        scores = scores.masked_fill(explained & ~explained.all(-1, keepdim=True), -torch.inf)
     query = scores.argmax(-1)
     layer = torch.arange(len(query), device=query.device)[:, None]
     where = layer, labels.image_index, query

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy
+from pair_detr.layers import box_iou_pairs, covered_share, cxcywh_to_xyxy
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.federated import FederatedLossSampler
 from pair_detr.losses.matcher import HungarianMatcher
 from pair_detr.structures import Assignment, Predictions, Targets
 
 # Share of a box in annotated objects from which it is taken for a part, or a group, of these.
-_MIN_COVERED = 0.5
+MIN_COVERED = 0.5
 
 
 @dataclass
@@ -140,12 +140,8 @@ def unannotated_objects(objectness: Tensor, boxes: Tensor, targets: Targets, min
     Returns:
         (L, B, Q) bool, false for boxes of which annotated objects cover half or more, where they overlap counted twice.
     """
-    boxes = boxes.float()
-    candidates, annotated = cxcywh_to_xyxy(boxes[:, targets.image_index]), cxcywh_to_xyxy(targets.boxes)[:, None]
-    top_left = torch.maximum(candidates[..., :2], annotated[..., :2])
-    sides = (torch.minimum(candidates[..., 2:], annotated[..., 2:]) - top_left).clamp(min=0)
-    covered = torch.zeros_like(objectness).index_add(1, targets.image_index, sides.prod(-1))
-    return (objectness.sigmoid() >= min_score) & (covered < _MIN_COVERED * boxes[..., 2:].prod(-1))
+    covered = covered_share(boxes, targets.boxes, targets.image_index)
+    return (objectness.sigmoid() >= min_score) & (covered < MIN_COVERED)
 
 
 class BoxTerm(LossTerm):

@@ -130,25 +130,22 @@ def pack_boxes(
         num_queries: of the model.
         class_agnostic: all classes become 0.
     """
-    boxes, labels = [], []
+    targets = _pack_instances(batched_inputs, frame_sizes)
+    if class_agnostic:
+        targets.labels = torch.zeros_like(targets.labels)
     unclassified = [item.get("class_agnostic", False) for item in batched_inputs]
-    for item, (height, width) in zip(batched_inputs, frame_sizes, strict=True):
-        instances = item["instances"]
-        scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
-        boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
-        labels.append(torch.zeros_like(instances.gt_classes) if class_agnostic else instances.gt_classes)
-        if len(instances) > num_queries:
+    if any(unclassified):
+        targets.classified = ~torch.tensor(unclassified)[targets.image_index]
+    for item, count in zip(batched_inputs, targets.counts, strict=True):
+        if count > num_queries:
             log_first_n(
                 logging.WARNING,
-                f"{item.get('file_name', 'An image')} has {counted(len(instances), 'object')}, but the model has only "
+                f"{item.get('file_name', 'An image')} has {counted(count, 'object')}, but the model has only "
                 f"{counted(num_queries, 'query', 'queries')}: the objects that fit best are matched. Raise "
                 "MODEL.DETR.NUM_QUERIES.",
                 n=5,
                 key="caller",
             )
-    targets = Targets.pack(boxes, labels)
-    if any(unclassified):
-        targets.classified = ~torch.tensor(unclassified)[targets.image_index]
     return targets
 
 
@@ -169,10 +166,29 @@ def draw_noise(
     return torch.cat(rows)
 
 
-def pack_image_labels(batched_inputs: list[dict[str, Any]]) -> Targets:
-    """Labels of images without boxes, on the host; the dicts have them as "pos_category_ids"."""
-    labels = [torch.tensor(item["pos_category_ids"], dtype=torch.int64) for item in batched_inputs]
-    return Targets.pack_image_labels(labels)
+def pack_image_labels(batched_inputs: list[dict[str, Any]], frame_sizes: Sequence[Size]) -> Targets:
+    """Labels of images without boxes, on the host; the dicts have them as "pos_category_ids".
+
+    Args:
+        batched_inputs: dicts that may have "instances", with ``gt_boxes`` of objects that the labels are not of.
+        frame_sizes: see :attr:`Batch.frame_sizes`.
+    """
+    targets = Targets.pack_image_labels(
+        [torch.tensor(item["pos_category_ids"], dtype=torch.int64) for item in batched_inputs]
+    )
+    if any(len(item.get("instances", ())) for item in batched_inputs):
+        targets.image_labels.known = _pack_instances(batched_inputs, frame_sizes)
+    return targets
+
+
+def _pack_instances(batched_inputs: list[dict[str, Any]], frame_sizes: Sequence[Size]) -> Targets:
+    boxes, labels = [], []
+    for item, (height, width) in zip(batched_inputs, frame_sizes, strict=True):
+        instances = item["instances"]
+        scale = instances.gt_boxes.tensor.new_tensor([width, height, width, height])
+        boxes.append(box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh") / scale)
+        labels.append(instances.gt_classes)
+    return Targets.pack(boxes, labels)
 
 
 def pack_masks(batched_inputs: list[dict[str, Any]], padded_size: Size) -> Tensor:

@@ -286,7 +286,7 @@ class DetectionTransformer(nn.Module):
                 "A batch has image labels, but the model learns from boxes alone: it needs DATALOADER.SAMPLER_TRAIN "
                 "MultiDatasetSampler; MODEL.DETR.CLASS_AGNOSTIC and MODEL.DETR.MASK.FREEZE_DETECTOR must be False."
             )
-        targets = pack_image_labels(batched_inputs)
+        targets = pack_image_labels(batched_inputs, batch.frame_sizes)
         self._draw_noise(batched_inputs, targets)
         return targets.to(self.device)
 

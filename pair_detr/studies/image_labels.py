@@ -41,13 +41,20 @@ def plan(holdout: str, choice: str, texts: str, seed: int, file: Path, start: Pa
         start: weights to start from.
         steps: iterations; 0 is as many as :data:`LABELS` has.
     """
-    solver = load_config(LABELS).SOLVER
-    # Where the learning rate drops is a matter of proportion.
-    drops = tuple(step * (steps or solver.MAX_ITER) // solver.MAX_ITER for step in solver.STEPS)
-    options = ["MODEL.WEIGHTS", start, "SOLVER.MAX_ITER", steps or solver.MAX_ITER, "SOLVER.STEPS", drops]
+    options = ["MODEL.WEIGHTS", str(start), *_schedule(LABELS, steps)]
     config = BOXES if choice == CONTROL else LABELS
-    options += ["SOLVER.BASE_LR", solver.BASE_LR] if choice == CONTROL else ["MODEL.DETR.IMAGE_LABELS.LOSS", choice]
-    return plan_run(holdout, f"{choice} {texts}", config, seed, file, list(map(str, options)), "labels")
+    if choice == CONTROL:
+        options += ["SOLVER.BASE_LR", str(load_config(LABELS).SOLVER.BASE_LR)]
+    else:
+        options += ["MODEL.DETR.IMAGE_LABELS.LOSS", choice]
+    return plan_run(holdout, f"{choice} {texts}", config, seed, file, options, "labels")
+
+
+def _schedule(config: str, steps: int) -> list[str]:
+    """Options for the schedule of ``config``, in so many steps; 0 is its own number."""
+    solver = load_config(config).SOLVER
+    drops = tuple(step * (steps or solver.MAX_ITER) // solver.MAX_ITER for step in solver.STEPS)
+    return ["SOLVER.MAX_ITER", str(steps or solver.MAX_ITER), "SOLVER.STEPS", str(drops)]
 
 
 def summarize(results: Mapping[Key, Sequence[Result]]) -> str:
@@ -86,16 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--choices", nargs="+", choices=CHOICES, default=list(CHOICES), help="MODEL.DETR.IMAGE_LABELS.LOSS"
     )
-    parser.add_argument(
-        "--label-steps", type=int, default=0, metavar="N", help="iterations with labels; 0 is the number of the config"
-    )
+    for stage, text in (("start", "on boxes alone"), ("label", "that continue from there")):
+        parser.add_argument(
+            f"--{stage}-steps", type=int, default=0, metavar="N", help=f"iterations {text}; 0 is the config's number"
+        )
     add_text_arguments(parser, (REAL, RANDOM))
     add_run_arguments(parser)
     parser.set_defaults(runs=Path("output/image_labels"))
     args = parse(parser, arguments)
     check_run_arguments(parser, args)
-    if args.label_steps < 0:
-        parser.error("--label-steps must be 0 or more")
+    if min(args.start_steps, args.label_steps) < 0:
+        parser.error("--start-steps and --label-steps must be 0 or more")
     words = load_words(args)
     starts: dict[Key, list[PlannedRun]] = {}
     ends: dict[Key, list[PlannedRun]] = {}
@@ -103,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for texts in args.texts:
             for seed in args.seeds:
                 file = write_texts(texts, HOLDOUTS[holdout], words, seed, args.runs / "texts")
-                start = plan_run(holdout, f"{START} {texts}", BOXES, seed, file, args.opts)
+                options = [*_schedule(BOXES, args.start_steps), *args.opts]
+                start = plan_run(holdout, f"{START} {texts}", BOXES, seed, file, options)
                 starts.setdefault((START, texts, holdout), []).append(start)
                 weights = args.runs / start.folder / "model_final.pth"
                 for choice in (CONTROL, *args.choices):

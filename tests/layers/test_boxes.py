@@ -5,7 +5,7 @@ import torch
 from model_helpers import make_boxes
 from torchvision.ops import box_convert, box_iou, generalized_box_iou, generalized_box_iou_loss
 
-from pair_detr.layers import box_iou_pairs, cxcywh_to_xyxy, inverse_sigmoid
+from pair_detr.layers import box_iou_pairs, covered_share, cxcywh_to_xyxy, inverse_sigmoid
 from pair_detr.modeling.heads import LocationHead
 from pair_detr.modeling.pair_detr import assemble_box
 
@@ -104,3 +104,28 @@ def test_location_head_adds_the_reference_to_the_first_two_logits() -> None:
         anchored[..., :2] - free[..., :2], reference.logit().expand(2, 5, 2), atol=1e-4, rtol=1e-4
     )
     torch.testing.assert_close(anchored[..., 2:], free[..., 2:])
+
+
+def test_covered_share_by_hand() -> None:
+    """Two images: two objects, which overlap, in the first one, and one in the second."""
+    objects = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 0.5, 1.0], [0.5, 0.25, 1.0, 0.5]])
+    boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.875, 0.5, 0.25, 0.5], [0.25, 0.5, 0.0, 0.0]])
+    found = covered_share(boxes.expand(1, 2, 3, 4), objects, torch.tensor([0, 0, 1]))
+    assert found.tolist() == [[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]]
+    assert covered_share(boxes.expand(1, 2, 3, 4), objects[:0], torch.zeros(0, dtype=torch.int64)).sum() == 0
+
+
+def test_covered_share_is_that_of_pixels() -> None:
+    torch.manual_seed(0)
+    corners = torch.randint(0, 20, (2, 6, 2, 2)).sort(dim=2).values
+    query, objects = corners[0], corners[1][:1]
+    grid = torch.zeros(20, 20)
+    (left, top), (right, bottom) = objects[0].tolist()
+    grid[top:bottom, left:right] = 1
+    expected = []
+    for (x0, y0), (x1, y1) in query.tolist():
+        part = grid[y0:y1, x0:x1]
+        expected.append(part.mean().item() if part.numel() else 0.0)
+    boxes = box_convert(corners.flatten(2).float(), "xyxy", "cxcywh")
+    found = covered_share(boxes[:1][None], boxes[1, :1], torch.zeros(1, dtype=torch.int64))
+    torch.testing.assert_close(found[0, 0], torch.tensor(expected))

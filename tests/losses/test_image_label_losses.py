@@ -341,3 +341,20 @@ def test_what_teaching_objectness_needs(loss: str, has_objectness: bool, message
     scoring = ObjectnessScoring(SigmoidFocal()) if has_objectness else SigmoidFocal()
     with pytest.raises(ValueError, match=message):
         ImageLabelCriterion(cfg, scoring)
+
+
+def test_labels_go_to_what_no_known_object_explains() -> None:
+    """One image with three boxes, the largest of which is an object of another class, and one with nothing else."""
+    boxes = torch.tensor([[0.3, 0.3, 0.6, 0.6], [0.8, 0.8, 0.3, 0.3], [0.8, 0.2, 0.1, 0.1]]).expand(1, 2, 3, 4)
+    logits = torch.randn(1, 2, 3, CLASSES)
+    targets = Targets.pack_image_labels([torch.tensor([1]), torch.tensor([2])])
+    known = torch.tensor([[0.3, 0.3, 0.5, 0.6]]), torch.tensor([[0.5, 0.5, 1.0, 1.0]])
+    targets.image_labels.known = Targets.pack(list(known), [torch.tensor([0]), torch.tensor([0])])
+    targets = targets.to(torch.device("cpu"))
+    loss = criterion(weight=1.0)(Predictions(logits, boxes), targets, no_classifier)
+    # All boxes of the second image are parts of an object; the label says that there is another.
+    expected = (bce(logits[0, 0, 1], 1) + bce(logits[0, 1, 0], 2)) / 2
+    torch.testing.assert_close(loss, expected)
+    # Of two groups of queries the first counts.
+    doubled = Predictions(logits.repeat_interleave(2, 1), boxes.repeat_interleave(2, 1), groups=2)
+    torch.testing.assert_close(criterion(weight=1.0)(doubled, targets, no_classifier), expected)
