@@ -27,6 +27,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "MODEL.FPN": {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone"},
     "MODEL.TIMM": {"MODEL.BACKBONE.NAME": "build_timm_backbone"},
     "MODEL.CONVNET": {"MODEL.BACKBONE.NAME": "build_convnet_backbone"},
+    "TEST.OBJECTNESS_POWER": {"MODEL.CLIP.TEXT_WEIGHTS": "texts.npy", "MODEL.CLIP.OBJECTNESS": True},
     "MODEL.CLIP.WILDCARD_SCORE": {"MODEL.CLIP.TEXT_WEIGHTS": "texts.npy", "MODEL.CLIP.OBJECTNESS": True},
     "MODEL.CLIP": {"MODEL.CLIP.TEXT_WEIGHTS": "texts.npy"},
     "MODEL.CLIP.REGION": {
@@ -76,6 +77,7 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "TEST.EVAL_PERIOD": WHOLE,
     "TEST.DETECTIONS_PER_IMAGE": POSITIVE_WHOLE,
     "TEST.MAX_DETECTIONS": WHOLE,
+    "TEST.OBJECTNESS_POWER": NOT_NEGATIVE,
     "TEST.NMS_THRESH": FRACTION,
     "TEST.IMS_PER_BATCH": POSITIVE_WHOLE,
     "TEST.PRECISION": (["float32", "bfloat16", "FP32", "", None], ["fp32", "bf16", "fp16", "auto"]),

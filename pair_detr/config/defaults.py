@@ -281,6 +281,9 @@ def _add_input_keys(cfg: CN) -> None:
     # Detect each query under its best class alone; by default a query of a classification by sigmoids can be detected
     # under several, as AP rewards. Of a softmax it always is one. Own.
     cfg.TEST.ONE_CLASS_PER_QUERY = False
+    # Exponent of objectness in the scores of MODEL.CLIP.OBJECTNESS: 1 is the product of both factors; less finds more
+    # of what is an object like no annotated one, and 0 scores by class alone. Own.
+    cfg.TEST.OBJECTNESS_POWER = 1.0
     # Leave out a detection whose box has a larger IoU than this with a better one of its class. Models that have been
     # trained for long find an object once, and 1.0 leaves out none, as published; those that have been trained for
     # minutes find many twice. It is YOLACT's "Fast NMS" (arXiv 1904.02689), which needs no loop. Own.

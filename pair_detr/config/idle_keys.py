@@ -163,6 +163,11 @@ IDLE = (
         lambda cfg: not cfg.MODEL.CLIP.OBJECTNESS,
     ),
     Idle(
+        ("TEST.OBJECTNESS_POWER",),
+        "MODEL.CLIP.OBJECTNESS is False, and a class is all that there is to score",
+        lambda cfg: not cfg.MODEL.CLIP.OBJECTNESS,
+    ),
+    Idle(
         tuple(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "LOGIT_SCALE", "QUERIES", "OBJECTNESS", "PROMPTS")),
         "MODEL.CLIP.TEXT_WEIGHTS is empty, and the classifier linear",
         lambda cfg: not cfg.MODEL.CLIP.TEXT_WEIGHTS,

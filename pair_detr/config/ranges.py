@@ -96,6 +96,7 @@ _GENERAL = {
     "TEST.EVAL_PERIOD": whole(0, ", where 0 evaluates at the end only"),
     "TEST.DETECTIONS_PER_IMAGE": POSITIVE_WHOLE,
     "TEST.MAX_DETECTIONS": whole(0, ", where 0 is the evaluator's default"),
+    "TEST.OBJECTNESS_POWER": NOT_NEGATIVE,
     "TEST.NMS_THRESH": FRACTION,
     "TEST.IMS_PER_BATCH": POSITIVE_WHOLE,
     "TEST.PRECISION": one_of(PRECISIONS),

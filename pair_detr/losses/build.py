@@ -25,4 +25,6 @@ def build_class_scoring(cfg: CfgNode, default: str, has_texts: bool = False) -> 
         )
     else:
         scoring = SigmoidFocal(loss.FOCAL_ALPHA, loss.FOCAL_GAMMA, **options)
-    return ObjectnessScoring(scoring) if has_texts and cfg.MODEL.CLIP.OBJECTNESS else scoring
+    if has_texts and cfg.MODEL.CLIP.OBJECTNESS:
+        return ObjectnessScoring(scoring, cfg.TEST.OBJECTNESS_POWER)
+    return scoring

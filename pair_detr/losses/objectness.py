@@ -23,9 +23,12 @@ class ObjectnessScoring(ClassScoring):
     2405.17913), which is what an object of no known class is to the last column; the form is this project's.
     """
 
-    def __init__(self, inner: SigmoidFocal) -> None:
-        """``inner`` is the loss of both factors, and the cost of their product."""
+    def __init__(self, inner: SigmoidFocal, power: float = 1.0) -> None:
+        """``inner`` is the loss of both factors, and the cost of their product. In detections the second factor has an
+        exponent, ``power``.
+        """
         self.inner = inner
+        self.power = power
         self.default_weight = inner.default_weight
         self.prior_prob = inner.prior_prob
         self.uses_iou = inner.uses_iou
@@ -70,8 +73,8 @@ class ObjectnessScoring(ClassScoring):
         return loss + by_layer / num_boxes
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of each class by itself, without the last column."""
-        return logits[..., :-1].float().sigmoid() * logits[..., -1:].float().sigmoid()
+        """Of each class by itself, times that power of objectness, without the last column."""
+        return logits[..., :-1].float().sigmoid() * logits[..., -1:].float().sigmoid() ** self.power
 
     def binary_logits(self, logits: Tensor) -> Tensor:
         """The log odds of the product."""

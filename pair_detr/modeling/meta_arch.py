@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from pair_detr.losses.criterion import SetCriterion
 from pair_detr.losses.image_labels import ImageLabelCriterion, build_image_label_criterion
 from pair_detr.losses.matcher import NonFiniteCostError
 from pair_detr.modeling import Detector
+from pair_detr.modeling.batch_norm import fixed_statistics
 from pair_detr.modeling.batching import (
     IMAGE_LABEL_LOSS,
     annotation_kind,
@@ -236,7 +238,9 @@ class DetectionTransformer(nn.Module):
         """
         batch = self.preprocess(batched_inputs)
         targets = self.pack_targets(batched_inputs, batch) if self.training else None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector):
+        is_labeled = targets is not None and not targets.has_boxes
+        normalization = fixed_statistics(self.detector) if is_labeled else nullcontext()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector), normalization:
             predictions = self.detector(batch, targets)
         if not self.training:
             return self.postprocess(predictions, batch, batched_inputs)

@@ -166,3 +166,20 @@ def test_objects_without_a_known_class_teach_objectness_alone() -> None:
     is_class = F.one_hot(targets.labels[1], CLASSES).float()
     expected = expected + sigmoid_focal_loss(logits[0, 1, 4, :CLASSES], is_class, 0.25, 2.0).sum()
     torch.testing.assert_close(loss, expected[None])
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_power_of_objectness(power: float) -> None:
+    """In what is detected alone: choices of labels, costs and losses are of the product."""
+    logits = torch.randn(2, QUERIES, CLASSES + 1)
+    own = ObjectnessScoring(SigmoidFocal(), power)
+    expected = logits[..., :-1].sigmoid() * logits[..., -1:].sigmoid() ** power
+    torch.testing.assert_close(own.probabilities(logits), expected)
+    torch.testing.assert_close(own.detections(logits, 2)[0], expected.flatten(1).topk(2).values)
+    torch.testing.assert_close(own.binary_logits(logits), scoring().binary_logits(logits))
+
+
+def test_power_by_config() -> None:
+    cfg = default_cfg()
+    cfg.MODEL.CLIP.OBJECTNESS, cfg.TEST.OBJECTNESS_POWER = True, 0.25
+    assert build_class_scoring(cfg, "focal", has_texts=True).power == 0.25

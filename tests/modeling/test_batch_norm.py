@@ -1,0 +1,41 @@
+"""BatchNorm in batches of image labels."""
+
+from pathlib import Path
+
+import torch
+from model_helpers import build, tiny_cfg
+from torch import nn
+
+from pair_detr.modeling.batch_norm import fixed_statistics
+
+
+def test_statistics_are_fixed_within_the_block() -> None:
+    norms = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.BatchNorm1d(3))
+    norms[2].eval()
+    x = torch.randn(8, 3, 5, 5) + 4
+    with fixed_statistics(norms):
+        assert [module.training for module in norms] == [False, True, False]
+        torch.testing.assert_close(norms[0](x), x, rtol=1e-4, atol=1e-4)
+        assert not norms[0].running_mean.any()
+    assert [module.training for module in norms] == [True, True, False]
+    assert norms[0](x).mean().abs() < 1e-5
+
+
+def labeled(color: float, label: int) -> dict:
+    image = torch.full((3, 32, 32), color).to(torch.uint8)
+    return {"image": image, "ann_type": "image", "pos_category_ids": [label], "height": 32, "width": 32}
+
+
+def test_photos_of_a_batch_do_not_change_each_other(tmp_path: Path) -> None:
+    """The loss of two is the mean of theirs, and they leave no traces in the statistics."""
+    cfg = tiny_cfg("pair_detr")
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CONVNET.CHANNELS = "build_convnet_backbone", [8, 16]
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.MODEL.DETR.DROPOUT = "MultiDatasetSampler", 0.0
+    model = build(cfg).train()
+    statistics = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    assert statistics
+    photos = [labeled(30.0, 0), labeled(200.0, 1)]
+    both, *each = (model(batch)["loss_image"] for batch in (photos, photos[:1], photos[1:]))
+    torch.testing.assert_close(both, sum(each) / 2)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in statistics.items())
+    assert all(module.training for module in model.modules())
