@@ -98,8 +98,8 @@ class Targets:
         masks: (T, H, W) bool at the size of the padded batch, false in the padding; None in models without masks and
             where the objects are not known.
         noise: (T, n) fp32 uniform in 0..1, what is random about denoising queries; None in models without.
-        classified: (T,) bool, false for objects of which the boxes are to be learned, but not the labels; None if both
-            are of all.
+        classified: (T,) bool, false for objects of which boxes are to be learned, but not labels, by which they are
+            matched all the same; None if both are of all.
     """
 
     boxes: Tensor

@@ -164,8 +164,8 @@ IDLE = (
     ),
     Idle(
         ("TEST.OBJECTNESS_POWER",),
-        "MODEL.CLIP.OBJECTNESS is False, and a class is all that there is to score",
-        lambda cfg: not cfg.MODEL.CLIP.OBJECTNESS,
+        "there is no MODEL.CLIP.OBJECTNESS (with TEXT_WEIGHTS), or REGION scores are fused with the product",
+        lambda cfg: not cfg.MODEL.CLIP.TEXT_WEIGHTS or not cfg.MODEL.CLIP.OBJECTNESS or cfg.MODEL.CLIP.REGION.ENABLED,
     ),
     Idle(
         tuple(f"MODEL.CLIP.{key}" for key in ("VOCABULARY", "LOGIT_SCALE", "QUERIES", "OBJECTNESS", "PROMPTS")),

@@ -30,7 +30,7 @@ class DetectionMapper(DatasetMapper):
     Maps a dict of the standard format to one with ``image``, a (3, H, W) uint8 tensor, and in training ``instances``
     with ``gt_boxes`` (xyxy in pixels of the augmented image, clipped to it) and ``gt_classes``. Crowds, and boxes that
     the crop leaves empty, are not among them. ``file_name``, ``image_id``, ``height`` and ``width`` (of the original
-    image) stay; ``class_agnostic`` says whether the colors were exchanged, so that the classes are not to be learned.
+    image) stay; ``unclassified`` says whether the colors were exchanged, so that the classes are not to be learned.
 
     With MODEL.MASK_ON they also have ``gt_masks``: ``BitMasks`` (n, H, W), whatever they are annotated as and
     whatever INPUT.MASK_FORMAT says. A mask is drawn in the original image and follows its pixels from there on, as in
@@ -79,7 +79,7 @@ class DetectionMapper(DatasetMapper):
         # A copy: Pillow's arrays cannot be written to, which torch warns of.
         record["image"] = torch.from_numpy(np.array(augmented.image.transpose(2, 0, 1), order="C"))
         if self.is_train:
-            record["class_agnostic"] = _contains(transforms, ChannelPermutation)
+            record["unclassified"] = _contains(transforms, ChannelPermutation)
             self._transform_annotations(record, transforms, augmented.image.shape[:2])
         else:
             for key in ("annotations", "sem_seg_file_name"):

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -17,10 +18,12 @@ from pair_detr.data.catalog import annotation_type_of, load_dataset
 from pair_detr.data.checks.report import image_labels_of
 from pair_detr.data.checks.trainable import require_boxes, validate
 from pair_detr.data.class_matching import VocabularyMatch, match_classes, require_class_names, with_classes
+from pair_detr.utils.messages import counted
 
 logger = logging.getLogger(__name__)
 
 ANNOTATION_TYPES = ("box", "image")
+_KNOWN_KEYS = ("bbox", "bbox_mode", "category_id", "iscrowd")
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,24 @@ def load_source_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     return dicts
 
 
-def _add_known_objects(dicts: Iterable[dict[str, Any]], with_boxes: Iterable[dict[str, Any]]) -> None:
-    known = defaultdict(list)
-    for record in with_boxes:
-        # Their masks are of no use.
-        known[record["file_name"]].extend(
-            {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id", "iscrowd") if key in annotation}
-            for annotation in record.get("annotations", ())
-        )
+def _add_known_objects(dicts: Sequence[dict[str, Any]], with_boxes: Iterable[dict[str, Any]]) -> None:
+    labeled = {Path(record["file_name"]).absolute() for record in dicts if record["ann_type"] == "image"}
+    known: dict[Path, dict[tuple, dict[str, Any]]] = defaultdict(dict)
+    for record in with_boxes if labeled else ():
+        if (file_name := Path(record["file_name"]).absolute()) not in labeled:
+            continue
+        for annotation in record.get("annotations", ()):
+            # Masks are of no use, and an object counts once, in however many datasets it is.
+            own = {key: annotation[key] for key in _KNOWN_KEYS if key in annotation}
+            known[file_name][(*own["bbox"], own["category_id"])] = own
+    count = 0
     for record in dicts:
-        if record["ann_type"] == "image" and record["file_name"] in known:
+        if record["ann_type"] == "image" and (objects := known.get(Path(record["file_name"]).absolute())):
             labels = record["pos_category_ids"]
-            record["annotations"] = [own for own in known[record["file_name"]] if own["category_id"] not in labels]
+            record["annotations"] = [own for own in objects.values() if own["category_id"] not in labels]
+            count += bool(record["annotations"])
+    if count:
+        logger.info("%s with labels have boxes of other classes, which the labels are not of.", counted(count, "image"))
 
 
 def _match(source: SourceOptions, vocabulary: Sequence[str], vocabulary_name: str) -> VocabularyMatch:

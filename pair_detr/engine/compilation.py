@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,13 @@ def compile_for_training(cfg: CfgNode, model: nn.Module, backend: str | Callable
     # Before torch 2.7 it was called otherwise.
     limit = getattr(config, "recompile_limit", config.cache_size_limit)
     shapes = (len(cfg.INPUT.SIZE_BUCKETS) or 1) * (len(set(cfg.DATALOADER.DATASET_BS)) or 1)
+    factors = "INPUT.SIZE_BUCKETS times the numbers in DATALOADER.DATASET_BS"
+    if model.image_label_criterion is not None and any(isinstance(own, _BatchNorm) for own in model.modules()):
+        shapes, factors = 2 * shapes, f"{factors}, and two ways of BatchNorm, with boxes and with labels"
     if shapes > limit:
         raise ValueError(
-            f"There are {shapes} shapes of batches (INPUT.SIZE_BUCKETS times the numbers in DATALOADER.DATASET_BS), "
-            f"but torch compiles a function {limit} times at most: set fewer."
+            f"There are {shapes} shapes of batches ({factors}), but torch compiles a function {limit} times at most: "
+            "set fewer."
         )
     named = os.environ.get("CXX")
     if backend == "inductor" and not any(map(shutil.which, [named] if named else _COMPILERS)):

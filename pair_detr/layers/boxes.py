@@ -56,12 +56,12 @@ def covered_share(boxes: Tensor, objects: Tensor, image_index: Tensor) -> Tensor
         image_index: (T,) int64, the image of each object.
 
     Returns:
-        (L, B, Q) fp32.
+        (L, B, Q) fp32; 1 for boxes without an area.
     """
     boxes = boxes.float()
     candidates, covering = cxcywh_to_xyxy(boxes[:, image_index]), cxcywh_to_xyxy(objects)[:, None]
     top_left = torch.maximum(candidates[..., :2], covering[..., :2])
     sides = (torch.minimum(candidates[..., 2:], covering[..., 2:]) - top_left).clamp(min=0)
     covered = boxes.new_zeros(boxes.shape[:-1]).index_add(1, image_index, _area(sides))
-    # A box without an area has nothing that could be covered.
-    return covered / _area(boxes[..., 2:]).clamp(min=torch.finfo(boxes.dtype).tiny)
+    area = _area(boxes[..., 2:])
+    return torch.where(area > 0, covered / area, 1.0)

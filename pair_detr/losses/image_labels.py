@@ -22,12 +22,13 @@ from pair_detr.config.variants import variant_of
 from pair_detr.layers import covered_share, cxcywh_to_xyxy
 from pair_detr.losses.classification import ClassScoring
 from pair_detr.losses.objectness import ObjectnessScoring
-from pair_detr.losses.terms import MIN_COVERED
 from pair_detr.structures import ImageLabels, Predictions, Targets
 from pair_detr.utils.device import to_device_async
 
 # Keeps quotients and the logarithm of WSDDN's sums finite.
 _EPSILON = 1e-6
+# Share of a box in known objects from which they explain it (docs/results.md, "BCCD with the boxes").
+_MIN_EXPLAINED = 0.4
 
 
 @dataclass
@@ -41,8 +42,8 @@ class Candidates:
         objectness: (L, B, Q) log odds of an object of any class.
         boxes: (L, B, Q, 4) cxcywh.
         top_left: (L, B, Q, 2), see :class:`Predictions`.
-        explained: (L, B, Q) bool, true for queries on objects whose boxes are known, which labels are not of; None if
-            no boxes are known.
+        explained: (L, B, Q) bool, true for boxes that known objects cover, which labels are not of; None if none are
+            known, or scores tell objects apart: a tie is of its own class on any person.
         taught_objectness: (L, B, Q) as ``objectness``, of which labels teach that what takes them is an object; None
             where they teach classes alone.
     """
@@ -168,6 +169,7 @@ class ImageLabelCriterion(nn.Module):
         """
         super().__init__()
         self.loss = loss
+        self.chooses_by_boxes = loss in map(IMAGE_LABEL_LOSSES.get, _CHOICES_BY_BOXES)
         self.weight = weight
         self.class_scoring = class_scoring
         self.classifier_only = classifier_only
@@ -242,25 +244,28 @@ class ImageLabelCriterion(nn.Module):
             logits = logits.float()
             with torch.no_grad():
                 scores = self.class_scoring.binary_logits(logits)
-            # Of the first group of queries, that of inference.
-            first = predictions.groups
-            known, explained = labels.known, None
-            if known is not None:
-                share = covered_share(predictions.boxes, known.boxes, known.image_index * first)
-                explained = share >= MIN_COVERED
             candidates = Candidates(
                 self.class_scoring.class_logits(logits),
                 scores,
                 self.class_scoring.objectness(logits),
                 predictions.boxes.float(),
                 predictions.top_left,
-                explained,
+                self._explained(predictions, labels.known),
                 self.class_scoring.objectness(detached.float()) if self.teaches_objectness else None,
             )
-            labels = replace(labels, image_index=labels.image_index * first)
+            # Of the first group of queries, that of inference.
+            labels = replace(labels, image_index=labels.image_index * predictions.groups)
             by_label = self.loss(candidates, labels)
             counts = to_device_async(torch.tensor(labels.counts, dtype=torch.float32), logits.device)
             return self.weight * (by_label / counts[targets.image_labels.image_index]).sum() / len(counts)
+
+    @torch.no_grad()
+    def _explained(self, predictions: Predictions, known: Targets | None) -> Tensor | None:
+        """See :class:`Candidates`; in the first group of queries alone."""
+        if known is None or not self.chooses_by_boxes:
+            return None
+        share = covered_share(predictions.boxes, known.boxes, known.image_index * predictions.groups)
+        return share >= _MIN_EXPLAINED
 
 
 def build_image_label_criterion(cfg: CfgNode, class_scoring: ClassScoring) -> ImageLabelCriterion | None:

@@ -15,7 +15,7 @@ from pair_detr.losses.matcher import HungarianMatcher
 from pair_detr.structures import Assignment, Predictions, Targets
 
 # Share of a box in annotated objects from which it is taken for a part, or a group, of these.
-MIN_COVERED = 0.5
+_MIN_COVERED = 0.5
 
 
 @dataclass
@@ -141,7 +141,7 @@ def unannotated_objects(objectness: Tensor, boxes: Tensor, targets: Targets, min
         (L, B, Q) bool, false for boxes of which annotated objects cover half or more, where they overlap counted twice.
     """
     covered = covered_share(boxes, targets.boxes, targets.image_index)
-    return (objectness.sigmoid() >= min_score) & (covered < MIN_COVERED)
+    return (objectness.sigmoid() >= min_score) & (covered < _MIN_COVERED)
 
 
 class BoxTerm(LossTerm):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.structures import ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 from torchvision.ops import box_convert
@@ -125,7 +125,7 @@ def pack_boxes(
 
     Args:
         batched_inputs: dicts with "instances": ``gt_boxes``, xyxy in pixels of the image, and ``gt_classes``; classes
-            are not learned of those with a true "class_agnostic".
+            are not learned of those with a true "unclassified".
         frame_sizes: see :attr:`Batch.frame_sizes`.
         num_queries: of the model.
         class_agnostic: all classes become 0.
@@ -133,7 +133,7 @@ def pack_boxes(
     targets = _pack_instances(batched_inputs, frame_sizes)
     if class_agnostic:
         targets.labels = torch.zeros_like(targets.labels)
-    unclassified = [item.get("class_agnostic", False) for item in batched_inputs]
+    unclassified = [item.get("unclassified", False) for item in batched_inputs]
     if any(unclassified):
         targets.classified = ~torch.tensor(unclassified)[targets.image_index]
     for item, count in zip(batched_inputs, targets.counts, strict=True):
@@ -177,7 +177,8 @@ def pack_image_labels(batched_inputs: list[dict[str, Any]], frame_sizes: Sequenc
         [torch.tensor(item["pos_category_ids"], dtype=torch.int64) for item in batched_inputs]
     )
     if any(len(item.get("instances", ())) for item in batched_inputs):
-        targets.image_labels.known = _pack_instances(batched_inputs, frame_sizes)
+        nothing = Instances((1, 1), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+        targets.image_labels.known = _pack_instances([{"instances": nothing} | x for x in batched_inputs], frame_sizes)
     return targets
 
 

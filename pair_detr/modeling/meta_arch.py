@@ -222,7 +222,7 @@ class DetectionTransformer(nn.Module):
                 tensor in the channels of INPUT.FORMAT; in training "instances" with ``gt_boxes`` (xyxy pixels of that
                 image) and ``gt_classes``; in inference "height" and "width", the output size (default: the image's
                 own). Images with labels, but no boxes have "ann_type" "image" and "pos_category_ids", a list of
-                classes, in place of "instances"; they are in batches of their own.
+                classes; their "instances", if any, are objects of other classes. They are in batches of their own.
 
         Returns:
             In training the weighted losses, the same ones for any batch: see :class:`SetCriterion`; "loss_image" of

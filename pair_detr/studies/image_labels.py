@@ -53,7 +53,7 @@ def plan(holdout: str, choice: str, texts: str, seed: int, file: Path, start: Pa
 def _schedule(config: str, steps: int) -> list[str]:
     """Options for the schedule of ``config``, in so many steps; 0 is its own number."""
     solver = load_config(config).SOLVER
-    drops = tuple(step * (steps or solver.MAX_ITER) // solver.MAX_ITER for step in solver.STEPS)
+    drops = tuple(max(1, step * (steps or solver.MAX_ITER) // solver.MAX_ITER) for step in solver.STEPS)
     return ["SOLVER.MAX_ITER", str(steps or solver.MAX_ITER), "SOLVER.STEPS", str(drops)]
 
 

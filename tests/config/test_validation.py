@@ -11,6 +11,7 @@ from detectron2.modeling import build_backbone
 from engine_helpers import default_config, tiny_config, tiny_options, write_dataset
 from model_helpers import VARIANTS, tiny_cfg
 
+from pair_detr.config.conflicts import conflicts
 from pair_detr.config.idle_keys import IDLE
 from pair_detr.config.validation import check_config, flatten, idle_keys
 from pair_detr.config_files import config_file, load_config
@@ -236,3 +237,9 @@ def test_predictors_say_it_once_and_refuse_the_same(caplog: pytest.LogCaptureFix
     cfg.TEST.AUG.ENABLED = True
     with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED is True, but there is no test-time augmentation"):
         Predictor(cfg)
+
+
+def test_statistics_of_batches_with_labels_are_not_recomputed() -> None:
+    values = {"TEST.PRECISE_BN.ENABLED": True, "DATALOADER.SAMPLER_TRAIN": "MultiDatasetSampler"}
+    assert any("TEST.PRECISE_BN.ENABLED is True" in fault for fault in conflicts(values))
+    assert not list(conflicts(values | {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}))

@@ -28,7 +28,7 @@ def record(folder: Path) -> dict:
 
 def mapper_cfg(prob: float):
     cfg = default_cfg()
-    cfg.INPUT.CHANNEL_PERMUTATION, cfg.MODEL.CLIP.OBJECTNESS = prob, True
+    cfg.INPUT.CHANNEL_PERMUTATION, cfg.MODEL.CLIP.OBJECTNESS, cfg.MODEL.CLIP.TEXT_WEIGHTS = prob, True, "texts.npy"
     cfg.INPUT.RANDOM_FLIP, cfg.INPUT.RESIZE_CROP.ENABLED = "none", False
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (20,), 20
     return cfg
@@ -50,7 +50,7 @@ def test_mapped_images(prob: float, is_train: bool, tmp_path: Path) -> None:
     assert (mapped["image"] == mapped["image"][:, :1, :1]).all()
     assert (colors == [10, 20, 30]) == (prob == 0 or not is_train)
     if is_train:
-        assert mapped["class_agnostic"] == (prob == 1)
+        assert mapped["unclassified"] == (prob == 1)
         assert mapped["instances"].gt_boxes.tensor.tolist() == [[3, 4, 9, 10]]
         assert mapped["instances"].gt_classes.tolist() == [1]
 
@@ -85,6 +85,9 @@ def test_what_it_needs() -> None:
         ValueError, match=r"CHANNEL_PERMUTATION is 0\.5, which needs colors, but INPUT\.FORMAT is .HSV."
     ):
         check_input(cfg)
-    cfg.INPUT.FORMAT, cfg.MODEL.CLIP.OBJECTNESS = "RGB", False
-    with pytest.raises(ValueError, match=r"CHANNEL_PERMUTATION is 0\.5, .*without MODEL\.CLIP\.OBJECTNESS"):
-        check_input(cfg)
+    cfg.INPUT.FORMAT = "RGB"
+    for key, nothing in (("OBJECTNESS", False), ("TEXT_WEIGHTS", "")):
+        lacking = cfg.clone()
+        lacking.MODEL.CLIP[key] = nothing
+        with pytest.raises(ValueError, match=r"CHANNEL_PERMUTATION is 0\.5, .*without MODEL\.CLIP\.TEXT_WEIGHTS"):
+            check_input(lacking)

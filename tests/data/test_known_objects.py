@@ -7,6 +7,7 @@ import torch
 from data_helpers import make_cfg, write_coco
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
 
 from pair_detr.data import register_coco
 from pair_detr.data.dataset_mixture import load_source_dicts, source_options
@@ -80,3 +81,24 @@ def test_classes_of_boxes_as_labels_are_of_these_boxes(cfg: CfgNode) -> None:
     cfg.DATASETS.TRAIN = ("known", "known")
     cfg.DATALOADER.DATASET_ANN = ["box", "image"]
     assert [image["annotations"] for image in labeled_images(cfg)] == [[], []]
+
+
+def test_images_are_known_by_their_files(cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they are spelled; objects that two datasets have count once."""
+    first = DatasetCatalog.get("labeled")[0]
+    monkeypatch.chdir(tmp_path)
+    relative = first | {"file_name": f"./{Path(first['file_name']).name}"}
+    DatasetCatalog.register("relative", lambda: [relative])
+    MetadataCatalog.get("relative").set(
+        thing_classes=MetadataCatalog.get("known").thing_classes, annotation_type="image"
+    )
+    cfg.DATASETS.TRAIN = ("known", "relative", "known")
+    (found,) = labeled_images(cfg)
+    assert [own["bbox"] for own in found["annotations"]] == [[4, 8, 20, 16], [0, 0, 30, 30]]
+
+
+def test_instances_are_optional() -> None:
+    known = Instances(SIZE, gt_boxes=Boxes(torch.tensor([[4.0, 8.0, 24.0, 24.0]])), gt_classes=torch.tensor([1]))
+    batch = [{"pos_category_ids": [0]}, {"pos_category_ids": [2], "instances": known}]
+    assert pack_image_labels(batch, [SIZE] * 2).image_labels.known.image_index.tolist() == [1]
+    assert pack_image_labels(batch[:1], [SIZE]).image_labels.known is None

@@ -111,8 +111,8 @@ def test_covered_share_by_hand() -> None:
     objects = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 0.5, 1.0], [0.5, 0.25, 1.0, 0.5]])
     boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.875, 0.5, 0.25, 0.5], [0.25, 0.5, 0.0, 0.0]])
     found = covered_share(boxes.expand(1, 2, 3, 4), objects, torch.tensor([0, 0, 1]))
-    assert found.tolist() == [[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]]
-    assert covered_share(boxes.expand(1, 2, 3, 4), objects[:0], torch.zeros(0, dtype=torch.int64)).sum() == 0
+    assert found.tolist() == [[[1.0, 0.0, 1.0], [0.5, 0.5, 1.0]]]
+    assert covered_share(boxes.expand(1, 2, 3, 4), objects[:0], torch.zeros(0, dtype=torch.int64)).sum() == 2
 
 
 def test_covered_share_is_that_of_pixels() -> None:
@@ -125,7 +125,7 @@ def test_covered_share_is_that_of_pixels() -> None:
     expected = []
     for (x0, y0), (x1, y1) in query.tolist():
         part = grid[y0:y1, x0:x1]
-        expected.append(part.mean().item() if part.numel() else 0.0)
+        expected.append(part.mean().item() if part.numel() else 1.0)
     boxes = box_convert(corners.flatten(2).float(), "xyxy", "cxcywh")
     found = covered_share(boxes[:1][None], boxes[1, :1], torch.zeros(1, dtype=torch.int64))
     torch.testing.assert_close(found[0, 0], torch.tensor(expected))

@@ -358,3 +358,14 @@ def test_labels_go_to_what_no_known_object_explains() -> None:
     # Of two groups of queries the first counts.
     doubled = Predictions(logits.repeat_interleave(2, 1), boxes.repeat_interleave(2, 1), groups=2)
     torch.testing.assert_close(criterion(weight=1.0)(doubled, targets, no_classifier), expected)
+
+
+@pytest.mark.parametrize("name", ["max_score", "first"])
+def test_scores_tell_a_tie_from_the_person_who_wears_it(name: str) -> None:
+    """A known object covers the query that is of the label for sure."""
+    boxes = torch.tensor([[0.5, 0.5, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]])[None, None]
+    logits = torch.tensor([[5.0, -5.0, -5.0], [-4.0, -4.0, -4.0]])[None, None]
+    targets = Targets.pack_image_labels([torch.tensor([0])])
+    targets.image_labels.known = Targets.pack([torch.tensor([[0.5, 0.5, 0.6, 0.6]])], [torch.tensor([1])])
+    loss = criterion(name, weight=1.0)(Predictions(logits, boxes), targets, no_classifier)
+    torch.testing.assert_close(loss, bce(logits[0, 0, 0], 0))

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 import torch
+from detectron2.layers import NaiveSyncBatchNorm
 from model_helpers import build, tiny_cfg
 from torch import nn
 
@@ -19,6 +21,13 @@ def test_statistics_are_fixed_within_the_block() -> None:
         assert not norms[0].running_mean.any()
     assert [module.training for module in norms] == [True, True, False]
     assert norms[0](x).mean().abs() < 1e-5
+
+
+@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, NaiveSyncBatchNorm])
+def test_layers_that_other_processes_wait_for_stay_as_they_are(kind: type[nn.Module]) -> None:
+    norm = kind(3)
+    with fixed_statistics(norm):
+        assert norm.training
 
 
 def labeled(color: float, label: int) -> dict:

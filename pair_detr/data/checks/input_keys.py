@@ -36,11 +36,11 @@ def check_input(cfg: CfgNode) -> None:
                 f"{key} is {value}, which needs colors, but INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: set it to RGB or "
                 f"BGR, or {key} to {type(value)()}."
             )
-    if cfg.INPUT.CHANNEL_PERMUTATION and not cfg.MODEL.CLIP.OBJECTNESS:
+    if cfg.INPUT.CHANNEL_PERMUTATION and not (cfg.MODEL.CLIP.TEXT_WEIGHTS and cfg.MODEL.CLIP.OBJECTNESS):
         raise ValueError(
             f"INPUT.CHANNEL_PERMUTATION is {cfg.INPUT.CHANNEL_PERMUTATION}, and images with other colors teach no "
-            "classes, but without MODEL.CLIP.OBJECTNESS there is nothing else to score: set it, or "
-            "INPUT.CHANNEL_PERMUTATION to 0."
+            "classes, but without MODEL.CLIP.TEXT_WEIGHTS and MODEL.CLIP.OBJECTNESS there is nothing else to score: "
+            "set both, or INPUT.CHANNEL_PERMUTATION to 0."
         )
     if cfg.INPUT.MOSAIC.ENABLED and cfg.DATALOADER.SAMPLER_TRAIN == "MultiDatasetSampler":
         raise ValueError(
