@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pair_detr.config.choices import CLIP_BACKBONE, IMAGE_CHANNELS, MULTI_DATASET_SAMPLER
+from pair_detr.config.choices import CLIP_BACKBONE, IMAGE_CHANNELS
 from pair_detr.config.variants import VARIANTS
 from pair_detr.utils.messages import counted
 
@@ -39,10 +39,10 @@ def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
             f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; with INPUT.MIN_SIZE_TRAIN_SAMPLING range it must be the smallest "
             "and the largest size."
         )
-    if get("TEST.PRECISE_BN.ENABLED", False) and get("DATALOADER.SAMPLER_TRAIN") == MULTI_DATASET_SAMPLER:
+    if get("TEST.PRECISE_BN.ENABLED", False) and get("MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS", False):
         yield (
-            "TEST.PRECISE_BN.ENABLED is True, but batches with image labels, which DATALOADER.SAMPLER_TRAIN "
-            f"{MULTI_DATASET_SAMPLER} mixes in, have no statistics: set it to False, or another sampler."
+            "TEST.PRECISE_BN.ENABLED is True, but with MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS batches with labels "
+            "have no statistics: set one of them to False."
         )
     yield from _conflicts_of_sizes(values)
     yield from _conflicts_of_queries(values)

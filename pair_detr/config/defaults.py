@@ -134,6 +134,10 @@ def _add_model_keys(cfg: CN) -> None:
     # Learn also that the query which takes a label is an object. The classifier alone does, of states as they are. For
     # a LOSS that chooses by boxes (max_size, pair_score), and MODEL.CLIP.OBJECTNESS. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.OBJECTNESS = False
+    # Let BatchNorm normalize batches with labels as in inference, and not by their own statistics, by which photos
+    # that all show blue things are not blue. It decided about new colors, and cost new shapes a little, in
+    # docs/results.md. For backbones whose BatchNorm is not frozen. Own.
+    cfg.MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS = False
 
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the
     # differences were mostly within the spread of seeds.

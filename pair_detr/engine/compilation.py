@@ -39,7 +39,9 @@ def compile_for_training(cfg: CfgNode, model: nn.Module, backend: str | Callable
     limit = getattr(config, "recompile_limit", config.cache_size_limit)
     shapes = (len(cfg.INPUT.SIZE_BUCKETS) or 1) * (len(set(cfg.DATALOADER.DATASET_BS)) or 1)
     factors = "INPUT.SIZE_BUCKETS times the numbers in DATALOADER.DATASET_BS"
-    if model.image_label_criterion is not None and any(isinstance(own, _BatchNorm) for own in model.modules()):
+    of_labels = model.image_label_criterion
+    fixes = of_labels is not None and of_labels.fixes_statistics
+    if fixes and any(isinstance(own, _BatchNorm) for own in model.modules()):
         shapes, factors = 2 * shapes, f"{factors}, and two ways of BatchNorm, with boxes and with labels"
     if shapes > limit:
         raise ValueError(

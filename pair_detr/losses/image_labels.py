@@ -157,6 +157,7 @@ class ImageLabelCriterion(nn.Module):
         class_scoring: ClassScoring,
         classifier_only: bool = False,
         teaches_objectness: bool = False,
+        fixes_statistics: bool = False,
     ) -> None:
         """
         Args:
@@ -166,6 +167,7 @@ class ImageLabelCriterion(nn.Module):
             classifier_only: train the classifier alone, and not what it classifies.
             teaches_objectness: train the classifier's objectness, too, and in any case not what it classifies, which
                 would make boxes drift that nothing corrects.
+            fixes_statistics: BatchNorm normalizes batches with labels as in inference; the caller sees to that.
         """
         super().__init__()
         self.loss = loss
@@ -174,6 +176,7 @@ class ImageLabelCriterion(nn.Module):
         self.class_scoring = class_scoring
         self.classifier_only = classifier_only
         self.teaches_objectness = teaches_objectness
+        self.fixes_statistics = fixes_statistics
 
     @classmethod
     def from_config(cls, cfg: CfgNode, class_scoring: ClassScoring) -> dict[str, Any]:
@@ -218,6 +221,7 @@ class ImageLabelCriterion(nn.Module):
             "weight": options.WEIGHT,
             "classifier_only": options.CLASSIFIER_ONLY,
             "teaches_objectness": options.OBJECTNESS,
+            "fixes_statistics": options.FIXED_STATISTICS,
             "class_scoring": class_scoring,
         }
 

@@ -239,7 +239,8 @@ class DetectionTransformer(nn.Module):
         batch = self.preprocess(batched_inputs)
         targets = self.pack_targets(batched_inputs, batch) if self.training else None
         is_labeled = targets is not None and not targets.has_boxes
-        normalization = fixed_statistics(self.detector) if is_labeled else nullcontext()
+        is_fixed = is_labeled and self.image_label_criterion.fixes_statistics
+        normalization = fixed_statistics(self.detector) if is_fixed else nullcontext()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector), normalization:
             predictions = self.detector(batch, targets)
         if not self.training:

@@ -123,6 +123,8 @@ def plan_run(
     }
     if HOLDOUTS[holdout].has_novel_color:
         own["INPUT.CHANNEL_PERMUTATION"] = _PERMUTED
+        if config == LABELS:
+            own["MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS"] = True
     flat = [str(x) for entry in own.items() for x in entry]
     return PlannedRun(holdout, name, stage, seed, config, [*flat, *options])
 

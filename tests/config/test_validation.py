@@ -240,6 +240,6 @@ def test_predictors_say_it_once_and_refuse_the_same(caplog: pytest.LogCaptureFix
 
 
 def test_statistics_of_batches_with_labels_are_not_recomputed() -> None:
-    values = {"TEST.PRECISE_BN.ENABLED": True, "DATALOADER.SAMPLER_TRAIN": "MultiDatasetSampler"}
+    values = {"TEST.PRECISE_BN.ENABLED": True, "MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS": True}
     assert any("TEST.PRECISE_BN.ENABLED is True" in fault for fault in conflicts(values))
-    assert not list(conflicts(values | {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}))
+    assert not list(conflicts(values | {"MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS": False}))

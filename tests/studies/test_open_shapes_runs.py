@@ -81,6 +81,7 @@ def test_options_of_a_run(config: str, holdout: str, tmp_path: Path) -> None:
     assert cfg.MODEL.CLIP.QUERIES == "content"
     assert planned.folder == f"{holdout}/none_words/boxes_5"
     assert (cfg.INPUT.CHANNEL_PERMUTATION > 0) == (holdout == "color")
+    assert (holdout == "color" and config == LABELS) == cfg.MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(0, (160, (112,))), (320, (320, (224,)))])
