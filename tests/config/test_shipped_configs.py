@@ -48,7 +48,7 @@ def merged(name: str) -> CfgNode:
     # Building needs no data, and texts have to be made first.
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     cfg.MODEL.CLIP.TEXT_WEIGHTS = ""
-    cfg.MODEL.CLIP.REGION.ENABLED = False
+    cfg.MODEL.CLIP.REGION.ENABLED = cfg.MODEL.DETR.IMAGE_LABELS.OBJECTNESS = False
     if cfg.MODEL.BACKBONE.NAME == "build_clip_backbone":
         # As for a trained detector, which needs no checkpoint of CLIP.
         cfg.MODEL.CLIP.CHECKPOINT, cfg.MODEL.WEIGHTS = "absent.pt", "trained.pth"
