@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from pair_detr.data.dataset_mapper import DetectionMapper
 from pair_detr.data.dataset_mixture import SourceOptions, source_options
 from pair_detr.data.samplers import MultiDatasetBatchSampler, TrainingBatchSampler, orientations, repeat_factors
+from pair_detr.data.transforms import spare_labels
 
 
 class MultiDatasetMapper:
@@ -68,9 +69,7 @@ def _input_of(cfg: CfgNode, source: SourceOptions) -> CfgNode:
     cfg.INPUT.MIN_SIZE_TRAIN = source.min_sizes
     cfg.INPUT.MAX_SIZE_TRAIN = source.max_size
     if source.ann_type == "image":
-        cfg.INPUT.RESIZE_CROP.ENABLED = cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = False
+        spare_labels(cfg)
         # Of objects beside the labels' the boxes are enough.
         cfg.MODEL.MASK_ON = False
-        # A class is all that a label says, and a color may be a part of it.
-        cfg.INPUT.CHANNEL_PERMUTATION = 0.0
     return cfg

@@ -60,6 +60,16 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     return [*augmentations, fit or multi_scale]
 
 
+def spare_labels(cfg: CfgNode) -> None:
+    """Turns off, in ``cfg``, what may leave nothing of what the label of an image is about, or make it another.
+
+    A class is all that such a label says: a crop may lose it, and a color may be a part of it.
+    """
+    for group in (cfg.INPUT.RESIZE_CROP, cfg.INPUT.LARGE_SCALE_JITTER, cfg.INPUT.MOSAIC):
+        group.ENABLED = False
+    cfg.INPUT.CHANNEL_PERMUTATION = 0.0
+
+
 def _resize_and_crop(cfg: CfgNode) -> T.AugmentationList:
     scales = cfg.INPUT.RESIZE_CROP.SCALES
     longest = max(cfg.INPUT.MAX_SIZE_TRAIN, _CROP_ASPECT_RATIO * max(scales))

@@ -16,6 +16,7 @@ from pair_detr.data import class_names_of, load_dataset, register_from_config
 from pair_detr.data.build import SeededDataset, training_mapper
 from pair_detr.data.catalog import annotation_type_of
 from pair_detr.data.checks.trainable import validate
+from pair_detr.data.transforms import spare_labels
 from pair_detr.drawing.annotations import draw_input, draw_record
 from pair_detr.drawing.supervision import require_supervision
 from pair_detr.tools.common import add_overwrite_argument, parse, run, tool_logger, tool_parser
@@ -67,8 +68,7 @@ def augmented(
     cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
     kind = annotation_type_of(name)
     if kind == "image":
-        # As the training on image labels does.
-        cfg.INPUT.RESIZE_CROP.ENABLED = cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = cfg.INPUT.MOSAIC.ENABLED = False
+        spare_labels(cfg)
     usable = validate(name, records, masks=cfg.MODEL.MASK_ON)
     names = class_names_of(name) or []
     dataset = SeededDataset(usable, training_mapper(cfg, usable))

@@ -136,6 +136,20 @@ def test_every_kind_is_drawn_as_trained_on(config: tuple[str, Path]) -> None:
     assert any(not np.array_equal(pixels(path), old) for path, old in zip(files, before, strict=True)) == varied
 
 
+@pytest.mark.parametrize("config", ["image_folder"], indirect=True)
+def test_labels_keep_their_colors(config: tuple[str, Path]) -> None:
+    """A color may be a part of the class that a label names."""
+    _, file = config
+    for photo in file.parent.rglob("*.png"):
+        Image.new("RGB", Image.open(photo).size, (250, 0, 0)).save(photo)
+    options = ["INPUT.CHANNEL_PERMUTATION", "1.0", "MODEL.CLIP.OBJECTNESS", "True", "MODEL.CLIP.TEXT_WEIGHTS", "a.npy"]
+    status, files = draw(file, "--augmented", "--count", "2", "--opts", *options)
+    assert status == 0 and files
+    for path in files:
+        red, green, blue = pixels(path)[-8:, -8:].reshape(-1, 3).mean(0)
+        assert red > 200 and green < 60 and blue < 60
+
+
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 def test_input_is_drawn_where_it_is(
