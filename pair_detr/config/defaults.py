@@ -129,14 +129,14 @@ def _add_model_keys(cfg: CN) -> None:
     # always exceed, it matters little: DATALOADER.DATASET_RATIO does.
     cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = 0.1
     # Let image labels train the classifier alone, and not the states that it classifies, which boxes are made
-    # of, too. It raised the AP of the novel class, and lowered that of the others, in docs/results.md. Own.
+    # of, too. It taught next to nothing in the trials of docs/results.md. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.CLASSIFIER_ONLY = False
     # Learn also that the query which takes a label is an object. The classifier alone does, of states as they are. For
     # a LOSS that chooses by boxes (max_size, pair_score), and MODEL.CLIP.OBJECTNESS. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.OBJECTNESS = False
     # Let BatchNorm normalize batches with labels as in inference, and not by their own statistics, by which photos
-    # that all show blue things are not blue. It decided about new colors, and cost new shapes a little, in
-    # docs/results.md. For backbones whose BatchNorm is not frozen. Own.
+    # that all show blue things are not blue. It decided about new colors, and cost a fourth of the gain on new shapes,
+    # in docs/results.md. For backbones with BatchNorm, not frozen and not synchronized among processes. Own.
     cfg.MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS = False
 
     # Pair DETR alone. The paper leaves these choices open: the defaults are what docs/results.md measured, where the

@@ -73,6 +73,16 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     return value
 
 
+def _norm_of_backbone(cfg: CfgNode) -> str | None:
+    """The kind of normalization, as the key NORM of a backbone names it; None for backbones of others."""
+    name = cfg.MODEL.BACKBONE.NAME
+    if name == _TIMM:
+        return cfg.MODEL.TIMM.NORM
+    if name == CLIP_BACKBONE:
+        return "FrozenBN"
+    return cfg.MODEL.RESNETS.NORM if "resnet" in name else "BN" if name == _CONVNET else None
+
+
 def _evaluates(cfg: CfgNode) -> bool:
     return bool(cfg.SOLVER.EPOCHS.EVAL_PERIOD if cfg.SOLVER.EPOCHS.MAX else cfg.TEST.EVAL_PERIOD)
 
@@ -123,12 +133,12 @@ IDLE = (
     Idle(
         ("TEST.PRECISE_BN.*",),
         "all batch norms of the backbone are frozen",
-        lambda cfg: (
-            cfg.MODEL.TIMM.NORM == "FrozenBN"
-            if cfg.MODEL.BACKBONE.NAME == _TIMM
-            else cfg.MODEL.BACKBONE.NAME == CLIP_BACKBONE
-            or ("resnet" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.RESNETS.NORM == "FrozenBN")
-        ),
+        lambda cfg: _norm_of_backbone(cfg) == "FrozenBN",
+    ),
+    Idle(
+        ("MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS",),
+        "the backbone has no BatchNorm, or one that is frozen or synchronized among processes",
+        lambda cfg: _norm_of_backbone(cfg) not in ("BN", None) and cfg.MODEL.FPN.NORM != "BN",
     ),
     Idle(
         ("MODEL.BACKBONE.FREEZE_AT",),

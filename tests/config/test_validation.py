@@ -20,6 +20,7 @@ from pair_detr.predictor import Predictor
 from pair_detr.tools.common import load_model_config, tool_parser
 
 FOLDER = config_file("r50").parent
+OF_LABELS = ("DATALOADER.SAMPLER_TRAIN", "MultiDatasetSampler")
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml"))
 
 
@@ -133,6 +134,11 @@ def test_what_is_set_without_effect_is_said(
         (("INPUT.RESIZE_CROP.ENABLED", False), None),
         (("MODEL.CLIP.TEXT_WEIGHTS", "a.npy", "MODEL.CLIP.VOCABULARY", "coco"), None),
         (("MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", True), None),
+        (
+            (*OF_LABELS, "MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS", True),
+            "MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS",
+        ),
+        ((*OF_LABELS, "MODEL.DETR.IMAGE_LABELS.FIXED_STATISTICS", True, "MODEL.RESNETS.NORM", "BN"), None),
         (("TEST.DETECTIONS_PER_IMAGE", 300, "MODEL.DETR.NUM_CLASSES", 2, "MODEL.DETR.NUM_QUERIES", 150), None),
         (("TEST.DETECTIONS_PER_IMAGE", 301, "MODEL.DETR.NUM_CLASSES", 2, "MODEL.DETR.NUM_QUERIES", 150), "150 times 2"),
         (("TEST.DETECTIONS_PER_IMAGE", 301, "MODEL.DETR.VARIANT", "detr"), "NUM_QUERIES 300"),
