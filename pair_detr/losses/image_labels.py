@@ -142,7 +142,7 @@ IMAGE_LABEL_LOSSES: dict[str, Callable[[Candidates, ImageLabels], Tensor]] = {
 }
 
 # Those of which the scores of queries are no part.
-_CHOICES_BY_BOXES = ("max_size", "pair_score")
+_CHOICES_BY_BOXES = (max_size, pair_score)
 
 
 class ImageLabelCriterion(nn.Module):
@@ -171,7 +171,7 @@ class ImageLabelCriterion(nn.Module):
         """
         super().__init__()
         self.loss = loss
-        self.chooses_by_boxes = loss in map(IMAGE_LABEL_LOSSES.get, _CHOICES_BY_BOXES)
+        self.chooses_by_boxes = loss in _CHOICES_BY_BOXES
         self.weight = weight
         self.class_scoring = class_scoring
         self.classifier_only = classifier_only
@@ -206,11 +206,11 @@ class ImageLabelCriterion(nn.Module):
                 "MODEL.DETR.IMAGE_LABELS.OBJECTNESS is True, but without MODEL.CLIP.OBJECTNESS there is none to learn: "
                 "set both, or neither."
             )
-        if options.OBJECTNESS and options.LOSS not in _CHOICES_BY_BOXES:
+        if options.OBJECTNESS and IMAGE_LABEL_LOSSES[options.LOSS] not in _CHOICES_BY_BOXES:
             raise ValueError(
                 f"MODEL.DETR.IMAGE_LABELS.OBJECTNESS is True, but LOSS {options.LOSS!r} chooses by scores: a query on "
-                f"the background, chosen once, would make sure to be chosen again. Set LOSS to {_CHOICES_BY_BOXES[0]}, "
-                "or OBJECTNESS to False."
+                "the background, chosen once, would make sure to be chosen again. Set LOSS to max_size, or OBJECTNESS "
+                "to False."
             )
         if not 0 <= options.WEIGHT < math.inf:
             raise ValueError(

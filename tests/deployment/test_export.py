@@ -99,7 +99,7 @@ def test_everything_at_once(queries: str, tmp_path: Path) -> None:
     """Two decoders, selected and refined boxes, masks, texts; with branches of the training in the config."""
     cfg = small(text_cfg(tmp_path, "pair_detr", **EVERYTHING), decoder_layers=2)
     cfg.MODEL.CLIP.QUERIES = queries
-    cfg.MODEL.CLIP.OBJECTNESS = queries == "content"
+    cfg.MODEL.CLIP.OBJECTNESS, cfg.TEST.OBJECTNESS_POWER = queries == "content", 0.0
     # The others have an encoder.
     cfg.MODEL.DETR.ENC_LAYERS = 0
     cfg.MODEL.MASK_ON = True

@@ -7,42 +7,26 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from model_helpers import default_cfg, make_boxes
-from torch import Tensor, nn
+from label_helpers import (
+    CLASSES,
+    LABELS,
+    LAYERS,
+    PAIRS,
+    QUERIES,
+    bce,
+    candidates_of,
+    criterion,
+    make_predictions,
+    make_targets,
+    no_classifier,
+)
+from model_helpers import default_cfg
+from torch import nn
 
-from pair_detr.losses.classification import ClassScoring, SigmoidFocal, Softmax
-from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES, Candidates, ImageLabelCriterion
+from pair_detr.losses.classification import SigmoidFocal, Softmax
+from pair_detr.losses.image_labels import IMAGE_LABEL_LOSSES, ImageLabelCriterion
 from pair_detr.losses.objectness import ObjectnessScoring
 from pair_detr.structures import ImageLabels, Predictions, Targets
-
-LAYERS, QUERIES, CLASSES = 3, 6, 4
-# The labels of three images.
-LABELS = [[2], [0, 3, 1], [1, 2]]
-PAIRS = [(image, label) for image, labels in enumerate(LABELS) for label in labels]
-
-
-def make_targets() -> Targets:
-    return Targets.pack_image_labels([torch.tensor(labels) for labels in LABELS])
-
-
-def make_predictions(columns: int = CLASSES) -> Predictions:
-    images = len(LABELS)
-    return Predictions(
-        logits=torch.randn(LAYERS, images, QUERIES, columns).requires_grad_(),
-        boxes=make_boxes(LAYERS, images, QUERIES).requires_grad_(),
-        top_left=torch.rand(LAYERS, images, QUERIES, 2, requires_grad=True),
-    )
-
-
-def candidates_of(p: Predictions) -> Candidates:
-    """As of sigmoids without objectness."""
-    return Candidates(p.logits, p.logits, p.logits.amax(-1), p.boxes, p.top_left)
-
-
-def bce(logits: Tensor, label: int) -> Tensor:
-    """Of (C,) logits, class by class."""
-    terms = [-F.logsigmoid(x) if c == label else -F.logsigmoid(-x) for c, x in enumerate(logits)]
-    return torch.stack(terms).sum()
 
 
 def agreement(p: Predictions, layer: int, image: int, query: int) -> float:
@@ -164,18 +148,6 @@ def test_extreme_logits_stay_finite(name: str) -> None:
     assert torch.isfinite(predictions.logits.grad).all()
 
 
-def criterion(
-    name: str = "max_size", weight: float = 0.1, class_scoring: ClassScoring | None = None
-) -> ImageLabelCriterion:
-    cfg = default_cfg()
-    cfg.MODEL.DETR.IMAGE_LABELS.LOSS, cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = name, weight
-    return ImageLabelCriterion(cfg, class_scoring or SigmoidFocal())
-
-
-def no_classifier(states: Tensor) -> Tensor:
-    raise AssertionError("the logits are there")
-
-
 @pytest.mark.parametrize("name", IMAGE_LABEL_LOSSES)
 def test_means_over_labels_and_images_sum_over_layers(name: str) -> None:
     predictions, targets = make_predictions(), make_targets()
@@ -294,78 +266,3 @@ def test_the_chosen_query_learns_its_class_alone() -> None:
     assert {tuple(index) for index in grad.abs().sum(-1).nonzero().tolist()} == chosen
     assert not grad[..., -1].any()
     assert all(grad[index][:-1].all() for index in chosen)
-
-
-def test_labels_can_teach_objectness() -> None:
-    """Of the largest box, by the classifier alone: the states get no gradient from it."""
-    torch.manual_seed(0)
-    predictions, targets, head = make_predictions(), make_targets(), nn.Linear(8, CLASSES + 1)
-    predictions.states = torch.randn(LAYERS, len(LABELS), QUERIES, 8, requires_grad=True)
-    predictions.logits = head(predictions.states)
-    losses, state_gradients, head_gradients = [], [], []
-    for teaches in (False, True):
-        cfg = default_cfg()
-        cfg.MODEL.DETR.IMAGE_LABELS.LOSS, cfg.MODEL.DETR.IMAGE_LABELS.OBJECTNESS = "max_size", teaches
-        cfg.MODEL.DETR.IMAGE_LABELS.WEIGHT = 1.0
-        loss = ImageLabelCriterion(cfg, ObjectnessScoring(SigmoidFocal()))(predictions, targets, head)
-        gradients = torch.autograd.grad(loss, (predictions.states, head.weight), retain_graph=True)
-        losses.append(loss)
-        state_gradients.append(gradients[0])
-        head_gradients.append(gradients[1])
-    assert torch.equal(*state_gradients)
-    assert torch.equal(head_gradients[0][:-1], head_gradients[1][:-1])
-    assert not head_gradients[0][-1].any()
-    assert head_gradients[1][-1].any()
-    # The mean over the labels of an image and over the images, the sum over the layers.
-    area = predictions.boxes[..., 2] * predictions.boxes[..., 3]
-    odds = predictions.logits[..., -1]
-    expected = sum(
-        F.softplus(-odds[layer, image, area[layer, image].argmax()]) / len(LABELS[image]) / len(LABELS)
-        for image, _ in PAIRS
-        for layer in range(LAYERS)
-    )
-    torch.testing.assert_close(losses[1] - losses[0], expected)
-
-
-@pytest.mark.parametrize(
-    ("loss", "has_objectness", "message"),
-    [
-        ("max_size", False, r"OBJECTNESS is True, but without MODEL\.CLIP\.OBJECTNESS"),
-        ("max_score", True, r"'max_score' chooses by scores.*Set LOSS to max_size, or OBJECTNESS to False"),
-        ("objectness", True, "'objectness' chooses by scores"),
-    ],
-)
-def test_what_teaching_objectness_needs(loss: str, has_objectness: bool, message: str) -> None:
-    cfg = default_cfg()
-    cfg.MODEL.DETR.IMAGE_LABELS.LOSS, cfg.MODEL.DETR.IMAGE_LABELS.OBJECTNESS = loss, True
-    scoring = ObjectnessScoring(SigmoidFocal()) if has_objectness else SigmoidFocal()
-    with pytest.raises(ValueError, match=message):
-        ImageLabelCriterion(cfg, scoring)
-
-
-def test_labels_go_to_what_no_known_object_explains() -> None:
-    """One image with three boxes, the largest of which is an object of another class, and one with nothing else."""
-    boxes = torch.tensor([[0.3, 0.3, 0.6, 0.6], [0.8, 0.8, 0.3, 0.3], [0.8, 0.2, 0.1, 0.1]]).expand(1, 2, 3, 4)
-    logits = torch.randn(1, 2, 3, CLASSES)
-    targets = Targets.pack_image_labels([torch.tensor([1]), torch.tensor([2])])
-    known = torch.tensor([[0.3, 0.3, 0.5, 0.6]]), torch.tensor([[0.5, 0.5, 1.0, 1.0]])
-    targets.image_labels.known = Targets.pack(list(known), [torch.tensor([0]), torch.tensor([0])])
-    targets = targets.to(torch.device("cpu"))
-    loss = criterion(weight=1.0)(Predictions(logits, boxes), targets, no_classifier)
-    # All boxes of the second image are parts of an object; the label says that there is another.
-    expected = (bce(logits[0, 0, 1], 1) + bce(logits[0, 1, 0], 2)) / 2
-    torch.testing.assert_close(loss, expected)
-    # Of two groups of queries the first counts.
-    doubled = Predictions(logits.repeat_interleave(2, 1), boxes.repeat_interleave(2, 1), groups=2)
-    torch.testing.assert_close(criterion(weight=1.0)(doubled, targets, no_classifier), expected)
-
-
-@pytest.mark.parametrize("name", ["max_score", "first"])
-def test_scores_tell_a_tie_from_the_person_who_wears_it(name: str) -> None:
-    """A known object covers the query that is of the label for sure."""
-    boxes = torch.tensor([[0.5, 0.5, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]])[None, None]
-    logits = torch.tensor([[5.0, -5.0, -5.0], [-4.0, -4.0, -4.0]])[None, None]
-    targets = Targets.pack_image_labels([torch.tensor([0])])
-    targets.image_labels.known = Targets.pack([torch.tensor([[0.5, 0.5, 0.6, 0.6]])], [torch.tensor([1])])
-    loss = criterion(name, weight=1.0)(Predictions(logits, boxes), targets, no_classifier)
-    torch.testing.assert_close(loss, bce(logits[0, 0, 0], 0))

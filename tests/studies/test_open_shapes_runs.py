@@ -160,10 +160,14 @@ def test_studies_from_runs_to_tables(study, tmp_path: Path, monkeypatch: pytest.
         assert (tmp_path / "figure.png").stat().st_size > 1000
         assert len(trained) == 8
     else:
-        study.main([*arguments, "--holdout", "shape", "--choices", "objectness"])
+        steps = ["--start-steps", "40", "--label-steps", "1"]
+        study.main([*arguments, "--holdout", "shape", "--choices", "objectness", *steps])
         assert [planned.variant for planned in trained] == [
             *["start unrelated"] * 2,
             *["boxes only unrelated"] * 2,
             *["objectness unrelated"] * 2,
         ]
+        solvers = [load_config(planned.config, planned.options).SOLVER for planned in trained]
+        expected = [*[(40, (28,))] * 2, *[(1, (1,))] * 4]
+        assert [(solver.MAX_ITER, tuple(solver.STEPS)) for solver in solvers] == expected
     assert "91.0" in told[-1]
